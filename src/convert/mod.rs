@@ -1,0 +1,1 @@
+//! VMI to domain document, pure: all facts about the machine come in as values.

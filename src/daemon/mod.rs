@@ -1,0 +1,1 @@
+//! The libvirt daemons: their files, arguments, restarts and logs.

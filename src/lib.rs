@@ -1,0 +1,26 @@
+//! One binary that replaces KubeVirt's `virt-launcher-monitor` and `virt-launcher`.
+//!
+//! `ARCHITECTURE.md` has the picture; the layers below are listed from top to bottom, and arrows point down only
+//! (`tests/layering.rs` enforces it).
+
+pub mod cli;
+pub mod launcher;
+pub mod monitor;
+pub mod tools;
+
+pub mod cmd;
+pub mod daemon;
+pub mod guest_agent;
+pub mod notify;
+pub mod storage;
+
+pub mod convert;
+pub mod hypervisor;
+pub mod libvirt;
+pub mod process;
+
+pub mod domain;
+pub mod vmi;
+
+pub mod logging;
+pub mod proto;

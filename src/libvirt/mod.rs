@@ -1,0 +1,1 @@
+//! The only user of the `virt` crate: an asynchronous, deadlined façade.

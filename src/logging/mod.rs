@@ -1,0 +1,1 @@
+//! Log lines in KubeVirt's JSON form (contract/lifecycle.md 5).

@@ -1,0 +1,1 @@
+//! PID 1: starts the launcher, reaps everything, outlives it.

@@ -1,0 +1,1 @@
+//! Processes as the kernel shows them: search by command prefix, pidfd, wait status.

@@ -1,0 +1,1 @@
+//! Disk artefacts: overlays, empty disks, cloud-init and other small disks.

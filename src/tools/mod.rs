@@ -1,0 +1,1 @@
+//! The helper programs that share this binary.

@@ -1,0 +1,1 @@
+//! The VirtualMachineInstance as virt-handler sends it.
