@@ -1,1 +1,31 @@
 //! The only user of the `virt` crate: an asynchronous, deadlined façade.
+//!
+//! What the reader can rely on: no call made here waits longer than its deadline; a connection that broke is noticed by
+//! libvirt's close callback, not by asking; every error says which libvirt call it came from; numbers are libvirt's own.
+
+mod connection;
+mod error;
+mod events;
+mod raw;
+
+pub use connection::{Connection, Deadlines, DomainSnapshot};
+pub use error::{Error, VirError, code};
+pub use events::{AgentChange, Event, Lifecycle};
+
+/// Flags handed to libvirt, by their C names without the `VIR_` prefix.
+pub mod flags {
+    /// `DOMAIN_XML_INACTIVE`: the persistent definition.
+    pub const DOMAIN_XML_INACTIVE: u32 = 2;
+    /// `DOMAIN_XML_MIGRATABLE`.
+    pub const DOMAIN_XML_MIGRATABLE: u32 = 8;
+    /// `DOMAIN_START_PAUSED`.
+    pub const DOMAIN_START_PAUSED: u32 = 1;
+    /// `DOMAIN_DESTROY_GRACEFUL`: SIGTERM only, never SIGKILL.
+    pub const DOMAIN_DESTROY_GRACEFUL: u32 = 1;
+    /// `DOMAIN_UNDEFINE_KEEP_NVRAM | DOMAIN_UNDEFINE_CHECKPOINTS_METADATA` (contract/cmd-server.md 4.1, Delete).
+    pub const DOMAIN_UNDEFINE: u32 = 8 | 16;
+    /// `DOMAIN_REBOOT_ACPI_POWER_BTN`.
+    pub const DOMAIN_REBOOT_ACPI: u32 = 1;
+    /// `DOMAIN_REBOOT_GUEST_AGENT`.
+    pub const DOMAIN_REBOOT_AGENT: u32 = 2;
+}

@@ -1,0 +1,373 @@
+//! One connection to the daemon, re-opened by its owner; every call runs in a blocking thread under a deadline.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc::UnboundedSender;
+use virt::connect::{Connect, ConnectAuth, ConnectCredential, ConnectCredentialType};
+use virt::domain::Domain;
+
+use super::error::{Error, VirError, code};
+use super::events::{self, Event};
+use super::raw::{self, Handle};
+
+/// How long libvirt may take, by kind of call. Tests shorten them.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadlines {
+    /// Opening a connection, callbacks included.
+    pub open: Duration,
+    /// Calls that only read.
+    pub read: Duration,
+    /// Pause, resume, shutdown, reset, reboot.
+    pub control: Duration,
+    /// Define and undefine; the first define probes the emulator, which under emulation takes seconds.
+    pub define: Duration,
+    /// Start and destroy.
+    pub start: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Deadlines {
+            open: Duration::from_secs(10),
+            // Below the client's 5 s (contract/cmd-server.md 1).
+            read: Duration::from_secs(4),
+            // Below the client's 20 s.
+            control: Duration::from_secs(15),
+            define: Duration::from_secs(60),
+            start: Duration::from_secs(120),
+        }
+    }
+}
+
+/// Keepalive probe interval in seconds, and how many may go unanswered: a hung daemon is noticed after a minute, which
+/// is longer than any pause that a healthy one takes, and costs six wake-ups a minute.
+const KEEPALIVE: (i32, u32) = (10, 5);
+
+/// A domain as one visit to libvirt shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DomainSnapshot {
+    /// `virDomainState`.
+    pub state: i32,
+    /// The state's reason number.
+    pub reason: i32,
+    /// Live XML; absent when libvirt could not give it for NO_DOMAIN or OPERATION_INVALID.
+    pub xml: Option<String>,
+}
+
+#[derive(Clone)]
+enum Link {
+    Open { handle: Arc<Handle>, generation: u64 },
+    Down { generation: u64, reason: String },
+}
+
+/// A handle on the launcher's connection. Clones share it.
+#[derive(Clone)]
+pub struct Connection {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    uri: String,
+    deadlines: Deadlines,
+    events: UnboundedSender<Event>,
+    link: Mutex<Link>,
+}
+
+fn credentials(wanted: &mut Vec<ConnectCredential>) {
+    for credential in wanted {
+        // Session daemons are asked as user `qemu` with an empty password (contract/lifecycle.md 7.4).
+        credential.result = Some(match credential.typed {
+            ConnectCredentialType::AuthName => "qemu".to_owned(),
+            _ => String::new(),
+        });
+    }
+}
+
+impl Connection {
+    /// A connection object that is not open yet; `connect` opens it. Events of every later connection go to `events`.
+    pub fn new(uri: String, deadlines: Deadlines, events: UnboundedSender<Event>) -> Self {
+        let link = Link::Down { generation: 0, reason: "not connected yet".into() };
+        Connection { shared: Arc::new(Shared { uri, deadlines, events, link: Mutex::new(link) }) }
+    }
+
+    /// The URI that `connect` opens.
+    pub fn uri(&self) -> &str {
+        &self.shared.uri
+    }
+
+    fn link(&self) -> MutexGuard<'_, Link> {
+        self.shared.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether calls have a connection to go to.
+    pub fn is_open(&self) -> bool {
+        matches!(*self.link(), Link::Open { .. })
+    }
+
+    /// Opens the connection and registers the callbacks; an open one is kept.
+    pub async fn connect(&self) -> Result<(), Error> {
+        let generation = match &*self.link() {
+            Link::Open { .. } => return Ok(()),
+            Link::Down { generation, .. } => generation + 1,
+        };
+        let (uri, queue) = (self.shared.uri.clone(), self.shared.events.clone());
+        let handle = blocking("virConnectOpenAuth", self.shared.deadlines.open, move || {
+            events::start_loop()?;
+            let mut auth =
+                ConnectAuth::new(vec![ConnectCredentialType::AuthName, ConnectCredentialType::Passphrase], credentials);
+            let handle = Handle::new(Connect::open_auth(Some(&uri), &mut auth, 0)?);
+            events::register(&handle, &queue, generation)?;
+            if let Err(error) = handle.set_keep_alive(KEEPALIVE.0, KEEPALIVE.1) {
+                tracing::warn!("no keepalive on the libvirt connection: {}", error.message());
+            }
+            Ok(handle)
+        })
+        .await?;
+        *self.link() = Link::Open { handle: Arc::new(handle), generation };
+        Ok(())
+    }
+
+    /// Marks the connection of `generation` as dead. Returns whether it was the current one.
+    pub fn closed(&self, generation: u64, reason: &str) -> bool {
+        let mut link = self.link();
+        match &*link {
+            Link::Open { generation: current, .. } if *current == generation => {
+                *link = Link::Down { generation, reason: reason.to_owned() };
+                true
+            }
+            Link::Open { .. } | Link::Down { .. } => false,
+        }
+    }
+
+    /// Closes the connection for good.
+    pub fn close(&self) {
+        let mut link = self.link();
+        if let Link::Open { generation, .. } = *link {
+            *link = Link::Down { generation, reason: "closed by the launcher".into() };
+        }
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        call: &'static str,
+        deadline: Duration,
+        work: impl FnOnce(&Connect) -> Result<T, VirError> + Send + 'static,
+    ) -> Result<T, Error> {
+        let link = self.link().clone();
+        let (handle, generation) = match link {
+            Link::Open { handle, generation } => (handle, generation),
+            Link::Down { reason, .. } => {
+                return Err(Error::Disconnected { call, uri: self.shared.uri.clone(), reason });
+            }
+        };
+        let result = blocking(call, deadline, move || work(&handle)).await;
+        if let Err(Error::Libvirt(error)) = &result
+            && matches!(error.code, code::INVALID_CONN | code::RPC | code::SYSTEM_ERROR | code::INTERNAL_ERROR)
+            && !self.still_alive().await
+            && self.closed(generation, &error.message)
+        {
+            // The owner hears of it as it would from the close callback.
+            let _ = self.shared.events.send(Event::Closed(generation, "a call failed on a dead connection"));
+        }
+        result
+    }
+
+    /// Whether libvirt itself holds the connection for usable. Unlike the original, a failing API alone does not force
+    /// a reconnect (contract/lifecycle.md 12.14).
+    async fn still_alive(&self) -> bool {
+        let Link::Open { handle, .. } = self.link().clone() else { return false };
+        blocking("virConnectIsAlive", self.shared.deadlines.read, move || Ok(handle.is_alive()?)).await.unwrap_or(false)
+    }
+
+    async fn on_domain<T: Send + 'static>(
+        &self,
+        call: &'static str,
+        deadline: Duration,
+        name: &str,
+        work: impl FnOnce(&Domain) -> Result<T, VirError> + Send + 'static,
+    ) -> Result<T, Error> {
+        let name = name.to_owned();
+        self.call(call, deadline, move |connect| work(&connect.lookup_domain_by_name(&name)?)).await
+    }
+
+    /// `virConnectGetVersion` of the hypervisor: major · 1,000,000 + minor · 1000 + release.
+    pub async fn hypervisor_version(&self) -> Result<u32, Error> {
+        self.call("virConnectGetVersion", self.shared.deadlines.read, |connect| Ok(connect.hyp_version()?)).await
+    }
+
+    /// Asks the driver what it can do, which makes it probe its emulators; the answer itself is dropped.
+    pub async fn warm_capabilities(&self) -> Result<(), Error> {
+        self.call("virConnectGetCapabilities", self.shared.deadlines.define, |connect| {
+            Ok(connect.capabilities().map(drop)?)
+        })
+        .await
+    }
+
+    /// Names of all domains, running or not.
+    pub async fn domain_names(&self) -> Result<Vec<String>, Error> {
+        self.call("virConnectListAllDomains", self.shared.deadlines.read, |connect| {
+            connect.list_all_domains(0)?.iter().map(|domain| Ok(domain.name()?)).collect()
+        })
+        .await
+    }
+
+    /// Whether libvirt knows a domain of this name.
+    pub async fn exists(&self, name: &str) -> Result<bool, Error> {
+        match self.on_domain("virDomainLookupByName", self.shared.deadlines.read, name, |_| Ok(())).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_no_domain() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// State, reason and live XML in one visit (contract/notify.md 5.1).
+    pub async fn snapshot(&self, name: &str) -> Result<DomainSnapshot, Error> {
+        self.on_domain("virDomainGetXMLDesc", self.shared.deadlines.read, name, |domain| {
+            let (state, reason) = raw::domain_state(domain)?;
+            let xml = match domain.xml_desc(0).map_err(VirError::from) {
+                Ok(xml) => Some(xml),
+                Err(error) if matches!(error.code, code::NO_DOMAIN | code::OPERATION_INVALID) => None,
+                Err(error) => return Err(error),
+            };
+            Ok(DomainSnapshot { state, reason, xml })
+        })
+        .await
+    }
+
+    /// `virDomainGetState`: state and reason numbers.
+    pub async fn state(&self, name: &str) -> Result<(i32, i32), Error> {
+        self.on_domain("virDomainGetState", self.shared.deadlines.read, name, raw::domain_state).await
+    }
+
+    /// `virDomainGetXMLDesc` with `flags`.
+    pub async fn xml(&self, name: &str, flags: u32) -> Result<String, Error> {
+        self.on_domain("virDomainGetXMLDesc", self.shared.deadlines.read, name, move |domain| {
+            Ok(domain.xml_desc(flags)?)
+        })
+        .await
+    }
+
+    /// `virDomainDefineXML`.
+    pub async fn define(&self, xml: String) -> Result<(), Error> {
+        self.call("virDomainDefineXML", self.shared.deadlines.define, move |connect| {
+            Ok(connect.define_domain_xml(&xml).map(drop)?)
+        })
+        .await
+    }
+
+    /// `virDomainUndefineFlags`.
+    pub async fn undefine(&self, name: &str, flags: u32) -> Result<(), Error> {
+        self.on_domain("virDomainUndefineFlags", self.shared.deadlines.define, name, move |domain| {
+            Ok(domain.undefine_flags(flags)?)
+        })
+        .await
+    }
+
+    /// `virDomainCreateWithFlags`.
+    pub async fn create(&self, name: &str, flags: u32) -> Result<(), Error> {
+        self.on_domain("virDomainCreateWithFlags", self.shared.deadlines.start, name, move |domain| {
+            Ok(domain.create_with_flags(flags)?)
+        })
+        .await
+    }
+
+    /// `virDomainSuspend`.
+    pub async fn suspend(&self, name: &str) -> Result<(), Error> {
+        self.on_domain("virDomainSuspend", self.shared.deadlines.control, name, |domain| Ok(domain.suspend()?)).await
+    }
+
+    /// `virDomainResume`.
+    pub async fn resume(&self, name: &str) -> Result<(), Error> {
+        self.on_domain("virDomainResume", self.shared.deadlines.control, name, |domain| Ok(domain.resume()?)).await
+    }
+
+    /// `virDomainReset`.
+    pub async fn reset(&self, name: &str) -> Result<(), Error> {
+        self.on_domain("virDomainReset", self.shared.deadlines.control, name, |domain| Ok(domain.reset()?)).await
+    }
+
+    /// `virDomainReboot` with `flags`.
+    pub async fn reboot(&self, name: &str, flags: u32) -> Result<(), Error> {
+        self.on_domain("virDomainReboot", self.shared.deadlines.control, name, move |domain| Ok(domain.reboot(flags)?))
+            .await
+    }
+
+    /// `virDomainShutdownFlags` with default flags: the hypervisor's choice of agent or ACPI.
+    pub async fn shutdown(&self, name: &str) -> Result<(), Error> {
+        self.on_domain("virDomainShutdownFlags", self.shared.deadlines.control, name, |domain| {
+            Ok(domain.shutdown_flags(0)?)
+        })
+        .await
+    }
+
+    /// `virDomainDestroyFlags` with `flags`.
+    pub async fn destroy(&self, name: &str, flags: u32) -> Result<(), Error> {
+        self.on_domain("virDomainDestroyFlags", self.shared.deadlines.start, name, move |domain| {
+            Ok(domain.destroy_flags(flags)?)
+        })
+        .await
+    }
+
+    /// `virDomainSetTime` to the host's clock (contract/cmd-server.md 4.4).
+    pub async fn set_time(&self, name: &str, seconds: i64, nanoseconds: i32) -> Result<(), Error> {
+        self.on_domain("virDomainSetTime", self.shared.deadlines.control, name, move |domain| {
+            Ok(domain.set_time(seconds, nanoseconds, 0)?)
+        })
+        .await
+    }
+}
+
+/// Runs `work` in a thread of its own and stops waiting at the deadline; a call that libvirt never answers keeps its
+/// thread until the connection breaks, which keepalive makes sure of.
+async fn blocking<T: Send + 'static>(
+    call: &'static str,
+    deadline: Duration,
+    work: impl FnOnce() -> Result<T, VirError> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::time::timeout(deadline, tokio::task::spawn_blocking(work)).await {
+        Ok(Ok(result)) => result.map_err(Error::Libvirt),
+        Ok(Err(gone)) => Err(Error::Aborted { call, reason: gone.to_string() }),
+        Err(_) => Err(Error::Deadline { call, after: deadline }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Lifecycle;
+    use super::*;
+
+    /// libvirt's own in-process test driver stands in for a daemon: real library, real events, no machine.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn drives_a_domain_of_the_test_driver() {
+        let (queue, mut events) = tokio::sync::mpsc::unbounded_channel();
+        let connection = Connection::new("test:///default".into(), Deadlines::default(), queue);
+        assert!(matches!(connection.state("test").await, Err(Error::Disconnected { .. })));
+        if let Err(error) = connection.connect().await {
+            // The static client is built without the test driver.
+            assert_eq!(error.code(), Some(5), "{error}");
+            return;
+        }
+        assert_eq!(connection.domain_names().await.unwrap(), ["test"]);
+        assert_eq!(connection.state("test").await.unwrap().0, 1);
+        connection.suspend("test").await.unwrap();
+        assert_eq!(connection.state("test").await.unwrap(), (3, 1));
+        let event = tokio::time::timeout(Duration::from_secs(10), events.recv()).await.unwrap().unwrap();
+        assert_eq!(event, Event::Lifecycle("test".into(), Lifecycle { event: 3, detail: 0 }));
+        let missing = connection.state("nobody").await.unwrap_err();
+        assert!(missing.is_no_domain(), "{missing}");
+        assert!(connection.snapshot("test").await.unwrap().xml.unwrap().contains("<name>test</name>"));
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_not_answered_ends_at_its_deadline() {
+        let (release, wait) = std::sync::mpsc::channel::<()>();
+        let result = blocking("virDomainX", Duration::from_millis(20), move || {
+            let _ = wait.recv();
+            Ok(())
+        })
+        .await;
+        assert_eq!(result, Err(Error::Deadline { call: "virDomainX", after: Duration::from_millis(20) }));
+        drop(release);
+    }
+}

@@ -1,0 +1,102 @@
+//! What a libvirt call can end with besides success.
+
+use std::time::Duration;
+
+/// libvirt's `virErrorNumber` values that the launcher interprets (contract/cmd-server.md 3.2).
+pub mod code {
+    /// The connection was lost, or any unspecific internal failure.
+    pub const INTERNAL_ERROR: i32 = 1;
+    /// Out of memory.
+    pub const NO_MEMORY: i32 = 2;
+    /// The connection object is unusable.
+    pub const INVALID_CONN: i32 = 6;
+    /// A system call failed in the daemon.
+    pub const SYSTEM_ERROR: i32 = 38;
+    /// The RPC layer failed.
+    pub const RPC: i32 = 39;
+    /// No such domain ("not found").
+    pub const NO_DOMAIN: i32 = 42;
+    /// Authentication failed.
+    pub const AUTH_FAILED: i32 = 45;
+    /// The operation does not fit the domain's state.
+    pub const OPERATION_INVALID: i32 = 55;
+    /// An argument is not supported.
+    pub const ARGUMENT_UNSUPPORTED: i32 = 74;
+    /// Authentication was cancelled.
+    pub const AUTH_CANCELLED: i32 = 79;
+    /// The hypervisor does not support the operation.
+    pub const OPERATION_UNSUPPORTED: i32 = 84;
+    /// The guest agent does not answer.
+    pub const AGENT_UNRESPONSIVE: i32 = 86;
+}
+
+/// An error that libvirt reported, in libvirt's own numbers.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("virError(Code={code}, Domain={domain}, Message='{message}')")]
+pub struct VirError {
+    /// `virErrorNumber`.
+    pub code: i32,
+    /// `virErrorDomain`.
+    pub domain: i32,
+    /// libvirt's text.
+    pub message: String,
+}
+
+impl From<virt::error::Error> for VirError {
+    fn from(error: virt::error::Error) -> Self {
+        VirError {
+            code: error.code().to_raw() as i32,
+            domain: error.domain().to_raw() as i32,
+            message: error.message().to_owned(),
+        }
+    }
+}
+
+/// Why a libvirt call did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// libvirt answered with an error.
+    #[error("{0}")]
+    Libvirt(VirError),
+    /// The daemon did not answer in time; the call may still take effect.
+    #[error("libvirt did not answer {call} within {:.1} s", after.as_secs_f32())]
+    Deadline {
+        /// The C API's name.
+        call: &'static str,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// There is no usable connection.
+    #[error("{call}: no connection to libvirt at {uri}: {reason}")]
+    Disconnected {
+        /// The C API's name.
+        call: &'static str,
+        /// The connection's URI.
+        uri: String,
+        /// What broke it.
+        reason: String,
+    },
+    /// The launcher's own thread for the call ended early.
+    #[error("{call} was given up: {reason}")]
+    Aborted {
+        /// The C API's name.
+        call: &'static str,
+        /// How the thread ended.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// libvirt's `virErrorNumber`, if libvirt answered.
+    pub fn code(&self) -> Option<i32> {
+        match self {
+            Error::Libvirt(error) => Some(error.code),
+            Error::Deadline { .. } | Error::Disconnected { .. } | Error::Aborted { .. } => None,
+        }
+    }
+
+    /// Whether libvirt said that the domain does not exist.
+    pub fn is_no_domain(&self) -> bool {
+        self.code() == Some(code::NO_DOMAIN)
+    }
+}

@@ -1,0 +1,243 @@
+//! libvirt's event loop and the callbacks that the launcher registers (contract/notify.md 4.1).
+//!
+//! Callbacks run in the event-loop thread; they only copy numbers into an unbounded queue, so that none is dropped. The
+//! driver drains the queue faster than a guest can make events, and folds those that mean the same.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::sync::OnceLock;
+
+use tokio::sync::mpsc::UnboundedSender;
+use virt::connect::Connect;
+
+use super::error::VirError;
+use super::raw::last_error;
+
+/// A lifecycle event in libvirt's numbers (`virDomainEventType` and its detail).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifecycle {
+    /// `virDomainEventType`: 0 defined, 1 undefined, 2 started, 3 suspended, 4 resumed, 5 stopped, 6 shutdown,
+    /// 7 pmsuspended, 8 crashed.
+    pub event: i32,
+    /// The type's detail enumeration.
+    pub detail: i32,
+}
+
+/// The guest agent's channel changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AgentChange {
+    /// State 1.
+    Connected,
+    /// State 2, and whatever else libvirt may say.
+    Disconnected,
+}
+
+/// What libvirt tells without being asked. Domains are given by libvirt's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Event 0.
+    Lifecycle(String, Lifecycle),
+    /// Event 18.
+    Agent(String, AgentChange),
+    /// Event 19.
+    DeviceAdded(String),
+    /// Event 15, with the device's alias.
+    DeviceRemoved(String, String),
+    /// Event 21.
+    JobCompleted(String),
+    /// Event 26.
+    MemoryDeviceSize(String),
+    /// The connection with this generation is dead, with the close reason's meaning.
+    Closed(u64, &'static str),
+}
+
+struct Target {
+    queue: UnboundedSender<Event>,
+    generation: u64,
+}
+
+const LIFECYCLE: c_int = 0;
+const DEVICE_REMOVED: c_int = 15;
+const AGENT_LIFECYCLE: c_int = 18;
+const DEVICE_ADDED: c_int = 19;
+const JOB_COMPLETED: c_int = 21;
+const MEMORY_DEVICE_SIZE_CHANGE: c_int = 26;
+
+/// Registers the default event loop and starts its thread, once per process and before any connection.
+pub(super) fn start_loop() -> Result<(), VirError> {
+    static STARTED: OnceLock<Result<(), VirError>> = OnceLock::new();
+    STARTED
+        .get_or_init(|| {
+            super::raw::silence_error_handler();
+            virt::event::event_register_default_impl().map_err(VirError::from)?;
+            std::thread::Builder::new()
+                .name("libvirt-events".into())
+                .stack_size(256 * 1024)
+                .spawn(run_loop)
+                .map(drop)
+                .map_err(|error| VirError {
+                    code: 0,
+                    domain: 0,
+                    message: format!("cannot start the event thread: {error}"),
+                })
+        })
+        .clone()
+}
+
+fn run_loop() {
+    loop {
+        if let Err(error) = virt::event::event_run_default_impl() {
+            tracing::error!(reason = %error, "libvirt event loop failed, retrying");
+            // The loop fails only for want of a resource (contract/lifecycle.md 3.1 step 13).
+            std::thread::sleep(std::time::Duration::from_secs(1));
+        }
+    }
+}
+
+/// Registers every callback on `connect`. They live until the connection is closed.
+pub(super) fn register(connect: &Connect, queue: &UnboundedSender<Event>, generation: u64) -> Result<(), VirError> {
+    type Generic = unsafe extern "C" fn(virt_sys::virConnectPtr, virt_sys::virDomainPtr, *mut c_void);
+    // SAFETY: libvirt calls each callback with the argument list that belongs to its event id; the C API itself asks
+    // for this cast (VIR_DOMAIN_EVENT_CALLBACK). The types below match libvirt-domain.h.
+    let callbacks: [(c_int, Generic); 6] = unsafe {
+        [
+            (LIFECYCLE, std::mem::transmute::<*const (), Generic>(on_lifecycle as *const ())),
+            (DEVICE_ADDED, std::mem::transmute::<*const (), Generic>(on_device_added as *const ())),
+            (DEVICE_REMOVED, std::mem::transmute::<*const (), Generic>(on_device_removed as *const ())),
+            (MEMORY_DEVICE_SIZE_CHANGE, std::mem::transmute::<*const (), Generic>(on_memory_device_size as *const ())),
+            (JOB_COMPLETED, std::mem::transmute::<*const (), Generic>(on_job_completed as *const ())),
+            (AGENT_LIFECYCLE, std::mem::transmute::<*const (), Generic>(on_agent as *const ())),
+        ]
+    };
+    for (event, callback) in callbacks {
+        let target = Box::into_raw(Box::new(Target { queue: queue.clone(), generation }));
+        // SAFETY: `target` is released by free_target, when libvirt drops the callback, or below when it never took it.
+        let id = unsafe {
+            virt_sys::virConnectDomainEventRegisterAny(
+                connect.as_ptr(),
+                std::ptr::null_mut(),
+                event,
+                Some(callback),
+                target.cast(),
+                Some(free_target),
+            )
+        };
+        if id < 0 {
+            let error = last_error();
+            // SAFETY: registration failed, so libvirt has not kept the pointer.
+            drop(unsafe { Box::from_raw(target) });
+            // A driver without this event (Cloud Hypervisor knows few) is not an error of ours.
+            if event == LIFECYCLE || error.code != NO_SUPPORT {
+                return Err(error);
+            }
+        }
+    }
+    let target = Box::into_raw(Box::new(Target { queue: queue.clone(), generation }));
+    // SAFETY: as above.
+    let registered = unsafe {
+        virt_sys::virConnectRegisterCloseCallback(connect.as_ptr(), Some(on_close), target.cast(), Some(free_target))
+    };
+    if registered < 0 {
+        let error = last_error();
+        // SAFETY: as above.
+        drop(unsafe { Box::from_raw(target) });
+        return Err(error);
+    }
+    Ok(())
+}
+
+/// `VIR_ERR_NO_SUPPORT`.
+const NO_SUPPORT: i32 = 3;
+
+/// SAFETY contract of all callbacks: `opaque` is the `Target` of `register`, alive until `free_target`; libvirt's
+/// pointers are valid for the call.
+unsafe fn tell(opaque: *mut c_void, event: impl FnOnce(&Target) -> Event) {
+    let target = unsafe { &*opaque.cast::<Target>() };
+    // A closed queue means that the launcher is ending.
+    let _ = target.queue.send(event(target));
+}
+
+unsafe fn name_of(domain: virt_sys::virDomainPtr) -> String {
+    let name = unsafe { virt_sys::virDomainGetName(domain) };
+    unsafe { text(name) }
+}
+
+unsafe fn text(text: *const c_char) -> String {
+    match text.is_null() {
+        true => String::new(),
+        false => unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned(),
+    }
+}
+
+unsafe extern "C" fn free_target(opaque: *mut c_void) {
+    drop(unsafe { Box::from_raw(opaque.cast::<Target>()) });
+}
+
+unsafe extern "C" fn on_lifecycle(
+    _: virt_sys::virConnectPtr,
+    domain: virt_sys::virDomainPtr,
+    event: c_int,
+    detail: c_int,
+    opaque: *mut c_void,
+) -> c_int {
+    unsafe { tell(opaque, |_| Event::Lifecycle(name_of(domain), Lifecycle { event, detail })) };
+    0
+}
+
+unsafe extern "C" fn on_agent(
+    _: virt_sys::virConnectPtr,
+    domain: virt_sys::virDomainPtr,
+    state: c_int,
+    _reason: c_int,
+    opaque: *mut c_void,
+) {
+    let change = if state == 1 { AgentChange::Connected } else { AgentChange::Disconnected };
+    unsafe { tell(opaque, |_| Event::Agent(name_of(domain), change)) };
+}
+
+unsafe extern "C" fn on_device_added(
+    _: virt_sys::virConnectPtr,
+    domain: virt_sys::virDomainPtr,
+    _alias: *const c_char,
+    opaque: *mut c_void,
+) {
+    unsafe { tell(opaque, |_| Event::DeviceAdded(name_of(domain))) };
+}
+
+unsafe extern "C" fn on_device_removed(
+    _: virt_sys::virConnectPtr,
+    domain: virt_sys::virDomainPtr,
+    alias: *const c_char,
+    opaque: *mut c_void,
+) {
+    unsafe { tell(opaque, |_| Event::DeviceRemoved(name_of(domain), text(alias))) };
+}
+
+unsafe extern "C" fn on_job_completed(
+    _: virt_sys::virConnectPtr,
+    domain: virt_sys::virDomainPtr,
+    _params: virt_sys::virTypedParameterPtr,
+    _count: c_int,
+    opaque: *mut c_void,
+) {
+    unsafe { tell(opaque, |_| Event::JobCompleted(name_of(domain))) };
+}
+
+unsafe extern "C" fn on_memory_device_size(
+    _: virt_sys::virConnectPtr,
+    domain: virt_sys::virDomainPtr,
+    _alias: *const c_char,
+    _size: u64,
+    opaque: *mut c_void,
+) {
+    unsafe { tell(opaque, |_| Event::MemoryDeviceSize(name_of(domain))) };
+}
+
+unsafe extern "C" fn on_close(_: virt_sys::virConnectPtr, reason: c_int, opaque: *mut c_void) {
+    let reason = match reason {
+        1 => "the daemon closed the connection",
+        2 => "the daemon did not answer keepalives",
+        3 => "closed by the launcher",
+        _ => "an input/output error",
+    };
+    unsafe { tell(opaque, |target| Event::Closed(target.generation, reason)) };
+}

@@ -1,0 +1,70 @@
+//! The few C calls that the safe API lacks or wraps in a panic.
+
+use std::ffi::{CStr, c_int, c_void};
+use std::mem::ManuallyDrop;
+use std::ops::Deref;
+
+use virt::connect::Connect;
+use virt::domain::Domain;
+
+use super::error::VirError;
+
+/// A connection that closes without the panic of `Connect`'s own `Drop`.
+pub(super) struct Handle(ManuallyDrop<Connect>);
+
+impl Handle {
+    pub(super) fn new(connect: Connect) -> Self {
+        Handle(ManuallyDrop::new(connect))
+    }
+}
+
+impl Deref for Handle {
+    type Target = Connect;
+
+    fn deref(&self) -> &Connect {
+        &self.0
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // SAFETY: the pointer came from virConnectOpenAuth and this is its only release.
+        if unsafe { virt_sys::virConnectClose(self.0.as_ptr()) } < 0 {
+            tracing::warn!("closing a libvirt connection failed: {}", last_error().message);
+        }
+    }
+}
+
+extern "C" fn ignore_error(_data: *mut c_void, _error: virt_sys::virErrorPtr) {}
+
+/// Stops libvirt from printing its errors on stderr: ours carry them.
+pub(super) fn silence_error_handler() {
+    // SAFETY: the handler ignores its arguments and lives for ever.
+    unsafe { virt_sys::virSetErrorFunc(std::ptr::null_mut(), Some(ignore_error)) }
+}
+
+/// The calling thread's last libvirt error.
+pub(super) fn last_error() -> VirError {
+    // SAFETY: virGetLastError returns null or a pointer that stays valid until this thread's next libvirt call.
+    unsafe {
+        let error = virt_sys::virGetLastError();
+        if error.is_null() {
+            return VirError { code: super::code::INTERNAL_ERROR, domain: 0, message: "unknown libvirt error".into() };
+        }
+        let message = match (*error).message.is_null() {
+            true => String::new(),
+            false => CStr::from_ptr((*error).message).to_string_lossy().into_owned(),
+        };
+        VirError { code: (*error).code, domain: (*error).domain, message }
+    }
+}
+
+/// `virDomainGetState`: state and reason in libvirt's numbers.
+pub(super) fn domain_state(domain: &Domain) -> Result<(i32, i32), VirError> {
+    let (mut state, mut reason): (c_int, c_int) = (0, 0);
+    // SAFETY: the domain pointer is alive while `domain` is borrowed; both out pointers are valid.
+    match unsafe { virt_sys::virDomainGetState(domain.as_ptr(), &mut state, &mut reason, 0) } {
+        0 => Ok((state, reason)),
+        _ => Err(last_error()),
+    }
+}
