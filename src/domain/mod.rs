@@ -1,1 +1,35 @@
-//! The libvirt domain document: types, XML out and in, the JSON form virt-handler reads.
+//! The libvirt domain document: its types, XML out and in, and the JSON form virt-handler reads.
+//!
+//! [`DomainSpec`] is the document; its fields are the snake_case of the original's Go names and each struct is declared
+//! once, with its XML and JSON names beside it (see `table`). [`Domain`] wraps it for GetDomain and notify.
+
+mod alias;
+mod cpu;
+mod devices;
+mod document;
+mod features;
+mod json;
+mod memory;
+mod metadata;
+mod os;
+mod spec;
+mod state;
+mod table;
+mod time;
+mod xml_reader;
+mod xml_writer;
+
+pub use alias::{Alias, XmlName};
+pub use cpu::*;
+pub use devices::*;
+pub use document::*;
+pub use features::*;
+pub use memory::*;
+pub use metadata::*;
+pub use os::*;
+pub use spec::*;
+pub use state::{LifeCycle, StateReason};
+pub use table::KUBEVIRT_NAMESPACE;
+pub use time::{Time, TimeError};
+pub use xml_reader::XmlError;
+pub use xml_writer::QEMU_NAMESPACE;

@@ -1,0 +1,152 @@
+//! The document as XML, byte for byte as the original writes it (contract/domain-xml-qemu.md 2).
+
+use crate::domain::DomainSpec;
+use crate::domain::table::{Element, Plain, Role, View};
+
+/// Namespace of `qemu:commandline`; what `DomainSpec::xml_ns` holds when there is one.
+pub const QEMU_NAMESPACE: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
+
+impl DomainSpec {
+    /// The document as XML: one tab per level, no self-closing tags, no newline at the end.
+    pub fn to_xml(&self) -> String {
+        element_to_xml("domain", self)
+    }
+}
+
+/// One element with all below it, not indented.
+pub(super) fn element_to_xml(name: &str, element: &dyn Element) -> String {
+    let mut writer = Writer { out: String::with_capacity(8 << 10), depth: 0 };
+    writer.element(name, None, element);
+    writer.out
+}
+
+struct Writer {
+    out: String,
+    depth: usize,
+}
+
+impl Writer {
+    fn element(&mut self, name: &str, namespace: Option<&str>, element: &dyn Element) {
+        self.indent();
+        self.out.push('<');
+        self.out.push_str(name);
+        if let Some(namespace) = namespace {
+            self.attribute("xmlns", namespace);
+        }
+        element.visit(&mut |row, view| {
+            if let (Role::Attribute { name, omit_empty }, View::Scalar(plain)) = (&row.role, view)
+                && !(*omit_empty && plain.is_empty())
+            {
+                self.attribute(name, &plain.xml_text());
+            }
+        });
+        self.out.push('>');
+        self.depth += 1;
+        let mut children = false;
+        element.visit(&mut |row, view| match &row.role {
+            Role::Attribute { .. } | Role::Tag | Role::JsonOnly => {}
+            Role::Text => {
+                if let View::Scalar(plain) = view {
+                    escape(&mut self.out, &plain.xml_text());
+                }
+            }
+            Role::Child { name, omit_empty, namespace } => {
+                let length = self.out.len();
+                self.child(name, *omit_empty, *namespace, view);
+                children |= self.out.len() > length;
+            }
+            Role::Path { parent, name } => {
+                children = true;
+                self.path(parent, name, view);
+            }
+        });
+        self.depth -= 1;
+        if children {
+            self.indent();
+        }
+        self.close(name);
+    }
+
+    fn child(&mut self, name: &str, omit_empty: bool, namespace: Option<&str>, view: View<'_>) {
+        match view {
+            View::Absent => {}
+            View::Scalar(plain) if omit_empty && plain.is_empty() => {}
+            View::Scalar(plain) => self.leaf(name, &plain),
+            View::Element(element) => self.element(name, namespace, element),
+            View::List(items) => {
+                for item in items {
+                    self.child(name, omit_empty, namespace, item);
+                }
+            }
+        }
+    }
+
+    fn leaf(&mut self, name: &str, plain: &Plain<'_>) {
+        self.indent();
+        self.open(name);
+        escape(&mut self.out, &plain.xml_text());
+        self.close(name);
+    }
+
+    fn path(&mut self, parent: &str, name: &str, view: View<'_>) {
+        self.indent();
+        self.open(parent);
+        self.depth += 1;
+        let before = self.out.len();
+        self.child(name, false, None, view);
+        self.depth -= 1;
+        if self.out.len() > before {
+            self.indent();
+        }
+        self.close(parent);
+    }
+
+    fn attribute(&mut self, name: &str, value: &str) {
+        self.out.push(' ');
+        self.out.push_str(name);
+        self.out.push_str("=\"");
+        escape(&mut self.out, value);
+        self.out.push('"');
+    }
+
+    fn open(&mut self, name: &str) {
+        self.out.push('<');
+        self.out.push_str(name);
+        self.out.push('>');
+    }
+
+    fn close(&mut self, name: &str) {
+        self.out.push_str("</");
+        self.out.push_str(name);
+        self.out.push('>');
+    }
+
+    fn indent(&mut self) {
+        if !self.out.is_empty() {
+            self.out.push('\n');
+            self.out.extend(std::iter::repeat_n('\t', self.depth));
+        }
+    }
+}
+
+/// Go's escapes, in text and attributes alike.
+fn escape(out: &mut String, text: &str) {
+    for character in text.chars() {
+        let escaped = match character {
+            '"' => "&#34;",
+            '\'' => "&#39;",
+            '&' => "&amp;",
+            '<' => "&lt;",
+            '>' => "&gt;",
+            '\t' => "&#x9;",
+            '\n' => "&#xA;",
+            '\r' => "&#xD;",
+            ' '..='\u{D7FF}' | '\u{E000}'..='\u{FFFD}' | '\u{10000}'..='\u{10FFFF}' => {
+                out.push(character);
+                continue;
+            }
+            _ => "\u{FFFD}",
+        };
+        out.push_str(escaped);
+    }
+}
