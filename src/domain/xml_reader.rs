@@ -17,12 +17,12 @@ const MAX_DEPTH: usize = 64;
 #[derive(Debug, thiserror::Error)]
 pub enum XmlError {
     /// Not well-formed.
-    #[error("domain XML, {place}: {source}")]
+    #[error("domain XML, {place}: {cause}")]
     Syntax {
         /// Where the reader was.
         place: Place,
         /// What it met.
-        source: Box<quick_xml::Error>,
+        cause: Box<quick_xml::Error>,
     },
     /// A number, time or truth value that is none.
     #[error("domain XML, {place}: {value:?}: {expected}")]
@@ -314,7 +314,7 @@ impl<'i> Reader<'i> {
     }
 
     fn syntax(&self, error: quick_xml::Error) -> XmlError {
-        XmlError::Syntax { place: self.place(self.xml.error_position()), source: Box::new(error) }
+        XmlError::Syntax { place: self.place(self.xml.error_position()), cause: Box::new(error) }
     }
 
     fn place(&self, offset: u64) -> Place {
@@ -326,5 +326,99 @@ impl<'i> Reader<'i> {
             column: before[line_start..].chars().count() + 1,
             path: if self.path.is_empty() { "outside any element".to_owned() } else { self.path.join("/") },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(body: &str) -> DomainSpec {
+        DomainSpec::from_xml(&format!("<domain type='kvm'>{body}</domain>")).unwrap()
+    }
+
+    #[test]
+    fn what_the_table_does_not_list_is_ignored() {
+        let spec =
+            read("<title>x</title><name>a</name><devices><disk foo='1'><mirror><source/></mirror></disk></devices>");
+        assert_eq!(spec.name, "a");
+        assert_eq!(spec.devices.disks.len(), 1);
+        assert_eq!(spec.xml_name.local, "domain");
+    }
+
+    #[test]
+    fn of_two_elements_the_last_wins_field_by_field() {
+        let spec = read("<memory unit='KiB'>1</memory><memory>2</memory><os><type arch='a'>x</type></os><os/>");
+        assert_eq!((spec.memory.value, spec.memory.unit.as_str()), (2, "KiB"));
+        assert_eq!((spec.os.type_.os.as_str(), spec.os.type_.arch.as_str()), ("x", "a"));
+    }
+
+    #[test]
+    fn the_user_prefix_of_an_alias_is_taken_off() {
+        let spec = read("<devices><disk><alias name='ua-root'/></disk><disk><alias name='ide0'/></disk></devices>");
+        let aliases: Vec<_> = spec.devices.disks.iter().filter_map(|disk| disk.alias.clone()).collect();
+        assert_eq!(aliases, [crate::domain::Alias::user("root"), crate::domain::Alias::bare("ide0")]);
+    }
+
+    #[test]
+    fn metadata_is_read_in_its_namespace_only() {
+        let ours = read("<metadata><k:kubevirt xmlns:k='http://kubevirt.io'><uid>u</uid></k:kubevirt></metadata>");
+        assert_eq!(ours.metadata.kubevirt.uid, "u");
+        let other = read("<metadata><kubevirt xmlns='http://example.org'><uid>u</uid></kubevirt></metadata>");
+        assert_eq!(other.metadata.kubevirt.uid, "");
+    }
+
+    #[test]
+    fn the_command_line_of_live_xml_is_not_read_and_that_of_a_define_is() {
+        let xml = "<domain xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'>\
+                   <q:commandline><q:arg value='-S'/></q:commandline></domain>";
+        assert_eq!(DomainSpec::from_xml(xml).unwrap().qemu_cmd, None);
+        let define = DomainSpec::from_define_xml(xml).unwrap();
+        assert_eq!(define.qemu_cmd.as_ref().unwrap().qemu_arg[0].value, "-S");
+        assert_eq!(define.xml_ns, QEMU_NAMESPACE);
+        assert_eq!(define.round_trip().unwrap().qemu_cmd, define.qemu_cmd);
+        let empty = DomainSpec { xml_ns: QEMU_NAMESPACE.to_owned(), ..define };
+        let empty = DomainSpec { qemu_cmd: Some(crate::domain::Commandline::default()), ..empty };
+        let empty = empty.round_trip().unwrap();
+        assert_eq!((empty.qemu_cmd, empty.xml_ns), (None, String::new()));
+    }
+
+    #[test]
+    fn references_and_character_data_are_text() {
+        assert_eq!(read("<name>a&amp;&#x41;<![CDATA[<b>]]><!-- no -->c</name>").name, "a&A<b>c");
+        assert_eq!(read("<name>\u{1F600}&#34;</name>").name, "\u{1F600}\"");
+    }
+
+    #[test]
+    fn numbers_may_have_blanks_around_and_nothing_is_zero() {
+        assert_eq!(read("<memory>\n 42 \n</memory>").memory.value, 42);
+        assert_eq!(read("<memory/>").memory.value, 0);
+    }
+
+    fn error(xml: &str) -> String {
+        DomainSpec::from_xml(xml).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn errors_say_where_and_what() {
+        assert_eq!(
+            error("<domain>\n <cpu><topology sockets='many'/></cpu></domain>"),
+            "domain XML, line 2 column 33, domain/cpu/topology/@sockets: \"many\": \
+             a number between 0 and 4294967295 is expected"
+        );
+        assert_eq!(error("<network/>"), "domain XML: the outermost element is \"network\", not \"domain\"");
+        assert_eq!(error(""), "domain XML: the outermost element is \"\", not \"domain\"");
+        assert!(error("<domain><name>x</nam").contains("line 1 column"), "{}", error("<domain><name>x</nam"));
+        assert!(error("<domain><name>x").contains("domain/name"), "{}", error("<domain><name>x"));
+        assert!(error("<domain><name>&nope;</name></domain>").contains("nope"));
+        assert!(error("<domain><os></cpu></domain>").contains("domain/os"));
+    }
+
+    #[test]
+    fn a_very_deep_document_is_refused_and_a_deep_unknown_part_skipped() {
+        let deep = "<dataStore><source>".repeat(1000);
+        assert!(error(&format!("<domain><devices><disk><source>{deep}")).contains("nested more than 64"));
+        let (open, close) = ("<x>".repeat(5000), "</x>".repeat(5000));
+        assert_eq!(read(&format!("{open}{close}<name>a</name>")).name, "a");
     }
 }
