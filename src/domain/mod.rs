@@ -12,6 +12,8 @@ mod json;
 mod memory;
 mod metadata;
 mod os;
+#[cfg(test)]
+mod property_tests;
 mod spec;
 mod state;
 mod table;
