@@ -1,1 +1,26 @@
-//! The command service for virt-handler: gRPC in, one action out, replies back.
+//! The command service for virt-handler: gRPC in, one action out, replies back (contract/cmd-server.md).
+//!
+//! What the reader can rely on: a call decodes its request, hands the [`Driver`] one [`Action`] or asks for published
+//! state, and encodes the answer; `failure` alone decides what an error looks like on the wire; nothing that a client
+//! sends ends the process, and what one client does costs no other client its answer.
+
+mod action;
+pub mod client;
+mod decode;
+mod dispatch;
+mod driver;
+mod failure;
+mod getters;
+mod guest;
+mod lifecycle;
+mod options;
+mod server;
+mod service;
+mod socket;
+
+pub use action::{Action, Sync};
+pub use driver::{Answer, Driver};
+pub use failure::Failure;
+pub use options::OptionsError;
+pub use server::{Timings, serve};
+pub use socket::{SocketError, SocketPaths, bind, publish};

@@ -2,6 +2,8 @@
 
 #![allow(missing_docs, clippy::all)]
 
+pub mod unix;
+
 /// `kubevirt.cmd.info`: version negotiation of the command service.
 pub mod cmd_info {
     tonic::include_proto!("kubevirt.cmd.info");

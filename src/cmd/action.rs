@@ -1,0 +1,60 @@
+//! What a caller may ask of the VM, decoded.
+
+use super::decode::Vmi;
+use super::options::SyncOptions;
+
+/// One request that changes the VM (contract/cmd-server.md 4.1, 5). The VMI is the one the caller sent: its namespace,
+/// name and UID say which domain is meant, and some actions look at its spec and status.
+#[derive(Debug)]
+pub enum Action {
+    /// Define the domain where it is missing, start it where it is due, bring devices in line.
+    Sync(Box<Sync>),
+    /// Suspend the guest if it runs.
+    Pause(Box<Vmi>),
+    /// Resume the guest if it is paused.
+    Unpause(Box<Vmi>),
+    /// Reset the machine as its reset button would.
+    Reset(Box<Vmi>),
+    /// Ask the guest to reboot: through the agent if it is connected, else by the power button.
+    SoftReboot(Box<Vmi>),
+    /// Ask the guest to power off.
+    Shutdown(Box<Vmi>),
+    /// End the hypervisor process.
+    Kill(Box<Vmi>),
+    /// Undefine the domain.
+    Delete(Box<Vmi>),
+    /// A migration target that is not needed any more: `target_pod` is `status.migrationState.targetPod` of the VMI.
+    /// It means this launcher if it is the name of its own pod (`POD_NAME`); otherwise nothing is to be done.
+    SignalTargetPodCleanup {
+        /// The pod that may go.
+        target_pod: String,
+    },
+}
+
+/// What [`Action::Sync`] carries.
+#[derive(Debug)]
+pub struct Sync {
+    /// The VMI as virt-handler wants it.
+    pub vmi: Vmi,
+    /// What the node knows and the VMI does not say.
+    pub options: SyncOptions,
+    /// `plugin.kubevirt.io/v1alpha1` Plugin documents; they replace all earlier ones, an empty list clears them.
+    pub plugins: Vec<serde_json::Value>,
+}
+
+impl Action {
+    /// The RPC's name, for log lines and messages.
+    pub fn rpc(&self) -> &'static str {
+        match self {
+            Action::Sync(_) => "SyncVirtualMachine",
+            Action::Pause(_) => "PauseVirtualMachine",
+            Action::Unpause(_) => "UnpauseVirtualMachine",
+            Action::Reset(_) => "ResetVirtualMachine",
+            Action::SoftReboot(_) => "SoftRebootVirtualMachine",
+            Action::Shutdown(_) => "ShutdownVirtualMachine",
+            Action::Kill(_) => "KillVirtualMachine",
+            Action::Delete(_) => "DeleteVirtualMachine",
+            Action::SignalTargetPodCleanup { .. } => "SignalTargetPodCleanup",
+        }
+    }
+}

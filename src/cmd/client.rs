@@ -1,0 +1,82 @@
+//! A client of the command service, for the launcher's own test of its socket and for the tools.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tonic::transport::Channel;
+
+use super::service::VERSIONS;
+use crate::proto::cmd_info::CmdInfoRequest;
+use crate::proto::cmd_info::cmd_info_client::CmdInfoClient;
+use crate::proto::cmd_v1::EmptyRequest;
+use crate::proto::cmd_v1::cmd_client::CmdClient;
+use crate::proto::unix;
+
+/// How long the clients of this protocol wait (contract/cmd-server.md 1).
+pub mod deadline {
+    use std::time::Duration;
+
+    /// For a connection.
+    pub const CONNECT: Duration = Duration::from_secs(2);
+    /// For calls that only read.
+    pub const SHORT: Duration = Duration::from_secs(5);
+    /// For calls that change something.
+    pub const LONG: Duration = Duration::from_secs(20);
+}
+
+/// Why a client has no connection it can use.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Nobody answers there.
+    #[error("cannot connect to {path}: {reason}")]
+    Unreachable {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// Somebody answers, but not as a launcher does.
+    #[error("{path}: the launcher did not tell its protocol versions: {reason}")]
+    NoVersions {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The launcher speaks other versions only.
+    #[error("no compatible version found, server: {server:?}, client: {VERSIONS:?}")]
+    Incompatible {
+        /// What the server offers.
+        server: Vec<u32>,
+    },
+}
+
+/// Connects to the launcher at `path` and agrees on a version.
+pub async fn connect(path: &Path, within: Duration) -> Result<CmdClient<Channel>, ConnectError> {
+    let channel = unix::dial(path, within.min(deadline::CONNECT))
+        .await
+        .map_err(|error| ConnectError::Unreachable { path: path.to_owned(), reason: error.to_string() })?;
+    let no_versions = |reason: String| ConnectError::NoVersions { path: path.to_owned(), reason };
+    let mut info = CmdInfoClient::new(channel.clone());
+    let server = tokio::time::timeout(within, info.info(CmdInfoRequest {}))
+        .await
+        .map_err(|_| no_versions(format!("no answer within {:.1} s", within.as_secs_f32())))?
+        .map_err(|status| no_versions(format!("{:?}: {}", status.code(), status.message())))?
+        .into_inner()
+        .supported_cmd_versions;
+    if !server.iter().any(|version| VERSIONS.contains(version)) {
+        return Err(ConnectError::Incompatible { server });
+    }
+    Ok(CmdClient::new(channel))
+}
+
+/// What the launcher does with its own socket before it goes on: `Info` and `Ping`, once.
+pub async fn self_test(path: &Path, within: Duration) -> Result<(), ConnectError> {
+    let unreachable = |reason: String| ConnectError::Unreachable { path: path.to_owned(), reason };
+    let mut client = connect(path, within).await?;
+    tokio::time::timeout(within, client.ping(EmptyRequest {}))
+        .await
+        .map_err(|_| unreachable(format!("no answer to Ping within {:.1} s", within.as_secs_f32())))?
+        .map_err(|status| unreachable(format!("Ping: {:?}: {}", status.code(), status.message())))?;
+    Ok(())
+}

@@ -1,0 +1,144 @@
+//! Errors of calls, and the one place where they become replies (contract/cmd-server.md 3.2).
+
+use tonic::Status;
+
+use crate::libvirt::{self, VirError};
+use crate::proto::cmd_v1::Response;
+
+/// Why a call did not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The launcher's own words, sent as they are.
+    #[error("{0}")]
+    Text(String),
+    /// What libvirt said, and nothing around it.
+    #[error("{0}")]
+    Libvirt(VirError),
+    /// What libvirt said while the launcher was busy with `context`.
+    #[error("{context}: {error}")]
+    Wrapped {
+        /// What was being done.
+        context: String,
+        /// What libvirt said.
+        error: VirError,
+    },
+    /// There is no VMI in the request, or it cannot be read.
+    #[error("No valid vmi object present in command server request")]
+    NoVmi,
+    /// Pause and Unpause of a domain that does not exist.
+    #[error("Domain not found.")]
+    DomainNotFound,
+    /// A call that this launcher does not know how to do yet.
+    #[error("not implemented yet: {0}")]
+    NotImplemented(&'static str),
+}
+
+impl Failure {
+    /// A failure in the launcher's own words.
+    pub fn text(text: impl Into<String>) -> Self {
+        Failure::Text(text.into())
+    }
+
+    /// `error` with what was being done before it: `context: virError(…)`.
+    pub fn wrapped(context: impl Into<String>, error: libvirt::Error) -> Self {
+        let context = context.into();
+        match error {
+            libvirt::Error::Libvirt(error) => Failure::Wrapped { context, error },
+            error @ (libvirt::Error::Deadline { .. }
+            | libvirt::Error::Disconnected { .. }
+            | libvirt::Error::Aborted { .. }) => Failure::Text(format!("{context}: {error}")),
+        }
+    }
+
+    /// The text of a normal reply: a bare libvirt error has the form `LibvirtError(…)` there, a wrapped one `virError(…)`.
+    pub fn message(&self) -> String {
+        let text = match self {
+            Failure::Libvirt(VirError { code, domain, message }) => {
+                format!("LibvirtError(Code={code}, Domain={domain}, Message='{message}')")
+            }
+            Failure::Text(_)
+            | Failure::Wrapped { .. }
+            | Failure::NoVmi
+            | Failure::DomainNotFound
+            | Failure::NotImplemented(_) => self.to_string(),
+        };
+        // The client takes an empty message for success.
+        if text.is_empty() { "failed for a reason that was not given".to_owned() } else { text }
+    }
+}
+
+impl From<libvirt::Error> for Failure {
+    fn from(error: libvirt::Error) -> Self {
+        match error {
+            libvirt::Error::Libvirt(error) => Failure::Libvirt(error),
+            error @ (libvirt::Error::Deadline { .. }
+            | libvirt::Error::Disconnected { .. }
+            | libvirt::Error::Aborted { .. }) => Failure::Text(error.to_string()),
+        }
+    }
+}
+
+/// The `Response` of any call: gRPC OK, success or a message.
+pub(super) fn response(result: Result<(), Failure>) -> Response {
+    match result {
+        Ok(()) => Response { success: true, message: String::new() },
+        Err(failure) => Response { success: false, message: failure.message() },
+    }
+}
+
+/// The gRPC error that `Exec`, `GuestPing` and a `GetVMStats` that is switched off end with: code Unknown, raw text.
+pub(super) fn status(failure: &Failure) -> Status {
+    Status::unknown(failure.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn no_domain() -> VirError {
+        VirError {
+            code: 42,
+            domain: 10,
+            message: "Domain not found: no domain with matching name 'default_testvmi'".to_owned(),
+        }
+    }
+
+    #[test]
+    fn libvirt_errors_have_two_forms() {
+        let bare = Failure::from(libvirt::Error::Libvirt(no_domain()));
+        assert_eq!(
+            bare.message(),
+            "LibvirtError(Code=42, Domain=10, Message='Domain not found: no domain with matching name 'default_testvmi'')"
+        );
+        assert_eq!(
+            status(&bare).message(),
+            "virError(Code=42, Domain=10, Message='Domain not found: no domain with matching name 'default_testvmi'')"
+        );
+        let wrapped = Failure::wrapped("failed to update vCPUs", libvirt::Error::Libvirt(no_domain()));
+        assert_eq!(
+            wrapped.message(),
+            "failed to update vCPUs: virError(Code=42, Domain=10, Message='Domain not found: no domain with matching name 'default_testvmi'')"
+        );
+    }
+
+    #[test]
+    fn other_errors_keep_their_words() {
+        let late = libvirt::Error::Deadline { call: "virDomainSuspend", after: Duration::from_secs(10) };
+        assert_eq!(Failure::from(late.clone()).message(), "libvirt did not answer virDomainSuspend within 10.0 s");
+        assert_eq!(
+            Failure::wrapped("stopping", late).message(),
+            "stopping: libvirt did not answer virDomainSuspend within 10.0 s"
+        );
+        assert_eq!(Failure::NotImplemented("GetSEVInfo").message(), "not implemented yet: GetSEVInfo");
+        assert_eq!(Failure::DomainNotFound.message(), "Domain not found.");
+    }
+
+    #[test]
+    fn a_failure_never_reads_as_success() {
+        let reply = response(Err(Failure::text("")));
+        assert!(!reply.success);
+        assert!(!reply.message.is_empty());
+    }
+}

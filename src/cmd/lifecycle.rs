@@ -1,0 +1,47 @@
+//! Calls that start, stop and steer the VM (contract/cmd-server.md 4.1, 5).
+
+use super::failure::response;
+use super::{Action, Driver, Failure, Sync, decode, options};
+use crate::proto::cmd_v1::{Response, VmiRequest};
+
+/// `SyncVirtualMachine`.
+pub(super) async fn sync(driver: &dyn Driver, request: VmiRequest) -> Response {
+    response(
+        async {
+            let VmiRequest { vmi, options } = request;
+            let mut options = options.unwrap_or_default();
+            let plugins = options::plugins(&std::mem::take(&mut options.plugins_json))
+                .map_err(|error| Failure::text(error.to_string()))?;
+            let vmi = decode::vmi("SyncVirtualMachine", vmi)?;
+            driver.perform(Action::Sync(Box::new(Sync { vmi, options, plugins }))).await
+        }
+        .await,
+    )
+}
+
+/// A call that needs nothing but the VMI.
+pub(super) async fn steer(
+    driver: &dyn Driver,
+    rpc: &'static str,
+    action: fn(Box<decode::Vmi>) -> Action,
+    request: VmiRequest,
+) -> Response {
+    match decode::vmi(rpc, request.vmi) {
+        Ok(vmi) => response(driver.perform(action(Box::new(vmi))).await),
+        Err(failure) => response(Err(failure)),
+    }
+}
+
+/// `SignalTargetPodCleanup`: succeeds whoever is meant.
+pub(super) async fn signal_target_pod_cleanup(driver: &dyn Driver, request: VmiRequest) -> Response {
+    match decode::vmi("SignalTargetPodCleanup", request.vmi) {
+        Ok(vmi) => {
+            let target_pod = decode::target_pod(&vmi);
+            match target_pod {
+                Some(target_pod) => response(driver.perform(Action::SignalTargetPodCleanup { target_pod }).await),
+                None => response(Ok(())),
+            }
+        }
+        Err(failure) => response(Err(failure)),
+    }
+}

@@ -1,0 +1,205 @@
+//! The services as gRPC sees them: a table of contents, one line per call.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response as Reply, Status};
+
+use super::failure::response;
+use super::{Action, Driver, Failure, getters, guest, lifecycle};
+use crate::proto::cmd_info::cmd_info_server::CmdInfo;
+use crate::proto::cmd_info::{CmdInfoRequest, CmdInfoResponse};
+use crate::proto::cmd_v1::cmd_server::Cmd;
+use crate::proto::cmd_v1::*;
+
+/// Versions of the command protocol that this launcher speaks.
+pub(super) const VERSIONS: &[u32] = &[1];
+
+/// Answers which versions there are.
+pub(super) struct InfoService;
+
+#[tonic::async_trait]
+impl CmdInfo for InfoService {
+    async fn info(&self, _: Request<CmdInfoRequest>) -> Result<Reply<CmdInfoResponse>, Status> {
+        Ok(Reply::new(CmdInfoResponse { supported_cmd_versions: VERSIONS.to_vec() }))
+    }
+}
+
+/// Answers everything else through the driver.
+pub(super) struct CmdService {
+    driver: Arc<dyn Driver>,
+}
+
+impl CmdService {
+    pub(super) fn new(driver: Arc<dyn Driver>) -> Self {
+        CmdService { driver }
+    }
+
+    async fn steer(
+        &self,
+        rpc: &'static str,
+        action: fn(Box<super::decode::Vmi>) -> Action,
+        request: Request<VmiRequest>,
+    ) -> Result<Reply<Response>, Status> {
+        Ok(Reply::new(lifecycle::steer(&*self.driver, rpc, action, request.into_inner()).await))
+    }
+}
+
+fn not_yet(rpc: &'static str) -> Result<Reply<Response>, Status> {
+    Ok(Reply::new(response(Err(Failure::NotImplemented(rpc)))))
+}
+
+#[tonic::async_trait]
+impl Cmd for CmdService {
+    async fn sync_virtual_machine(&self, request: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
+        Ok(Reply::new(lifecycle::sync(&*self.driver, request.into_inner()).await))
+    }
+
+    async fn pause_virtual_machine(&self, request: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
+        self.steer("PauseVirtualMachine", Action::Pause, request).await
+    }
+
+    async fn unpause_virtual_machine(&self, request: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
+        self.steer("UnpauseVirtualMachine", Action::Unpause, request).await
+    }
+
+    async fn reset_virtual_machine(&self, request: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
+        self.steer("ResetVirtualMachine", Action::Reset, request).await
+    }
+
+    async fn soft_reboot_virtual_machine(&self, request: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
+        self.steer("SoftRebootVirtualMachine", Action::SoftReboot, request).await
+    }
+
+    async fn shutdown_virtual_machine(&self, request: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
+        self.steer("ShutdownVirtualMachine", Action::Shutdown, request).await
+    }
+
+    async fn kill_virtual_machine(&self, request: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
+        self.steer("KillVirtualMachine", Action::Kill, request).await
+    }
+
+    async fn delete_virtual_machine(&self, request: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
+        self.steer("DeleteVirtualMachine", Action::Delete, request).await
+    }
+
+    async fn signal_target_pod_cleanup(&self, request: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
+        Ok(Reply::new(lifecycle::signal_target_pod_cleanup(&*self.driver, request.into_inner()).await))
+    }
+
+    async fn ping(&self, _: Request<EmptyRequest>) -> Result<Reply<Response>, Status> {
+        Ok(Reply::new(response(Ok(()))))
+    }
+
+    async fn get_domain(&self, _: Request<EmptyRequest>) -> Result<Reply<DomainResponse>, Status> {
+        Ok(Reply::new(getters::domain(&*self.driver)))
+    }
+
+    async fn get_qemu_version(&self, _: Request<EmptyRequest>) -> Result<Reply<QemuVersionResponse>, Status> {
+        Ok(Reply::new(getters::qemu_version(&*self.driver)))
+    }
+
+    async fn get_domain_stats(&self, _: Request<EmptyRequest>) -> Result<Reply<DomainStatsResponse>, Status> {
+        Ok(Reply::new(getters::domain_stats()))
+    }
+
+    async fn get_domain_dirty_rate_stats(
+        &self,
+        _: Request<EmptyRequest>,
+    ) -> Result<Reply<DirtyRateStatsResponse>, Status> {
+        Ok(Reply::new(getters::dirty_rate()))
+    }
+
+    async fn get_guest_info(&self, _: Request<EmptyRequest>) -> Result<Reply<GuestInfoResponse>, Status> {
+        Ok(Reply::new(getters::guest_info()))
+    }
+
+    async fn get_users(&self, _: Request<EmptyRequest>) -> Result<Reply<GuestUserListResponse>, Status> {
+        Ok(Reply::new(getters::users()))
+    }
+
+    async fn get_filesystems(&self, _: Request<EmptyRequest>) -> Result<Reply<GuestFilesystemsResponse>, Status> {
+        Ok(Reply::new(getters::filesystems()))
+    }
+
+    async fn get_sev_info(&self, _: Request<EmptyRequest>) -> Result<Reply<SevInfoResponse>, Status> {
+        Ok(Reply::new(getters::sev_info()))
+    }
+
+    async fn get_launch_measurement(&self, _: Request<VmiRequest>) -> Result<Reply<LaunchMeasurementResponse>, Status> {
+        Ok(Reply::new(getters::launch_measurement()))
+    }
+
+    async fn get_screenshot(&self, _: Request<VmiRequest>) -> Result<Reply<ScreenshotResponse>, Status> {
+        Ok(Reply::new(getters::screenshot()))
+    }
+
+    async fn exec(&self, _: Request<ExecRequest>) -> Result<Reply<ExecResponse>, Status> {
+        guest::exec().map(Reply::new)
+    }
+
+    async fn guest_ping(&self, _: Request<GuestPingRequest>) -> Result<Reply<GuestPingResponse>, Status> {
+        guest::ping().map(Reply::new)
+    }
+
+    async fn get_vm_stats(&self, _: Request<VmStatsRequest>) -> Result<Reply<VmStatsResponse>, Status> {
+        guest::vm_stats().map(Reply::new)
+    }
+
+    async fn freeze_virtual_machine(&self, _: Request<FreezeRequest>) -> Result<Reply<Response>, Status> {
+        not_yet("FreezeVirtualMachine")
+    }
+
+    async fn unfreeze_virtual_machine(&self, _: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
+        not_yet("UnfreezeVirtualMachine")
+    }
+
+    async fn sync_migration_target(&self, _: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
+        not_yet("SyncMigrationTarget")
+    }
+
+    async fn migrate_virtual_machine(&self, _: Request<MigrationRequest>) -> Result<Reply<Response>, Status> {
+        not_yet("MigrateVirtualMachine")
+    }
+
+    async fn cancel_virtual_machine_migration(&self, _: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
+        not_yet("CancelVirtualMachineMigration")
+    }
+
+    async fn finalize_virtual_machine_migration(&self, _: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
+        not_yet("FinalizeVirtualMachineMigration")
+    }
+
+    async fn hotplug_host_devices(&self, _: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
+        not_yet("HotplugHostDevices")
+    }
+
+    async fn sync_virtual_machine_cp_us(&self, _: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
+        not_yet("SyncVirtualMachineCPUs")
+    }
+
+    async fn sync_virtual_machine_memory(&self, _: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
+        not_yet("SyncVirtualMachineMemory")
+    }
+
+    async fn virtual_machine_memory_dump(&self, _: Request<MemoryDumpRequest>) -> Result<Reply<Response>, Status> {
+        not_yet("VirtualMachineMemoryDump")
+    }
+
+    async fn inject_launch_secret(&self, _: Request<InjectLaunchSecretRequest>) -> Result<Reply<Response>, Status> {
+        not_yet("InjectLaunchSecret")
+    }
+
+    async fn backup_virtual_machine(&self, _: Request<BackupRequest>) -> Result<Reply<Response>, Status> {
+        not_yet("BackupVirtualMachine")
+    }
+
+    async fn redefine_checkpoint(
+        &self,
+        _: Request<RedefineCheckpointRequest>,
+    ) -> Result<Reply<RedefineCheckpointResponse>, Status> {
+        Ok(Reply::new(RedefineCheckpointResponse {
+            response: Some(response(Err(Failure::NotImplemented("RedefineCheckpoint")))),
+            checkpoint_invalid: false,
+        }))
+    }
+}

@@ -1,0 +1,77 @@
+//! Waiting for a socket file to appear, told by the kernel.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::path::Path;
+
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// What tokio wants of a file descriptor.
+struct Events(Inotify);
+
+impl AsRawFd for Events {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+/// Watches a directory for one name that is made in it or moved into it.
+pub(super) struct Appearance {
+    events: AsyncFd<Events>,
+    name: OsString,
+}
+
+impl Appearance {
+    /// Starts watching: what appears from now on is not missed. Fails if the directory is missing or watches run out.
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
+        let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        };
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        inotify.add_watch(directory, AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO)?;
+        // SAFETY: `Events` owns the inotify descriptor, returns the same one each time and closes it only when dropped.
+        let events = unsafe { AsyncFd::register_with_interest(Events(inotify), Interest::READABLE) }?;
+        Ok(Appearance { events, name: name.to_owned() })
+    }
+
+    /// Returns when the name has appeared, or when events were lost and it may have.
+    pub(super) async fn appeared(&mut self) -> io::Result<()> {
+        loop {
+            let mut ready = self.events.readable().await?;
+            let events = match ready.try_io(|events| Ok(events.get_ref().0.read_events()?)) {
+                Ok(events) => events?,
+                Err(_nothing_there) => continue,
+            };
+            let lost = AddWatchFlags::IN_Q_OVERFLOW | AddWatchFlags::IN_IGNORED;
+            if events.iter().any(|event| event.mask.intersects(lost) || event.name.as_ref() == Some(&self.name)) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_watched_name_is_noticed_and_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pipe.sock");
+        let mut appearance = Appearance::of(&path).unwrap();
+        std::fs::write(directory.path().join("other"), "").unwrap();
+        let waiting = tokio::spawn(async move { appearance.appeared().await });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        std::fs::write(&path, "").unwrap();
+        waiting.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_missing_directory_is_an_error() {
+        assert!(Appearance::of(Path::new("/nonexistent/pipe.sock")).is_err());
+    }
+}
