@@ -15,3 +15,11 @@ check: deps ## format, clippy with warnings as errors, the layering test
 .PHONY: deps
 deps: ## install the packages that building and testing need
 	@true
+
+.PHONY: conformance
+conformance: ## run the golden cases: [DIR=folder] [ONLY=substring] [SHOW=failures shown in full]
+	CONFORMANCE_DIR='$(DIR)' CONFORMANCE_ONLY='$(ONLY)' CONFORMANCE_SHOW='$(SHOW)' cargo test --locked --quiet --test conformance
+
+.PHONY: fuzz
+fuzz: ## feed mutated documents for [SECONDS=60]
+	FUZZ_SECONDS='$(or $(SECONDS),60)' cargo test --locked --quiet --test fuzz

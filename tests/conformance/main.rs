@@ -1,0 +1,122 @@
+//! The golden cases: VMI and context in, the original's defines out, byte for byte.
+//!
+//! `make conformance [DIR=…] [ONLY=substring] [SHOW=n]`; the variables reach this program as `CONFORMANCE_DIR`,
+//! `CONFORMANCE_ONLY` and `CONFORMANCE_SHOW`. Exit code 0: all cases pass.
+#![allow(clippy::unwrap_used)] // a test ends by panicking
+
+mod case;
+mod diff;
+mod subject;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use case::{Case, Verdict};
+
+/// How many failures are shown in full unless `SHOW` says otherwise.
+const SHOWN: usize = 3;
+/// How many failures are named.
+const NAMED: usize = 200;
+
+fn main() -> ExitCode {
+    if !meant_for_us() {
+        return ExitCode::SUCCESS;
+    }
+    if !subject::READY {
+        println!("conformance: NOT TESTED: no converter yet");
+        return ExitCode::SUCCESS;
+    }
+    let folder = variable("CONFORMANCE_DIR").map_or_else(default_folder, PathBuf::from);
+    let only = variable("CONFORMANCE_ONLY").unwrap_or_default();
+    let shown = variable("CONFORMANCE_SHOW").map_or(SHOWN, |text| text.parse().unwrap());
+    if !folder.is_dir() {
+        println!("conformance: NOT TESTED: {} does not exist (give DIR=…)", folder.display());
+        return if variable("CONFORMANCE_DIR").is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+    }
+    let cases = case::list(&folder, &only);
+    if cases.is_empty() {
+        println!("conformance: no case in {} has {only:?} in its name", folder.display());
+        return ExitCode::FAILURE;
+    }
+    let verdicts = run(&cases);
+    report(&cases, &verdicts, shown)
+}
+
+/// `cargo test WORD` and `cargo test -- --list` call this program with the words of the standard test runner.
+fn meant_for_us() -> bool {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut words = arguments.iter().filter(|argument| !argument.starts_with('-')).peekable();
+    !arguments.iter().any(|argument| argument == "--list")
+        && (words.peek().is_none() || words.any(|word| "conformance".contains(word.as_str())))
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn default_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/conformance/domain-xml")
+}
+
+/// Judges all cases, side by side on all cores; verdicts in the cases' order.
+fn run(cases: &[Case]) -> Vec<Verdict> {
+    let next = AtomicUsize::new(0);
+    let verdicts = Mutex::new(BTreeMap::new());
+    // A panic is a verdict; its backtrace would only bury the table.
+    std::panic::set_hook(Box::new(|_| {}));
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some((index, case)) =
+                    Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|index| Some((index, cases.get(index)?)))
+                {
+                    let verdict = case.judge();
+                    verdicts.lock().unwrap().insert(index, verdict);
+                }
+            });
+        }
+    });
+    let _ = std::panic::take_hook();
+    verdicts.into_inner().unwrap().into_values().collect()
+}
+
+fn report(cases: &[Case], verdicts: &[Verdict], shown: usize) -> ExitCode {
+    let mut families: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    let (mut errors, mut same_texts) = (0, 0);
+    let mut failures = Vec::new();
+    for (case, verdict) in cases.iter().zip(verdicts) {
+        let (passed, total) = families.entry(case.family()).or_default();
+        *total += 1;
+        match verdict {
+            Verdict::Same => *passed += 1,
+            Verdict::Refused { same_text } => {
+                *passed += 1;
+                errors += 1;
+                same_texts += usize::from(*same_text);
+            }
+            Verdict::Differs(why) => failures.push((case, why)),
+        }
+    }
+    for (case, why) in failures.iter().take(shown) {
+        println!("--- {}: {why}", case.name);
+    }
+    if failures.len() > shown {
+        println!("--- more that fail (ONLY=name shows one):");
+        for (case, why) in failures.iter().skip(shown).take(NAMED) {
+            println!("{}: {}", case.name, why.lines().next().unwrap_or(""));
+        }
+    }
+    println!("\n{:<12} {:>6} {:>6}", "family", "passed", "total");
+    for (family, (passed, total)) in &families {
+        println!("{family:<12} {passed:>6} {total:>6}{}", if passed == total { "" } else { "  <" });
+    }
+    println!("{:<12} {:>6} {:>6}", "all", cases.len() - failures.len(), cases.len());
+    if errors > 0 {
+        println!("errors where one is due: {errors}, with the original's text: {same_texts}");
+    }
+    if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
