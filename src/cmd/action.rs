@@ -8,7 +8,7 @@ use super::options::SyncOptions;
 #[derive(Debug)]
 pub enum Action {
     /// Define the domain where it is missing, start it where it is due, bring devices in line.
-    Sync(Box<Sync>),
+    Sync(Box<SyncRequest>),
     /// Suspend the guest if it runs.
     Pause(Box<Vmi>),
     /// Resume the guest if it is paused.
@@ -33,7 +33,7 @@ pub enum Action {
 
 /// What [`Action::Sync`] carries.
 #[derive(Debug)]
-pub struct Sync {
+pub struct SyncRequest {
     /// The VMI as virt-handler wants it.
     pub vmi: Vmi,
     /// What the node knows and the VMI does not say.

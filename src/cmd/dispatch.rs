@@ -1,17 +1,14 @@
-//! From a request's path to the service that answers it, and the net under both.
-//!
-//! Two services need no router crate. A call whose code panics costs its caller an error and nobody else anything.
+//! The services of the command socket, and the net under them: a call whose code panics costs its caller an error and
+//! nobody else anything.
 
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http;
-use tonic::server::NamedService;
 use tower::Service;
 use tracing::error;
 
@@ -19,6 +16,7 @@ use super::Driver;
 use super::service::{CmdService, InfoService};
 use crate::proto::cmd_info::cmd_info_server::CmdInfoServer;
 use crate::proto::cmd_v1::cmd_server::CmdServer;
+use crate::proto::pair::{Answering, Pair};
 
 /// What a message may have at most; grpc-go's default, which all clients of this service count on.
 const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
@@ -26,43 +24,29 @@ const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 /// Both services of the command socket.
 #[derive(Clone)]
 pub(super) struct Dispatch {
-    info: CmdInfoServer<InfoService>,
-    cmd: CmdServer<CmdService>,
+    services: Pair<CmdInfoServer<InfoService>, CmdServer<CmdService>>,
 }
 
 impl Dispatch {
     pub(super) fn new(driver: Arc<dyn Driver>) -> Self {
-        Dispatch {
-            info: CmdInfoServer::new(InfoService),
-            cmd: CmdServer::new(CmdService::new(driver)).max_decoding_message_size(MAX_MESSAGE_BYTES),
-        }
+        let info = CmdInfoServer::new(InfoService);
+        let cmd = CmdServer::new(CmdService::new(driver)).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        Dispatch { services: Pair::new(info, cmd) }
     }
 }
-
-type Answering = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
 
 impl Service<http::Request<Body>> for Dispatch {
     type Response = http::Response<Body>;
     type Error = Infallible;
     type Future = Answering;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.services.poll_ready(cx)
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Answering {
         let path = request.uri().path().to_owned();
-        let service = path.strip_prefix('/').and_then(|path| path.split_once('/')).map(|(service, _)| service);
-        let answer = match service {
-            Some(<CmdInfoServer<InfoService> as NamedService>::NAME) => self.info.call(request),
-            Some(<CmdServer<CmdService> as NamedService>::NAME) => self.cmd.call(request),
-            Some(_) | None => {
-                return Box::pin(async move {
-                    Ok(Status::unimplemented(format!("unknown service or method {path}")).into_http())
-                });
-            }
-        };
-        Box::pin(catch_panics(path, answer))
+        Box::pin(catch_panics(path, self.services.call(request)))
     }
 }
 

@@ -12,7 +12,7 @@ pub type Answer<T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send>>;
 ///
 /// The reads answer at once from what was last published and never wait for libvirt, so that virt-handler's probes get
 /// through whatever the VM is doing.
-pub trait Driver: Send + std::marker::Sync + 'static {
+pub trait Driver: Send + Sync + 'static {
     /// Carries out one action; the answer comes when it has taken effect.
     ///
     /// The answer is dropped when the caller has gone away (its deadline passed, its connection broke). Work that has

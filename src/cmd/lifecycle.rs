@@ -1,7 +1,7 @@
 //! Calls that start, stop and steer the VM (contract/cmd-server.md 4.1, 5).
 
 use super::failure::response;
-use super::{Action, Driver, Failure, Sync, decode, options};
+use super::{Action, Driver, Failure, SyncRequest, decode, options};
 use crate::proto::cmd_v1::{Response, VmiRequest};
 
 /// `SyncVirtualMachine`.
@@ -13,7 +13,7 @@ pub(super) async fn sync(driver: &dyn Driver, request: VmiRequest) -> Response {
             let plugins = options::plugins(&std::mem::take(&mut options.plugins_json))
                 .map_err(|error| Failure::text(error.to_string()))?;
             let vmi = decode::vmi("SyncVirtualMachine", vmi)?;
-            driver.perform(Action::Sync(Box::new(Sync { vmi, options, plugins }))).await
+            driver.perform(Action::Sync(Box::new(SyncRequest { vmi, options, plugins }))).await
         }
         .await,
     )

@@ -18,9 +18,10 @@ mod server;
 mod service;
 mod socket;
 
-pub use action::{Action, Sync};
+pub use action::{Action, SyncRequest};
+pub use decode::Vmi;
 pub use driver::{Answer, Driver};
 pub use failure::Failure;
-pub use options::OptionsError;
+pub use options::{OptionsError, SyncOptions};
 pub use server::{Timings, serve};
 pub use socket::{SocketError, SocketPaths, bind, publish};

@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, clippy::all)]
 
+pub mod pair;
 pub mod unix;
 
 /// `kubevirt.cmd.info`: version negotiation of the command service.

@@ -1,0 +1,48 @@
+//! What the integration tests share: waiting for conditions, and doubles of what surrounds the launcher.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::fmt::Display;
+use std::time::{Duration, Instant};
+
+pub mod virt_handler;
+
+/// Between two looks at a condition that nobody announces.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// Waits until `condition` holds and returns what it found; after `deadline` the test fails with its last complaint.
+pub fn wait_for<T, E: Display>(what: &str, deadline: Duration, mut condition: impl FnMut() -> Result<T, E>) -> T {
+    let start = Instant::now();
+    loop {
+        match condition() {
+            Ok(found) => return found,
+            Err(complaint) if start.elapsed() >= deadline => {
+                panic!("{what}: not within {deadline:?}; last: {complaint}")
+            }
+            Err(_) => std::thread::sleep(LOOK_AGAIN),
+        }
+    }
+}
+
+/// [`wait_for`] for tests that run in a tokio runtime.
+pub async fn wait_until<T, E: Display>(
+    what: &str,
+    deadline: Duration,
+    mut condition: impl FnMut() -> Result<T, E>,
+) -> T {
+    let start = Instant::now();
+    loop {
+        match condition() {
+            Ok(found) => return found,
+            Err(complaint) if start.elapsed() >= deadline => {
+                panic!("{what}: not within {deadline:?}; last: {complaint}")
+            }
+            Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+        }
+    }
+}
+
+/// `Ok` if it holds, else what was seen instead; for the conditions of [`wait_for`].
+pub fn expect<S: std::fmt::Debug>(holds: bool, seen: S) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(format!("{seen:?}")) }
+}

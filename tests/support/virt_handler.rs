@@ -1,0 +1,348 @@
+//! Double of virt-handler, because the real one needs a cluster: it finds the launcher by its socket, makes the notify
+//! pipe after its first connection, records what it is told and reacts as contract/lifecycle.md 7 and 8 say.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::{Channel, Server};
+use tonic::{Code, Request, Response as Reply, Status};
+use virt_launcher::cmd::client;
+use virt_launcher::proto::cmd_v1::cmd_client::CmdClient;
+use virt_launcher::proto::cmd_v1::{Vmi, VmiRequest};
+use virt_launcher::proto::notify_info::notify_info_server::{NotifyInfo, NotifyInfoServer};
+use virt_launcher::proto::notify_info::{NotifyInfoRequest, NotifyInfoResponse};
+use virt_launcher::proto::notify_v1::notify_server::{Notify, NotifyServer};
+use virt_launcher::proto::notify_v1::{DomainEventRequest, K8sEventRequest, Response};
+use virt_launcher::proto::pair::Pair;
+
+/// What arrived at the notify pipe.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Received {
+    /// `HandleDomainEvent`.
+    Domain { event_type: String, domain: Value },
+    /// `HandleK8sEvent`.
+    K8s(Value),
+}
+
+/// How the notify server answers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Behaviour {
+    /// Takes everything.
+    Takes,
+    /// Records, and answers only after this time.
+    Slow(Duration),
+    /// Does not record, and answers with this gRPC status.
+    Fails(Code),
+    /// Does not record, and answers `success: false` with this text.
+    Refuses(String),
+    /// Records, and breaks the connection instead of answering, so that the launcher cannot know.
+    Vanishes,
+}
+
+struct Shared {
+    behaviour: Mutex<Behaviour>,
+    versions: Mutex<Vec<u32>>,
+    received: watch::Sender<Vec<Received>>,
+}
+
+/// The notify server alone; it can go away and come back.
+pub struct NotifyPipe {
+    path: PathBuf,
+    shared: Arc<Shared>,
+    // A runtime of its own: to drop it is to break every connection, as the end of a process does.
+    running: Option<Runtime>,
+}
+
+impl NotifyPipe {
+    /// A server for `<share>/domain-notify-pipe.sock` that does not listen yet.
+    pub fn absent(share: &Path) -> Self {
+        NotifyPipe {
+            path: virt_launcher::notify::socket_below(share),
+            shared: Arc::new(Shared {
+                behaviour: Mutex::new(Behaviour::Takes),
+                versions: Mutex::new(vec![1]),
+                received: watch::Sender::new(Vec::new()),
+            }),
+            running: None,
+        }
+    }
+
+    /// A server that listens.
+    pub fn present(share: &Path) -> Self {
+        let mut pipe = NotifyPipe::absent(share);
+        pipe.appear();
+        pipe
+    }
+
+    /// Makes the socket and listens.
+    pub fn appear(&mut self) {
+        self.vanish();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let service = Pair::new(
+            NotifyInfoServer::from_arc(Arc::new(Service(Arc::clone(&self.shared)))),
+            NotifyServer::from_arc(Arc::new(Service(Arc::clone(&self.shared)))),
+        );
+        let listener = {
+            let _inside = runtime.enter();
+            UnixListener::bind(&self.path).unwrap()
+        };
+        runtime.spawn(Server::builder().serve_with_incoming(service, UnixListenerStream::new(listener)));
+        self.running = Some(runtime);
+    }
+
+    /// Breaks all connections and removes the socket.
+    pub fn vanish(&mut self) {
+        if let Some(runtime) = self.running.take() {
+            runtime.shutdown_background();
+        }
+        let _ = std::fs::remove_file(&self.path);
+    }
+
+    /// Breaks all connections and leaves the socket file behind, as a crash does.
+    pub fn crash(&mut self) {
+        if let Some(runtime) = self.running.take() {
+            runtime.shutdown_background();
+        }
+    }
+
+    pub fn behave(&self, behaviour: Behaviour) {
+        *self.shared.behaviour.lock().unwrap() = behaviour;
+    }
+
+    /// What `Info` answers from now on.
+    pub fn offer_versions(&self, versions: &[u32]) {
+        *self.shared.versions.lock().unwrap() = versions.to_vec();
+    }
+
+    pub fn received(&self) -> Vec<Received> {
+        self.shared.received.borrow().clone()
+    }
+
+    pub fn watch(&self) -> watch::Receiver<Vec<Received>> {
+        self.shared.received.subscribe()
+    }
+
+    /// Waits until what was received satisfies `condition`, and returns it.
+    pub async fn wait_for(
+        &self,
+        what: &str,
+        deadline: Duration,
+        condition: impl FnMut(&Vec<Received>) -> bool,
+    ) -> Vec<Received> {
+        let mut received = self.shared.received.subscribe();
+        match tokio::time::timeout(deadline, received.wait_for(condition)).await {
+            Ok(received) => received.unwrap().clone(),
+            Err(_) => panic!("{what}: not within {deadline:?}; received: {:#?}", self.received()),
+        }
+    }
+}
+
+impl Drop for NotifyPipe {
+    fn drop(&mut self) {
+        self.vanish();
+    }
+}
+
+struct Service(Arc<Shared>);
+
+impl Service {
+    async fn answer(&self, received: Received) -> Result<Reply<Response>, Status> {
+        let behaviour = self.0.behaviour.lock().unwrap().clone();
+        let record = || self.0.received.send_modify(|all| all.push(received));
+        let taken = Ok(Reply::new(Response { success: true, message: String::new() }));
+        match behaviour {
+            Behaviour::Takes => {
+                record();
+                taken
+            }
+            Behaviour::Slow(time) => {
+                record();
+                tokio::time::sleep(time).await;
+                taken
+            }
+            Behaviour::Fails(code) => Err(Status::new(code, "the double was told to fail")),
+            Behaviour::Refuses(message) => Ok(Reply::new(Response { success: false, message })),
+            Behaviour::Vanishes => {
+                record();
+                std::future::pending().await
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl NotifyInfo for Service {
+    async fn info(&self, _: Request<NotifyInfoRequest>) -> Result<Reply<NotifyInfoResponse>, Status> {
+        let supported_notify_versions = self.0.versions.lock().unwrap().clone();
+        Ok(Reply::new(NotifyInfoResponse { supported_notify_versions }))
+    }
+}
+
+#[tonic::async_trait]
+impl Notify for Service {
+    async fn handle_domain_event(&self, request: Request<DomainEventRequest>) -> Result<Reply<Response>, Status> {
+        let DomainEventRequest { domain_json, status_json, event_type } = request.into_inner();
+        assert!(status_json.is_empty());
+        match serde_json::from_slice(&domain_json) {
+            Ok(domain) => self.answer(Received::Domain { event_type, domain }).await,
+            Err(error) => Ok(Reply::new(Response { success: false, message: error.to_string() })),
+        }
+    }
+
+    async fn handle_k8s_event(&self, request: Request<K8sEventRequest>) -> Result<Reply<Response>, Status> {
+        match serde_json::from_slice(&request.into_inner().event_json) {
+            Ok(event) => self.answer(Received::K8s(event)).await,
+            Err(error) => {
+                let message = format!("Error unmarshalling k8s event: {error}");
+                Ok(Reply::new(Response { success: false, message }))
+            }
+        }
+    }
+}
+
+/// How the double behaves as a controller of the VM.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The VMI that its calls carry.
+    pub vmi_json: Vec<u8>,
+    /// For the launcher's socket to appear.
+    pub launcher: Duration,
+    /// How often `ShutdownVirtualMachine` is repeated; the original does so every 5 s at most.
+    pub shutdown_repeat: Duration,
+    /// From the first shutdown to `KillVirtualMachine`; the original takes it from the domain's metadata, plus a little.
+    pub grace: Duration,
+}
+
+impl Options {
+    pub fn new(vmi_json: impl Into<Vec<u8>>) -> Self {
+        Options {
+            vmi_json: vmi_json.into(),
+            launcher: Duration::from_secs(30),
+            shutdown_repeat: Duration::from_secs(5),
+            grace: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A virt-handler for one VM.
+pub struct VirtHandler {
+    /// What it is told; the socket appears once the launcher was reached.
+    pub pipe: NotifyPipe,
+    /// Who called `listen` on the launcher's socket.
+    pub launcher_pid: i32,
+    calls: Arc<Mutex<Vec<&'static str>>>,
+    runtime: Option<Runtime>,
+}
+
+impl VirtHandler {
+    /// Finds the launcher whose share directory is `share`, then begins to watch and to react.
+    ///
+    /// Blocks until the launcher's socket has its final name, so it must not be called inside a runtime.
+    pub fn attach(share: &Path, options: Options) -> Self {
+        let socket = share.join("sockets/launcher-sock");
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let launcher_pid = super::wait_for("the launcher's socket", options.launcher, || {
+            runtime.block_on(peer_pid(&socket)).map_err(|error| format!("{}: {error}", socket.display()))
+        });
+        assert_ne!(launcher_pid, 0, "the launcher must listen in a PID namespace that virt-handler sees");
+        let pipe = NotifyPipe::present(share);
+        let calls = Arc::default();
+        runtime.spawn(reconcile(socket, pipe.watch(), options, Arc::clone(&calls)));
+        VirtHandler { pipe, launcher_pid, calls, runtime: Some(runtime) }
+    }
+
+    /// The calls that it made on its own.
+    pub fn calls(&self) -> Vec<&'static str> {
+        self.calls.lock().unwrap().clone()
+    }
+}
+
+impl Drop for VirtHandler {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Connects, reads `SO_PEERCRED` and closes without a byte, as virt-handler does all the time.
+pub async fn peer_pid(socket: &Path) -> std::io::Result<i32> {
+    let stream = UnixStream::connect(socket).await?;
+    stream.peer_cred()?.pid().ok_or_else(|| std::io::Error::other("no pid in SO_PEERCRED"))
+}
+
+/// What virt-handler reads out of a domain document.
+struct Seen {
+    deleted: bool,
+    status: String,
+    reason: String,
+    marked: bool,
+}
+
+fn seen(domain: &Value) -> Seen {
+    let text = |pointer: &str| domain.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let grace = "/Spec/Metadata/KubeVirt/GracePeriod/MarkedForGracefulShutdown";
+    Seen {
+        deleted: domain.pointer("/ObjectMeta/deletionTimestamp").is_some_and(|at| !at.is_null()),
+        status: text("/Status/Status"),
+        reason: text("/Status/Reason"),
+        marked: domain.pointer(grace) == Some(&Value::Bool(true)),
+    }
+}
+
+async fn reconcile(
+    socket: PathBuf,
+    mut received: watch::Receiver<Vec<Received>>,
+    options: Options,
+    calls: Arc<Mutex<Vec<&'static str>>>,
+) {
+    let mut first_shutdown: Option<Instant> = None;
+    loop {
+        let latest = received.borrow_and_update().iter().rev().find_map(|event| match event {
+            Received::Domain { domain, .. } => Some(seen(domain)),
+            Received::K8s(_) => None,
+        });
+        let mut look_again = None;
+        if let Some(Seen { deleted, status, reason, marked }) = latest {
+            let final_state =
+                (status == "Shutoff" && !matches!(reason.as_str(), "" | "Unknown")) || status == "Crashed";
+            if deleted {
+                return;
+            } else if final_state {
+                call(&socket, &options, &calls, "DeleteVirtualMachine").await;
+            } else if marked && matches!(status.as_str(), "Running" | "Paused" | "Blocked" | "ShuttingDown") {
+                let since = *first_shutdown.get_or_insert_with(Instant::now);
+                let rpc =
+                    if since.elapsed() >= options.grace { "KillVirtualMachine" } else { "ShutdownVirtualMachine" };
+                call(&socket, &options, &calls, rpc).await;
+                let left = options.grace.saturating_sub(since.elapsed()).max(Duration::from_millis(100));
+                look_again = Some(options.shutdown_repeat.min(left));
+            }
+        }
+        let wait = look_again.unwrap_or(Duration::from_secs(3600));
+        match tokio::time::timeout(wait, received.changed()).await {
+            Ok(Ok(())) | Err(_) => {}
+            Ok(Err(_)) => return,
+        }
+    }
+}
+
+async fn call(socket: &Path, options: &Options, calls: &Mutex<Vec<&'static str>>, rpc: &'static str) {
+    calls.lock().unwrap().push(rpc);
+    let Ok(mut client) = client::connect(socket, client::deadline::SHORT).await else { return };
+    let client: &mut CmdClient<Channel> = &mut client;
+    let request = VmiRequest { vmi: Some(Vmi { vmi_json: options.vmi_json.clone() }), options: None };
+    // Like the original it looks at the domain's state, not at the reply, to know what to do next.
+    let _ = match rpc {
+        "ShutdownVirtualMachine" => client.shutdown_virtual_machine(request).await,
+        "KillVirtualMachine" => client.kill_virtual_machine(request).await,
+        "DeleteVirtualMachine" => client.delete_virtual_machine(request).await,
+        other => panic!("the double makes no call {other}"),
+    };
+}
