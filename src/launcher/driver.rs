@@ -1,0 +1,279 @@
+//! The one task that changes the VM: others send it requests, libvirt sends it events.
+//!
+//! What the reader can rely on: at most one of Sync, Pause, Unpause and Shutdown runs at a time, in the order of arrival
+//! (contract/cmd-server.md 3.4); Reset, SoftReboot, Kill and Delete pass them by, so that a stuck operation cannot block
+//! a stop. Work that has begun goes on when its caller has gone; work that has not begun is then left.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use super::boot::Boot;
+use super::operations::{self, Vm};
+use super::publisher::{Cause, Publications};
+use crate::cmd::{self, Action, Answer, Failure};
+use crate::libvirt::{Event, Lifecycle};
+
+/// Requests that may wait for the driver before callers are refused.
+const WAITING: usize = 64;
+
+/// `virDomainEventType` started.
+const STARTED: i32 = 2;
+/// `virDomainEventType` defined.
+const DEFINED: i32 = 0;
+
+struct Request {
+    action: Action,
+    reply: oneshot::Sender<Result<(), Failure>>,
+}
+
+/// The driver's door, held by the command service.
+#[derive(Clone)]
+pub struct DriverHandle {
+    requests: mpsc::Sender<Request>,
+    publications: Publications,
+    version: watch::Receiver<Option<String>>,
+}
+
+impl cmd::Driver for DriverHandle {
+    fn perform(&self, action: Action) -> Answer<()> {
+        let rpc = action.rpc();
+        let (reply, answer) = oneshot::channel();
+        let sent = self.requests.try_send(Request { action, reply });
+        Box::pin(async move {
+            sent.map_err(|_| Failure::text(format!("{rpc}: too many requests are waiting for the VM")))?;
+            match answer.await {
+                Ok(result) => result,
+                Err(_) => Err(Failure::text(format!("{rpc} ended without an answer, see the launcher's log"))),
+            }
+        })
+    }
+
+    fn domain(&self) -> Result<Option<Arc<str>>, Failure> {
+        Ok(self.publications.published.borrow().json.clone())
+    }
+
+    fn hypervisor_version(&self) -> Result<String, Failure> {
+        self.version.borrow().clone().ok_or_else(|| Failure::text("the hypervisor's version is not known yet"))
+    }
+}
+
+/// What the driver publishes for the main line.
+#[derive(Debug, Clone)]
+pub struct Signs {
+    /// libvirt knows a domain.
+    pub defined: watch::Sender<bool>,
+    /// This pod was told to leave.
+    pub leave_early: watch::Sender<bool>,
+    /// The hypervisor's version, once libvirt has told it.
+    pub version: watch::Sender<Option<String>>,
+}
+
+impl Default for Signs {
+    fn default() -> Self {
+        Signs { defined: watch::Sender::new(false), leave_early: watch::Sender::new(false), version: watch::Sender::new(None) }
+    }
+}
+
+/// The driver's means.
+pub struct Driver {
+    vm: Vm,
+    boot: Arc<Boot>,
+    publications: Publications,
+    signs: Signs,
+    /// This pod's name (`POD_NAME`).
+    pod_name: Option<String>,
+    /// Between two attempts to reconnect.
+    reconnect_pause: Duration,
+    requests: mpsc::Receiver<Request>,
+    events: mpsc::UnboundedReceiver<Event>,
+    running: JoinSet<Turn>,
+    exclusive: bool,
+    waiting: VecDeque<Request>,
+}
+
+/// What ended: an operation that others wait for, one that nobody waits for, or a reconnect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Exclusive,
+    Free,
+    Reconnected,
+}
+
+fn turn_of(action: &Action) -> Turn {
+    match action {
+        Action::Sync(_) | Action::Pause(_) | Action::Unpause(_) | Action::Shutdown(_) => Turn::Exclusive,
+        Action::Reset(_)
+        | Action::SoftReboot(_)
+        | Action::Kill(_)
+        | Action::Delete(_)
+        | Action::SignalTargetPodCleanup { .. } => Turn::Free,
+    }
+}
+
+impl Driver {
+    /// A driver and its door. `events` are those of the VM's connection.
+    pub fn new(
+        vm: Vm,
+        boot: Boot,
+        publications: Publications,
+        signs: Signs,
+        events: mpsc::UnboundedReceiver<Event>,
+        pod_name: Option<String>,
+        reconnect_pause: Duration,
+    ) -> (Self, DriverHandle) {
+        let (sender, requests) = mpsc::channel(WAITING);
+        let handle = DriverHandle {
+            requests: sender,
+            publications: publications.clone(),
+            version: signs.version.subscribe(),
+        };
+        let driver = Driver {
+            vm,
+            boot: Arc::new(boot),
+            publications,
+            signs,
+            pod_name,
+            reconnect_pause,
+            requests,
+            events,
+            running: JoinSet::new(),
+            exclusive: false,
+            waiting: VecDeque::new(),
+        };
+        (driver, handle)
+    }
+
+    /// Runs until every door is gone.
+    pub async fn run(mut self) {
+        loop {
+            tokio::select! {
+                request = self.requests.recv() => match request {
+                    Some(request) => self.admit(request),
+                    None => return,
+                },
+                Some(event) = self.events.recv() => self.on_event(event),
+                Some(ended) = self.running.join_next() => self.on_end(ended),
+            }
+        }
+    }
+
+    fn admit(&mut self, request: Request) {
+        match turn_of(&request.action) {
+            Turn::Exclusive if self.exclusive => self.waiting.push_back(request),
+            turn @ (Turn::Exclusive | Turn::Free | Turn::Reconnected) => self.start(turn, request),
+        }
+    }
+
+    fn start(&mut self, turn: Turn, request: Request) {
+        self.exclusive |= turn == Turn::Exclusive;
+        let (vm, boot, publications) = (self.vm.clone(), self.boot.clone(), self.publications.clone());
+        let (signs, pod_name) = (self.signs.clone(), self.pod_name.clone());
+        let Request { action, reply } = request;
+        self.running.spawn(async move {
+            let rpc = action.rpc();
+            let result = match action {
+                Action::Sync(sync) => boot.sync(&vm, *sync, &signs.defined).await,
+                Action::Pause(vmi) => operations::pause(&vm, &vmi).await,
+                Action::Unpause(vmi) => operations::unpause(&vm, &vmi).await,
+                Action::Reset(_) => operations::reset(&vm).await,
+                Action::SoftReboot(vmi) => operations::soft_reboot(&vm, &vmi).await,
+                Action::Shutdown(_) => operations::shutdown(&vm).await,
+                Action::Kill(_) => operations::kill(&vm).await,
+                Action::Delete(_) => operations::delete(&vm).await,
+                Action::SignalTargetPodCleanup { target_pod } => {
+                    if !target_pod.is_empty() && pod_name.as_deref() == Some(target_pod.as_str()) {
+                        signs.leave_early.send_replace(true);
+                    }
+                    Ok(())
+                }
+            };
+            match &result {
+                // Who asks GetDomain after this answer sees what it did.
+                Ok(()) => publications.refreshed().await,
+                Err(failure) => tracing::warn!("{rpc}: {}", failure.message()),
+            }
+            // A caller that is gone will ask again.
+            let _ = reply.send(result);
+            turn
+        });
+    }
+
+    fn on_end(&mut self, ended: Result<Turn, tokio::task::JoinError>) {
+        match ended {
+            Ok(Turn::Free) => return,
+            Ok(Turn::Reconnected) => {
+                self.publications.look(Cause::Reconnected);
+                self.vm.tracker.look();
+                return;
+            }
+            Ok(Turn::Exclusive) => {}
+            Err(error) => tracing::error!(reason = %error, "an operation on the VM ended unexpectedly"),
+        }
+        self.exclusive = false;
+        while let Some(next) = self.waiting.pop_front() {
+            if !next.reply.is_closed() {
+                return self.admit(next);
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Lifecycle(domain, lifecycle) => {
+                if domain == self.vm.domain {
+                    self.on_lifecycle(lifecycle);
+                }
+            }
+            Event::Agent(domain, _)
+            | Event::DeviceAdded(domain)
+            | Event::DeviceRemoved(domain, _)
+            | Event::JobCompleted(domain)
+            | Event::MemoryDeviceSize(domain) => {
+                if domain == self.vm.domain {
+                    self.publications.look(Cause::Changed);
+                }
+            }
+            Event::Closed(generation, reason) => {
+                if self.vm.connection.closed(generation, reason) {
+                    tracing::warn!("lost the connection to libvirt: {reason}");
+                }
+                if !self.vm.connection.is_open() {
+                    self.reconnect();
+                }
+            }
+        }
+    }
+
+    fn on_lifecycle(&mut self, lifecycle: Lifecycle) {
+        match lifecycle.event {
+            DEFINED => {
+                self.signs.defined.send_replace(true);
+            }
+            STARTED => {
+                self.vm.tracker.look();
+            }
+            _ => {}
+        }
+        self.publications.look(Cause::Lifecycle(lifecycle));
+    }
+
+    fn reconnect(&mut self) {
+        let (connection, pause) = (self.vm.connection.clone(), self.reconnect_pause);
+        self.running.spawn(async move {
+            let mut told = false;
+            while let Err(error) = connection.connect().await {
+                if !told {
+                    tracing::warn!("cannot reconnect to libvirt yet: {error}");
+                    told = true;
+                }
+                tokio::time::sleep(pause).await;
+            }
+            tracing::info!("connected to libvirt again");
+            Turn::Reconnected
+        });
+    }
+}

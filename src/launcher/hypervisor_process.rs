@@ -1,0 +1,107 @@
+//! The hypervisor's process: found once through libvirt's pid file, then watched through a pidfd.
+
+use std::path::{Path, PathBuf};
+
+use tokio::sync::watch;
+
+use crate::process::{PidFd, find_by_command_prefix, read_pid_file};
+
+/// What is known of the hypervisor's process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HypervisorProcess {
+    /// Not seen yet.
+    Unknown,
+    /// Alive under this pid.
+    Running(i32),
+    /// It was alive and has ended.
+    Gone,
+}
+
+/// Where a hypervisor's process is looked for.
+#[derive(Debug, Clone)]
+pub struct Search {
+    /// libvirt's pid file, `<pidDir>/<domain>.pid` (contract/lifecycle.md 4.6).
+    pub pid_file: PathBuf,
+    /// Executable name prefixes from the catalogue, for a daemon that keeps its pid files elsewhere.
+    pub command_prefixes: Vec<String>,
+}
+
+impl Search {
+    /// The pid of the running hypervisor: from the pid file, else the one process whose executable's name fits.
+    pub fn find(&self) -> Option<i32> {
+        match read_pid_file(&self.pid_file) {
+            Ok(pid) => Some(pid),
+            Err(error) => {
+                tracing::debug!("{error}");
+                find_by_command_prefix(&self.command_prefixes, None).first().map(|found| found.pid)
+            }
+        }
+    }
+}
+
+/// Publishes the process's life. `look` is cheap and may be called at every hint that there may be one now.
+#[derive(Debug, Clone)]
+pub struct Tracker {
+    domain: String,
+    search: Search,
+    state: watch::Sender<HypervisorProcess>,
+}
+
+impl Tracker {
+    /// A tracker that has not looked yet. `domain` is libvirt's name, for the log.
+    pub fn new(domain: String, search: Search) -> Self {
+        Tracker { domain, search, state: watch::Sender::new(HypervisorProcess::Unknown) }
+    }
+
+    /// The process's state and its changes.
+    pub fn subscribe(&self) -> watch::Receiver<HypervisorProcess> {
+        self.state.subscribe()
+    }
+
+    /// The pid while the process lives.
+    pub fn pid(&self) -> Option<i32> {
+        match *self.state.borrow() {
+            HypervisorProcess::Running(pid) => Some(pid),
+            HypervisorProcess::Unknown | HypervisorProcess::Gone => None,
+        }
+    }
+
+    /// Looks for the process unless it is known. Returns whether it is known now.
+    pub fn look(&self) -> bool {
+        if *self.state.borrow() != HypervisorProcess::Unknown {
+            return true;
+        }
+        let Some(pid) = self.search.find() else { return false };
+        let pidfd = match PidFd::open(pid) {
+            Ok(pidfd) => pidfd,
+            Err(error) => {
+                tracing::warn!("{error}");
+                return false;
+            }
+        };
+        let claimed = self.state.send_if_modified(|state| {
+            let first = *state == HypervisorProcess::Unknown;
+            if first {
+                *state = HypervisorProcess::Running(pid);
+            }
+            first
+        });
+        if claimed {
+            // Tests of the original wait for this line (contract/lifecycle.md 5.4).
+            tracing::info!("Found PID for {}: {pid}", self.domain);
+            let state = self.state.clone();
+            tokio::spawn(async move {
+                if let Err(error) = pidfd.exited().await {
+                    tracing::error!(reason = %error, "cannot watch the hypervisor with pid {pid}");
+                }
+                state.send_replace(HypervisorProcess::Gone);
+            });
+        }
+        true
+    }
+}
+
+/// The pid file of a domain.
+pub fn pid_file(pid_dir: &Path, domain: &str) -> PathBuf {
+    pid_dir.join(format!("{domain}.pid"))
+}

@@ -1,0 +1,152 @@
+//! What each order does to the VM (contract/cmd-server.md 4.1), one function each. The driver decides when.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::hypervisor_process::Tracker;
+use super::metadata::MetadataCache;
+use crate::cmd::Failure;
+use crate::domain::Time;
+use crate::libvirt::{Connection, Error, code, flags};
+use crate::vmi::VirtualMachineInstance;
+
+/// `virDomainState` values.
+pub mod state {
+    /// No state.
+    pub const NOSTATE: i32 = 0;
+    /// Running.
+    pub const RUNNING: i32 = 1;
+    /// Paused.
+    pub const PAUSED: i32 = 3;
+    /// Being shut down.
+    pub const SHUTDOWN: i32 = 4;
+    /// Shut off.
+    pub const SHUTOFF: i32 = 5;
+    /// Crashed.
+    pub const CRASHED: i32 = 6;
+
+    /// Not there or not alive: a sync may start the domain.
+    pub fn is_down(state: i32) -> bool {
+        matches!(state, NOSTATE | SHUTDOWN | SHUTOFF | CRASHED)
+    }
+}
+
+/// UIDs of VMIs that were paused on purpose, which a sync therefore does not resume.
+#[derive(Debug, Clone, Default)]
+pub struct PausedSet(Arc<Mutex<HashSet<String>>>);
+
+impl PausedSet {
+    /// Adds a VMI.
+    pub fn insert(&self, uid: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned());
+    }
+
+    /// Removes a VMI.
+    pub fn remove(&self, uid: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+
+    /// Whether the VMI was paused on purpose.
+    pub fn contains(&self, uid: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(uid)
+    }
+}
+
+/// The one VM, as operations see it. Clones share everything.
+#[derive(Clone)]
+pub struct Vm {
+    /// libvirt's name.
+    pub domain: String,
+    /// The connection to libvirt.
+    pub connection: Connection,
+    /// What is remembered of the VM.
+    pub metadata: MetadataCache,
+    /// VMIs paused on purpose.
+    pub paused: PausedSet,
+    /// The hypervisor's process.
+    pub tracker: Tracker,
+}
+
+/// PauseVirtualMachine.
+pub async fn pause(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+    if known_state(vm).await? == state::RUNNING {
+        vm.connection.suspend(&vm.domain).await?;
+        vm.paused.insert(&vmi.metadata.uid);
+    }
+    Ok(())
+}
+
+/// UnpauseVirtualMachine.
+pub async fn unpause(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+    if known_state(vm).await? == state::PAUSED {
+        vm.connection.resume(&vm.domain).await?;
+        vm.paused.remove(&vmi.metadata.uid);
+        super::guest_time::synchronise(vm);
+    }
+    Ok(())
+}
+
+async fn known_state(vm: &Vm) -> Result<i32, Failure> {
+    match vm.connection.state(&vm.domain).await {
+        Ok((state, _reason)) => Ok(state),
+        Err(error) if error.is_no_domain() => Err(Failure::text("Domain not found.")),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// ResetVirtualMachine.
+pub async fn reset(vm: &Vm) -> Result<(), Failure> {
+    Ok(vm.connection.reset(&vm.domain).await?)
+}
+
+/// SoftRebootVirtualMachine.
+pub async fn soft_reboot(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+    let flags = match (vmi.has_condition("AgentConnected"), vmi.acpi_enabled()) {
+        (true, _) => flags::DOMAIN_REBOOT_AGENT,
+        (false, true) => flags::DOMAIN_REBOOT_ACPI,
+        (false, false) => {
+            return Err(Failure::text("VMI neither have the agent connected nor the ACPI feature enabled"));
+        }
+    };
+    match vm.connection.reboot(&vm.domain, flags).await {
+        Err(error) if error.code() == Some(code::AGENT_UNRESPONSIVE) => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+/// ShutdownVirtualMachine: asks the guest, and records when it was asked first.
+pub async fn shutdown(vm: &Vm) -> Result<(), Failure> {
+    let Some((now, _reason)) = absent_is_fine(vm.connection.state(&vm.domain).await)? else { return Ok(()) };
+    if matches!(now, state::RUNNING | state::PAUSED) {
+        if absent_is_fine(vm.connection.shutdown(&vm.domain).await)?.is_none() {
+            return Ok(());
+        }
+        vm.metadata.edit(|metadata| {
+            metadata.grace_period.get_or_insert_default().deletion_timestamp.get_or_insert_with(Time::now);
+        });
+    }
+    Ok(())
+}
+
+/// KillVirtualMachine.
+pub async fn kill(vm: &Vm) -> Result<(), Failure> {
+    let Some((now, _reason)) = absent_is_fine(vm.connection.state(&vm.domain).await)? else { return Ok(()) };
+    if matches!(now, state::RUNNING | state::PAUSED | state::SHUTDOWN) {
+        absent_is_fine(vm.connection.destroy(&vm.domain, flags::DOMAIN_DESTROY_GRACEFUL).await)?;
+    }
+    Ok(())
+}
+
+/// DeleteVirtualMachine.
+pub async fn delete(vm: &Vm) -> Result<(), Failure> {
+    absent_is_fine(vm.connection.undefine(&vm.domain, flags::DOMAIN_UNDEFINE).await)?;
+    Ok(())
+}
+
+fn absent_is_fine<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_no_domain() => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,227 @@
+//! The one writer of the published state: it looks at the domain whenever there is a cause, publishes what GetDomain
+//! answers and hands virt-handler's next notification to the outbox (contract/notify.md 5.1).
+//!
+//! What the reader can rely on: causes are never dropped. While libvirt cannot be asked they are kept and added up, and
+//! the look happens when the connection is back. Many causes at once make one look.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::metadata::MetadataCache;
+use super::notification::Wanted;
+use crate::domain::{Domain, DomainSpec, ObjectMeta, Status, Time};
+use crate::libvirt::{Connection, DomainSnapshot, Lifecycle};
+use crate::notify::{EventType, Outbox};
+
+/// Why the publisher should look.
+#[derive(Debug)]
+pub enum Cause {
+    /// A lifecycle event of libvirt.
+    Lifecycle(Lifecycle),
+    /// Anything else that may have changed the live XML: device and agent events, the end of an operation.
+    Changed,
+    /// A reader wants to see now what an operation has just done; nobody else is told. The sender is dropped when the
+    /// state is published.
+    Refresh(oneshot::Sender<()>),
+    /// The connection to libvirt is new; whatever happened meanwhile has to be seen now.
+    Reconnected,
+}
+
+/// The state that readers see without asking libvirt.
+#[derive(Debug, Clone, Default)]
+pub struct Published {
+    /// The document that GetDomain answers; absent while libvirt knows no domain.
+    pub domain: Option<Arc<Domain>>,
+    /// The same as JSON.
+    pub json: Option<Arc<str>>,
+}
+
+/// Who the VM is, as the pod was told.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// libvirt's name, `<namespace>_<name>`.
+    pub domain: String,
+    /// VMI namespace.
+    pub namespace: String,
+    /// VMI name.
+    pub name: String,
+    /// VMI UID (`--uid`).
+    pub uid: String,
+}
+
+/// The publisher's means and its outputs.
+pub struct Publisher {
+    identity: Identity,
+    connection: Connection,
+    metadata: MetadataCache,
+    outbox: Outbox,
+    causes: mpsc::UnboundedReceiver<Cause>,
+    published: watch::Sender<Published>,
+    /// Generation of the notification that told the deletion.
+    deletion: watch::Sender<Option<u64>>,
+    /// How long to wait before a look that failed is repeated, unless the connection comes back before.
+    retry: Duration,
+    /// Whether libvirt has ever shown a domain: before that there is nothing to tell.
+    seen: bool,
+}
+
+/// The publisher's end that others hold.
+#[derive(Clone)]
+pub struct Publications {
+    causes: mpsc::UnboundedSender<Cause>,
+    /// What readers see.
+    pub published: watch::Receiver<Published>,
+    /// The generation under which the deletion was handed to the outbox.
+    pub deletion: watch::Receiver<Option<u64>>,
+}
+
+impl Publications {
+    /// Asks for a look. Never blocks.
+    pub fn look(&self, cause: Cause) {
+        // A publisher that has ended has nobody left to tell.
+        let _ = self.causes.send(cause);
+    }
+
+    /// Waits until the published state is not older than this call, as far as libvirt answers.
+    pub async fn refreshed(&self) {
+        let (sender, published) = oneshot::channel();
+        self.look(Cause::Refresh(sender));
+        // Ends with the sender; it is never used to send.
+        let _ = published.await;
+    }
+}
+
+/// What is due at the next look.
+#[derive(Default)]
+struct Due {
+    /// What virt-handler is to be told, if anything.
+    told: Option<Wanted>,
+    /// Readers that wait for it.
+    readers: Vec<oneshot::Sender<()>>,
+}
+
+impl Due {
+    fn tell(&mut self, wanted: Wanted) {
+        self.told = Some(self.told.unwrap_or_default().and(wanted));
+    }
+
+    fn add(&mut self, cause: Cause) {
+        match cause {
+            Cause::Lifecycle(lifecycle) => self.tell(Wanted::from_lifecycle(lifecycle)),
+            Cause::Changed => self.tell(Wanted::default()),
+            // An UNDEFINED or STOPPED may have been missed; if the domain is gone now, it was deleted.
+            Cause::Reconnected => self.tell(Wanted { added: false, deletion_if_gone: true }),
+            Cause::Refresh(reader) => self.readers.push(reader),
+        }
+    }
+}
+
+impl Publisher {
+    /// A publisher and the handle by which it is asked.
+    pub fn new(
+        identity: Identity,
+        connection: Connection,
+        metadata: MetadataCache,
+        outbox: Outbox,
+        retry: Duration,
+    ) -> (Self, Publications) {
+        let (sender, causes) = mpsc::unbounded_channel();
+        let (published, deletion) = (watch::Sender::new(Published::default()), watch::Sender::new(None));
+        let publications =
+            Publications { causes: sender, published: published.subscribe(), deletion: deletion.subscribe() };
+        let publisher =
+            Publisher { identity, connection, metadata, outbox, causes, published, deletion, retry, seen: false };
+        (publisher, publications)
+    }
+
+    /// Runs until every `Publications` is gone.
+    pub async fn run(mut self) {
+        let mut due = Due::default();
+        loop {
+            tokio::select! {
+                cause = self.causes.recv() => match cause {
+                    Some(cause) => due.add(cause),
+                    None => return,
+                },
+                () = self.metadata.changed() => due.tell(Wanted::default()),
+                // A daemon that hung and woke up again gives no sign of it.
+                () = tokio::time::sleep(self.retry), if due.told.is_some() => {}
+            }
+            while let Ok(cause) = self.causes.try_recv() {
+                due.add(cause);
+            }
+            match self.connection.snapshot(&self.identity.domain).await {
+                Ok(snapshot) => self.publish(due.told.take(), Some(snapshot)),
+                Err(error) if error.is_no_domain() => self.publish(due.told.take(), None),
+                Err(error) => tracing::warn!("the domain's state cannot be read now, its notification waits: {error}"),
+            }
+            due.readers.clear();
+        }
+    }
+
+    /// Publishes one look; no snapshot means that libvirt knows no domain, nothing `wanted` that nobody is to be told.
+    fn publish(&mut self, wanted: Option<Wanted>, snapshot: Option<DomainSnapshot>) {
+        if snapshot.is_none() && !self.seen {
+            return;
+        }
+        self.seen = true;
+        let metadata = self.metadata.snapshot();
+        let gone = snapshot.is_none();
+        let mut document = Domain {
+            object_meta: ObjectMeta {
+                name: self.identity.name.clone(),
+                namespace: self.identity.namespace.clone(),
+                ..ObjectMeta::default()
+            },
+            ..Domain::default()
+        };
+        let mut told_uid = self.identity.uid.clone();
+        match snapshot {
+            None => {
+                document.status = Status::non_existent();
+                document.spec.metadata.kubevirt.uid.clone_from(&self.identity.uid);
+                self.published.send_replace(Published::default());
+            }
+            Some(DomainSnapshot { state, reason, xml }) => {
+                document.status = Status::from_libvirt(state, reason);
+                match xml.as_deref().map(DomainSpec::from_xml) {
+                    Some(Ok(spec)) => {
+                        document.spec = spec;
+                        told_uid.clone_from(&metadata.uid);
+                    }
+                    Some(Err(error)) => tracing::error!(reason = %error, "libvirt's domain XML cannot be read"),
+                    None => {}
+                }
+                document.spec.metadata.kubevirt = metadata;
+                self.publish_document(&document);
+            }
+        }
+        let Some(wanted) = wanted else { return };
+        document.object_meta.uid = told_uid;
+        let deleted = gone && (wanted.deletion_if_gone || self.deletion.borrow().is_some());
+        if deleted {
+            document.object_meta.deletion_timestamp = Some(Time::now());
+        }
+        let kind = if wanted.added { EventType::Added } else { EventType::Modified };
+        let generation = self.outbox.domain_event(kind, Arc::new(document));
+        if deleted {
+            self.deletion.send_if_modified(|first| {
+                let new = first.is_none();
+                first.get_or_insert(generation);
+                new
+            });
+        }
+    }
+
+    fn publish_document(&self, document: &Domain) {
+        match serde_json::to_string(document) {
+            Ok(json) => {
+                let domain = Some(Arc::new(document.clone()));
+                self.published.send_replace(Published { domain, json: Some(json.into()) });
+            }
+            Err(error) => tracing::error!(reason = %error, "the domain document cannot be written as JSON"),
+        }
+    }
+}

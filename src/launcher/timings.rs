@@ -1,0 +1,38 @@
+//! Every wait of the launcher in one value, so that tests can shorten them.
+
+use std::time::Duration;
+
+use crate::libvirt::Deadlines;
+
+/// How long the launcher waits for what.
+#[derive(Debug, Clone, Copy)]
+pub struct Timings {
+    /// Calls into libvirt.
+    pub libvirt: Deadlines,
+    /// From the start of the daemon to an open connection (contract/lifecycle.md 3.1 step 10).
+    pub connect: Duration,
+    /// Between two attempts to reconnect to a daemon that runs; libvirt cannot tell when it is ready again.
+    pub reconnect_pause: Duration,
+    /// How long the final notification may take before the VM is killed (contract/lifecycle.md 8.3).
+    pub final_notification: Duration,
+    /// How long it may take after that.
+    pub final_notification_after_kill: Duration,
+    /// Between two attempts to end the VM once the grace period is over (contract/lifecycle.md 7.1).
+    pub kill_retry: Duration,
+    /// How long the daemons and the server may take to stop.
+    pub stop: Duration,
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        Timings {
+            libvirt: Deadlines::default(),
+            connect: Duration::from_secs(15),
+            reconnect_pause: Duration::from_millis(200),
+            final_notification: Duration::from_secs(15),
+            final_notification_after_kill: Duration::from_secs(30),
+            kill_retry: Duration::from_secs(1),
+            stop: Duration::from_secs(1),
+        }
+    }
+}
