@@ -40,10 +40,7 @@ impl Wanted {
 
     /// Both causes in one notification.
     pub fn and(self, later: Self) -> Self {
-        Wanted {
-            added: self.added || later.added,
-            deletion_if_gone: self.deletion_if_gone || later.deletion_if_gone,
-        }
+        Wanted { added: self.added || later.added, deletion_if_gone: self.deletion_if_gone || later.deletion_if_gone }
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::metadata::MetadataCache;
 use super::notification::Wanted;
-use crate::domain::{Domain, DomainSpec, ObjectMeta, Status, Time};
+use crate::domain::{Domain, DomainSpec, DomainStatus, LifeCycle, ObjectMeta, StateReason, Time};
 use crate::libvirt::{Connection, DomainSnapshot, Lifecycle};
 use crate::notify::{EventType, Outbox};
 
@@ -180,12 +180,17 @@ impl Publisher {
         let mut told_uid = self.identity.uid.clone();
         match snapshot {
             None => {
-                document.status = Status::non_existent();
+                document.status.reason = StateReason::NonExistent;
                 document.spec.metadata.kubevirt.uid.clone_from(&self.identity.uid);
                 self.published.send_replace(Published::default());
             }
             Some(DomainSnapshot { state, reason, xml }) => {
-                document.status = Status::from_libvirt(state, reason);
+                let status = LifeCycle::from_libvirt(state);
+                document.status = DomainStatus {
+                    status,
+                    reason: StateReason::from_libvirt(status, reason),
+                    ..DomainStatus::default()
+                };
                 match xml.as_deref().map(DomainSpec::from_xml) {
                     Some(Ok(spec)) => {
                         document.spec = spec;
@@ -205,7 +210,8 @@ impl Publisher {
             document.object_meta.deletion_timestamp = Some(Time::now());
         }
         let kind = if wanted.added { EventType::Added } else { EventType::Modified };
-        let generation = self.outbox.domain_event(kind, Arc::new(document));
+        let Some(json) = as_json(&document) else { return };
+        let generation = self.outbox.domain_event(kind, json);
         if deleted {
             self.deletion.send_if_modified(|first| {
                 let new = first.is_none();
@@ -216,12 +222,18 @@ impl Publisher {
     }
 
     fn publish_document(&self, document: &Domain) {
-        match serde_json::to_string(document) {
-            Ok(json) => {
-                let domain = Some(Arc::new(document.clone()));
-                self.published.send_replace(Published { domain, json: Some(json.into()) });
-            }
-            Err(error) => tracing::error!(reason = %error, "the domain document cannot be written as JSON"),
+        if let Some(json) = as_json(document) {
+            self.published.send_replace(Published { domain: Some(Arc::new(document.clone())), json: Some(json) });
+        }
+    }
+}
+
+fn as_json(document: &Domain) -> Option<Arc<str>> {
+    match serde_json::to_string(document) {
+        Ok(json) => Some(json.into()),
+        Err(error) => {
+            tracing::error!(reason = %error, "the domain document cannot be written as JSON");
+            None
         }
     }
 }

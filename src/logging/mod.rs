@@ -1,1 +1,45 @@
-//! Log lines in KubeVirt's JSON form (contract/lifecycle.md 5).
+//! Log lines in KubeVirt's JSON form (contract/lifecycle.md 5): one object per line on standard error, keys in
+//! alphabetical order, one write per line.
+//!
+//! `Record` is the line itself and needs nothing but memory for its text, so that PID 1 can use it; `init` arranges that
+//! `tracing` events become records.
+
+mod layer;
+mod record;
+
+pub use layer::init;
+pub use record::{Level, Record, timestamp, timestamp_now};
+
+/// The environment variable that overrides `-v` (contract/lifecycle.md 2.4).
+pub const VERBOSITY_VARIABLE: &str = "VIRT_LAUNCHER_LOG_VERBOSITY";
+
+/// The verbosity of an ordinary info line.
+pub const DEFAULT_VERBOSITY: i32 = 2;
+
+/// The verbosity in force: the environment's, unless it is absent, negative or no number (then a warning is due, which is
+/// the second value), else the flag's.
+pub fn verbosity(flag: i32, environment: Option<&str>) -> (i32, Option<String>) {
+    match environment {
+        None => (flag, None),
+        Some(text) => match text.trim().parse::<i32>() {
+            Ok(number) if number >= 0 => (number, None),
+            Ok(_) => (flag, None),
+            Err(error) => (flag, Some(format!("{VERBOSITY_VARIABLE}={text:?} is not used: {error}"))),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_overrides_the_flag_when_it_makes_sense() {
+        assert_eq!(verbosity(2, None), (2, None));
+        assert_eq!(verbosity(2, Some("6")), (6, None));
+        assert_eq!(verbosity(3, Some("-1")), (3, None));
+        let (number, warning) = verbosity(3, Some("many"));
+        assert_eq!(number, 3);
+        assert!(warning.unwrap().contains("many"));
+    }
+}

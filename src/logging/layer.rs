@@ -1,0 +1,108 @@
+//! `tracing` events as log lines.
+
+use std::fmt;
+
+use tracing::field::{Field, Visit};
+use tracing::{Event, Metadata, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::registry;
+
+use super::record::{Level, Record};
+use super::{DEFAULT_VERBOSITY, VERBOSITY_VARIABLE, verbosity};
+
+/// Writes this process's `tracing` events as lines of `component`. `flag` is `-v`; the environment overrides it. The
+/// first call wins.
+///
+/// Besides `msg`, an event may carry `v` (the verbosity it needs, default 2), `reason` (an error) and any other field
+/// the log format knows (`name`, `namespace`, `kind`, `uid`, `volume`, …).
+pub fn init(component: &'static str, flag: i32) {
+    let environment = std::env::var(VERBOSITY_VARIABLE).ok();
+    let (verbosity, warning) = verbosity(flag, environment.as_deref());
+    let subscriber = registry().with(Lines { component, verbosity });
+    if tracing::subscriber::set_global_default(subscriber).is_ok()
+        && let Some(warning) = warning
+    {
+        tracing::warn!("{warning}");
+    }
+}
+
+struct Lines {
+    component: &'static str,
+    verbosity: i32,
+}
+
+fn level(metadata: &Metadata<'_>) -> Option<Level> {
+    match *metadata.level() {
+        tracing::Level::ERROR => Some(Level::Error),
+        tracing::Level::WARN => Some(Level::Warning),
+        tracing::Level::INFO => Some(Level::Info),
+        _ => None,
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Lines {
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        // Libraries speak for themselves only when something is wrong.
+        let ours = metadata.target().starts_with("virt_launcher");
+        match level(metadata) {
+            Some(Level::Error | Level::Warning | Level::Fatal) => true,
+            Some(Level::Info) => ours,
+            None => ours && *metadata.level() == tracing::Level::DEBUG && self.verbosity > 4,
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut fields = Fields { message: String::new(), verbosity: None, others: Vec::new() };
+        event.record(&mut fields);
+        let level = level(event.metadata()).unwrap_or(Level::Info);
+        let needs = fields.verbosity.unwrap_or(i64::from(DEFAULT_VERBOSITY));
+        if level == Level::Info && needs > i64::from(self.verbosity) {
+            return;
+        }
+        let mut record = Record::new(self.component, level, fields.message);
+        if let (Some(file), Some(line)) = (event.metadata().file(), event.metadata().line()) {
+            let file = file.rsplit('/').next().unwrap_or(file);
+            record = record.field("pos", format!("{file}:{line}"));
+        }
+        for (key, value) in fields.others {
+            record = record.field(key, value);
+        }
+        record.write();
+    }
+}
+
+struct Fields {
+    message: String,
+    verbosity: Option<i64>,
+    others: Vec<(&'static str, String)>,
+}
+
+impl Fields {
+    fn put(&mut self, field: &Field, value: String) {
+        match field.name() {
+            "message" => self.message = value,
+            name => self.others.push((name, value)),
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        match field.name() {
+            "v" => self.verbosity = Some(value),
+            _ => self.put(field, value.to_string()),
+        }
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.record_i64(field, i64::try_from(value).unwrap_or(i64::MAX));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, value.to_owned());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.put(field, format!("{value:?}"));
+    }
+}

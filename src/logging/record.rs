@@ -1,0 +1,146 @@
+//! One log line.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use time::OffsetDateTime;
+
+/// Severity, by the names of the log format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// Filtered by verbosity.
+    Info,
+    /// Always written.
+    Warning,
+    /// Always written.
+    Error,
+    /// The process ends because of it.
+    Fatal,
+}
+
+impl Level {
+    /// The name in the line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Info => "info",
+            Level::Warning => "warning",
+            Level::Error => "error",
+            Level::Fatal => "fatal",
+        }
+    }
+}
+
+/// A line in the making: keys and texts, sorted when it is written. All values are strings.
+#[derive(Debug, Clone)]
+pub struct Record<'a> {
+    fields: Vec<(&'a str, String)>,
+}
+
+impl<'a> Record<'a> {
+    /// A line of `component` (`virt-launcher`, `virt-launcher-monitor`, …) with the present time.
+    pub fn new(component: &str, level: Level, message: impl Into<String>) -> Self {
+        let fields = vec![
+            ("component", component.to_owned()),
+            ("level", level.name().to_owned()),
+            ("msg", message.into()),
+            ("timestamp", timestamp_now()),
+        ];
+        Record { fields }
+    }
+
+    /// Adds or replaces a field.
+    pub fn field(mut self, key: &'a str, value: impl Into<String>) -> Self {
+        self.fields.retain(|(present, _)| *present != key);
+        self.fields.push((key, value.into()));
+        self
+    }
+
+    /// The line with its newline.
+    pub fn line(mut self) -> String {
+        self.fields.sort_by_key(|(key, _)| *key);
+        let mut line = String::with_capacity(160);
+        for (index, (key, value)) in self.fields.iter().enumerate() {
+            line.push(if index == 0 { '{' } else { ',' });
+            push_text(&mut line, key);
+            line.push(':');
+            push_text(&mut line, value);
+        }
+        line.push_str("}\n");
+        line
+    }
+
+    /// Writes the line to standard error in one piece. A reader that went away loses it, nothing else.
+    pub fn write(self) {
+        let _ = std::io::stderr().lock().write_all(self.line().as_bytes());
+    }
+}
+
+/// Appends a JSON string; `<`, `>` and `&` stay as they are (contract/lifecycle.md 5.1).
+fn push_text(line: &mut String, text: &str) {
+    line.push('"');
+    for character in text.chars() {
+        match character {
+            '"' => line.push_str("\\\""),
+            '\\' => line.push_str("\\\\"),
+            '\n' => line.push_str("\\n"),
+            '\r' => line.push_str("\\r"),
+            '\t' => line.push_str("\\t"),
+            control if u32::from(control) < 0x20 => {
+                // Writing to a String cannot fail.
+                let _ = write!(line, "\\u{:04x}", u32::from(control));
+            }
+            other => line.push(other),
+        }
+    }
+    line.push('"');
+}
+
+/// `2026-08-22T10:34:54.123456Z`, from microseconds since the epoch.
+pub fn timestamp(microseconds: i128) -> String {
+    let time = OffsetDateTime::from_unix_timestamp_nanos(microseconds.saturating_mul(1000))
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    format!(
+        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z",
+        time.year(),
+        u8::from(time.month()),
+        time.day(),
+        time.hour(),
+        time.minute(),
+        time.second(),
+        time.microsecond()
+    )
+}
+
+/// The present time in the log's form.
+pub fn timestamp_now() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    timestamp(i128::try_from(since.as_micros()).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_sorted_and_text_is_escaped() {
+        let line = Record::new("virt-launcher", Level::Info, "a \"b\" \\ <c>\n\u{1}é")
+            .field("pos", "x.rs:1")
+            .field("namespace", "ns")
+            .field("timestamp", "2026-08-22T10:34:54.123456Z")
+            .line();
+        assert_eq!(
+            line,
+            "{\"component\":\"virt-launcher\",\"level\":\"info\",\"msg\":\"a \\\"b\\\" \\\\ <c>\\n\\u0001é\",\
+             \"namespace\":\"ns\",\"pos\":\"x.rs:1\",\"timestamp\":\"2026-08-22T10:34:54.123456Z\"}\n"
+        );
+        let read: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(read["msg"], "a \"b\" \\ <c>\n\u{1}é");
+    }
+
+    #[test]
+    fn timestamps_have_six_digits() {
+        assert_eq!(timestamp(1_787_394_894_123_456), "2026-08-22T10:34:54.123456Z");
+        assert_eq!(timestamp(0), "1970-01-01T00:00:00.000000Z");
+    }
+}

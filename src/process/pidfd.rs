@@ -1,0 +1,124 @@
+//! A process that cannot be mistaken for a later one with the same number.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+
+/// A system call about a process failed.
+#[derive(Debug, thiserror::Error)]
+#[error("process {pid}: cannot {what}: {source}")]
+pub struct ProcessError {
+    /// The process.
+    pub pid: i32,
+    /// What was tried.
+    pub what: &'static str,
+    /// What the kernel said.
+    pub source: io::Error,
+}
+
+/// A pidfd. The process need not be a child.
+#[derive(Debug)]
+pub struct PidFd {
+    pid: i32,
+    fd: OwnedFd,
+}
+
+impl PidFd {
+    /// Opens the process; ESRCH if there is none.
+    pub fn open(pid: i32) -> Result<Self, ProcessError> {
+        // SAFETY: pidfd_open takes two integers and returns a new descriptor or -1.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, libc::c_uint::default()) };
+        let fd = i32::try_from(fd).unwrap_or(-1);
+        if fd < 0 {
+            return Err(ProcessError { pid, what: "open it", source: io::Error::last_os_error() });
+        }
+        // SAFETY: the descriptor is new and nobody else's.
+        Ok(PidFd { pid, fd: unsafe { OwnedFd::from_raw_fd(fd) } })
+    }
+
+    /// The process's number.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Sends a signal. A process that has ended already is an error with ESRCH.
+    pub fn signal(&self, signal: Signal) -> Result<(), ProcessError> {
+        let number = signal as libc::c_int;
+        // SAFETY: the descriptor is open; a null siginfo means "as kill(2) would".
+        let sent = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.fd.as_raw_fd(),
+                number,
+                std::ptr::null::<libc::siginfo_t>(),
+                libc::c_uint::default(),
+            )
+        };
+        match sent {
+            0 => Ok(()),
+            _ => Err(ProcessError { pid: self.pid, what: "signal it", source: io::Error::last_os_error() }),
+        }
+    }
+
+    /// Blocks until the process has ended or `deadline` has passed; tells whether it has ended.
+    pub fn wait_until(&self, deadline: Instant) -> Result<bool, ProcessError> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Rounded up, so that the loop does not spin through the last millisecond.
+            let left = left + Duration::from_micros(999);
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)], timeout) {
+                Ok(0) if Instant::now() >= deadline => return Ok(false),
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) => return Ok(true),
+                Err(errno) => return Err(ProcessError { pid: self.pid, what: "wait for it", source: errno.into() }),
+            }
+        }
+    }
+
+    /// Waits in the runtime until the process has ended.
+    pub async fn exited(self) -> Result<(), ProcessError> {
+        let failed = |source| ProcessError { pid: self.pid, what: "watch it", source };
+        // SAFETY: the descriptor is owned and stays open for as long as the registration.
+        let watched =
+            unsafe { tokio::io::unix::AsyncFd::register_with_interest(self.fd, tokio::io::Interest::READABLE) }
+                .map_err(|error| failed(error.into()))?;
+        watched.readable().await.map(drop).map_err(failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    fn cat() -> std::process::Child {
+        Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
+    }
+
+    #[test]
+    fn waits_until_the_end_and_not_longer_than_the_deadline() {
+        let mut child = cat();
+        let pidfd = PidFd::open(child.id() as i32).unwrap();
+        assert!(!pidfd.wait_until(Instant::now() + Duration::from_millis(10)).unwrap());
+        pidfd.signal(Signal::SIGTERM).unwrap();
+        assert!(pidfd.wait_until(Instant::now() + Duration::from_secs(10)).unwrap());
+        child.wait().unwrap();
+        assert!(PidFd::open(child.id() as i32).is_err());
+    }
+
+    #[tokio::test]
+    async fn the_runtime_hears_of_the_end() {
+        let mut child = cat();
+        let pidfd = PidFd::open(child.id() as i32).unwrap();
+        let ended = tokio::spawn(pidfd.exited());
+        drop(child.stdin.take());
+        tokio::time::timeout(Duration::from_secs(10), ended).await.unwrap().unwrap().unwrap();
+        child.wait().unwrap();
+    }
+}
