@@ -12,6 +12,7 @@ mod json;
 mod memory;
 mod metadata;
 mod os;
+mod parts;
 #[cfg(test)]
 mod property_tests;
 mod spec;
@@ -29,6 +30,7 @@ pub use features::*;
 pub use memory::*;
 pub use metadata::*;
 pub use os::*;
+pub use parts::Part;
 pub use spec::*;
 pub use state::{LifeCycle, StateReason};
 pub use table::KUBEVIRT_NAMESPACE;
