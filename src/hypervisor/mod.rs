@@ -1,1 +1,82 @@
 //! The seam: hypervisors as data, and the two traits the launcher knows them by.
+//!
+//! An entry of the catalogue, resolved for one pod (`Runtime`), implements both traits for the ordinary case. The traits'
+//! methods describe what is to be done as data; `daemon` does it. Nothing falls back to another hypervisor silently.
+
+mod catalogue;
+mod libvirt_files;
+mod runtime;
+mod schema;
+
+pub use catalogue::{Catalogue, CatalogueError, DEFAULT_CATALOGUE_FILE, DEFAULT_HYPERVISOR};
+pub use libvirt_files::{Append, ConfigFile, LibvirtFiles, LogFilters, log_filters};
+pub use runtime::{Environment, Runtime, RuntimeError};
+pub use schema::{Daemon, Entry, Launcher, Monolithic, Overheads, PerUser, RuntimeUser, RuntimeUsers, Virtlogd};
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// A daemon to run, as data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DaemonSpec {
+    /// Its name in the log: the executable's.
+    pub name: String,
+    /// Its executable.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// Whether it keeps CAP_NET_BIND_SERVICE when it does not run as root (contract/lifecycle.md 4.3).
+    pub ambient_net_bind_service: bool,
+    /// Whether its standard error is libvirt's log, to be forwarded.
+    pub forward_log: bool,
+    /// The socket that shows that it is ready.
+    pub socket: PathBuf,
+}
+
+/// How the launcher brings up and talks to a hypervisor's libvirt daemon.
+pub trait LibvirtWrapper {
+    /// The configuration files to write before the daemon starts (contract/lifecycle.md 4.1).
+    fn setup_libvirt(&self, filters: Option<&str>, environment: &Environment) -> LibvirtFiles;
+    /// Names that the hypervisor's executable begins with.
+    fn hypervisor_command_prefixes(&self) -> &[String];
+    /// The libvirt daemon to start: the modular one where its executable exists, else the monolithic one.
+    fn start_hypervisor_daemon(&self) -> DaemonSpec;
+    /// The log daemon to start, where the hypervisor's driver uses one.
+    fn start_virtlog(&self) -> Option<DaemonSpec>;
+    /// Whether libvirt runs in system mode.
+    fn runs_as_root(&self) -> bool;
+    /// The URI to connect to, and the user name to give if asked for one.
+    fn libvirt_uri_and_user(&self) -> (&str, &str);
+    /// Where libvirt puts the hypervisor's pid file.
+    fn pid_dir(&self) -> &Path;
+    /// The log that libvirt keeps of the domain's hypervisor process.
+    fn domain_log(&self, domain: &str) -> Option<PathBuf>;
+}
+
+/// What distinguishes a hypervisor towards Kubernetes and the conversion.
+pub trait Hypervisor {
+    /// The catalogue's name.
+    fn name(&self) -> &str;
+    /// What the pod's memory limit has to allow for.
+    fn overheads(&self) -> &Overheads;
+    /// Whether cloud-init and config disks may be ISO 9660 images on a CD-ROM.
+    fn supports_iso(&self) -> bool;
+    /// The device resource the pod asks the kubelet for.
+    fn hypervisor_device(&self) -> &str;
+    /// The device node that shows that hardware virtualisation is there.
+    fn device_node(&self) -> Option<&Path>;
+    /// Whether the compute container needs privileges.
+    fn should_run_privileged(&self) -> bool;
+    /// What the name of a vCPU thread looks like in `/proc/PID/task/TID/comm`.
+    fn vcpu_regex(&self) -> &regex::Regex;
+    /// The libvirt daemon's socket.
+    fn libvirt_socket_path(&self) -> &Path;
+    /// `<driver name=…>` of disks.
+    fn disk_driver(&self) -> &str;
+    /// Whether disks need explicit boot order.
+    fn requires_boot_order(&self) -> bool;
+    /// Whether there is a memory balloon.
+    fn supports_memory_ballooning(&self) -> bool;
+    /// `<domain type=…>` with hardware virtualisation.
+    fn virt_type(&self) -> &str;
+}

@@ -1,0 +1,322 @@
+//! An entry of the catalogue, resolved for one pod: its user, and the daemon that the image has.
+
+use std::path::{Path, PathBuf};
+
+use super::libvirt_files::{ConfigFile, LibvirtFiles};
+use super::schema::{Entry, Overheads, RuntimeUser};
+use super::{DaemonSpec, Hypervisor, LibvirtWrapper};
+
+/// Facts of the environment that go into libvirt's configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Environment {
+    /// Whether `/dev/hugepages` exists.
+    pub hugepages: bool,
+    /// Whether `VIRTIOFSD_DEBUG_LOGS` is exactly `1`.
+    pub virtiofsd_debug: bool,
+    /// `SHARED_FILESYSTEM_PATHS`, split at colons.
+    pub shared_filesystems: Vec<String>,
+}
+
+/// Why an entry cannot be used in this image.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// No libvirt daemon is installed.
+    #[error(
+        "hypervisor {name}: libvirtDaemon.libvirtDaemonExecutable: {modular} does not exist{}",
+        monolithic.as_ref().map(|path| format!(", nor does the monolithic {}", path.display())).unwrap_or_default()
+    )]
+    NoDaemon {
+        /// The entry's name.
+        name: String,
+        /// The modular daemon's path.
+        modular: PathBuf,
+        /// The monolithic daemon's path, where the entry has one.
+        monolithic: Option<PathBuf>,
+    },
+    /// The log daemon is missing.
+    #[error("hypervisor {name}: launcher.virtlogd.executable: {path} does not exist")]
+    NoVirtlogd {
+        /// The entry's name.
+        name: String,
+        /// The executable's path.
+        path: PathBuf,
+    },
+    /// The entry's regular expression is none; the catalogue checks it, so this is for entries made elsewhere.
+    #[error("hypervisor {name}: vcpuRegex: {source}")]
+    VcpuRegex {
+        /// The entry's name.
+        name: String,
+        /// Why.
+        source: regex::Error,
+    },
+}
+
+/// A hypervisor as this pod has it.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    name: String,
+    entry: Entry,
+    root: bool,
+    vcpu_regex: regex::Regex,
+    daemon: ResolvedDaemon,
+}
+
+#[derive(Debug, Clone)]
+struct ResolvedDaemon {
+    executable: PathBuf,
+    config: PathBuf,
+    shipped: PathBuf,
+    socket: PathBuf,
+    uri: String,
+}
+
+fn basename(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+impl Runtime {
+    /// Chooses the daemon by what `exists` says of paths: the modular one, else the monolithic one.
+    pub fn resolve(
+        name: &str,
+        entry: &Entry,
+        root: bool,
+        exists: impl Fn(&Path) -> bool,
+    ) -> Result<Self, RuntimeError> {
+        let vcpu_regex = regex::Regex::new(&entry.vcpu_regex)
+            .map_err(|source| RuntimeError::VcpuRegex { name: name.to_owned(), source })?;
+        let modular = &entry.libvirt_daemon.libvirt_daemon_executable;
+        let users = &entry.runtime_user;
+        let monolithic = entry.launcher.monolithic.as_ref();
+        let daemon = if exists(modular) {
+            let executable = basename(modular);
+            ResolvedDaemon {
+                executable: modular.clone(),
+                config: entry.libvirt_daemon.libvirt_daemon_config.clone(),
+                shipped: entry
+                    .launcher
+                    .shipped_daemon_config
+                    .clone()
+                    .unwrap_or_else(|| PathBuf::from(format!("/etc/libvirt/{executable}.conf"))),
+                socket: entry
+                    .launcher
+                    .socket
+                    .clone()
+                    .unwrap_or_else(|| PathBuf::from(format!("/var/run/libvirt/{executable}-sock"))),
+                uri: if root { &users.root } else { &users.non_root }.libvirt_uri.clone(),
+            }
+        } else if let Some(monolithic) = monolithic.filter(|daemon| exists(&daemon.libvirt_daemon_executable)) {
+            ResolvedDaemon {
+                executable: monolithic.libvirt_daemon_executable.clone(),
+                config: monolithic.libvirt_daemon_config.clone(),
+                shipped: monolithic.shipped_daemon_config.clone(),
+                socket: monolithic.socket.clone(),
+                uri: if root { &monolithic.root_uri } else { &monolithic.non_root_uri }.clone(),
+            }
+        } else {
+            return Err(RuntimeError::NoDaemon {
+                name: name.to_owned(),
+                modular: modular.clone(),
+                monolithic: monolithic.map(|daemon| daemon.libvirt_daemon_executable.clone()),
+            });
+        };
+        if let Some(virtlogd) = &entry.launcher.virtlogd
+            && !exists(&virtlogd.executable)
+        {
+            return Err(RuntimeError::NoVirtlogd { name: name.to_owned(), path: virtlogd.executable.clone() });
+        }
+        Ok(Runtime { name: name.to_owned(), entry: entry.clone(), root, vcpu_regex, daemon })
+    }
+
+    fn user(&self) -> &RuntimeUser {
+        if self.root { &self.entry.runtime_user.root } else { &self.entry.runtime_user.non_root }
+    }
+}
+
+/// A string as libvirt's configuration files quote it.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+impl LibvirtWrapper for Runtime {
+    fn setup_libvirt(&self, filters: Option<&str>, environment: &Environment) -> LibvirtFiles {
+        let mut files = Vec::new();
+        if let Some(driver) = &self.entry.launcher.driver_config {
+            let mut append = Vec::new();
+            if environment.hugepages {
+                append.push("hugetlbfs_mount = \"/dev/hugepages\"".to_owned());
+            }
+            if environment.virtiofsd_debug {
+                append.push("virtiofsd_debug = 1".to_owned());
+            }
+            if !environment.shared_filesystems.is_empty() {
+                let paths: Vec<String> = environment.shared_filesystems.iter().map(|path| quoted(path)).collect();
+                append.push(format!("shared_filesystems = [ {} ]", paths.join(", ")));
+            }
+            let target = if self.root { &driver.shipped } else { &driver.non_root };
+            files.push(ConfigFile { shipped: driver.shipped.clone(), target: target.clone(), append });
+        }
+        let append = filters.map(|filters| format!("log_filters={}", quoted(filters))).into_iter().collect();
+        files.push(ConfigFile { shipped: self.daemon.shipped.clone(), target: self.daemon.config.clone(), append });
+        LibvirtFiles { files }
+    }
+
+    fn hypervisor_command_prefixes(&self) -> &[String] {
+        &self.entry.hypervisor_command_prefixes
+    }
+
+    fn start_hypervisor_daemon(&self) -> DaemonSpec {
+        DaemonSpec {
+            name: basename(&self.daemon.executable),
+            program: self.daemon.executable.clone(),
+            args: vec!["-f".into(), self.daemon.config.clone().into()],
+            ambient_net_bind_service: !self.root,
+            forward_log: true,
+            socket: self.daemon.socket.clone(),
+        }
+    }
+
+    fn start_virtlog(&self) -> Option<DaemonSpec> {
+        let virtlogd = self.entry.launcher.virtlogd.as_ref()?;
+        Some(DaemonSpec {
+            name: basename(&virtlogd.executable),
+            program: virtlogd.executable.clone(),
+            args: vec!["-f".into(), virtlogd.config.clone().into()],
+            ambient_net_bind_service: false,
+            forward_log: false,
+            socket: virtlogd.socket.clone(),
+        })
+    }
+
+    fn runs_as_root(&self) -> bool {
+        self.root
+    }
+
+    fn libvirt_uri_and_user(&self) -> (&str, &str) {
+        (&self.daemon.uri, if self.root { "" } else { "qemu" })
+    }
+
+    fn pid_dir(&self) -> &Path {
+        &self.user().pid_dir
+    }
+
+    fn domain_log(&self, domain: &str) -> Option<PathBuf> {
+        let directories = self.entry.launcher.log_directory.as_ref()?;
+        let directory = if self.root { &directories.root } else { &directories.non_root };
+        Some(directory.join(format!("{domain}.log")))
+    }
+}
+
+impl Hypervisor for Runtime {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn overheads(&self) -> &Overheads {
+        &self.entry.virt_launcher_overheads
+    }
+
+    fn supports_iso(&self) -> bool {
+        self.entry.cloud_init_file_type == "iso"
+    }
+
+    fn hypervisor_device(&self) -> &str {
+        &self.entry.hypervisor_device
+    }
+
+    fn device_node(&self) -> Option<&Path> {
+        self.entry.launcher.device.as_deref()
+    }
+
+    fn should_run_privileged(&self) -> bool {
+        self.entry.should_run_privileged
+    }
+
+    fn vcpu_regex(&self) -> &regex::Regex {
+        &self.vcpu_regex
+    }
+
+    fn libvirt_socket_path(&self) -> &Path {
+        &self.daemon.socket
+    }
+
+    fn disk_driver(&self) -> &str {
+        &self.entry.disk_driver
+    }
+
+    fn requires_boot_order(&self) -> bool {
+        self.entry.launcher.requires_boot_order
+    }
+
+    fn supports_memory_ballooning(&self) -> bool {
+        self.entry.launcher.supports_memory_ballooning
+    }
+
+    fn virt_type(&self) -> &str {
+        &self.entry.launcher.virt_type
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Catalogue;
+    use super::*;
+
+    fn runtime(root: bool, present: &[&str]) -> Result<Runtime, RuntimeError> {
+        let catalogue = Catalogue::builtin().unwrap();
+        let (name, entry) = catalogue.get("kvm").unwrap();
+        Runtime::resolve(name, entry, root, |path| present.iter().any(|present| Path::new(present) == path))
+    }
+
+    const VIRTLOGD: &str = "/usr/sbin/virtlogd";
+
+    #[test]
+    fn the_modular_daemon_goes_before_the_monolithic_one() {
+        let both = runtime(false, &["/usr/sbin/virtqemud", "/usr/sbin/libvirtd", VIRTLOGD]).unwrap();
+        let daemon = both.start_hypervisor_daemon();
+        assert_eq!((daemon.name.as_str(), daemon.ambient_net_bind_service), ("virtqemud", true));
+        assert_eq!(daemon.args, ["-f", "/var/run/libvirt/virtqemud.conf"]);
+        assert_eq!(
+            both.libvirt_uri_and_user(),
+            ("qemu+unix:///session?socket=/var/run/libvirt/virtqemud-sock", "qemu")
+        );
+
+        let debian = runtime(false, &["/usr/sbin/libvirtd", VIRTLOGD]).unwrap();
+        assert_eq!(debian.start_hypervisor_daemon().name, "libvirtd");
+        assert_eq!(debian.libvirt_uri_and_user().0, "qemu+unix:///session?socket=/var/run/libvirt/libvirt-sock");
+        assert_eq!(debian.libvirt_socket_path(), Path::new("/var/run/libvirt/libvirt-sock"));
+        let root = runtime(true, &["/usr/sbin/virtqemud", VIRTLOGD]).unwrap();
+        assert_eq!(root.libvirt_uri_and_user(), ("qemu:///system", ""));
+        assert_eq!(root.pid_dir(), Path::new("/run/libvirt/qemu"));
+        assert_eq!(root.domain_log("ns_vm").unwrap(), Path::new("/var/log/libvirt/qemu/ns_vm.log"));
+    }
+
+    #[test]
+    fn missing_executables_are_named_with_their_field() {
+        let text = runtime(true, &[VIRTLOGD]).unwrap_err().to_string();
+        for part in ["qemu-kvm", "libvirtDaemonExecutable", "/usr/sbin/virtqemud", "/usr/sbin/libvirtd"] {
+            assert!(text.contains(part), "{text}");
+        }
+        let text = runtime(true, &["/usr/sbin/virtqemud"]).unwrap_err().to_string();
+        assert!(text.contains("virtlogd.executable") && text.contains(VIRTLOGD), "{text}");
+    }
+
+    #[test]
+    fn configuration_files_follow_user_and_environment() {
+        let environment =
+            Environment { hugepages: true, virtiofsd_debug: true, shared_filesystems: vec!["/a".into(), "/b".into()] };
+        let files =
+            runtime(false, &["/usr/sbin/virtqemud", VIRTLOGD]).unwrap().setup_libvirt(Some("1:*"), &environment);
+        let [driver, daemon] = files.files.as_slice() else { panic!("{files:?}") };
+        assert_eq!(driver.target, Path::new("/var/run/kubevirt-private/libvirt/qemu.conf"));
+        assert_eq!(
+            driver.append,
+            ["hugetlbfs_mount = \"/dev/hugepages\"", "virtiofsd_debug = 1", "shared_filesystems = [ \"/a\", \"/b\" ]"]
+        );
+        assert_eq!(daemon.target, Path::new("/var/run/libvirt/virtqemud.conf"));
+        assert_eq!(daemon.append, ["log_filters=\"1:*\""]);
+        let root =
+            runtime(true, &["/usr/sbin/virtqemud", VIRTLOGD]).unwrap().setup_libvirt(None, &Environment::default());
+        assert_eq!(root.files[0].target, root.files[0].shipped);
+        assert!(root.files.iter().all(|file| file.append.is_empty()));
+    }
+}

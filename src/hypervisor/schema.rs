@@ -1,0 +1,183 @@
+//! The catalogue's entries as they are written (the CRD draft of the design, and what a launcher needs besides).
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// One hypervisor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Entry {
+    /// Other names that are accepted for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
+    /// What the pod's memory limit has to allow for.
+    #[serde(default)]
+    pub virt_launcher_overheads: Overheads,
+    /// The device resource the pod asks the kubelet for.
+    #[serde(default)]
+    pub hypervisor_device: String,
+    /// Whether the compute container needs privileges.
+    #[serde(default)]
+    pub should_run_privileged: bool,
+    /// Regular expression for `comm` of a vCPU thread, newline included.
+    pub vcpu_regex: String,
+    /// Where libvirt is, by user.
+    pub runtime_user: RuntimeUsers,
+    /// Names that the hypervisor's executable begins with.
+    pub hypervisor_command_prefixes: Vec<String>,
+    /// The modular libvirt daemon.
+    pub libvirt_daemon: Daemon,
+    /// `<driver name=…>` of disks.
+    #[serde(default = "default_disk_driver")]
+    pub disk_driver: String,
+    /// `iso` (a CD-ROM) or `raw` (a read-only disk).
+    #[serde(default = "default_cloud_init_file_type")]
+    pub cloud_init_file_type: String,
+    /// What the draft lacks.
+    #[serde(default)]
+    pub launcher: Launcher,
+}
+
+fn default_disk_driver() -> String {
+    "qemu".into()
+}
+
+fn default_cloud_init_file_type() -> String {
+    "iso".into()
+}
+
+/// Memory by process, as Kubernetes quantities.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[allow(missing_docs)] // one process each
+pub struct Overheads {
+    pub virt_launcher_monitor_overhead: String,
+    pub virt_launcher_overhead: String,
+    pub virtlogd_overhead: String,
+    pub hypervisor_daemon_overhead: String,
+    pub hypervisor_overhead: String,
+}
+
+/// The two users a pod may have.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RuntimeUsers {
+    /// uid 0, libvirt in system mode.
+    pub root: RuntimeUser,
+    /// uid 107, libvirt in session mode.
+    pub non_root: RuntimeUser,
+}
+
+/// Where libvirt is for one user.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RuntimeUser {
+    /// Folder of the hypervisor's pid files.
+    pub pid_dir: PathBuf,
+    /// Connection URI.
+    pub libvirt_uri: String,
+}
+
+/// A libvirt daemon.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Daemon {
+    /// Its executable.
+    pub libvirt_daemon_executable: PathBuf,
+    /// The configuration it is started with; the launcher writes it.
+    pub libvirt_daemon_config: PathBuf,
+}
+
+/// What a running launcher needs besides the draft's fields.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Launcher {
+    /// The device node that shows that hardware virtualisation is there.
+    pub device: Option<PathBuf>,
+    /// The modular daemon's socket; by default `/var/run/libvirt/<executable>-sock`.
+    pub socket: Option<PathBuf>,
+    /// The daemon configuration in the image; by default `/etc/libvirt/<executable>.conf`.
+    pub shipped_daemon_config: Option<PathBuf>,
+    /// The daemon to use where the modular one's executable is missing.
+    pub monolithic: Option<Monolithic>,
+    /// The log daemon that the driver uses.
+    pub virtlogd: Option<Virtlogd>,
+    /// The driver's own configuration file.
+    pub driver_config: Option<DriverConfig>,
+    /// Where libvirt keeps the hypervisor's log.
+    pub log_directory: Option<PerUser>,
+    /// Whether there is a memory balloon.
+    pub supports_memory_ballooning: bool,
+    /// Whether disks need explicit boot order.
+    pub requires_boot_order: bool,
+    /// `<domain type=…>` with hardware virtualisation.
+    pub virt_type: String,
+}
+
+impl Default for Launcher {
+    fn default() -> Self {
+        Launcher {
+            device: None,
+            socket: None,
+            shipped_daemon_config: None,
+            monolithic: None,
+            virtlogd: None,
+            driver_config: None,
+            log_directory: None,
+            supports_memory_ballooning: true,
+            requires_boot_order: true,
+            virt_type: "kvm".into(),
+        }
+    }
+}
+
+/// The monolithic daemon in place of a modular one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Monolithic {
+    /// Its executable.
+    pub libvirt_daemon_executable: PathBuf,
+    /// The configuration it is started with.
+    pub libvirt_daemon_config: PathBuf,
+    /// The configuration in the image.
+    pub shipped_daemon_config: PathBuf,
+    /// Its socket.
+    pub socket: PathBuf,
+    /// Connection URI in system mode.
+    pub root_uri: String,
+    /// Connection URI in session mode.
+    pub non_root_uri: String,
+}
+
+/// The log daemon.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Virtlogd {
+    /// Its executable.
+    pub executable: PathBuf,
+    /// Its configuration.
+    pub config: PathBuf,
+    /// Its socket.
+    pub socket: PathBuf,
+}
+
+/// The driver's configuration file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DriverConfig {
+    /// The file in the image; appended to in place in system mode.
+    pub shipped: PathBuf,
+    /// The copy for session mode.
+    pub non_root: PathBuf,
+}
+
+/// A path that depends on the user.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PerUser {
+    /// System mode.
+    pub root: PathBuf,
+    /// Session mode.
+    pub non_root: PathBuf,
+}
