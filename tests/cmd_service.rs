@@ -1,5 +1,7 @@
 //! The command service over real unix sockets, with clients that behave and clients that do not.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
 mod support;
 
 use std::io::Write;
@@ -31,9 +33,12 @@ const VMI: &str = r#"{"apiVersion":"kubevirt.io/v1","kind":"VirtualMachineInstan
     "metadata":{"name":"testvmi","namespace":"default","uid":"413e131b"},
     "spec":{"domain":{"devices":{}}},"status":{"migrationState":{"targetPod":"virt-launcher-b"}}}"#;
 
+/// What the driver does with an action.
+type Script = Box<dyn Fn(&Action) -> Answer<()> + Send + Sync>;
+
 /// Stands in for the launcher's driver: answers as told and records what it was asked.
 struct Scripted {
-    answer: Box<dyn Fn(&Action) -> Answer<()> + Send + Sync>,
+    answer: Script,
     domain: Result<Option<Arc<str>>, Failure>,
     asked: Mutex<Vec<String>>,
 }

@@ -53,6 +53,19 @@ pub enum ConnectError {
 
 /// Connects to the launcher at `path` and agrees on a version.
 pub async fn connect(path: &Path, within: Duration) -> Result<CmdClient<Channel>, ConnectError> {
+    let (channel, server) = greet(path, within).await?;
+    if !server.iter().any(|version| VERSIONS.contains(version)) {
+        return Err(ConnectError::Incompatible { server });
+    }
+    Ok(CmdClient::new(channel))
+}
+
+/// The versions of the command protocol that the launcher at `path` offers.
+pub async fn versions(path: &Path, within: Duration) -> Result<Vec<u32>, ConnectError> {
+    greet(path, within).await.map(|(_, versions)| versions)
+}
+
+async fn greet(path: &Path, within: Duration) -> Result<(Channel, Vec<u32>), ConnectError> {
     let channel = unix::dial(path, within.min(deadline::CONNECT))
         .await
         .map_err(|error| ConnectError::Unreachable { path: path.to_owned(), reason: error.to_string() })?;
@@ -64,10 +77,7 @@ pub async fn connect(path: &Path, within: Duration) -> Result<CmdClient<Channel>
         .map_err(|status| no_versions(format!("{:?}: {}", status.code(), status.message())))?
         .into_inner()
         .supported_cmd_versions;
-    if !server.iter().any(|version| VERSIONS.contains(version)) {
-        return Err(ConnectError::Incompatible { server });
-    }
-    Ok(CmdClient::new(channel))
+    Ok((channel, server))
 }
 
 /// What the launcher does with its own socket before it goes on: `Info` and `Ping`, once.

@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, clippy::all)]
 
+pub mod json_bytes;
 pub mod pair;
 pub mod unix;
 

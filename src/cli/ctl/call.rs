@@ -1,0 +1,189 @@
+//! The commands that are calls of the launcher.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tonic::transport::Channel;
+use tonic::{Response as Reply, Status};
+
+use super::output::{self, Format};
+use super::{CtlError, Target, vmi_file};
+use crate::cmd::client::{self, ConnectError, deadline};
+use crate::proto::cmd_v1::cmd_client::CmdClient;
+use crate::proto::cmd_v1::{EmptyRequest, Response, VirtualMachineOptions, Vmi, VmiRequest};
+
+/// Where the launcher keeps the sockets of a VM's devices, below it the VM's UID.
+const PRIVATE_DIR: &str = "/var/run/kubevirt-private";
+
+/// Commands that need nothing but to know the VM.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Steer {
+    Pause,
+    Unpause,
+    Shutdown,
+    Kill,
+    Delete,
+    Reset,
+    SoftReboot,
+}
+
+/// Who calls whom, and how to show it.
+pub(super) struct Caller {
+    pub(super) socket: PathBuf,
+    pub(super) timeout: Option<Duration>,
+    pub(super) format: Format,
+}
+
+impl Caller {
+    pub(super) async fn ping(&self) -> Result<(), CtlError> {
+        let mut client = self.connect().await?;
+        let reply = self.answer(deadline::SHORT, client.ping(EmptyRequest {})).await?;
+        self.done(&reply)
+    }
+
+    pub(super) async fn info(&self) -> Result<(), CtlError> {
+        let versions = client::versions(&self.socket, self.within(deadline::SHORT)).await?;
+        let peer = tokio::net::UnixStream::connect(&self.socket).await.and_then(|stream| stream.peer_cred());
+        let peer =
+            peer.map_err(|error| ConnectError::Unreachable { path: self.socket.clone(), reason: error.to_string() })?;
+        let document = json!({ "supportedCmdVersions": versions, "pid": peer.pid(), "uid": peer.uid() });
+        output::print(self.format, &document, || {
+            let versions: Vec<_> = versions.iter().map(u32::to_string).collect();
+            vec![
+                ("VERSIONS", versions.join(",")),
+                ("PID", peer.pid().map(|pid| pid.to_string()).unwrap_or_default()),
+                ("UID", peer.uid().to_string()),
+            ]
+        })
+    }
+
+    pub(super) async fn qemu_version(&self) -> Result<(), CtlError> {
+        let mut client = self.connect().await?;
+        let reply = self.answer(deadline::SHORT, client.get_qemu_version(EmptyRequest {})).await?;
+        check(reply.response.as_ref())?;
+        output::print(self.format, &json!({ "version": reply.version }), || vec![("", reply.version.clone())])
+    }
+
+    pub(super) async fn get_domain(&self) -> Result<(), CtlError> {
+        let mut client = self.connect().await?;
+        let domain = self.domain(&mut client).await?.ok_or_else(no_domain)?;
+        output::print(self.format, &domain, || {
+            let text = |pointer: &str| domain.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+            vec![
+                ("NAMESPACE", text("/ObjectMeta/namespace")),
+                ("NAME", text("/ObjectMeta/name")),
+                ("UID", text("/Spec/Metadata/KubeVirt/UID")),
+                ("STATUS", text("/Status/Status")),
+                ("REASON", text("/Status/Reason")),
+                ("TYPE", text("/Spec/Type")),
+                ("MACHINE", text("/Spec/OS/Type/Machine")),
+            ]
+        })
+    }
+
+    pub(super) async fn sync(&self, file: &Path, options: Option<&Path>) -> Result<(), CtlError> {
+        let options = options.map(read_options).transpose()?;
+        let mut client = self.connect().await?;
+        let running = self.domain(&mut client).await?;
+        let vmi = vmi_file::read(file, running.as_ref().map(vmi_file::uid).filter(|uid| !uid.is_empty()))?;
+        let request = VmiRequest { vmi: Some(encode(&vmi)), options };
+        let reply = self.answer(deadline::LONG, client.sync_virtual_machine(request)).await?;
+        self.done(&reply)
+    }
+
+    pub(super) async fn steer(&self, steer: Steer, target: Target) -> Result<(), CtlError> {
+        let mut client = self.connect().await?;
+        let vmi =
+            match target.vmi {
+                Some(file) => vmi_file::read(&file, None)?,
+                None => vmi_file::of_domain(&self.domain(&mut client).await?.ok_or_else(|| {
+                    CtlError::Refused("no domain is defined; name the VM with --vmi FILE".to_owned())
+                })?),
+            };
+        let request = VmiRequest { vmi: Some(encode(&vmi)), options: None };
+        let within = deadline::LONG;
+        let reply = match steer {
+            Steer::Pause => self.answer(within, client.pause_virtual_machine(request)).await?,
+            Steer::Unpause => self.answer(within, client.unpause_virtual_machine(request)).await?,
+            Steer::Shutdown => self.answer(within, client.shutdown_virtual_machine(request)).await?,
+            Steer::Kill => self.answer(within, client.kill_virtual_machine(request)).await?,
+            Steer::Delete => self.answer(within, client.delete_virtual_machine(request)).await?,
+            Steer::Reset => self.answer(within, client.reset_virtual_machine(request)).await?,
+            Steer::SoftReboot => self.answer(within, client.soft_reboot_virtual_machine(request)).await?,
+        };
+        self.done(&reply)
+    }
+
+    /// The socket of the guest's first serial port: where the domain says, else where the launcher puts it.
+    pub(super) async fn console_path(&self) -> Result<PathBuf, CtlError> {
+        let mut client = self.connect().await?;
+        let domain = self.domain(&mut client).await?.ok_or_else(no_domain)?;
+        let path = |pointer: &str| {
+            domain.pointer(pointer).and_then(Value::as_str).filter(|path| !path.is_empty()).map(PathBuf::from)
+        };
+        Ok(path("/Spec/Devices/Serials/0/Source/Path")
+            .or_else(|| path("/Spec/Devices/Consoles/0/Source/Path"))
+            .unwrap_or_else(|| Path::new(PRIVATE_DIR).join(vmi_file::uid(&domain)).join("virt-serial0")))
+    }
+
+    fn within(&self, usual: Duration) -> Duration {
+        self.timeout.unwrap_or(usual)
+    }
+
+    async fn connect(&self) -> Result<CmdClient<Channel>, CtlError> {
+        Ok(client::connect(&self.socket, self.within(deadline::SHORT)).await?)
+    }
+
+    async fn domain(&self, client: &mut CmdClient<Channel>) -> Result<Option<Value>, CtlError> {
+        let reply = self.answer(deadline::SHORT, client.get_domain(EmptyRequest {})).await?;
+        check(reply.response.as_ref())?;
+        if reply.domain.is_empty() {
+            return Ok(None);
+        }
+        serde_json::from_str(&reply.domain)
+            .map(Some)
+            .map_err(|error| CtlError::Refused(format!("the launcher's domain document cannot be read: {error}")))
+    }
+
+    async fn answer<T>(
+        &self,
+        usual: Duration,
+        call: impl Future<Output = Result<Reply<T>, Status>>,
+    ) -> Result<T, CtlError> {
+        let within = self.within(usual);
+        let reply = tokio::time::timeout(within, call)
+            .await
+            .map_err(|_| CtlError::Refused(format!("no answer within {} s", within.as_secs_f32())))?;
+        reply
+            .map(Reply::into_inner)
+            .map_err(|status| CtlError::Refused(format!("{:?}: {}", status.code(), status.message())))
+    }
+
+    fn done(&self, reply: &Response) -> Result<(), CtlError> {
+        check(Some(reply))?;
+        output::print(self.format, &json!(reply), || vec![("", "ok".to_owned())])
+    }
+}
+
+/// A reply is a failure if it says so and says why; virt-handler reads it the same way.
+fn check(reply: Option<&Response>) -> Result<(), CtlError> {
+    match reply {
+        Some(Response { success: false, message }) if !message.is_empty() => Err(CtlError::Refused(message.clone())),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn no_domain() -> CtlError {
+    CtlError::Refused("no domain is defined".to_owned())
+}
+
+fn encode(vmi: &Value) -> Vmi {
+    Vmi { vmi_json: vmi.to_string().into_bytes() }
+}
+
+fn read_options(path: &Path) -> Result<VirtualMachineOptions, CtlError> {
+    let unusable = |why: String| CtlError::Usage(format!("{}: {why}", path.display()));
+    let text = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
+    serde_json::from_slice(&text).map_err(|error| unusable(error.to_string()))
+}

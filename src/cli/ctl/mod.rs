@@ -1,0 +1,193 @@
+//! `virt-launcher ctl`: a person's client of the command socket, and a stand-in for virt-handler's notify server.
+
+mod call;
+mod console;
+mod events;
+mod output;
+mod vmi_file;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use crate::cmd::client::ConnectError;
+use output::Format;
+
+/// Where the launcher of this container listens.
+const DEFAULT_SOCKET: &str = "/var/run/kubevirt/sockets/launcher-sock";
+
+/// Talk to a running virt-launcher over its command socket.
+///
+/// Exit codes: 0 done, 1 the launcher refused or failed (its message is on stderr), 2 wrong usage or unreadable file,
+/// 3 the launcher cannot be reached.
+#[derive(Debug, Parser)]
+#[command(name = "virt-launcher ctl", verbatim_doc_comment)]
+pub struct Ctl {
+    /// The launcher's command socket.
+    #[arg(long, global = true, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    socket: PathBuf,
+    /// How to print what the launcher answers.
+    #[arg(short, long, global = true, value_name = "FORMAT", default_value = "table")]
+    output: Format,
+    /// Seconds to wait for an answer, instead of virt-handler's own 5 (reads) and 20 (changes).
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
+    timeout: Option<Duration>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Bring the VM in line with a VirtualMachineInstance or VirtualMachine file; starts it the first time.
+    Sync {
+        /// YAML or JSON; `-` reads standard input.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// What the node would add: JSON of VirtualMachineOptions with the field names of the protocol.
+        #[arg(long, value_name = "FILE")]
+        options: Option<PathBuf>,
+    },
+    /// Print the domain as virt-handler reads it.
+    GetDomain,
+    /// Ask whether the launcher answers.
+    Ping,
+    /// Print the hypervisor's version.
+    QemuVersion,
+    /// Print the versions of the protocol and who serves the socket.
+    Info,
+    /// Suspend the guest.
+    Pause(Target),
+    /// Resume the guest.
+    Unpause(Target),
+    /// Ask the guest to power off.
+    Shutdown(Target),
+    /// End the hypervisor process.
+    Kill(Target),
+    /// Undefine the domain.
+    Delete(Target),
+    /// Press the reset button.
+    Reset(Target),
+    /// Ask the guest to reboot.
+    SoftReboot(Target),
+    /// Connect to the guest's first serial port; `^]` leaves.
+    Console(console::Options),
+    /// Stand in for virt-handler: listen on the notify socket and print what the launcher tells.
+    Events(events::Options),
+}
+
+/// Which VM a command means. A launcher has one; without a file it is asked which.
+#[derive(Debug, clap::Args)]
+struct Target {
+    /// The VM's file, for a launcher that has no domain yet.
+    #[arg(long, value_name = "FILE")]
+    vmi: Option<PathBuf>,
+}
+
+/// Why a command did not succeed; decides the exit code.
+#[derive(Debug, thiserror::Error)]
+enum CtlError {
+    /// The launcher said no, in its own words.
+    #[error("{0}")]
+    Refused(String),
+    /// Something on this side cannot be used.
+    #[error("{0}")]
+    Usage(String),
+    /// Nobody to talk to.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// Nobody to talk to at another socket than the launcher's.
+    #[error("{0}")]
+    Unreachable(String),
+}
+
+impl CtlError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            CtlError::Refused(_) => 1,
+            CtlError::Usage(_) => 2,
+            CtlError::Connect(_) | CtlError::Unreachable(_) => 3,
+        }
+    }
+}
+
+/// Runs `ctl` with its arguments, the program's name (`virt-launcher ctl`) not among them.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let named = std::iter::once(OsString::from("virt-launcher ctl")).chain(arguments);
+    let ctl = match Ctl::try_parse_from(named) {
+        Ok(ctl) => ctl,
+        Err(error) => {
+            // Help goes to stdout with code 0, everything else to stderr with code 2.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match run(ctl) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(ctl: Ctl) -> Result<(), CtlError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CtlError::Usage(format!("cannot start: {error}")))?;
+    let caller = call::Caller { socket: ctl.socket, timeout: ctl.timeout, format: ctl.output };
+    runtime.block_on(async {
+        match ctl.command {
+            Command::Sync { file, options } => caller.sync(&file, options.as_deref()).await,
+            Command::GetDomain => caller.get_domain().await,
+            Command::Ping => caller.ping().await,
+            Command::QemuVersion => caller.qemu_version().await,
+            Command::Info => caller.info().await,
+            Command::Pause(target) => caller.steer(call::Steer::Pause, target).await,
+            Command::Unpause(target) => caller.steer(call::Steer::Unpause, target).await,
+            Command::Shutdown(target) => caller.steer(call::Steer::Shutdown, target).await,
+            Command::Kill(target) => caller.steer(call::Steer::Kill, target).await,
+            Command::Delete(target) => caller.steer(call::Steer::Delete, target).await,
+            Command::Reset(target) => caller.steer(call::Steer::Reset, target).await,
+            Command::SoftReboot(target) => caller.steer(call::Steer::SoftReboot, target).await,
+            Command::Console(options) => {
+                let path = match options.path() {
+                    Some(path) => path,
+                    None => caller.console_path().await?,
+                };
+                console::run(&path, &options, caller.timeout)
+            }
+            Command::Events(options) => events::run(options, caller.format, caller.timeout).await,
+        }
+    })
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is not a number of seconds"))?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        Ok(_) | Err(_) => Err(format!("{text:?} is not a positive number of seconds")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Ctl::command().debug_assert();
+    }
+
+    #[test]
+    fn seconds_are_positive_numbers() {
+        assert_eq!(seconds("1.5"), Ok(Duration::from_millis(1500)));
+        for bad in ["0", "-1", "x", "", "inf", "NaN"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+}
