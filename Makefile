@@ -1,20 +1,39 @@
 # The targets a user and CI call. `make help` lists them.
 SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
+# Where rustup puts cargo when the shell has not been told yet.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+# One static binary for the machine's own architecture.
+DIST := target/dist/virt-launcher
 
 .PHONY: help
 help: ## list the targets
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | column -t -s $$'\t'
 
+.PHONY: deps
+deps: ## install the packages that building and testing need (Debian, Ubuntu)
+	@images/deps.sh
+
+.PHONY: deps-build
+deps-build:
+	@images/deps.sh build
+
 .PHONY: check
-check: deps ## format, clippy with warnings as errors, the layering test
+check: deps-build ## format, clippy with warnings as errors, the layering test
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo test --locked --test layering
 
-.PHONY: deps
-deps: ## install the packages that building and testing need
-	@true
+.PHONY: static-libvirt
+static-libvirt: ## static libvirt client archives; built once per machine and cached
+	@images/deps.sh build static
+	@images/static-libvirt/build.sh >/dev/null
+
+.PHONY: static
+static: static-libvirt ## the released binary, static and stripped: target/dist/virt-launcher
+	@images/static-libvirt/link.sh $(DIST)
 
 .PHONY: conformance
 conformance: ## run the golden cases: [DIR=folder] [ONLY=substring] [SHOW=failures shown in full]
