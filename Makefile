@@ -35,6 +35,21 @@ static-libvirt: ## static libvirt client archives; built once per machine and ca
 static: static-libvirt ## the released binary, static and stripped: target/dist/virt-launcher
 	@images/static-libvirt/link.sh $(DIST)
 
+.PHONY: images
+images: static ## the container image localhost/virt-launcher-qemu and the test guest
+	@images/deps.sh image
+	@images/build.sh
+
+.PHONY: demo
+demo: images ## boot a real Linux guest in the real image, from the VMI file in images/demo
+	@images/deps.sh test
+	@images/demo/run.sh
+
+.PHONY: test
+test: images ## everything: unit tests, and integration tests on the real image with real libvirt and QEMU
+	@images/deps.sh test
+	VIRT_LAUNCHER_IMAGE=localhost/virt-launcher-qemu VIRT_LAUNCHER_GUEST_IMAGE=localhost/virt-launcher-guest cargo test --locked
+
 .PHONY: conformance
 conformance: ## run the golden cases: [DIR=folder] [ONLY=substring] [SHOW=failures shown in full]
 	CONFORMANCE_DIR='$(DIR)' CONFORMANCE_ONLY='$(ONLY)' CONFORMANCE_SHOW='$(SHOW)' cargo test --locked --quiet --test conformance
