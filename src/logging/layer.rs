@@ -16,6 +16,7 @@ use super::{DEFAULT_VERBOSITY, VERBOSITY_VARIABLE, verbosity};
 /// Besides `msg`, an event may carry `v` (the verbosity it needs, default 2), `reason` (an error) and any other field
 /// the log format knows (`name`, `namespace`, `kind`, `uid`, `volume`, …).
 pub fn init(component: &'static str, flag: i32) {
+    super::forward::set_component(component);
     let environment = std::env::var(VERBOSITY_VARIABLE).ok();
     let (verbosity, warning) = verbosity(flag, environment.as_deref());
     let subscriber = registry().with(Lines { component, verbosity });
@@ -52,7 +53,7 @@ impl<S: Subscriber> Layer<S> for Lines {
     }
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let mut fields = Fields { message: String::new(), verbosity: None, others: Vec::new() };
+        let mut fields = Fields { message: String::new(), verbosity: None, texts: Vec::new(), numbers: Vec::new() };
         event.record(&mut fields);
         let level = level(event.metadata()).unwrap_or(Level::Info);
         let needs = fields.verbosity.unwrap_or(i64::from(DEFAULT_VERBOSITY));
@@ -64,8 +65,11 @@ impl<S: Subscriber> Layer<S> for Lines {
             let file = file.rsplit('/').next().unwrap_or(file);
             record = record.field("pos", format!("{file}:{line}"));
         }
-        for (key, value) in fields.others {
+        for (key, value) in fields.texts {
             record = record.field(key, value);
+        }
+        for (key, value) in fields.numbers {
+            record = record.number(key, value);
         }
         record.write();
     }
@@ -74,14 +78,15 @@ impl<S: Subscriber> Layer<S> for Lines {
 struct Fields {
     message: String,
     verbosity: Option<i64>,
-    others: Vec<(&'static str, String)>,
+    texts: Vec<(&'static str, String)>,
+    numbers: Vec<(&'static str, i64)>,
 }
 
 impl Fields {
     fn put(&mut self, field: &Field, value: String) {
         match field.name() {
             "message" => self.message = value,
-            name => self.others.push((name, value)),
+            name => self.texts.push((name, value)),
         }
     }
 }
@@ -90,7 +95,7 @@ impl Visit for Fields {
     fn record_i64(&mut self, field: &Field, value: i64) {
         match field.name() {
             "v" => self.verbosity = Some(value),
-            _ => self.put(field, value.to_string()),
+            name => self.numbers.push((name, value)),
         }
     }
 

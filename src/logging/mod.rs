@@ -1,13 +1,18 @@
 //! Log lines in KubeVirt's JSON form (contract/lifecycle.md 5): one object per line on standard error, keys in
 //! alphabetical order, one write per line.
 //!
-//! `Record` is the line itself and needs nothing but memory for its text, so that PID 1 can use it; `init` arranges that
-//! `tracing` events become records.
+//! `Record` is the line itself and needs nothing but memory for its text; `Logger` writes such lines for PID 1, which
+//! keeps away from `tracing`; `init` arranges that `tracing` events become records; `forward` re-emits what libvirt and
+//! the hypervisor said.
 
+mod forward;
 mod layer;
+mod logger;
 mod record;
 
+pub use forward::forward;
 pub use layer::init;
+pub use logger::Logger;
 pub use record::{Level, Record, timestamp, timestamp_now};
 
 /// The environment variable that overrides `-v` (contract/lifecycle.md 2.4).

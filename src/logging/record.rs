@@ -31,28 +31,44 @@ impl Level {
     }
 }
 
-/// A line in the making: keys and texts, sorted when it is written. All values are strings.
+/// A line in the making: keys and values, sorted by key when it is written.
 #[derive(Debug, Clone)]
 pub struct Record<'a> {
-    fields: Vec<(&'a str, String)>,
+    fields: Vec<(&'a str, Value)>,
+}
+
+#[derive(Debug, Clone)]
+enum Value {
+    Text(String),
+    Number(i64),
 }
 
 impl<'a> Record<'a> {
     /// A line of `component` (`virt-launcher`, `virt-launcher-monitor`, …) with the present time.
     pub fn new(component: &str, level: Level, message: impl Into<String>) -> Self {
         let fields = vec![
-            ("component", component.to_owned()),
-            ("level", level.name().to_owned()),
-            ("msg", message.into()),
-            ("timestamp", timestamp_now()),
+            ("component", Value::Text(component.to_owned())),
+            ("level", Value::Text(level.name().to_owned())),
+            ("msg", Value::Text(message.into())),
+            ("timestamp", Value::Text(timestamp_now())),
         ];
         Record { fields }
     }
 
-    /// Adds or replaces a field.
-    pub fn field(mut self, key: &'a str, value: impl Into<String>) -> Self {
+    /// Adds or replaces a text. An empty `namespace` is left out, as the original does.
+    pub fn field(self, key: &'a str, value: impl Into<String>) -> Self {
+        let value = value.into();
+        if key == "namespace" && value.is_empty() { self } else { self.put(key, Value::Text(value)) }
+    }
+
+    /// Adds or replaces a number (`code`, `iteration`, …).
+    pub fn number(self, key: &'a str, value: i64) -> Self {
+        self.put(key, Value::Number(value))
+    }
+
+    fn put(mut self, key: &'a str, value: Value) -> Self {
         self.fields.retain(|(present, _)| *present != key);
-        self.fields.push((key, value.into()));
+        self.fields.push((key, value));
         self
     }
 
@@ -64,7 +80,10 @@ impl<'a> Record<'a> {
             line.push(if index == 0 { '{' } else { ',' });
             push_text(&mut line, key);
             line.push(':');
-            push_text(&mut line, value);
+            match value {
+                Value::Text(text) => push_text(&mut line, text),
+                Value::Number(number) => line.push_str(&number.to_string()),
+            }
         }
         line.push_str("}\n");
         line
@@ -127,15 +146,23 @@ mod tests {
         let line = Record::new("virt-launcher", Level::Info, "a \"b\" \\ <c>\n\u{1}é")
             .field("pos", "x.rs:1")
             .field("namespace", "ns")
+            .number("code", -1)
             .field("timestamp", "2026-08-22T10:34:54.123456Z")
             .line();
         assert_eq!(
             line,
-            "{\"component\":\"virt-launcher\",\"level\":\"info\",\"msg\":\"a \\\"b\\\" \\\\ <c>\\n\\u0001é\",\
+            "{\"code\":-1,\"component\":\"virt-launcher\",\"level\":\"info\",\"msg\":\"a \\\"b\\\" \\\\ <c>\\n\\u0001é\",\
              \"namespace\":\"ns\",\"pos\":\"x.rs:1\",\"timestamp\":\"2026-08-22T10:34:54.123456Z\"}\n"
         );
         let read: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(read["msg"], "a \"b\" \\ <c>\n\u{1}é");
+    }
+
+    #[test]
+    fn an_empty_namespace_is_left_out() {
+        let line = Record::new("virt-probe", Level::Info, "m").field("namespace", "").field("name", "").line();
+        assert!(!line.contains("namespace"), "{line}");
+        assert!(line.contains("\"name\":\"\""), "{line}");
     }
 
     #[test]

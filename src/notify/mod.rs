@@ -7,7 +7,6 @@ mod k8s;
 mod link;
 mod outbox;
 mod queue;
-mod watch;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

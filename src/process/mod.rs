@@ -1,9 +1,17 @@
 //! Processes as the kernel shows them: search by command prefix, pidfd, wait status.
 
+mod appearance;
+mod capability;
 mod outcome;
 mod pidfd;
 mod table;
+mod vcpu;
 
+pub use appearance::Appearance;
+pub use capability::raise_ambient_net_bind_service;
 pub use outcome::Outcome;
 pub use pidfd::{PidFd, ProcessError};
-pub use table::{Found, PidFileError, command_matches, find_by_command_prefix, read_pid_file};
+pub use table::{
+    Found, PidFileError, command_matches, find_by_command_prefix, find_descendants_by_command_prefix, read_pid_file,
+};
+pub use vcpu::vcpu_threads;

@@ -14,14 +14,24 @@ pub struct Found {
     pub name: String,
 }
 
+/// Bytes of a name that `comm` can show (TASK_COMM_LEN without its end).
+const COMM_LENGTH: usize = 15;
+
 /// Whether an executable of this name is one of the commands that `prefixes` name.
 pub fn command_matches(name: &str, prefixes: &[impl AsRef<str>]) -> bool {
     prefixes.iter().any(|prefix| !prefix.as_ref().is_empty() && name.starts_with(prefix.as_ref()))
 }
 
+/// The same for a name out of `comm`, where the kernel may have cut the end off a long one.
+fn comm_matches(comm: &str, prefixes: &[impl AsRef<str>]) -> bool {
+    let cut = |prefix: &str| comm.len() == COMM_LENGTH && prefix.starts_with(comm);
+    command_matches(comm, prefixes) || prefixes.iter().any(|prefix| cut(prefix.as_ref()))
+}
+
 /// Living processes whose executable's name starts with one of `prefixes`, lowest number first; only children of
-/// `parent` if it is given. The name is that of `/proc/PID/exe`, or `comm` where the link cannot be read; arguments are
-/// never looked at, so that a VM called `qemu-kvm` is nobody's hypervisor. Processes that end meanwhile are skipped.
+/// `parent` if it is given. The name is that of `/proc/PID/exe`; `comm` counts too, for a link that may not be read and
+/// for a wrapper script. Arguments are never looked at, so that a VM called `qemu-kvm` is nobody's hypervisor. Processes
+/// that end meanwhile are skipped.
 pub fn find_by_command_prefix(prefixes: &[impl AsRef<str>], parent: Option<i32>) -> Vec<Found> {
     let Ok(processes) = all_processes() else { return Vec::new() };
     let mut found: Vec<Found> =
@@ -30,17 +40,36 @@ pub fn find_by_command_prefix(prefixes: &[impl AsRef<str>], parent: Option<i32>)
     found
 }
 
+/// As [`find_by_command_prefix`], among all that descends from `ancestor`, in any generation: not every libvirt daemon
+/// lets its hypervisor be re-parented, and a daemon may outlive the launcher.
+pub fn find_descendants_by_command_prefix(prefixes: &[impl AsRef<str>], ancestor: i32) -> Vec<Found> {
+    let mut found = find_by_command_prefix(prefixes, None);
+    found.retain(|found| descends_from(found.pid, ancestor));
+    found
+}
+
+/// The bound keeps a table that changes under us from making a loop.
+const GENERATIONS: usize = 64;
+
+fn descends_from(pid: i32, ancestor: i32) -> bool {
+    let parent = |pid: &i32| Process::new(*pid).and_then(|process| process.stat()).ok().map(|stat| stat.ppid);
+    std::iter::successors(parent(&pid), parent).take(GENERATIONS).any(|pid| pid == ancestor)
+}
+
 fn matching(process: &Process, prefixes: &[impl AsRef<str>], parent: Option<i32>) -> Option<Found> {
     let stat = process.stat().ok()?;
     // Zombies and the dead have no executable left to end.
     if matches!(stat.state, 'Z' | 'X' | 'x') || parent.is_some_and(|parent| stat.ppid != parent) {
         return None;
     }
-    let name = match process.exe() {
-        Ok(path) => path.file_name()?.to_string_lossy().trim_end_matches(" (deleted)").to_owned(),
-        Err(_) => stat.comm,
-    };
-    command_matches(&name, prefixes).then_some(Found { pid: process.pid, name })
+    let exe = process.exe().ok().and_then(|path| {
+        let name = path.file_name()?.to_string_lossy();
+        Some(name.trim_end_matches(" (deleted)").to_owned())
+    });
+    match exe {
+        Some(name) if command_matches(&name, prefixes) => Some(Found { pid: process.pid, name }),
+        Some(_) | None => comm_matches(&stat.comm, prefixes).then_some(Found { pid: process.pid, name: stat.comm }),
+    }
 }
 
 /// A pid file could not be used.
@@ -83,6 +112,8 @@ mod tests {
         // The kernel shows the new executable only after exec; spawn returns later than that.
         let found = find_by_command_prefix(&["qemu-system", "qemu-kvm"], Some(own));
         assert_eq!(found, [Found { pid: real.id() as i32, name: "qemu-system-test".into() }]);
+        assert_eq!(find_descendants_by_command_prefix(&["qemu-system"], own), found);
+        assert_eq!(find_descendants_by_command_prefix(&["qemu-system"], real.id() as i32), []);
         real.kill().unwrap();
         // Killed but not yet waited for: a zombie is not found.
         let pidfd = super::super::PidFd::open(real.id() as i32).unwrap();
@@ -93,6 +124,22 @@ mod tests {
             child.kill().unwrap();
             child.wait().unwrap();
         }
+    }
+
+    #[test]
+    fn names_match_from_their_start() {
+        let prefixes = ["qemu-system", "cloud-hypervisor"];
+        for (name, by_exe, by_comm) in [
+            ("qemu-system-x86_64", true, true),
+            ("qemu-system-x86", true, true),
+            ("cloud-hyperviso", false, true),
+            ("cloud-hyper", false, false),
+            ("not-qemu-system", false, false),
+            ("", false, false),
+        ] {
+            assert_eq!((command_matches(name, &prefixes), comm_matches(name, &prefixes)), (by_exe, by_comm), "{name}");
+        }
+        assert!(!command_matches("anything", &[""]));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Waiting for a socket file to appear, told by the kernel.
+//! Waiting for a file or socket to appear, told by the kernel (inotify).
 
 use std::ffi::OsString;
 use std::io;
@@ -19,14 +19,14 @@ impl AsRawFd for Events {
 }
 
 /// Watches a directory for one name that is made in it or moved into it.
-pub(super) struct Appearance {
+pub struct Appearance {
     events: AsyncFd<Events>,
     name: OsString,
 }
 
 impl Appearance {
     /// Starts watching: what appears from now on is not missed. Fails if the directory is missing or watches run out.
-    pub(super) fn of(path: &Path) -> io::Result<Self> {
+    pub fn of(path: &Path) -> io::Result<Self> {
         let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(io::Error::from(io::ErrorKind::InvalidInput));
         };
@@ -38,7 +38,7 @@ impl Appearance {
     }
 
     /// Returns when the name has appeared, or when events were lost and it may have.
-    pub(super) async fn appeared(&mut self) -> io::Result<()> {
+    pub async fn appeared(&mut self) -> io::Result<()> {
         loop {
             let mut ready = self.events.readable().await?;
             let events = match ready.try_io(|events| Ok(events.get_ref().0.read_events()?)) {
