@@ -1,6 +1,7 @@
 //! Flags and environment, and what a person types: one checked configuration per role.
 
 pub mod ctl;
+pub mod domain_xml;
 
 use std::process::ExitCode;
 

@@ -4,7 +4,7 @@ use crate::domain::DomainSpec;
 use crate::domain::table::{Element, Role, View};
 
 /// One element, attribute or text of the document.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Part {
     /// `devices/disk[0]/driver/@cache`; items of a list are counted from 0, the outermost element has no name.
     pub path: String,

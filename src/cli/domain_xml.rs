@@ -1,0 +1,98 @@
+//! `virt-launcher domain-xml`: what would be defined for a VMI, without a libvirt.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use crate::domain::{DomainSpec, Part};
+
+/// Prints the XML of the last define for a VMI.
+///
+/// A boot makes one to three defines; those after the first start from what libvirt read back of the one before, which
+/// `--readback` gives. Without it the first define is the last.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// VirtualMachineInstance or VirtualMachine, JSON or YAML; `-` reads standard input.
+    pub vmi: PathBuf,
+    /// Facts about the machine, as a golden case's ctx.json; without it this machine's are taken.
+    #[arg(long, value_name = "CTX")]
+    pub context: Option<PathBuf>,
+    /// What libvirt answered to the first define (`virsh dumpxml --inactive`).
+    #[arg(long, value_name = "XML")]
+    pub readback: Option<PathBuf>,
+    /// Write every define there, as 1.xml, 2.xml, …
+    #[arg(long, value_name = "DIR")]
+    pub defines_dir: Option<PathBuf>,
+    /// Hypervisor of the catalogue; wins over the VMI's own.
+    #[arg(long, value_name = "NAME")]
+    pub hypervisor: Option<String>,
+    /// Say which conversion step made which element, instead of the XML.
+    #[arg(long)]
+    pub explain: bool,
+}
+
+/// The document after one conversion step.
+pub struct Stage {
+    /// Name of the step.
+    pub step: String,
+    /// The document as the step left it.
+    pub document: DomainSpec,
+}
+
+/// One line per element, with the step that wrote it last; what lies below an element and comes from the same step is
+/// not listed again.
+pub fn explanation(stages: &[Stage]) -> String {
+    let mut steps: HashMap<Part, &str> = HashMap::new();
+    for stage in stages {
+        let parts = stage.document.parts();
+        let mut now = HashMap::with_capacity(parts.len());
+        for part in parts {
+            let step = steps.get(&part).copied().unwrap_or(&stage.step);
+            now.insert(part, step);
+        }
+        steps = now;
+    }
+    let parts = stages.last().map(|stage| stage.document.parts()).unwrap_or_default();
+    let width = steps.values().map(|step| step.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    let mut above: Vec<(String, &str)> = Vec::new();
+    for part in parts {
+        let step = steps.get(&part).copied().unwrap_or("");
+        above.retain(|(path, _)| part.path.strip_prefix(path.as_str()).is_some_and(|rest| rest.starts_with('/')));
+        let told = above.last().is_some_and(|(_, told)| *told == step);
+        if !told && !part.path.is_empty() {
+            let _ = match part.value.as_str() {
+                "" => writeln!(text, "{step:width$}  {}", part.path),
+                value => writeln!(text, "{step:width$}  {} = {value}", part.path),
+            };
+            above.push((part.path, step));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_element_is_the_step_s_that_made_it_and_a_change_the_step_s_that_changed_it() {
+        let stage = |step: &str, xml: &str| Stage {
+            step: step.to_owned(),
+            document: DomainSpec::from_xml(&format!("<domain>{xml}</domain>")).unwrap(),
+        };
+        let text = explanation(&[
+            stage("disks", "<devices><disk device='disk'><driver name='qemu'/></disk></devices>"),
+            stage("cache", "<devices><disk device='disk'><driver name='qemu' cache='none'/></disk></devices>"),
+            stage(
+                "name",
+                "<name>x</name><devices><disk device='disk'><driver name='qemu' cache='none'/></disk></devices>",
+            ),
+        ]);
+        let lines: Vec<&str> = text.lines().filter(|line| !line.contains("metadata")).collect();
+        assert!(lines.contains(&"name   name = x"), "{text}");
+        assert!(lines.contains(&"disks  devices"), "{text}");
+        assert!(lines.contains(&"cache  devices/disk[0]/driver/@cache = none"), "{text}");
+        assert_eq!(lines.iter().filter(|line| line.contains("devices")).count(), 2, "{text}");
+    }
+}
