@@ -180,7 +180,7 @@ async fn restarts_in_the_middle_lose_nothing_and_turn_nothing_round() {
     for n in 1..300 {
         generation = outbox.domain_event(EventType::Modified, document(n));
         match n % 100 {
-            20 => pipe.behave(Behaviour::Vanishes),
+            20 => pipe.behave(Behaviour::Hangs),
             40 => pipe.vanish(),
             60 => pipe.behave(Behaviour::Takes),
             80 => pipe.appear(),

@@ -41,8 +41,8 @@ pub enum Behaviour {
     Fails(Code),
     /// Does not record, and answers `success: false` with this text.
     Refuses(String),
-    /// Records, and breaks the connection instead of answering, so that the launcher cannot know.
-    Vanishes,
+    /// Records, and never answers, so that the launcher cannot know.
+    Hangs,
 }
 
 struct Shared {
@@ -168,7 +168,7 @@ impl Service {
             }
             Behaviour::Fails(code) => Err(Status::new(code, "the double was told to fail")),
             Behaviour::Refuses(message) => Ok(Reply::new(Response { success: false, message })),
-            Behaviour::Vanishes => {
+            Behaviour::Hangs => {
                 record();
                 std::future::pending().await
             }
