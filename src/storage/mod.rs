@@ -1,1 +1,154 @@
-//! Disk artefacts: overlays, empty disks, cloud-init and other small disks.
+//! Disk artefacts: overlays, empty disks, cloud-init and other small disks (contract/lifecycle.md 9).
+//!
+//! What the reader can rely on: an artefact appears under its final name only when it is whole; every tool has a
+//! deadline and its output is in the error; nothing that exists is touched again; a volume's name cannot leave its folder.
+
+mod cloud_init;
+mod image;
+mod iso;
+mod tool;
+
+pub use cloud_init::{CloudInit, CloudInitSource, MetaData, PublicKeys, make_cloud_init_disk};
+pub use image::{ImageInfo, InspectionLimits, create_empty_disk, create_overlay, inspect};
+pub use iso::make_iso_of_directory;
+pub use tool::{Timings, Tools};
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Owner of everything QEMU opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// User number.
+    pub uid: u32,
+    /// Group number.
+    pub gid: u32,
+}
+
+/// Why an artefact could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The file system refused.
+    #[error("{path}: cannot {what}: {source}")]
+    Io {
+        /// The path concerned.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A tool said no.
+    #[error("{tool} could not {what} {path}: {output}")]
+    Tool {
+        /// The tool's name.
+        tool: &'static str,
+        /// What it was to do.
+        what: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// What it said, or how it ended.
+        output: String,
+    },
+    /// A tool took too long and was killed.
+    #[error("{tool} did not {what} {path} within {seconds} s")]
+    TooSlow {
+        /// The tool's name.
+        tool: &'static str,
+        /// What it was to do.
+        what: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// Its deadline.
+        seconds: u64,
+    },
+    /// The volume's name is no plain file name.
+    #[error("spec.volumes: {name:?} cannot name a file")]
+    VolumeName {
+        /// The name.
+        name: String,
+    },
+    /// An empty disk of less than 1 MiB.
+    #[error("the size for volume {volume} is too low")]
+    TooSmall {
+        /// The volume.
+        volume: String,
+    },
+    /// An image that a VM cannot boot from as it is.
+    #[error("{0}")]
+    Image(String),
+}
+
+impl StorageError {
+    fn io(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> StorageError {
+        let path = path.to_owned();
+        move |source| StorageError::Io { path, what, source }
+    }
+}
+
+/// A volume's name as one component of a path.
+pub fn volume_component(name: &str) -> Result<&str, StorageError> {
+    match name {
+        "" | "." | ".." => Err(StorageError::VolumeName { name: name.to_owned() }),
+        _ if name.contains('/') || name.contains('\0') => Err(StorageError::VolumeName { name: name.to_owned() }),
+        _ => Ok(name),
+    }
+}
+
+/// Makes a directory and its parents with mode 0755, whatever the umask.
+pub(crate) async fn make_directory(path: &Path) -> Result<(), StorageError> {
+    use std::os::unix::fs::PermissionsExt;
+    if tokio::fs::metadata(path).await.is_ok_and(|found| found.is_dir()) {
+        return Ok(());
+    }
+    tokio::fs::create_dir_all(path).await.map_err(StorageError::io(path, "make the directory"))?;
+    tokio::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
+        .await
+        .map_err(StorageError::io(path, "set its mode"))
+}
+
+/// Gives a finished file to its owner and its final name.
+pub(crate) async fn finish(staged: &Path, path: &Path, owner: Owner, mode: u32) -> Result<(), StorageError> {
+    use std::os::unix::fs::PermissionsExt;
+    tokio::fs::set_permissions(staged, std::fs::Permissions::from_mode(mode))
+        .await
+        .map_err(StorageError::io(staged, "set its mode"))?;
+    own(staged, owner)?;
+    tokio::fs::rename(staged, path).await.map_err(StorageError::io(path, "give the finished file its name"))
+}
+
+/// chown, only where it changes something.
+pub(crate) fn own(path: &Path, owner: Owner) -> Result<(), StorageError> {
+    use std::os::unix::fs::MetadataExt;
+    let found = std::fs::symlink_metadata(path).map_err(StorageError::io(path, "look at it"))?;
+    if (found.uid(), found.gid()) == (owner.uid, owner.gid) {
+        return Ok(());
+    }
+    std::os::unix::fs::lchown(path, Some(owner.uid), Some(owner.gid))
+        .map_err(StorageError::io(path, "change its owner"))
+}
+
+/// The name under which a file is made.
+pub(crate) fn staging(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".staging");
+    PathBuf::from(name)
+}
+
+#[cfg(test)]
+pub(crate) fn me() -> Owner {
+    Owner { uid: nix::unistd::getuid().as_raw(), gid: nix::unistd::getgid().as_raw() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volume_names_stay_in_their_folder() {
+        for name in ["", ".", "..", "a/b", "../x", "/etc", "a\0"] {
+            assert!(volume_component(name).is_err(), "{name:?}");
+        }
+        assert_eq!(volume_component("disk-0.a").unwrap(), "disk-0.a");
+    }
+}

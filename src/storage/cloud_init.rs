@@ -1,0 +1,227 @@
+//! Cloud-init data and its disk (contract/lifecycle.md 9.5). The data is gathered before the domain is defined; the disk
+//! is made right before the start, when the devices are known.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use tokio::io::AsyncWriteExt;
+
+use super::iso::make_iso_of_directory;
+use super::tool::Tools;
+use super::{Owner, StorageError, make_directory, volume_component};
+
+/// Public keys, numbered from "0".
+pub type PublicKeys = BTreeMap<String, String>;
+
+/// The two layouts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloudInitSource {
+    /// Label `cidata`, files at the root.
+    NoCloud,
+    /// Label `config-2`, files below `openstack/latest`.
+    ConfigDrive,
+}
+
+impl CloudInitSource {
+    /// The volume label.
+    pub fn label(self) -> &'static str {
+        match self {
+            CloudInitSource::NoCloud => "cidata",
+            CloudInitSource::ConfigDrive => "config-2",
+        }
+    }
+
+    /// The image's file name.
+    pub fn file_name(self) -> &'static str {
+        match self {
+            CloudInitSource::NoCloud => "noCloud.iso",
+            CloudInitSource::ConfigDrive => "configdrive.iso",
+        }
+    }
+}
+
+/// Metadata of either layout.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MetaData {
+    /// Instance type's name, if the VM has one.
+    pub instance_type: String,
+    /// Instance id.
+    pub instance_id: String,
+    /// The guest's host name.
+    pub hostname: String,
+    /// Firmware UUID (ConfigDrive).
+    pub uuid: String,
+    /// SSH keys.
+    pub public_keys: PublicKeys,
+}
+
+/// Everything that goes onto the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CloudInit {
+    /// Layout.
+    pub source: CloudInitSource,
+    /// The volume it stands for.
+    pub volume: String,
+    /// Metadata.
+    pub meta_data: MetaData,
+    /// User data, decoded.
+    pub user_data: String,
+    /// Network data, decoded; no file if empty.
+    pub network_data: String,
+}
+
+#[derive(Serialize)]
+struct NoCloudMetaData<'a> {
+    #[serde(rename = "instance-type", skip_serializing_if = "str::is_empty")]
+    instance_type: &'a str,
+    #[serde(rename = "instance-id")]
+    instance_id: &'a str,
+    #[serde(rename = "local-hostname", skip_serializing_if = "str::is_empty")]
+    local_hostname: &'a str,
+    #[serde(rename = "public-keys", skip_serializing_if = "BTreeMap::is_empty")]
+    public_keys: &'a PublicKeys,
+}
+
+#[derive(Serialize)]
+struct ConfigDriveMetaData<'a> {
+    #[serde(skip_serializing_if = "str::is_empty")]
+    instance_type: &'a str,
+    instance_id: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    hostname: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    uuid: &'a str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    public_keys: &'a PublicKeys,
+}
+
+impl CloudInit {
+    /// The image's path below `<ephemeral>/cloud-init-data`.
+    pub fn path(&self, cloud_init_dir: &Path, namespace: &str, name: &str) -> PathBuf {
+        cloud_init_dir.join(namespace).join(name).join(self.source.file_name())
+    }
+
+    fn files(&self) -> Result<Vec<(&'static str, Vec<u8>)>, StorageError> {
+        let meta = &self.meta_data;
+        let json = match self.source {
+            CloudInitSource::NoCloud => serde_json::to_vec(&NoCloudMetaData {
+                instance_type: &meta.instance_type,
+                instance_id: &meta.instance_id,
+                local_hostname: &meta.hostname,
+                public_keys: &meta.public_keys,
+            }),
+            CloudInitSource::ConfigDrive => serde_json::to_vec(&ConfigDriveMetaData {
+                instance_type: &meta.instance_type,
+                instance_id: &meta.instance_id,
+                hostname: &meta.hostname,
+                uuid: &meta.uuid,
+                public_keys: &meta.public_keys,
+            }),
+        }
+        .map_err(|error| StorageError::Image(format!("cloud-init metadata of volume {}: {error}", self.volume)))?;
+        let (meta_data, user_data, network_data) = match self.source {
+            CloudInitSource::NoCloud => ("meta-data", "user-data", "network-config"),
+            CloudInitSource::ConfigDrive => {
+                ("openstack/latest/meta_data.json", "openstack/latest/user_data", "openstack/latest/network_data.json")
+            }
+        };
+        let mut files = vec![(meta_data, json), (user_data, self.user_data.clone().into_bytes())];
+        if !self.network_data.is_empty() {
+            files.push((network_data, self.network_data.clone().into_bytes()));
+        }
+        Ok(files)
+    }
+}
+
+/// Makes the disk at `CloudInit::path`. The staged files, which may hold secrets, are removed again whatever happens.
+pub async fn make_cloud_init_disk(
+    tools: &Tools,
+    data: &CloudInit,
+    cloud_init_dir: &Path,
+    namespace: &str,
+    name: &str,
+    owner: Owner,
+) -> Result<(), StorageError> {
+    let image = data.path(cloud_init_dir, volume_component(namespace)?, volume_component(name)?);
+    let staging = image.with_file_name("data");
+    let made = async {
+        for (file, content) in data.files()? {
+            write_private(&staging.join(file), &content).await?;
+        }
+        make_iso_of_directory(tools, &image, data.source.label(), &staging, owner).await
+    }
+    .await;
+    let removed = tokio::fs::remove_dir_all(&staging).await;
+    made?;
+    removed.map_err(StorageError::io(&staging, "remove the staged cloud-init data"))
+}
+
+async fn write_private(path: &Path, content: &[u8]) -> Result<(), StorageError> {
+    if let Some(directory) = path.parent() {
+        make_directory(directory).await?;
+    }
+    let options = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).to_owned();
+    let mut file = tokio::fs::OpenOptions::from(options)
+        .open(path)
+        .await
+        .map_err(StorageError::io(path, "open it for writing"))?;
+    file.write_all(content).await.map_err(StorageError::io(path, "write it"))?;
+    file.flush().await.map_err(StorageError::io(path, "write it"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::me;
+    use super::*;
+
+    fn data(source: CloudInitSource) -> CloudInit {
+        CloudInit {
+            source,
+            volume: "seed".into(),
+            meta_data: MetaData {
+                instance_id: "id-1".into(),
+                hostname: "vm1".into(),
+                uuid: "u".into(),
+                public_keys: [("0".to_owned(), "ssh-ed25519 AAAA".to_owned())].into(),
+                ..MetaData::default()
+            },
+            user_data: "#!/bin/sh\necho hi\n".into(),
+            network_data: String::new(),
+        }
+    }
+
+    #[test]
+    fn files_have_the_contract_s_names_and_keys() {
+        let files = data(CloudInitSource::NoCloud).files().unwrap();
+        let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["meta-data", "user-data"]);
+        assert_eq!(
+            String::from_utf8_lossy(&files[0].1),
+            r#"{"instance-id":"id-1","local-hostname":"vm1","public-keys":{"0":"ssh-ed25519 AAAA"}}"#
+        );
+        let files = data(CloudInitSource::ConfigDrive).files().unwrap();
+        assert_eq!(files[0].0, "openstack/latest/meta_data.json");
+        assert_eq!(
+            String::from_utf8_lossy(&files[0].1),
+            r#"{"instance_id":"id-1","hostname":"vm1","uuid":"u","public_keys":{"0":"ssh-ed25519 AAAA"}}"#
+        );
+    }
+
+    #[tokio::test]
+    async fn the_disk_carries_label_and_files_and_no_secret_stays_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        for (source, label) in [(CloudInitSource::NoCloud, "cidata"), (CloudInitSource::ConfigDrive, "config-2")] {
+            let data = data(source);
+            make_cloud_init_disk(&Tools::default(), &data, folder.path(), "ns", "vm", me()).await.unwrap();
+            let image = std::fs::read(data.path(folder.path(), "ns", "vm")).unwrap();
+            assert_eq!(image[0x8028..].iter().take(label.len()).copied().collect::<Vec<u8>>(), label.as_bytes());
+            assert!(String::from_utf8_lossy(&image).contains("echo hi"));
+        }
+        let mut left: Vec<_> =
+            std::fs::read_dir(folder.path().join("ns/vm")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["configdrive.iso", "noCloud.iso"]);
+    }
+}
