@@ -1,0 +1,102 @@
+//! The launcher's configuration: flags and environment, whole and checked before anything is opened.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What the launcher was told (contract/lifecycle.md 2.1). `cli::launcher_flags` makes it; every field name is the flag's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Limit for hook sidecar discovery, for a domain to appear, and for its process to appear; each counted on its own.
+    pub qemu_timeout: Duration,
+    /// Parent of `sockets/` and of the notify pipe.
+    pub kubevirt_share_dir: PathBuf,
+    /// Overlays, cloud-init, ignition.
+    pub ephemeral_disk_dir: PathBuf,
+    /// Bind-mounted container disks.
+    pub container_disk_dir: PathBuf,
+    /// Where hot-plugged volumes are mounted.
+    pub hotplug_disk_dir: PathBuf,
+    /// The VMI's name. Not empty unless [`Environment::standalone_vmi`] is there to say it.
+    pub name: String,
+    /// The VMI's UID; as `name`.
+    pub uid: String,
+    /// The VMI's namespace; as `name`.
+    pub namespace: String,
+    /// Between SIGTERM and forced destroy; whole seconds.
+    pub grace_period: Duration,
+    /// Software emulation permitted.
+    pub allow_emulation: bool,
+    /// Software emulation of a foreign architecture permitted.
+    pub allow_cross_arch_emulation: bool,
+    /// Session-mode libvirt as the qemu user.
+    pub run_as_nonroot: bool,
+    /// Container disks come from image volumes (contract/lifecycle.md 9.3).
+    pub image_volume: bool,
+    /// Adds the NIC renaming pre-migration hook.
+    pub upgrade_ordinal_ifaces: bool,
+    /// Adds the vGPU pre-migration hook.
+    pub vgpu_dedicated_hook: bool,
+    /// Enables `GetVMStats` and its agent caches.
+    pub vm_stats_collector: bool,
+    /// libvirt picks Secure Boot firmware.
+    pub firmware_auto_selection: bool,
+    /// Number of sidecar sockets to wait for.
+    pub hook_sidecars: u32,
+    /// Address-space limit for image inspection, in bytes.
+    pub disk_memory_limit: u64,
+    /// EFI ROM directory.
+    pub ovmf_path: PathBuf,
+    /// How often the guest agent is asked.
+    pub agent: AgentIntervals,
+    /// End with a panic's exit code right after the directories are made.
+    pub simulate_crash: bool,
+    /// Verbatim libvirt `log_filters`; `None` if empty.
+    pub libvirt_log_filters: Option<String>,
+    /// The hypervisor the controller names; `None` if it names none (the original's default is `kvm`).
+    pub hypervisor: Option<String>,
+    /// A catalogue beside the built-in one; `None`: `/etc/virt-launcher/hypervisors.yaml` where it exists.
+    pub hypervisor_catalogue: Option<PathBuf>,
+    /// `-v`. The log takes [`Environment::log_verbosity`] before it.
+    pub verbosity: i32,
+    /// What the environment adds.
+    pub environment: Environment,
+}
+
+/// Longest pauses between two questions to the guest agent; every poller starts at 10 s at most and doubles up to its
+/// interval. None is zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AgentIntervals {
+    /// Interfaces, OS, host name, time zone, load.
+    pub sys: Duration,
+    /// File systems.
+    pub file: Duration,
+    /// Users.
+    pub user: Duration,
+    /// The agent itself.
+    pub version: Duration,
+    /// Freeze status.
+    pub fsfreeze_status: Duration,
+}
+
+/// The environment variables of contract/lifecycle.md 2.4.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Environment {
+    /// `VIRT_LAUNCHER_LOG_VERBOSITY` if it is a number; negative ones do not change the log, but count for libvirt's
+    /// filters as they are (contract/lifecycle.md 4.2).
+    pub log_verbosity: Option<i32>,
+    /// `LIBVIRT_DEBUG_LOGS` is present, whatever its value.
+    pub libvirt_debug_logs: bool,
+    /// `VIRTIOFSD_DEBUG_LOGS` is exactly `1`.
+    pub virtiofsd_debug_logs: bool,
+    /// `SHARED_FILESYSTEM_PATHS`, split at colons, without empty parts.
+    pub shared_filesystem_paths: Vec<String>,
+    /// `POD_NAME`.
+    pub pod_name: Option<String>,
+    /// `VIRT_LAUNCHER_TARGET_POD_EXIT_SIGNAL` is present: leave at once.
+    pub target_pod_exit_signal: bool,
+    /// `STANDALONE_VMI`: a whole VMI as YAML or JSON.
+    pub standalone_vmi: Option<String>,
+    /// `PCI_RESOURCE_*`, `MDEV_PCI_RESOURCE_*` and `USB_RESOURCE_*` by their whole names: device addresses.
+    pub device_resources: BTreeMap<String, Vec<String>>,
+}
