@@ -13,12 +13,13 @@ podman=$here/../podman.sh
 vmi=${1:-$here/vmi.yaml}
 image=${VIRT_LAUNCHER_IMAGE:-localhost/virt-launcher-qemu}
 guest_image=${VIRT_LAUNCHER_GUEST_IMAGE:-localhost/virt-launcher-guest}
+launcher=${VIRT_LAUNCHER:-$here/../../target/dist/virt-launcher}
 
 name=demo
 namespace=default
 uid=5a9c1f0e-7d0b-4a53-9c5e-0f4d9f6b2a11
-# What the guest's user-data prints, after the shell in the guest has filled it in.
-marker='demo: user-data of .* ran on Linux [0-9]'
+# What the guest's user-data prints; its shell fills in the host name that it took from the meta-data.
+marker='demo: user-data of demo ran on Linux [0-9]'
 grace=30
 container=virt-launcher-demo-$$
 
@@ -58,7 +59,7 @@ wait_for() {
 }
 running() { [ "$("$podman" container inspect -f '{{.State.Running}}' "$container" 2>/dev/null)" = true ]; }
 
-work=$(mktemp -d "${TMPDIR:-/tmp}/virt-launcher-demo.XXXXXX")
+work=$(mktemp -d "${TMPDIR:-/tmp}/vl-demo.XXXXXX")
 helpers=()
 cleanup() {
     local status=$? pid
@@ -67,7 +68,7 @@ cleanup() {
         say "kept: container $container, folders $work"
         exit "$status"
     fi
-    for pid in "${helpers[@]}"; do kill "$pid" 2>/dev/null || true; done
+    for pid in "${helpers[@]}"; do as_root kill "$pid" 2>/dev/null || true; done
     "$podman" rm -f -t 0 "$container" >/dev/null 2>&1 || true
     as_root umount -R "$work/container-disks" 2>/dev/null || true
     [ -z "${mounted:-}" ] || "$podman" image unmount "$guest_image" >/dev/null 2>&1 || true
@@ -80,6 +81,7 @@ trap 'exit 130' INT TERM
 for wanted in "$image" "$guest_image"; do
     "$podman" image exists "$wanted" || { echo "demo: image $wanted is missing; make images builds it" >&2; exit 1; }
 done
+[ -x "$launcher" ] || { echo "demo: $launcher is missing; make static builds it" >&2; exit 1; }
 
 # --- the pod ---------------------------------------------------------------------------------------------------------
 
@@ -133,14 +135,14 @@ say "ready: the command socket is there"
 
 # --- what virt-handler does ------------------------------------------------------------------------------------------
 
-ctl() { "$podman" exec "$container" /usr/bin/virt-launcher ctl --socket /var/run/kubevirt/sockets/launcher-sock "$@"; }
+ctl() { as_root "$launcher" ctl --socket "$socket" "$@"; }
 
-# Its notify server, and a reader of the serial console.
-"$podman" exec "$container" /usr/bin/virt-launcher ctl events >"$work/events" 2>&1 &
+# Its notify server, which it gives to the VM's user.
+notify=$work/public/domain-notify-pipe.sock
+as_root "$launcher" ctl -o json events --listen "$notify" >"$work/events" 2>&1 &
 helpers+=($!)
-# The console ends with its standard input, so that stays open.
-mkfifo "$work/keyboard"
-"$podman" exec -i "$container" /usr/bin/true 2>/dev/null || fail "cannot run commands in the container"
+wait_for 5 "the notify server" test -S "$notify"
+as_root chown 107:107 "$notify"
 
 # Container disk and kernel: bind mounts from the image's own root file system.
 guest_root=$("$podman" image mount "$guest_image")
@@ -157,17 +159,12 @@ say "container disk and kernel mounted into the running container"
 
 status_is() { [ "$(ctl -o json get-domain 2>/dev/null | jq -r '.Status.Status // empty')" = "$1" ]; }
 
-as_root cp "$vmi" "$work/public/vmi.yaml"
-ctl sync /var/run/kubevirt/vmi.yaml || fail "sync of $vmi"
+ctl sync "$vmi" || fail "sync of $vmi"
 say "VMI synchronised"
 wait_for "$state_limit" "domain Running" status_is Running
 say "Running"
 
-# A writer that keeps the keyboard open without typing.
-sleep infinity >"$work/keyboard" &
-helpers+=($!)
-"$podman" exec -i "$container" /usr/bin/virt-launcher ctl --socket /var/run/kubevirt/sockets/launcher-sock console \
-    <"$work/keyboard" >"$work/console" 2>&1 &
+as_root "$launcher" ctl console --path "$work/private/$uid/virt-serial0" </dev/null >"$work/console" 2>&1 &
 helpers+=($!)
 user_data_ran() { grep -aqE "$marker" "$work/console"; }
 wait_for "$boot_limit" "the line from the guest's user-data" user_data_ran
@@ -176,13 +173,13 @@ echo "--- console"
 tr -d '\r' <"$work/console" | grep -av heartbeat | sed 's/^/  | /' | head -n 30
 
 echo "--- processes of the container"
-"$podman" exec "$container" ps -o pid,ppid,rss,comm -e | grep -vE ' (ps|true)$' | sed 's/^/  | /'
-tree=$("$podman" exec "$container" ps -o pid=,ppid=,comm= -e)
+"$podman" exec "$container" ps -e -o pid,ppid,rss,comm | grep -vE ' (ps|true)$' | sed 's/^/  | /'
+tree=$("$podman" exec "$container" ps -e -o pid=,ppid=,comm=)
 parent_of() { awk -v want="$1" '$3 ~ "^" want { print $2; exit }' <<<"$tree"; }
-launcher=$(awk '$2 == 1 && $3 == "virt-launcher" { print $1; exit }' <<<"$tree")
-[ -n "$launcher" ] || fail "virt-launcher is not a child of PID 1"
+child=$(awk '$2 == 1 && $3 == "virt-launcher" { print $1; exit }' <<<"$tree")
+[ -n "$child" ] || fail "virt-launcher is not a child of PID 1"
 [ "$(parent_of qemu-system)" = 1 ] || fail "QEMU is not a child of PID 1 but of $(parent_of qemu-system)"
-[ "$(parent_of '(libvirtd|virtqemud)')" = "$launcher" ] || fail "the libvirt daemon is not a child of the launcher"
+[ "$(parent_of '(libvirtd|virtqemud)')" = "$child" ] || fail "the libvirt daemon is not a child of the launcher"
 say "QEMU is PID 1's child, the libvirt daemon the launcher's"
 
 domain=${namespace}_$name
@@ -214,16 +211,18 @@ say "Running: the heartbeat goes on"
 ctl shutdown || fail "shutdown"
 say "graceful shutdown asked for"
 may_end=yes
-saw_shutoff() { grep -q Shutoff "$work/events"; }
-wait_for "$stop_limit" "the event Shutoff" saw_shutoff
-say "Shutoff, reported by event"
-# virt-handler removes the domain once it has seen it shut off.
-ctl delete >/dev/null 2>&1 || running || true
+saw() { jq -e --slurp "any(.[]; $1)" "$work/events"; }
+wait_for "$stop_limit" "the event Shutoff" saw '.domain.Status.Status == "Shutoff"'
+say "Shutoff ($(jq -r 'select(.domain.Status.Status == "Shutoff") | .domain.Status.Reason' "$work/events" | head -n 1)), reported by event"
+# virt-handler removes the domain once it has seen it shut off, and looks for the event that says so.
+ctl delete --vmi "$vmi" || fail "delete"
+wait_for "$state_limit" "the event of the deletion" saw '.domain.ObjectMeta.deletionTimestamp != null'
+say "domain deleted, reported by event"
 ended() { ! running; }
 wait_for "$stop_limit" "the end of the container" ended
 code=$("$podman" container inspect -f '{{.State.ExitCode}}' "$container")
 echo "--- events"
-sed 's/^/  | /' "$work/events" | cut -c1-160
+jq -r '"  | \(.call) \(.eventType // "") \(.domain.Status.Status // "") \(.domain.Status.Reason // "")"' "$work/events"
 [ "$code" = 0 ] || fail "the container's exit code is $code, want 0"
 say "container ended with exit code 0"
 say "passed"

@@ -243,7 +243,7 @@ gather() {
     local version line
     version=$(sed -nE "s/^[[:space:]]*version: '([0-9.]+)',.*/\1/p" "$work/src/libvirt/meson.build" | head -1)
     line=$(printf -- '-l%s ' "${libs[@]}")
-    rm -rf "$stage/lib/pkgconfig" "$stage/lib/cmake" "$stage/share" "$stage/bin" "$stage"/lib/*.la
+    rm -rf "$stage/lib/pkgconfig" "$stage/lib/cmake" "${stage:?}/share" "${stage:?}/bin" "$stage"/lib/*.la
     mkdir -p "$stage/lib/pkgconfig"
     cat >"$stage/lib/pkgconfig/libvirt.pc" <<PC
 prefix=$prefix
