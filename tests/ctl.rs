@@ -284,3 +284,29 @@ fn a_console_that_ends_or_is_absent_says_so() {
     assert_eq!(stdout(&ended), "bye");
     ending.join().unwrap();
 }
+
+#[test]
+fn the_console_in_a_terminal_is_raw_and_leaves_by_its_escape() {
+    use nix::sys::termios::{LocalFlags, tcgetattr};
+    let share = TempDir::new().unwrap();
+    let serial = share.path().join("virt-serial0");
+    let guest = UnixListener::bind(&serial).unwrap();
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    let mut person = std::fs::File::from(terminal.master);
+    let cooked = tcgetattr(&terminal.slave).unwrap();
+    let stdin = terminal.slave.try_clone().unwrap();
+    let child = command().arg("console").arg("--path").arg(&serial).stdin(Stdio::from(stdin)).spawn().unwrap();
+    let (mut port, _) = guest.accept().unwrap();
+    support::wait_for("the raw mode", SOON, || {
+        let flags = tcgetattr(&terminal.slave).unwrap().local_flags;
+        support::expect(!flags.intersects(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG), flags)
+    });
+    // Interrupt and end-of-file are for the guest; what follows the escape is for nobody.
+    person.write_all(b"a\x03\x04\x1dz").unwrap();
+    let mut typed = Vec::new();
+    port.read_to_end(&mut typed).unwrap();
+    assert_eq!(typed, b"a\x03\x04");
+    let output = child.wait_with_output().unwrap();
+    assert_exit(&output, 0);
+    assert_eq!(tcgetattr(&terminal.slave).unwrap().local_flags, cooked.local_flags, "the terminal is as before");
+}
