@@ -225,6 +225,27 @@ fn events_are_printed_as_they_come() {
 }
 
 #[test]
+fn a_watch_ends_with_a_signal_and_takes_its_socket_along() {
+    for signal in [nix::sys::signal::SIGTERM, nix::sys::signal::SIGINT] {
+        let share = TempDir::new().unwrap();
+        let socket = socket_below(share.path());
+        let child = command().args(["events", "--listen"]).arg(&socket).spawn().unwrap();
+        let runtime = Runtime::new().unwrap();
+        runtime.block_on(async {
+            let outbox = Outbox::start(socket.clone(), virt_launcher::notify::Timings::default());
+            outbox.domain_event(EventType::Added, Arc::from(DOMAIN));
+            assert_eq!(outbox.close(SOON).await, Leftover::default());
+        });
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_exit(&output, 0);
+        assert_eq!(stdout(&output), "ADDED    ns/testvm Running Unknown\n");
+        assert!(!socket.exists());
+    }
+}
+
+#[test]
 fn events_that_do_not_come_are_a_failure() {
     let share = TempDir::new().unwrap();
     let socket = socket_below(share.path());

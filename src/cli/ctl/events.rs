@@ -1,10 +1,12 @@
 //! `ctl events`: the notify server that a virt-handler would run, for a person to watch.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
@@ -71,12 +73,22 @@ pub(super) async fn run(options: Options, format: Format, timeout: Option<Durati
     };
     let result = tokio::select! {
         result = limited => result,
-        _ = tokio::signal::ctrl_c() => Ok(()),
+        result = told_to_end() => result,
     };
     served.abort();
     // A launcher that looks for virt-handler should not find a socket that nobody serves.
     let _ = std::fs::remove_file(&path);
     result
+}
+
+/// Interrupt and termination are how a watch without `--count` ends.
+async fn told_to_end() -> Result<(), CtlError> {
+    let failed = |error: std::io::Error| CtlError::Usage(format!("cannot wait for signals: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    tokio::select! {
+        interrupt = tokio::signal::ctrl_c() => interrupt.map_err(failed),
+        _ = terminate.recv() => Ok(()),
+    }
 }
 
 async fn listen_at(path: &Path) -> Result<UnixListener, CtlError> {
@@ -88,7 +100,10 @@ async fn listen_at(path: &Path) -> Result<UnixListener, CtlError> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
         Ok(()) | Err(_) => {}
     }
-    UnixListener::bind(path).map_err(failed)
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    // The launcher may run as another user than whoever watches; virt-handler gives its socket to that user.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(failed)?;
+    Ok(listener)
 }
 
 /// What arrived.
