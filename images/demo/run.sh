@@ -102,7 +102,7 @@ if reason=$("$here/../kvm-works.sh"); then
     say "/dev/kvm works here: hardware virtualisation"
     acceleration=(--device /dev/kvm)
 else
-    say "software emulation ($reason)"
+    say "software ${reason}"
     launcher_flags=(--allow-emulation)
 fi
 
