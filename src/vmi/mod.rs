@@ -1,1 +1,164 @@
-//! The VirtualMachineInstance as virt-handler sends it.
+//! The VirtualMachineInstance as virt-handler sends it: the fields of `kubevirt.io/v1` that reach the launcher's work.
+//!
+//! The dialect is Go's JSON: keys are case-sensitive, unknown keys are ignored, `null` and a missing key are the zero
+//! value. Names and meaning of the fields are the API's; only what the name does not say is commented.
+
+mod devices;
+mod domain;
+mod parse;
+mod quantity;
+mod status;
+mod volumes;
+
+pub use devices::*;
+pub use domain::*;
+pub use parse::{ParseError, parse, parse_document};
+pub use quantity::Quantity;
+pub use status::*;
+pub use volumes::*;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Makes API structs: camelCase keys, every key optional.
+macro_rules! api {
+    ($($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident : $type:ty,)* })*) => {
+        $(
+            $(#[$meta])*
+            #[derive(Debug, Clone, Default, PartialEq, ::serde::Serialize, ::serde::Deserialize)]
+            #[serde(default, rename_all = "camelCase")]
+            #[allow(missing_docs)] // the API's own names
+            pub struct $name { $($(#[$field_meta])* pub $field: $type,)* }
+        )*
+    };
+}
+pub(crate) use api;
+
+/// A VirtualMachineInstance.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VirtualMachineInstance {
+    /// Identity, annotations, labels.
+    pub metadata: ObjectMeta,
+    /// What is wanted.
+    pub spec: VirtualMachineInstanceSpec,
+    /// What is known.
+    pub status: VirtualMachineInstanceStatus,
+}
+
+api! {
+    /// Kubernetes metadata.
+    ObjectMeta {
+        name: String,
+        namespace: String,
+        uid: String,
+        annotations: BTreeMap<String, String>,
+        labels: BTreeMap<String, String>,
+    }
+
+    /// `spec`.
+    VirtualMachineInstanceSpec {
+        architecture: String,
+        domain: DomainSpec,
+        hostname: String,
+        hypervisor: String,
+        networks: Vec<Network>,
+        resource_claims: Vec<ResourceClaim>,
+        start_strategy: String,
+        termination_grace_period_seconds: Option<i64>,
+        volumes: Vec<Volume>,
+        utility_volumes: Vec<UtilityVolume>,
+        access_credentials: Vec<AccessCredential>,
+    }
+
+    /// A network that interfaces refer to by name.
+    Network {
+        name: String,
+        pod: Option<serde_json::Value>,
+        multus: Option<MultusNetwork>,
+        resource_claim: Option<ClaimRequest>,
+    }
+
+    /// `multus`.
+    MultusNetwork {
+        network_name: String,
+        default: bool,
+    }
+
+    /// A claim of dynamic resource allocation.
+    ResourceClaim {
+        name: String,
+        resource_claim_name: Option<String>,
+        resource_claim_template_name: Option<String>,
+    }
+
+    /// One request of a claim.
+    ClaimRequest {
+        claim_name: String,
+        request_name: String,
+    }
+
+    /// SSH keys or passwords.
+    AccessCredential {
+        ssh_public_key: Option<SshPublicKey>,
+        user_password: Option<UserPassword>,
+    }
+
+    /// `sshPublicKey`.
+    SshPublicKey {
+        source: CredentialSource,
+        propagation_method: SshPropagation,
+    }
+
+    /// How keys reach the guest; exactly one is set.
+    SshPropagation {
+        config_drive: Option<serde_json::Value>,
+        no_cloud: Option<serde_json::Value>,
+        qemu_guest_agent: Option<serde_json::Value>,
+    }
+
+    /// `userPassword`.
+    UserPassword {
+        source: CredentialSource,
+        propagation_method: serde_json::Value,
+    }
+
+    /// Where credentials come from.
+    CredentialSource {
+        secret: Option<SecretName>,
+    }
+
+    /// A secret by name.
+    SecretName {
+        secret_name: String,
+    }
+}
+
+impl VirtualMachineInstance {
+    /// libvirt's name of the domain, `<namespace>_<name>` (contract/cmd-server.md 3.3).
+    pub fn domain_name(&self) -> String {
+        format!("{}_{}", self.metadata.namespace, self.metadata.name)
+    }
+
+    /// Whether the condition is `True`.
+    pub fn has_condition(&self, kind: &str) -> bool {
+        self.status.conditions.iter().any(|condition| condition.r#type == kind && condition.status == "True")
+    }
+
+    /// Whether the guest has ACPI; absent counts as yes.
+    pub fn acpi_enabled(&self) -> bool {
+        let features = self.spec.domain.features.as_ref();
+        features.is_none_or(|features| features.acpi.as_ref().is_none_or(|acpi| acpi.enabled.unwrap_or(true)))
+    }
+
+    /// An annotation's value.
+    pub fn annotation(&self, name: &str) -> Option<&str> {
+        self.metadata.annotations.get(name).map(String::as_str)
+    }
+
+    /// Whether the launcher runs without root for this VMI (contract/domain-xml-qemu.md 4).
+    pub fn is_non_root(&self) -> bool {
+        self.annotation("kubevirt.io/nonroot").is_some() || self.status.runtime_user != 0
+    }
+}

@@ -1,0 +1,158 @@
+//! `spec.domain.devices`.
+
+use super::{FeatureState, api};
+
+api! {
+    /// `devices`.
+    Devices {
+        #[serde(rename = "autoattachGraphicsDevice")]
+        autoattach_graphics_device: Option<bool>,
+        #[serde(rename = "autoattachMemBalloon")]
+        autoattach_mem_balloon: Option<bool>,
+        #[serde(rename = "autoattachSerialConsole")]
+        autoattach_serial_console: Option<bool>,
+        block_multi_queue: Option<bool>,
+        client_passthrough: Option<serde_json::Value>,
+        disable_hotplug: bool,
+        disks: Vec<Disk>,
+        downward_metrics: Option<serde_json::Value>,
+        filesystems: Vec<Filesystem>,
+        gpus: Vec<Gpu>,
+        host_devices: Vec<HostDevice>,
+        inputs: Vec<Input>,
+        interfaces: Vec<Interface>,
+        log_serial_console: Option<bool>,
+        network_interface_multiqueue: Option<bool>,
+        panic_devices: Vec<PanicDevice>,
+        rng: Option<serde_json::Value>,
+        sound: Option<Sound>,
+        tpm: Option<Tpm>,
+        use_virtio_transitional: Option<bool>,
+        video: Option<Video>,
+        watchdog: Option<Watchdog>,
+    }
+
+    /// A disk; one of `disk`, `lun`, `cdrom` is set.
+    Disk {
+        name: String,
+        disk: Option<DiskTarget>,
+        lun: Option<LunTarget>,
+        cdrom: Option<CdRomTarget>,
+        boot_order: Option<u64>,
+        serial: String,
+        #[serde(rename = "dedicatedIOThread")]
+        dedicated_io_thread: Option<bool>,
+        cache: String,
+        io: String,
+        tag: String,
+        block_size: Option<BlockSize>,
+        shareable: Option<bool>,
+        error_policy: Option<String>,
+        changed_block_tracking: Option<bool>,
+    }
+
+    /// A disk as a disk.
+    DiskTarget { bus: String, readonly: bool, pci_address: String, }
+
+    /// A disk as a LUN.
+    LunTarget { bus: String, readonly: bool, reservation: bool, }
+
+    /// A disk as a CD-ROM.
+    CdRomTarget { bus: String, readonly: Option<bool>, tray: String, }
+
+    /// `blockSize`.
+    BlockSize { custom: Option<CustomBlockSize>, match_volume: Option<FeatureState>, }
+
+    /// `blockSize.custom`.
+    CustomBlockSize { logical: u64, physical: u64, discard_granularity: Option<u64>, }
+
+    /// A filesystem shared with the guest.
+    Filesystem { name: String, virtiofs: Option<serde_json::Value>, }
+
+    /// A GPU.
+    Gpu {
+        name: String,
+        device_name: String,
+        claim_name: Option<String>,
+        request_name: Option<String>,
+        #[serde(rename = "virtualGPUOptions")]
+        virtual_gpu_options: Option<VgpuOptions>,
+        tag: String,
+    }
+
+    /// `virtualGPUOptions`.
+    VgpuOptions { display: Option<VgpuDisplay>, }
+
+    /// `virtualGPUOptions.display`.
+    VgpuDisplay {
+        enabled: Option<bool>,
+        #[serde(rename = "ramFB")]
+        ram_fb: Option<FeatureState>,
+    }
+
+    /// A host device.
+    HostDevice {
+        name: String,
+        device_name: String,
+        claim_name: Option<String>,
+        request_name: Option<String>,
+        tag: String,
+    }
+
+    /// An input device.
+    Input { name: String, r#type: String, bus: String, }
+
+    /// An interface.
+    Interface {
+        name: String,
+        model: String,
+        mac_address: String,
+        boot_order: Option<u64>,
+        pci_address: String,
+        acpi_index: u64,
+        state: String,
+        tag: String,
+        ports: Vec<Port>,
+        binding: Option<PluginBinding>,
+        bridge: Option<serde_json::Value>,
+        masquerade: Option<serde_json::Value>,
+        sriov: Option<serde_json::Value>,
+        passt_binding: Option<serde_json::Value>,
+    }
+
+    /// A port of an interface.
+    Port { name: String, protocol: String, port: i64, }
+
+    /// A binding that a plugin makes.
+    PluginBinding { name: String, }
+
+    /// A panic device.
+    PanicDevice { model: Option<String>, }
+
+    /// A sound card.
+    Sound { name: String, model: String, }
+
+    /// A TPM.
+    Tpm { enabled: Option<bool>, persistent: Option<bool>, }
+
+    /// A video card.
+    Video { r#type: String, }
+
+    /// A watchdog.
+    Watchdog { name: String, i6300esb: Option<WatchdogAction>, diag288: Option<WatchdogAction>, }
+
+    /// What a watchdog does.
+    WatchdogAction { action: String, }
+}
+
+impl Devices {
+    /// Whether there is a serial console; absent counts as yes.
+    pub fn has_serial_console(&self) -> bool {
+        self.autoattach_serial_console.unwrap_or(true)
+    }
+
+    /// Whether there are graphics; absent counts as yes.
+    pub fn has_graphics(&self) -> bool {
+        self.autoattach_graphics_device.unwrap_or(true)
+    }
+}
