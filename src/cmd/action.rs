@@ -1,7 +1,7 @@
 //! What a caller may ask of the VM, decoded.
 
-use super::decode::Vmi;
 use super::options::SyncOptions;
+use crate::vmi::VirtualMachineInstance;
 
 /// One request that changes the VM (contract/cmd-server.md 4.1, 5). The VMI is the one the caller sent: its namespace,
 /// name and UID say which domain is meant, and some actions look at its spec and status.
@@ -10,19 +10,19 @@ pub enum Action {
     /// Define the domain where it is missing, start it where it is due, bring devices in line.
     Sync(Box<SyncRequest>),
     /// Suspend the guest if it runs.
-    Pause(Box<Vmi>),
+    Pause(Box<VirtualMachineInstance>),
     /// Resume the guest if it is paused.
-    Unpause(Box<Vmi>),
+    Unpause(Box<VirtualMachineInstance>),
     /// Reset the machine as its reset button would.
-    Reset(Box<Vmi>),
+    Reset(Box<VirtualMachineInstance>),
     /// Ask the guest to reboot: through the agent if it is connected, else by the power button.
-    SoftReboot(Box<Vmi>),
+    SoftReboot(Box<VirtualMachineInstance>),
     /// Ask the guest to power off.
-    Shutdown(Box<Vmi>),
+    Shutdown(Box<VirtualMachineInstance>),
     /// End the hypervisor process.
-    Kill(Box<Vmi>),
+    Kill(Box<VirtualMachineInstance>),
     /// Undefine the domain.
-    Delete(Box<Vmi>),
+    Delete(Box<VirtualMachineInstance>),
     /// A migration target that is not needed any more: `target_pod` is `status.migrationState.targetPod` of the VMI.
     /// It means this launcher if it is the name of its own pod (`POD_NAME`); otherwise nothing is to be done.
     SignalTargetPodCleanup {
@@ -35,7 +35,7 @@ pub enum Action {
 #[derive(Debug)]
 pub struct SyncRequest {
     /// The VMI as virt-handler wants it.
-    pub vmi: Vmi,
+    pub vmi: VirtualMachineInstance,
     /// What the node knows and the VMI does not say.
     pub options: SyncOptions,
     /// `plugin.kubevirt.io/v1alpha1` Plugin documents; they replace all earlier ones, an empty list clears them.

@@ -3,6 +3,7 @@
 use super::failure::response;
 use super::{Action, Driver, Failure, SyncRequest, decode, options};
 use crate::proto::cmd_v1::{Response, VmiRequest};
+use crate::vmi::VirtualMachineInstance;
 
 /// `SyncVirtualMachine`.
 pub(super) async fn sync(driver: &dyn Driver, request: VmiRequest) -> Response {
@@ -23,7 +24,7 @@ pub(super) async fn sync(driver: &dyn Driver, request: VmiRequest) -> Response {
 pub(super) async fn steer(
     driver: &dyn Driver,
     rpc: &'static str,
-    action: fn(Box<decode::Vmi>) -> Action,
+    action: fn(Box<VirtualMachineInstance>) -> Action,
     request: VmiRequest,
 ) -> Response {
     match decode::vmi(rpc, request.vmi) {
@@ -35,13 +36,10 @@ pub(super) async fn steer(
 /// `SignalTargetPodCleanup`: succeeds whoever is meant.
 pub(super) async fn signal_target_pod_cleanup(driver: &dyn Driver, request: VmiRequest) -> Response {
     match decode::vmi("SignalTargetPodCleanup", request.vmi) {
-        Ok(vmi) => {
-            let target_pod = decode::target_pod(&vmi);
-            match target_pod {
-                Some(target_pod) => response(driver.perform(Action::SignalTargetPodCleanup { target_pod }).await),
-                None => response(Ok(())),
-            }
-        }
+        Ok(vmi) => match decode::target_pod(vmi) {
+            Some(target_pod) => response(driver.perform(Action::SignalTargetPodCleanup { target_pod }).await),
+            None => response(Ok(())),
+        },
         Err(failure) => response(Err(failure)),
     }
 }

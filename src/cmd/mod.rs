@@ -19,7 +19,6 @@ mod service;
 mod socket;
 
 pub use action::{Action, SyncRequest};
-pub use decode::Vmi;
 pub use driver::{Answer, Driver};
 pub use failure::Failure;
 pub use options::{OptionsError, SyncOptions};

@@ -10,6 +10,7 @@ use crate::proto::cmd_info::cmd_info_server::CmdInfo;
 use crate::proto::cmd_info::{CmdInfoRequest, CmdInfoResponse};
 use crate::proto::cmd_v1::cmd_server::Cmd;
 use crate::proto::cmd_v1::*;
+use crate::vmi::VirtualMachineInstance;
 
 /// Versions of the command protocol that this launcher speaks.
 pub(super) const VERSIONS: &[u32] = &[1];
@@ -37,7 +38,7 @@ impl CmdService {
     async fn steer(
         &self,
         rpc: &'static str,
-        action: fn(Box<super::decode::Vmi>) -> Action,
+        action: fn(Box<VirtualMachineInstance>) -> Action,
         request: Request<VmiRequest>,
     ) -> Result<Reply<Response>, Status> {
         Ok(Reply::new(lifecycle::steer(&*self.driver, rpc, action, request.into_inner()).await))
