@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use virt_launcher::domain::{Domain, DomainSpec};
+use virt_launcher::vmi::{self, Quantity};
 
 pub struct Target {
     pub name: &'static str,
@@ -14,6 +15,9 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     Target { name: "domain-xml", seeds: domain_xml_seeds, run: domain_xml },
     Target { name: "domain-json", seeds: domain_json_seeds, run: domain_json },
+    Target { name: "vmi-json", seeds: vmi_seeds, run: vmi_json },
+    Target { name: "vmi-document", seeds: vmi_seeds, run: vmi_document },
+    Target { name: "quantity", seeds: quantity_seeds, run: quantity },
 ];
 
 /// What is read can be written, and reads the same again.
@@ -36,6 +40,36 @@ fn domain_json(input: &[u8]) -> bool {
     let written = serde_json::to_string(&domain).unwrap();
     assert_eq!(serde_json::to_string(&serde_json::from_str::<Domain>(&written).unwrap()).unwrap(), written);
     true
+}
+
+/// What is accepted is accepted again as we write it.
+fn vmi_json(input: &[u8]) -> bool {
+    let Ok(vmi) = vmi::parse(input) else { return false };
+    let written = serde_json::to_vec(&vmi).unwrap();
+    assert_eq!(vmi::parse(&written).unwrap(), vmi);
+    true
+}
+
+/// A file a person wrote: YAML or JSON.
+fn vmi_document(input: &[u8]) -> bool {
+    vmi::parse_document(&String::from_utf8_lossy(input)).is_ok()
+}
+
+fn quantity(input: &[u8]) -> bool {
+    let Ok(quantity) = Quantity::parse(&String::from_utf8_lossy(input)) else { return false };
+    (quantity.value(), quantity.exact(), quantity.is_zero());
+    true
+}
+
+fn vmi_seeds() -> Vec<Vec<u8>> {
+    let mut seeds = recorded(&[".vmi.json"], 60);
+    seeds.push(include_bytes!("seeds/vmi.yaml").to_vec());
+    seeds
+}
+
+fn quantity_seeds() -> Vec<Vec<u8>> {
+    let texts = ["1", "128Mi", "0.5", "1e3", "-2Gi", "100m", "1.5Ei", "9223372036854775807", "12E", "+7k", "3n"];
+    texts.map(|text| text.as_bytes().to_vec()).to_vec()
 }
 
 fn domain_xml_seeds() -> Vec<Vec<u8>> {
