@@ -57,7 +57,10 @@ fn vmi_document(input: &[u8]) -> bool {
 
 fn quantity(input: &[u8]) -> bool {
     let Ok(quantity) = Quantity::parse(&String::from_utf8_lossy(input)) else { return false };
-    (quantity.value(), quantity.exact(), quantity.is_zero());
+    // None of these panics, and a number that is exact is the rounded one.
+    let (value, exact) = (quantity.value(), quantity.exact());
+    assert!(exact.is_none_or(|exact| exact == value));
+    assert!(!quantity.is_zero() || value == 0);
     true
 }
 
