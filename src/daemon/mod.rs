@@ -1,16 +1,18 @@
 //! The libvirt daemons: their files, arguments, restarts and logs.
 //!
 //! What the reader can rely on: a daemon is a direct child of the launcher, with nothing between them, and dies with it;
-//! one that exits is started again by a policy that is data; its log never blocks it, whatever it writes.
+//! one that ends is started again by a policy that is data; its log never blocks it, whatever it writes; what it, the
+//! hypervisor and the firmware print becomes log records.
 
+mod child;
 mod files;
-mod libvirt_log;
-mod process_log;
+pub mod logs;
+mod ready;
 mod restart;
 mod supervisor;
+mod watch;
 
 pub use files::{FileError, write_files};
-pub use libvirt_log::{LibvirtLine, parse_libvirt_line};
-pub use process_log::follow_process_log;
-pub use restart::{RestartPolicy, Restarts};
-pub use supervisor::{DaemonState, Supervisor, Timings};
+pub use restart::{Restart, RestartPolicy};
+pub use supervisor::{DaemonError, DaemonState, Settings, Supervisor};
+pub use watch::{LOOK_AGAIN, PathWatch, Watcher};

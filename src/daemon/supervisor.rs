@@ -1,177 +1,372 @@
-//! Starts a daemon, keeps it running, publishes its state.
+//! A daemon that is kept running.
+//!
+//! ```text
+//!            ┌──────────── pause over ────────────┐
+//!            ▼                                    │
+//!        Starting ── socket accepts ──► Running   │
+//!            │                             │      │
+//!            └── ended, late, not started ─┴─► Backoff ── limit reached ──► Failed
+//!
+//!        Starting ── the executable cannot be run, first time ──► Failed
+//!        any ── stop ──► Stopped
+//! ```
 
+use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::process::{ExitStatus, Stdio};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
-use tokio::net::UnixStream;
-use tokio::process::{Child, Command};
-use tokio::sync::watch;
+use tokio::process::Child;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::libvirt_log::forward_libvirt_log;
-use super::restart::{RestartPolicy, Restarts};
+use super::child;
+use super::logs::{LibvirtLog, forward_libvirt};
+use super::ready::accepts;
+use super::restart::{Restart, RestartPolicy};
+use super::watch::Watcher;
 use crate::hypervisor::DaemonSpec;
-use crate::process::{Appearance, raise_ambient_net_bind_service};
+use crate::process::Outcome;
 
 /// What a daemon is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DaemonState {
-    /// Started, its socket does not answer yet.
+    /// Started, or about to be; its socket does not accept connections yet.
     Starting {
-        /// Its process.
-        pid: u32,
-    },
-    /// Its socket answers.
-    Running {
-        /// Its process.
-        pid: u32,
-        /// Counts starts from 1.
+        /// Counts the starts from 1.
         generation: u64,
     },
-    /// It ended and will be started again.
-    Waiting,
-    /// It will not be started again.
+    /// Its socket accepted a connection.
+    Running {
+        /// Its process.
+        pid: i32,
+        /// Counts the starts from 1: a client of an earlier generation has lost its connection.
+        generation: u64,
+    },
+    /// It ended, and waits for its next start.
+    Backoff {
+        /// How it ended.
+        reason: String,
+        /// From the end to the next start.
+        pause: Duration,
+    },
+    /// It will not be started any more.
     Failed {
-        /// Why, for a person.
+        /// Why.
+        reason: String,
+    },
+    /// It was told to stop, and is gone.
+    Stopped,
+}
+
+/// How a daemon is looked after.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// The pace of restarts.
+    pub restart: RestartPolicy,
+    /// From the start until its socket accepts connections; a daemon that takes longer hangs and is killed.
+    pub ready: Duration,
+    /// From SIGKILL until the process is gone; longer takes only one that is stuck in the kernel.
+    pub stop: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings { restart: RestartPolicy::default(), ready: Duration::from_secs(30), stop: Duration::from_secs(1) }
+    }
+}
+
+/// Why a daemon is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// Its executable cannot be run.
+    #[error("cannot start {name}: {field}: {program}: {source}")]
+    CannotStart {
+        /// The daemon.
+        name: String,
+        /// Where the catalogue names the executable.
+        field: &'static str,
+        /// The executable.
+        program: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Its socket did not accept connections in time.
+    #[error("{name} did not accept connections at {socket} within {within:?}{}", obstacle(.source))]
+    NotReady {
+        /// The daemon.
+        name: String,
+        /// The socket.
+        socket: PathBuf,
+        /// The deadline.
+        within: Duration,
+        /// What the last attempt failed on.
+        source: Option<io::Error>,
+    },
+    /// It ended.
+    #[error("{name} with pid {pid} ended: {outcome}")]
+    Ended {
+        /// The daemon.
+        name: String,
+        /// Its process.
+        pid: i32,
+        /// How.
+        outcome: Outcome,
+    },
+    /// The kernel does not tell about it.
+    #[error("cannot wait for {name} with pid {pid}: {source}")]
+    CannotWait {
+        /// The daemon.
+        name: String,
+        /// Its process.
+        pid: i32,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is not going to be ready.
+    #[error("{name} is not ready: {reason}")]
+    Unavailable {
+        /// The daemon.
+        name: String,
+        /// Its state.
         reason: String,
     },
 }
 
-/// How long to wait for what.
-#[derive(Debug, Clone, Copy)]
-pub struct Timings {
-    /// For a started daemon's socket.
-    pub ready: Duration,
-    /// Between looks at a socket file that exists but does not answer yet, where no event tells.
-    pub look_again: Duration,
+fn obstacle(source: &Option<io::Error>) -> String {
+    source.as_ref().map(|error| format!(": {error}")).unwrap_or_default()
 }
 
-impl Default for Timings {
-    fn default() -> Self {
-        Timings { ready: Duration::from_secs(15), look_again: Duration::from_millis(10) }
-    }
-}
-
-/// A daemon under supervision; it is killed when this is dropped.
+/// A supervised daemon. Dropping it kills the daemon without waiting for its end.
 #[derive(Debug)]
 pub struct Supervisor {
+    name: String,
     state: watch::Receiver<DaemonState>,
-    task: JoinHandle<()>,
+    stop: Option<oneshot::Sender<()>>,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Supervisor {
+    /// Starts the daemon and keeps it running. `log` receives the lines of its standard error if the spec says so.
+    pub fn start(spec: DaemonSpec, settings: Settings, watcher: &Watcher, log: LibvirtLog) -> Self {
+        let (publish, state) = watch::channel(DaemonState::Starting { generation: 1 });
+        let (stop, stopped) = oneshot::channel();
+        let name = spec.name.clone();
+        let supervised = Task { spec, settings, watcher: watcher.clone(), log, publish, stopped };
+        let task = tokio::spawn(supervised.run());
+        Supervisor { name, state, stop: Some(stop), task: Some(task) }
+    }
+
+    /// Its state and its changes.
+    pub fn state(&self) -> watch::Receiver<DaemonState> {
+        self.state.clone()
+    }
+
+    /// Waits until the daemon runs, through restarts if need be; returns its pid and generation.
+    pub async fn ready(&self, within: Duration) -> Result<(i32, u64), DaemonError> {
+        let mut state = self.state.clone();
+        let settled = |state: &DaemonState| match state {
+            DaemonState::Running { .. } | DaemonState::Failed { .. } | DaemonState::Stopped => true,
+            DaemonState::Starting { .. } | DaemonState::Backoff { .. } => false,
+        };
+        let unavailable = |reason| DaemonError::Unavailable { name: self.name.clone(), reason };
+        let last = match tokio::time::timeout(within, state.wait_for(settled)).await {
+            Ok(Ok(state)) => state.clone(),
+            Ok(Err(_)) | Err(_) => self.state.borrow().clone(),
+        };
+        match last {
+            DaemonState::Running { pid, generation } => Ok((pid, generation)),
+            // The reason says who and what already.
+            DaemonState::Failed { reason } => Err(unavailable(reason)),
+            DaemonState::Backoff { reason, .. } => Err(unavailable(format!("{reason}; gave it {within:?}"))),
+            DaemonState::Starting { .. } => Err(unavailable(format!("still starting after {within:?}"))),
+            DaemonState::Stopped => Err(unavailable("it was stopped".into())),
+        }
+    }
+
+    /// Kills the daemon and waits for its end, at most the settings' `stop`.
+    ///
+    /// SIGKILL as in contract/lifecycle.md 8.3: the hypervisor is no child of the daemon and does not notice, and a daemon that
+    /// shuts down in an orderly way might see to its VMs itself.
+    pub async fn stop(mut self) {
+        if let Some(stop) = self.stop.take() {
+            // Nobody hears if it has failed already.
+            let _ = stop.send(());
+        }
+        if let Some(task) = self.task.take() {
+            let _ = task.await;
+        }
+    }
 }
 
 impl Drop for Supervisor {
     fn drop(&mut self) {
-        // The child is killed with its task (contract/lifecycle.md 4.3: SIGKILL at the end).
-        self.task.abort();
+        if let Some(task) = &self.task {
+            task.abort();
+        }
     }
 }
 
-impl Supervisor {
-    /// Starts the daemon. Must be called from a thread that lives as long as the launcher: the kernel ends the daemon
-    /// when the thread that started it ends, which is what makes an orphaned daemon impossible.
-    pub fn start(spec: DaemonSpec, policy: RestartPolicy, timings: Timings, verbosity: i32) -> Supervisor {
-        let (sender, state) = watch::channel(DaemonState::Waiting);
-        let task = tokio::spawn(supervise(spec, policy, timings, verbosity, sender));
-        Supervisor { state, task }
-    }
-
-    /// The daemon's state and its changes.
-    pub fn state(&self) -> watch::Receiver<DaemonState> {
-        self.state.clone()
-    }
-}
-
-async fn supervise(
+struct Task {
     spec: DaemonSpec,
-    policy: RestartPolicy,
-    timings: Timings,
-    verbosity: i32,
-    state: watch::Sender<DaemonState>,
-) {
-    let mut restarts = Restarts::default();
-    for generation in 1.. {
-        let started = Instant::now();
-        let ended = run_once(&spec, timings, verbosity, generation, &state).await;
-        match &ended {
-            Ok(status) => tracing::error!("{} exited, restarting ({status})", spec.name),
+    settings: Settings,
+    watcher: Watcher,
+    log: LibvirtLog,
+    publish: watch::Sender<DaemonState>,
+    stopped: oneshot::Receiver<()>,
+}
+
+/// How one generation ended.
+enum Ended {
+    /// By request.
+    Stopped,
+    /// By itself, after it had been ready for so long.
+    Failed(DaemonError, Duration),
+}
+
+impl Task {
+    async fn run(mut self) {
+        let mut failures = 0;
+        let mut generation = 0;
+        loop {
+            generation += 1;
+            self.publish.send_replace(DaemonState::Starting { generation });
+            let (error, ready_for) = match self.generation(generation).await {
+                Ended::Stopped => break,
+                Ended::Failed(error, ready_for) => (error, ready_for),
+            };
+            let reason = error.to_string();
+            failures = self.settings.restart.count(failures, ready_for);
+            let next = match generation {
+                1 if never_startable(&error) => Restart::GiveUp,
+                _ => self.settings.restart.next(failures, chance()),
+            };
+            let name = &self.spec.name;
+            let Restart::After(pause) = next else {
+                tracing::error!(reason, "{name} failed");
+                self.publish.send_replace(DaemonState::Failed { reason });
+                return;
+            };
+            // The original's words, which tests look for (contract/lifecycle.md 5.4).
+            tracing::warn!(reason, pause = ?pause, failures, "{name} exited, restarting");
+            self.publish.send_replace(DaemonState::Backoff { reason, pause });
+            if tokio::time::timeout(pause, &mut self.stopped).await.is_ok() {
+                break;
+            }
+        }
+        self.publish.send_replace(DaemonState::Stopped);
+    }
+
+    /// One life of the daemon, from start to end.
+    async fn generation(&mut self, generation: u64) -> Ended {
+        self.remove_stale_socket();
+        let mut watch = self.watcher.path(&self.spec.socket);
+        let begun = Instant::now();
+        let mut child = match child::spawn(&self.spec).await {
+            Ok(child) => child,
+            Err(source) => return Ended::Failed(self.cannot_start(source), Duration::ZERO),
+        };
+        let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).unwrap_or_default();
+        if let Some(stderr) = child.stderr.take() {
+            // Ends by itself: when the daemon and whoever inherited its standard error have closed it.
+            tokio::spawn(forward_libvirt(stderr, self.log.clone()));
+        }
+
+        let mut last = None;
+        let within = self.settings.ready;
+        tokio::select! {
+            biased;
+            _ = &mut self.stopped => return self.kill(child).await,
+            status = child.wait() => return Ended::Failed(self.ended(pid, status), Duration::ZERO),
+            ready = tokio::time::timeout(within, accepts(&self.spec.socket, &mut watch, &mut last)) => {
+                if ready.is_err() {
+                    self.kill(child).await;
+                    let (name, socket) = (self.spec.name.clone(), self.spec.socket.clone());
+                    return Ended::Failed(DaemonError::NotReady { name, socket, within, source: last }, Duration::ZERO);
+                }
+            }
+        }
+        drop(watch);
+
+        let ready = Instant::now();
+        tracing::info!("{} with pid {pid} is ready after {} ms", self.spec.name, begun.elapsed().as_millis());
+        self.publish.send_replace(DaemonState::Running { pid, generation });
+        tokio::select! {
+            biased;
+            _ = &mut self.stopped => self.kill(child).await,
+            status = child.wait() => Ended::Failed(self.ended(pid, status), ready.elapsed()),
+        }
+    }
+
+    /// What an earlier generation, or an earlier launcher's daemon, left behind would only refuse connections.
+    fn remove_stale_socket(&self) {
+        let socket = &self.spec.socket;
+        match std::fs::remove_file(socket) {
+            Ok(()) => tracing::info!(v = 3, "removed the stale socket {}", socket.display()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                tracing::error!(reason = %error, "{} cannot be started from {}", spec.name, spec.program.display())
+                tracing::warn!(reason = %error, "cannot remove the stale socket {}", socket.display());
             }
         }
-        let Some(delay) = restarts.next(&policy, started.elapsed()) else {
-            let why = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
-            let reason = format!("{} ended {} times in a row, last: {why}", spec.name, policy.limit + 1);
-            tracing::error!("{reason}");
-            state.send_replace(DaemonState::Failed { reason });
-            return;
-        };
-        state.send_replace(DaemonState::Waiting);
-        tokio::time::sleep(delay).await;
     }
-}
 
-async fn run_once(
-    spec: &DaemonSpec,
-    timings: Timings,
-    verbosity: i32,
-    generation: u64,
-    state: &watch::Sender<DaemonState>,
-) -> io::Result<ExitStatus> {
-    // Watched from before the start, so that the socket cannot appear unseen.
-    let appearance = Appearance::of(&spec.socket);
-    let mut child = spawn(spec)?;
-    let pid = child.id().unwrap_or_default();
-    state.send_replace(DaemonState::Starting { pid });
-    if let Some(log) = child.stderr.take() {
-        tokio::spawn(async move { forward_libvirt_log(tokio::io::BufReader::new(log), verbosity).await });
+    async fn kill(&self, mut child: Child) -> Ended {
+        let gone = async {
+            child.start_kill()?;
+            child.wait().await
+        };
+        let name = &self.spec.name;
+        match tokio::time::timeout(self.settings.stop, gone).await {
+            Ok(Ok(_status)) => {}
+            Ok(Err(error)) => tracing::warn!(reason = %error, "cannot kill {name}"),
+            Err(_) => tracing::warn!("{name} is still there {:?} after SIGKILL", self.settings.stop),
+        }
+        Ended::Stopped
     }
-    tokio::select! {
-        status = child.wait() => return status,
-        ready = tokio::time::timeout(timings.ready, answers(spec, appearance.ok(), timings.look_again)) => match ready {
-            Ok(()) => {
-                state.send_replace(DaemonState::Running { pid, generation });
+
+    fn cannot_start(&self, source: io::Error) -> DaemonError {
+        DaemonError::CannotStart {
+            name: self.spec.name.clone(),
+            field: self.spec.field,
+            program: self.spec.program.clone(),
+            source,
+        }
+    }
+
+    fn ended(&self, pid: i32, status: io::Result<std::process::ExitStatus>) -> DaemonError {
+        use std::os::unix::process::ExitStatusExt;
+        let name = self.spec.name.clone();
+        match status {
+            Ok(status) => {
+                let outcome = match status.signal() {
+                    Some(signal) => Outcome::Signaled(signal),
+                    None => Outcome::Exited(status.code().unwrap_or_default()),
+                };
+                DaemonError::Ended { name, pid, outcome }
             }
-            Err(_) => tracing::error!(
-                "{} does not answer on {} after {} s", spec.name, spec.socket.display(), timings.ready.as_secs()
-            ),
-        },
-    }
-    child.wait().await
-}
-
-/// Returns when the daemon's socket takes a connection. A left-over socket file refuses until the daemon has replaced it.
-async fn answers(spec: &DaemonSpec, mut appearance: Option<Appearance>, look_again: Duration) {
-    while UnixStream::connect(&spec.socket).await.is_err() {
-        let told = match &mut appearance {
-            Some(appearance) if !spec.socket.exists() => appearance.appeared().await.is_ok(),
-            Some(_) | None => false,
-        };
-        if !told {
-            // The file is there and listen(2) is not done yet, or the directory is not.
-            tokio::time::sleep(look_again).await;
+            Err(source) => DaemonError::CannotWait { name, pid, source },
         }
     }
 }
 
-fn spawn(spec: &DaemonSpec) -> io::Result<Child> {
-    let mut command = Command::new(&spec.program);
-    command.args(&spec.args).stdin(Stdio::null()).stdout(Stdio::null()).process_group(0).kill_on_drop(true);
-    command.stderr(if spec.forward_log { Stdio::piped() } else { Stdio::null() });
-    let ambient = spec.ambient_net_bind_service;
-    // SAFETY: between fork and exec only system calls are made.
-    unsafe {
-        command.pre_exec(move || {
-            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-            sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
-            if ambient {
-                // Without the capability in the bounding set the daemon still works; only port forwarding below 1024
-                // does not.
-                let _ = raise_ambient_net_bind_service();
-            }
-            Ok(())
-        });
+/// Whether trying again is pointless: the image is wrong. A machine that is merely out of something recovers.
+fn never_startable(error: &DaemonError) -> bool {
+    match error {
+        DaemonError::CannotStart { source, .. } => matches!(
+            source.raw_os_error(),
+            Some(
+                libc::ENOENT | libc::ENOTDIR | libc::EACCES | libc::EPERM | libc::ENOEXEC | libc::EISDIR | libc::ELOOP
+            )
+        ),
+        DaemonError::NotReady { .. }
+        | DaemonError::Ended { .. }
+        | DaemonError::CannotWait { .. }
+        | DaemonError::Unavailable { .. } => false,
     }
-    command.spawn()
+}
+
+/// A number from 0 to 1, good enough to spread restarts.
+fn chance() -> f64 {
+    let random = RandomState::new().hash_one(0_u8) >> 32;
+    random as f64 / f64::from(u32::MAX)
 }

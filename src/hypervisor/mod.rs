@@ -23,6 +23,8 @@ pub struct DaemonSpec {
     pub name: String,
     /// Its executable.
     pub program: PathBuf,
+    /// The catalogue's field that names the executable, for messages.
+    pub field: &'static str,
     /// Its arguments.
     pub args: Vec<OsString>,
     /// Whether it keeps CAP_NET_BIND_SERVICE when it does not run as root (contract/lifecycle.md 4.3).

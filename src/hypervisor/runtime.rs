@@ -64,6 +64,7 @@ pub struct Runtime {
 #[derive(Debug, Clone)]
 struct ResolvedDaemon {
     executable: PathBuf,
+    field: &'static str,
     config: PathBuf,
     shipped: PathBuf,
     socket: PathBuf,
@@ -91,6 +92,7 @@ impl Runtime {
             let executable = basename(modular);
             ResolvedDaemon {
                 executable: modular.clone(),
+                field: "libvirtDaemon.libvirtDaemonExecutable",
                 config: entry.libvirt_daemon.libvirt_daemon_config.clone(),
                 shipped: entry
                     .launcher
@@ -107,6 +109,7 @@ impl Runtime {
         } else if let Some(monolithic) = monolithic.filter(|daemon| exists(&daemon.libvirt_daemon_executable)) {
             ResolvedDaemon {
                 executable: monolithic.libvirt_daemon_executable.clone(),
+                field: "launcher.monolithic.libvirtDaemonExecutable",
                 config: monolithic.libvirt_daemon_config.clone(),
                 shipped: monolithic.shipped_daemon_config.clone(),
                 socket: monolithic.socket.clone(),
@@ -168,6 +171,7 @@ impl LibvirtWrapper for Runtime {
         DaemonSpec {
             name: basename(&self.daemon.executable),
             program: self.daemon.executable.clone(),
+            field: self.daemon.field,
             args: vec!["-f".into(), self.daemon.config.clone().into()],
             ambient_net_bind_service: !self.root,
             forward_log: true,
@@ -180,6 +184,7 @@ impl LibvirtWrapper for Runtime {
         Some(DaemonSpec {
             name: basename(&virtlogd.executable),
             program: virtlogd.executable.clone(),
+            field: "launcher.virtlogd.executable",
             args: vec!["-f".into(), virtlogd.config.clone().into()],
             ambient_net_bind_service: false,
             forward_log: false,

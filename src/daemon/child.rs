@@ -1,0 +1,82 @@
+//! Starting a daemon as a direct child that dies with the launcher.
+//!
+//! A daemon must not outlive the launcher: the next launcher starts its own, and two would fight over pid file and sockets.
+//! The kernel's parent-death signal sees to that, but it watches the *thread* that forked, and the runtime's threads come
+//! and go. So all daemons are forked by one thread that lives as long as the process.
+
+use std::io;
+use std::process::Stdio;
+use std::sync::{OnceLock, mpsc};
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use tokio::process::{Child, Command};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use crate::hypervisor::DaemonSpec;
+use crate::process::raise_ambient_net_bind_service;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The thread that forks, through its queue.
+static FORKS: OnceLock<mpsc::Sender<Job>> = OnceLock::new();
+
+fn forking_thread() -> io::Result<&'static mpsc::Sender<Job>> {
+    if let Some(thread) = FORKS.get() {
+        return Ok(thread);
+    }
+    let (sender, jobs) = mpsc::channel::<Job>();
+    std::thread::Builder::new().name("daemons".into()).spawn(move || {
+        for job in jobs {
+            job();
+        }
+    })?;
+    // If another caller was faster, this thread's queue ends here and the thread with it; it has no children.
+    Ok(FORKS.get_or_init(|| sender))
+}
+
+/// Starts the daemon: own process group (a terminal's Ctrl-C is not for it), empty signal mask, standard input and output
+/// at `/dev/null`, standard error a pipe if its log is to be forwarded. SIGKILL reaches it when the launcher ends in
+/// whatever way.
+pub(super) async fn spawn(spec: &DaemonSpec) -> io::Result<Child> {
+    let mut command = Command::new(&spec.program);
+    command.args(&spec.args).stdin(Stdio::null()).stdout(Stdio::null());
+    command.stderr(if spec.forward_log { Stdio::piped() } else { Stdio::null() });
+    command.process_group(0).kill_on_drop(true);
+    let parent = nix::unistd::getpid();
+    let net_bind_service = spec.ambient_net_bind_service;
+    // SAFETY: `prepare` makes system calls only, no allocation and no locks.
+    unsafe {
+        command.pre_exec(move || prepare(parent, net_bind_service));
+    }
+    let runtime = Handle::current();
+    let (reply, child) = oneshot::channel();
+    let job = move || {
+        let _inside = runtime.enter();
+        // If nobody waits any more, the child is killed as its handle is dropped.
+        let _ = reply.send(command.spawn());
+    };
+    forking_thread()?.send(Box::new(job)).map_err(|_| gone())?;
+    child.await.map_err(|_| gone())?
+}
+
+fn gone() -> io::Error {
+    io::Error::other("the thread that starts daemons has ended")
+}
+
+/// Runs in the child between fork and exec.
+fn prepare(parent: nix::unistd::Pid, net_bind_service: bool) -> io::Result<()> {
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    if net_bind_service {
+        // Where the container does not have it, the daemon does without it.
+        let _ = raise_ambient_net_bind_service();
+    }
+    // After the capabilities, because a change of credentials clears it; execve keeps it, as the daemons have no file
+    // capabilities of their own.
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    // The launcher may have ended before that.
+    if nix::unistd::getppid() != parent {
+        return Err(io::Error::from_raw_os_error(libc::ESRCH));
+    }
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! The FIFO into which x86 firmware writes its debug log (contract/lifecycle.md 4.5).
+
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::stat::Mode;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::Sink;
+use super::guest::GuestLines;
+use super::limit::LinesPerSecond;
+
+/// The FIFO cannot be used; the firmware's log is missing, nothing else.
+#[derive(Debug, thiserror::Error)]
+#[error("firmware log {path}: cannot {what}: {source}")]
+pub struct FirmwareLogError {
+    /// The FIFO.
+    pub path: PathBuf,
+    /// What was tried.
+    pub what: &'static str,
+    /// Why it failed.
+    pub source: io::Error,
+}
+
+/// A running reader of the firmware's log.
+#[derive(Debug)]
+pub struct FirmwareLog {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl FirmwareLog {
+    /// Makes the FIFO, or takes one that an earlier launcher left, and forwards what is written into it.
+    pub fn open(path: &Path, rate: LinesPerSecond, sink: Sink) -> Result<Self, FirmwareLogError> {
+        let failed = |what| {
+            let path = path.to_owned();
+            move |source| FirmwareLogError { path, what, source }
+        };
+        match nix::unistd::mkfifo(path, MODE) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(failed("make it")(errno.into())),
+        }
+        let metadata = std::fs::symlink_metadata(path).map_err(failed("look at it"))?;
+        if !metadata.file_type().is_fifo() {
+            return Err(failed("use it")(io::Error::other("it exists and is no FIFO")));
+        }
+        if metadata.permissions().mode() & 0o777 != MODE.bits() {
+            let mode = std::fs::Permissions::from_mode(MODE.bits());
+            std::fs::set_permissions(path, mode).map_err(failed("set its mode"))?;
+        }
+        // Open for writing as well: then its end is never reached, however often QEMU opens and closes it, and reading it
+        // never spins.
+        let fifo = pipe::OpenOptions::new().read_write(true).open_receiver(path).map_err(failed("open it"))?;
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(run(fifo, GuestLines::new("[SeaBios]: ", rate, sink), stopped));
+        Ok(FirmwareLog { stop, task })
+    }
+
+    /// Forwards what is there and ends.
+    pub async fn stop(self) {
+        let _ = self.stop.send(());
+        let _ = self.task.await;
+    }
+}
+
+/// QEMU may run as another user.
+const MODE: Mode = Mode::from_bits_truncate(0o666);
+
+/// As much as a FIFO holds by default; its writer may be faster than this reader.
+const LAST_READS: usize = 16;
+
+async fn run(mut fifo: pipe::Receiver, mut lines: GuestLines, mut stopped: oneshot::Receiver<()>) {
+    let mut buffer = vec![0; 4 * 1024];
+    loop {
+        tokio::select! {
+            biased;
+            _ = &mut stopped => break,
+            () = lines.note_due() => lines.write_note(),
+            read = fifo.read(&mut buffer) => match read {
+                Ok(count) => lines.push(buffer.get(..count).unwrap_or_default()),
+                Err(error) => {
+                    tracing::warn!(reason = %error, "cannot read the firmware log any further");
+                    break;
+                }
+            },
+        }
+    }
+    for _ in 0..LAST_READS {
+        let Ok(count @ 1..) = fifo.try_read(&mut buffer) else { break };
+        lines.push(buffer.get(..count).unwrap_or_default());
+    }
+    lines.end();
+}
