@@ -1,6 +1,153 @@
-//! PID 1: starts the launcher, reaps everything, outlives it.
+//! PID 1: starts the launcher, reaps everything, outlives it, ends what the launcher left behind
+//! (contract/lifecycle.md 2.2, 8.1, 8.4).
+//!
+//! There is one thread, one loop and no async runtime. Between the launcher's start and its end nothing can make the
+//! monitor give up: if PID 1 ends, the guest ends.
 
-/// Runs the monitor.
-pub fn run(_words: Vec<std::ffi::OsString>) -> std::process::ExitCode {
-    std::process::ExitCode::FAILURE
+mod aftermath;
+mod dump;
+mod exit;
+mod flags;
+mod istio;
+mod reaper;
+
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+
+pub use exit::Exit;
+
+use crate::logging::{Level, Logger};
+use crate::process::{Outcome, raise_ambient_net_bind_service};
+use aftermath::Hypervisors;
+use flags::{Asked, Flags};
+use reaper::{Event, Reaper};
+
+/// `component` of the monitor's log lines.
+const COMPONENT: &str = "virt-launcher-monitor";
+/// Where the launcher is in an image of KubeVirt's shape.
+const LAUNCHER: &str = "/usr/bin/virt-launcher";
+/// passt's log, if it was told to write one.
+const PASST_LOG: &str = "/var/run/kubevirt/passt.log";
+/// Where session-mode libvirt keeps the logs of its hypervisors.
+const HYPERVISOR_LOGS: &str = "/run/kubevirt-private/libvirt/qemu/log";
+/// How long a hypervisor may take to end after SIGTERM (contract/lifecycle.md 2.5).
+const HYPERVISOR_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Runs the monitor with the words after the program's name.
+pub fn run(words: Vec<OsString>) -> ExitCode {
+    let exit = match flags::read(&words) {
+        Asked::Run(flags) => supervise(&flags, flags::for_launcher(words)),
+        Asked::Help => {
+            print!("{}", flags::USAGE);
+            Exit::Help
+        }
+        Asked::Wrong(why) => {
+            eprintln!("{}{COMPONENT}: {why}", flags::USAGE);
+            Exit::Flags
+        }
+    };
+    ExitCode::from(exit.code())
+}
+
+fn supervise(flags: &Flags, arguments: Vec<OsString>) -> Exit {
+    close_inherited_descriptors();
+    let log = Logger::new(COMPONENT, flags.verbosity);
+    let exit = match start_and_wait(&log, arguments) {
+        Ok(outcome) => after_launcher(&log, flags, outcome),
+        Err(error) => {
+            log.error("cannot start virt-launcher", &error);
+            Exit::NotStarted
+        }
+    };
+    istio::quit(&log, &istio::Istio::default());
+    aftermath::remove_sockets(&log, &flags.container_disk_dir);
+    if flags.keep_after_failure && exit.code() != 0 {
+        log.info("keeping virt-launcher container alive since --keep-after-failure is set to true");
+        stay();
+    }
+    if exit.is_monitors_failure() {
+        log.error("monitoring virt-launcher failed", &format!("{exit:?}"));
+    } else {
+        log.info("virt-launcher-monitor: Exiting...");
+    }
+    exit
+}
+
+/// Whoever started us may have left some open; PID 1 would hold them for the pod's whole life.
+fn close_inherited_descriptors() {
+    let first: libc::c_uint = 3;
+    // SAFETY: nothing of ours is open yet but the standard streams. A kernel without the call leaves them open.
+    let _ = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
+}
+
+fn start_and_wait(log: &Logger, arguments: Vec<OsString>) -> io::Result<Outcome> {
+    let reaper = Reaper::new()?;
+    if let Err(error) = raise_ambient_net_bind_service() {
+        log.warning(&format!("virt-launcher starts without CAP_NET_BIND_SERVICE: {error}"));
+    }
+    let program = launcher_path();
+    let launcher = reaper
+        .start(&program, arguments)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", program.display())))?;
+    let outcome = reaper.run(launcher, |event| match event {
+        Event::PassedOn(signal) => log.info(&format!("received {signal}, signalled virt-launcher to shut down")),
+        Event::NotPassedOn(signal, errno) => {
+            log.error(&format!("received {signal} but can't signal virt-launcher to shut down"), &errno);
+        }
+    });
+    if let Err(error) = reaper.discard_orphans() {
+        log.warning(&format!("orphans of the launcher stay zombies until the end: {error}"));
+    }
+    Ok(outcome)
+}
+
+/// `virt-launcher` beside our own executable, so that a tree outside `/usr/bin` works; else the usual place. Its name is
+/// what `comm` shows, so that it is never our own file by another name.
+fn launcher_path() -> PathBuf {
+    std::env::current_exe()
+        .ok()
+        .map(|own| own.with_file_name("virt-launcher"))
+        .filter(|sibling| sibling.exists())
+        .unwrap_or_else(|| Path::new(LAUNCHER).to_owned())
+}
+
+/// What follows the launcher's end, in the contract's order.
+fn after_launcher(log: &Logger, flags: &Flags, outcome: Outcome) -> Exit {
+    let exit = Exit::of_launcher(outcome);
+    if exit.code() != 0 {
+        log_dirty_end(log, outcome);
+    }
+    dump::dump_logs(log, Path::new(PASST_LOG), Path::new(HYPERVISOR_LOGS));
+    let own = nix::unistd::getpid().as_raw();
+    let prefixes = aftermath::command_prefixes(log, flags.hypervisor_catalogue.as_deref());
+    match aftermath::end_hypervisors(log, &prefixes, own, HYPERVISOR_PATIENCE) {
+        Hypervisors::Gone => exit,
+        Hypervisors::Left => Exit::HypervisorLeft,
+    }
+}
+
+/// KubeVirt's test reporter lets this line pass only with the original's `pos` (contract/lifecycle.md 5.4). The number
+/// for a signal is the original's, too; which signal it was is ours.
+fn log_dirty_end(log: &Logger, outcome: Outcome) {
+    let number = match outcome {
+        Outcome::Exited(code) => code,
+        Outcome::Signaled(_) => -1,
+    };
+    log.record(Level::Error, &format!("dirty virt-launcher shutdown: exit-code {number}"))
+        .field("pos", "virt-launcher-monitor.go:1")
+        .field("reason", outcome.to_string())
+        .write();
+}
+
+/// Until somebody kills us with SIGKILL.
+fn stay() -> ! {
+    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
+    loop {
+        nix::unistd::pause();
+    }
 }

@@ -21,6 +21,17 @@ impl Outcome {
         }
     }
 
+    /// The outcome in the number that wait(2) reports; real-time signals, which [`WaitStatus`] cannot hold, too.
+    pub fn from_wait(status: i32) -> Option<Self> {
+        if libc::WIFEXITED(status) {
+            Some(Outcome::Exited(libc::WEXITSTATUS(status)))
+        } else if libc::WIFSIGNALED(status) {
+            Some(Outcome::Signaled(libc::WTERMSIG(status)))
+        } else {
+            None
+        }
+    }
+
     /// The outcome of a finished `std` or `tokio` child.
     pub fn from_exit(status: std::process::ExitStatus) -> Self {
         use std::os::unix::process::ExitStatusExt;
@@ -36,9 +47,9 @@ impl std::fmt::Display for Outcome {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Outcome::Exited(code) => write!(out, "exit code {code}"),
-            Outcome::Signaled(number) => match nix::sys::signal::Signal::try_from(*number) {
-                Ok(signal) => write!(out, "signal {number} ({signal})"),
-                Err(_) => write!(out, "signal {number}"),
+            Outcome::Signaled(number) => match signal_hook::low_level::signal_name(*number) {
+                Some(name) => write!(out, "signal {number} ({name})"),
+                None => write!(out, "signal {number}"),
             },
         }
     }
@@ -66,6 +77,22 @@ mod tests {
         for (status, outcome) in table {
             assert_eq!(Outcome::from_status(status), outcome, "{status:?}");
         }
+        let table = [
+            (0, Some(Outcome::Exited(0))),
+            (0x0300, Some(Outcome::Exited(3))),
+            (0xff00, Some(Outcome::Exited(255))),
+            (9, Some(Outcome::Signaled(9))),
+            // With the flag for a core dump; a real-time signal.
+            (11 | 0x80, Some(Outcome::Signaled(11))),
+            (34, Some(Outcome::Signaled(34))),
+            // Stopped, continued.
+            (0x137f, None),
+            (0xffff, None),
+        ];
+        for (status, outcome) in table {
+            assert_eq!(Outcome::from_wait(status), outcome, "{status:#x}");
+        }
+        assert_eq!(Outcome::Signaled(34).to_string(), "signal 34");
         assert_eq!(Outcome::Signaled(9).to_string(), "signal 9 (SIGKILL)");
     }
 }

@@ -1,0 +1,193 @@
+//! What is left to do when the launcher has ended: hypervisors, sockets of container disks (contract/lifecycle.md 8.4).
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+
+use crate::hypervisor::Catalogue;
+use crate::logging::Logger;
+use crate::process::{PidFd, find_descendants_by_command_prefix};
+
+/// Names of the hypervisors' executables in the built-in catalogue, for when no catalogue can be read any more.
+const BUILT_IN_PREFIXES: &[&str] = &["qemu-system", "qemu-kvm", "cloud-hypervisor"];
+
+/// Beginnings of the names of every hypervisor that the launcher could have started. The catalogue is read only now: it
+/// would cost PID 1 more memory than all the rest while the VM runs.
+pub fn command_prefixes(log: &Logger, catalogue: Option<&Path>) -> Vec<String> {
+    match Catalogue::load(catalogue) {
+        Ok(catalogue) => {
+            catalogue.iter().flat_map(|(_, entry)| entry.hypervisor_command_prefixes.iter().cloned()).collect()
+        }
+        Err(error) => {
+            log.warning(&format!("only the built-in hypervisors are looked for: {error}"));
+            BUILT_IN_PREFIXES.iter().map(|prefix| (*prefix).to_owned()).collect()
+        }
+    }
+}
+
+/// What became of the hypervisors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hypervisors {
+    /// None is left.
+    Gone,
+    /// One could not be signalled, or did not end in time.
+    Left,
+}
+
+/// Asks every hypervisor among the descendants of `ancestor` to end (SIGTERM, which lets the guest's disks be flushed)
+/// and waits for all of them, `patience` at most.
+pub fn end_hypervisors(log: &Logger, prefixes: &[impl AsRef<str>], ancestor: i32, patience: Duration) -> Hypervisors {
+    let mut result = Hypervisors::Gone;
+    let mut held = Vec::new();
+    for found in find_descendants_by_command_prefix(prefixes, ancestor) {
+        match PidFd::open(found.pid) {
+            Ok(pidfd) => held.push((found, pidfd)),
+            Err(error) if is_gone(&error.source) => {}
+            Err(error) => {
+                log.error(&format!("cannot watch the hypervisor {}", found.name), &error);
+                result = Hypervisors::Left;
+            }
+        }
+    }
+    if !held.is_empty() {
+        // Makes sure that the hold is on what the first search saw, not on a stranger who was given the same number in
+        // between.
+        let now = find_descendants_by_command_prefix(prefixes, ancestor);
+        held.retain(|(found, _)| now.iter().any(|other| other.pid == found.pid));
+    }
+    let mut asked = Vec::new();
+    for (found, pidfd) in held {
+        log.info(&format!("ending the hypervisor {} with pid {}", found.name, found.pid));
+        match pidfd.signal(Signal::SIGTERM) {
+            Ok(()) => asked.push((found, pidfd)),
+            Err(error) if is_gone(&error.source) => {}
+            Err(error) => {
+                log.error(&format!("cannot end the hypervisor {}", found.name), &error);
+                result = Hypervisors::Left;
+            }
+        }
+    }
+    let deadline = Instant::now() + patience;
+    for (found, pidfd) in asked {
+        match pidfd.wait_until(deadline) {
+            Ok(true) => {}
+            Ok(false) => {
+                let why = format!("{} ms after SIGTERM it still runs", patience.as_millis());
+                log.error(&format!("the hypervisor {} with pid {} does not end", found.name, found.pid), &why);
+                result = Hypervisors::Left;
+            }
+            Err(error) => {
+                log.error(&format!("cannot wait for the hypervisor {}", found.name), &error);
+                result = Hypervisors::Left;
+            }
+        }
+    }
+    result
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::ESRCH as i32)
+}
+
+/// Removes the sockets of the container disks, which makes their sidecars end (contract/lifecycle.md 11.1).
+pub fn remove_sockets(log: &Logger, directory: &Path) {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        // Image volumes need no such directory.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+        Err(error) => return log.error(&format!("cannot list {}", directory.display()), &error),
+    };
+    for entry in entries.filter_map(Result::ok) {
+        let path = entry.path();
+        if !entry.file_name().as_encoded_bytes().ends_with(b".sock") {
+            continue;
+        }
+        match fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => log.error(&format!("cannot remove {}", path.display()), &error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    fn log() -> Logger {
+        Logger::new("virt-launcher-monitor", 0)
+    }
+
+    /// A process whose executable is called `name`; it has said `ready`, so that its traps are set.
+    fn process(folder: &Path, name: &str, script: &str) -> Child {
+        let executable = folder.join(name);
+        fs::copy("/bin/bash", &executable).unwrap();
+        let script = format!("{script}\necho ready\nread -r line");
+        let mut child = Command::new(executable)
+            .args(["-c", &script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        child
+    }
+
+    #[test]
+    fn a_hypervisor_that_ends_is_waited_for_and_one_that_does_not_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = std::process::id() as i32;
+        let mut willing = process(folder.path(), "hyper-willing-x", "trap 'exit 0' TERM");
+        // bash runs a trap only when its foreground command returns; the builtin `read` is interrupted at once.
+        let mut other = process(folder.path(), "other-x", "");
+        let gone = end_hypervisors(&log(), &["hyper-willing"], own, Duration::from_secs(20));
+        assert_eq!(gone, Hypervisors::Gone);
+        willing.wait().unwrap();
+        assert!(other.try_wait().unwrap().is_none(), "only the hypervisor is ended");
+
+        let mut deaf = process(folder.path(), "hyper-deaf-x", "trap '' TERM");
+        let left = end_hypervisors(&log(), &["hyper-deaf"], own, Duration::from_millis(20));
+        assert_eq!(left, Hypervisors::Left);
+        for child in [&mut deaf, &mut other] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert_eq!(end_hypervisors(&log(), &["hyper-"], own, Duration::from_secs(20)), Hypervisors::Gone);
+    }
+
+    #[test]
+    fn only_sockets_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["disk_0.sock", "kernel-boot.sock", ".sock", "disk_0.img", "disk.sock.bak"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        remove_sockets(&log(), folder.path());
+        let mut left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["disk.sock.bak", "disk_0.img"]);
+        remove_sockets(&log(), &folder.path().join("missing"));
+    }
+
+    #[test]
+    fn the_prefixes_are_the_catalogues() {
+        let sorted = |mut prefixes: Vec<String>| {
+            prefixes.sort();
+            prefixes.dedup();
+            prefixes
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let from_catalogue = sorted(command_prefixes(&log(), None));
+        let without = sorted(command_prefixes(&log(), Some(&folder.path().join("missing"))));
+        assert_eq!(without, from_catalogue);
+        assert_eq!(from_catalogue, ["cloud-hypervisor", "qemu-kvm", "qemu-system"]);
+    }
+}

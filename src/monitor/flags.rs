@@ -1,0 +1,185 @@
+//! The monitor's flags (contract/lifecycle.md 2.2). The same words go to the launcher, so what the monitor does not know
+//! is no mistake here; the launcher tells what is wrong with the rest.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// The one flag that is the monitor's alone.
+const KEEP: &str = "--keep-after-failure";
+
+/// What the monitor was told.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Flags {
+    /// Where container disks' sockets are.
+    pub container_disk_dir: PathBuf,
+    /// Stay after a failed run.
+    pub keep_after_failure: bool,
+    /// Log verbosity.
+    pub verbosity: i32,
+    /// The launcher's catalogue file: its hypervisors are ended, too.
+    pub hypervisor_catalogue: Option<PathBuf>,
+}
+
+impl Default for Flags {
+    fn default() -> Self {
+        Flags {
+            container_disk_dir: "/var/run/kubevirt/container-disks".into(),
+            keep_after_failure: false,
+            verbosity: crate::logging::DEFAULT_VERBOSITY,
+            hypervisor_catalogue: None,
+        }
+    }
+}
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// To run.
+    Run(Flags),
+    /// `--help`.
+    Help,
+    /// A value of the monitor's own flag that the launcher will not see.
+    Wrong(String),
+}
+
+/// Reads the words after the program's name.
+///
+/// The rule for unknown flags is the original's: `--x=val` is one word; `--x` takes the next word too unless that starts
+/// with `-`. A verbosity that is no number is left for the launcher to refuse.
+pub fn read(words: &[OsString]) -> Asked {
+    let mut flags = Flags::default();
+    let mut rest = words.iter().map(|word| word.to_string_lossy()).peekable();
+    while let Some(word) = rest.next() {
+        if word == "--" {
+            break;
+        }
+        if word == "--help" || word == "-h" {
+            return Asked::Help;
+        }
+        let (name, mut value) = match word.split_once('=') {
+            Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+            None => (word.clone().into_owned(), None),
+        };
+        let letter_value = name.strip_prefix("-v").filter(|value| !value.is_empty()).map(str::to_owned);
+        match name.as_str() {
+            KEEP => match value.as_deref() {
+                None | Some("1" | "t" | "T" | "TRUE" | "true" | "True") => flags.keep_after_failure = true,
+                Some("0" | "f" | "F" | "FALSE" | "false" | "False") => flags.keep_after_failure = false,
+                Some(other) => {
+                    return Asked::Wrong(format!("invalid argument {other:?} for {KEEP}: expected true or false"));
+                }
+            },
+            "--container-disk-dir" | "--hypervisor-catalogue" | "--uid" | "--v" | "-v" => {
+                value = value.or_else(|| rest.next().map(|word| word.into_owned()));
+                match (name.as_str(), value) {
+                    ("--container-disk-dir", Some(path)) => flags.container_disk_dir = path.into(),
+                    ("--hypervisor-catalogue", Some(path)) => {
+                        flags.hypervisor_catalogue =
+                            Some(path.into()).filter(|path: &PathBuf| !path.as_os_str().is_empty());
+                    }
+                    ("--v" | "-v", Some(number)) => set_verbosity(&mut flags, &number),
+                    _ => {}
+                }
+            }
+            name if name.starts_with("--") => {
+                if value.is_none() {
+                    let _ = rest.next_if(|next| !next.starts_with('-'));
+                }
+            }
+            _ => match letter_value {
+                Some(number) => set_verbosity(&mut flags, &number),
+                None => {
+                    if name.starts_with('-') && value.is_none() {
+                        let _ = rest.next_if(|next| !next.starts_with('-'));
+                    }
+                }
+            },
+        }
+    }
+    Asked::Run(flags)
+}
+
+fn set_verbosity(flags: &mut Flags, text: &str) {
+    if let Ok(number) = text.parse() {
+        flags.verbosity = number;
+    }
+}
+
+/// The launcher's words: all but `--keep-after-failure`, in each of its forms.
+pub fn for_launcher(words: Vec<OsString>) -> Vec<OsString> {
+    let is_keep = |word: &OsString| {
+        word.as_encoded_bytes()
+            .strip_prefix(KEEP.as_bytes())
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"="))
+    };
+    words.into_iter().filter(|word| !is_keep(word)).collect()
+}
+
+/// The list of flags for a person.
+pub const USAGE: &str = "\
+Usage of virt-launcher-monitor:
+      --container-disk-dir string   directory whose sockets are removed at the end (default \"/var/run/kubevirt/container-disks\")
+      --keep-after-failure          stay alive after a failed run
+      --uid string                  UID of the VirtualMachineInstance (passed on)
+  -v, --v int                       log verbosity (default 2)
+
+All other flags are passed on to virt-launcher.
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split_whitespace().map(OsString::from).collect()
+    }
+
+    fn run(line: &str) -> (String, bool, i32) {
+        match read(&words(line)) {
+            Asked::Run(flags) => {
+                (flags.container_disk_dir.to_string_lossy().into_owned(), flags.keep_after_failure, flags.verbosity)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_known_is_read_and_the_rest_passed_over() {
+        let default = "/var/run/kubevirt/container-disks";
+        let table = [
+            ("", (default, false, 2)),
+            ("--container-disk-dir /c --keep-after-failure -v 5", ("/c", true, 5)),
+            ("--container-disk-dir=/c --keep-after-failure=true --v=3", ("/c", true, 3)),
+            ("--keep-after-failure --keep-after-failure=false -v=4", (default, false, 4)),
+            ("-v6", (default, false, 6)),
+            // An unknown flag takes a word that does not look like a flag, and no other.
+            ("--name --keep-after-failure", (default, true, 2)),
+            ("--name --v 7", (default, false, 7)),
+            ("--allow-emulation --container-disk-dir /c", ("/c", false, 2)),
+            ("--name=x --container-disk-dir /c", ("/c", false, 2)),
+            // A known flag takes whatever follows.
+            ("--uid --keep-after-failure", (default, false, 2)),
+            ("stray --v 3", (default, false, 3)),
+            ("-x 1 --v 3", (default, false, 3)),
+            ("-- --v 3", (default, false, 2)),
+            ("--v many", (default, false, 2)),
+            ("--container-disk-dir", (default, false, 2)),
+        ];
+        for (line, (dir, keep, verbosity)) in table {
+            assert_eq!(run(line), (dir.to_owned(), keep, verbosity), "{line}");
+        }
+        let catalogue = Flags { hypervisor_catalogue: Some("/h".into()), ..Flags::default() };
+        assert_eq!(read(&words("--hypervisor-catalogue /h")), Asked::Run(catalogue));
+        assert_eq!(read(&words("--hypervisor-catalogue=")), Asked::Run(Flags::default()));
+        assert_eq!(read(&words("--name x --help")), Asked::Help);
+        assert!(matches!(read(&words("--keep-after-failure=maybe")), Asked::Wrong(why) if why.contains("maybe")));
+    }
+
+    #[test]
+    fn the_launcher_gets_all_but_the_monitors_own() {
+        let passed = for_launcher(words(
+            "--name x --keep-after-failure --uid 1 --keep-after-failure=true --keep-after-failures --v=2",
+        ));
+        assert_eq!(passed, words("--name x --uid 1 --keep-after-failures --v=2"));
+    }
+}

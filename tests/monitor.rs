@@ -1,0 +1,494 @@
+//! PID 1 with real processes. The monitor runs as child subreaper, a shell script or this test binary plays the launcher
+//! and its orphans.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test ends by panicking
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
+use virt_launcher::process::PidFd;
+
+/// No test waits longer for anything; on a free machine all of it takes a fraction.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A directory that plays the container: the monitor and its launcher side by side.
+struct Container {
+    folder: tempfile::TempDir,
+}
+
+impl Container {
+    /// `script` is the launcher, in bash; `$DIR` is the directory.
+    fn new(script: &str) -> Self {
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let monitor = folder.path().join("virt-launcher-monitor");
+        fs::hard_link(env!("CARGO_BIN_EXE_virt-launcher"), monitor).unwrap();
+        let container = Container { folder };
+        let launcher = container.path("virt-launcher");
+        // Written by another process: a descriptor open for writing here could reach a child that another test starts
+        // at this moment, and the kernel would refuse to execute the file.
+        let made = Command::new("bash")
+            .args(["-c", "printf '#!/bin/bash\\nulimit -c 0\\n%s\\n' \"$1\" >\"$0\" && chmod 755 \"$0\""])
+            .args([launcher.as_os_str(), script.as_ref()])
+            .status()
+            .unwrap();
+        assert!(made.success());
+        container
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn fifo(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        mkfifo(&path, Mode::S_IRWXU).unwrap();
+        path
+    }
+
+    /// A program of this name, which is a bash.
+    fn program(&self, name: &str) {
+        assert!(Command::new("cp").arg("/bin/bash").arg(self.path(name)).status().unwrap().success());
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap_or_default()
+    }
+
+    fn start(&self, words: &[&str]) -> Monitor {
+        let log = File::create(self.path("log")).unwrap();
+        let child = Command::new(self.path("virt-launcher-monitor"))
+            .args(words)
+            .env("DIR", self.folder.path())
+            .env("HELPER", std::env::current_exe().unwrap())
+            .env_remove("VIRT_LAUNCHER_LOG_VERBOSITY")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Monitor { child, log: self.path("log") }
+    }
+
+    fn run(&self, words: &[&str]) -> i32 {
+        self.start(words).wait()
+    }
+
+    /// Log records of the monitor.
+    fn records(&self) -> Vec<serde_json::Value> {
+        self.read("log").lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect()
+    }
+
+    fn record(&self, message: &str) -> serde_json::Value {
+        let found = self.records().into_iter().find(|record| record["msg"].as_str().unwrap().starts_with(message));
+        found.unwrap_or_else(|| panic!("no {message:?} in\n{}", self.read("log")))
+    }
+}
+
+struct Monitor {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Monitor {
+    fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    fn wait(mut self) -> i32 {
+        let ended = PidFd::open(self.pid()).unwrap().wait_until(Instant::now() + PATIENCE).unwrap();
+        assert!(ended, "the monitor does not end; its log:\n{}", fs::read_to_string(&self.log).unwrap());
+        self.child.wait().unwrap().code().expect("the monitor was killed by a signal")
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid()), signal).unwrap();
+    }
+
+    fn status(&self, key: &str) -> String {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        status.lines().find_map(|line| line.strip_prefix(key)).unwrap().trim().to_owned()
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        // Only of use when a test fails: then nothing is left behind.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Children of `parent` with their states.
+fn children(parent: i32) -> Vec<(i32, char)> {
+    let list = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+    let state = |pid: i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(')')?.1.trim_start().chars().next()
+    };
+    list.split_whitespace().filter_map(|pid| pid.parse().ok()).filter_map(|pid| Some((pid, state(pid)?))).collect()
+}
+
+/// Looks again and again until `condition` gives something.
+#[track_caller]
+fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        std::thread::yield_now();
+    }
+}
+
+/// A bash that acts as a hypervisor and says so on `ready`; ended by SIGTERM it leaves the file `graceful`.
+const HYPERVISOR: &str = r#"
+hypervisor() {
+    (setsid "$DIR/$1" -c 'trap "echo yes >\"$DIR/graceful\"; exit 0" TERM; exec 3<>"$DIR/hold"; echo $$ >"$DIR/ready"
+        read -r -u 3' "$2" </dev/null >/dev/null &)
+    read -r pid <"$DIR/ready"
+    echo "$pid" >"$DIR/hypervisor.pid"
+}
+"#;
+
+#[test]
+fn every_exit_code_of_the_launcher_comes_through() {
+    let container = Container::new("exit \"$2\"");
+    for code in 0..=255 {
+        assert_eq!(container.run(&["--code", &code.to_string()]), code);
+        if code != 0 {
+            let dirty = container.record("dirty virt-launcher shutdown");
+            assert_eq!(dirty["msg"], format!("dirty virt-launcher shutdown: exit-code {code}"));
+            assert_eq!(dirty["level"], "error");
+        }
+    }
+}
+
+#[test]
+fn a_killed_launcher_gives_255_and_the_hypervisor_ends_gracefully() {
+    for signal in ["TERM", "KILL", "SEGV", "34"] {
+        let script =
+            format!("{HYPERVISOR}\nhypervisor qemu-system-x86_64 vm\nkill -{signal} $$\nread -r -u 3 3<>$DIR/hold");
+        let container = Container::new(&script);
+        container.fifo("ready");
+        container.fifo("hold");
+        container.program("qemu-system-x86_64");
+        assert_eq!(container.run(&[]), 255, "{signal}");
+        assert_eq!(container.read("graceful"), "yes\n", "{signal}");
+        let dirty = container.record("dirty virt-launcher shutdown: exit-code -1");
+        let reason = dirty["reason"].as_str().unwrap();
+        assert!(reason.contains(&format!("SIG{signal}")) || reason.contains(&format!("signal {signal}")), "{reason}");
+        assert_eq!(container.record("virt-launcher-monitor: Exiting...")["component"], "virt-launcher-monitor");
+    }
+}
+
+#[test]
+fn a_hypervisor_that_its_daemon_kept_is_found_too() {
+    // The daemon is re-parented to the monitor, the hypervisor stays its child.
+    let script = r#"(setsid bash -c '"$DIR/cloud-hypervisor" -c "$0" & wait' \
+        'trap "echo yes >\"$DIR/graceful\"; exit 0" TERM; exec 3<>"$DIR/hold"; echo >"$DIR/ready"; read -r -u 3' &)
+        read -r <"$DIR/ready""#;
+    let container = Container::new(script);
+    container.fifo("ready");
+    container.fifo("hold");
+    container.program("cloud-hypervisor");
+    assert_eq!(container.run(&[]), 0);
+    assert_eq!(container.read("graceful"), "yes\n");
+}
+
+#[test]
+fn a_name_in_the_arguments_is_no_hypervisor() {
+    let container = Container::new(&format!("{HYPERVISOR}\nhypervisor bystander qemu-kvm-vm"));
+    container.fifo("ready");
+    container.fifo("hold");
+    container.program("bystander");
+    let started = Instant::now();
+    let words = ["--name", "qemu-kvm-vm", "--namespace", "qemu-system"];
+    assert_eq!(container.run(&words), 0);
+    assert!(started.elapsed() < Duration::from_secs(10), "it waited for a hypervisor that is none");
+    assert_eq!(container.read("graceful"), "", "a bystander was signalled");
+    let bystander: i32 = container.read("hypervisor.pid").trim().parse().unwrap();
+    kill(Pid::from_raw(bystander), Signal::SIGKILL).expect("the bystander lives");
+}
+
+#[test]
+fn the_launcher_starts_clean_and_with_all_but_the_monitors_own_flags() {
+    let script = r#"printf '%s\n' "$@" >"$DIR/arguments"
+        readlink /proc/$$/fd/0 >"$DIR/stdin"
+        grep -E '^(Name|CapAmb|CapPrm|PPid|NSpgid|Pid):' /proc/$$/status >"$DIR/status"
+        # bash has its own ideas of signals; what it hands down is what it found.
+        grep -E '^Sig(Blk|Ign):' /proc/self/status >>"$DIR/status"
+        ls /proc/$$/fd >"$DIR/descriptors""#;
+    let container = Container::new(script);
+    let words = [
+        "--name",
+        "a b",
+        "--unknown=1",
+        "--keep-after-failure",
+        "-v",
+        "3",
+        "--keep-after-failure=false",
+        "--v=2",
+        "--x",
+    ];
+    let monitor = container.start(&words);
+    let pid = monitor.pid();
+    assert_eq!(monitor.wait(), 0);
+    assert_eq!(container.read("arguments"), "--name\na b\n--unknown=1\n-v\n3\n--v=2\n--x\n");
+    assert_eq!(container.read("stdin"), "/dev/null\n");
+    let status = container.read("status");
+    let status: HashMap<_, _> = status.lines().filter_map(|line| line.split_once(":\t")).collect();
+    assert_eq!(status["Name"], "virt-launcher");
+    assert_eq!(status["PPid"], pid.to_string());
+    assert_eq!(status["NSpgid"].split('\t').next(), Some(status["Pid"]), "a process group of its own");
+    assert_eq!(u64::from_str_radix(status["SigBlk"], 16), Ok(0));
+    // As we found them; but Rust programs ignore SIGPIPE, which is nothing for others.
+    let found = fs::read_to_string("/proc/self/status").unwrap();
+    let found = found.lines().find_map(|line| line.strip_prefix("SigIgn:\t")).unwrap();
+    // 32 and 33 are the C library's.
+    let known = !(0b11u64 << 31);
+    let [ignored, found] = [status["SigIgn"], found].map(|set| u64::from_str_radix(set, 16).unwrap() & known);
+    assert_eq!(ignored, found & !(1 << (libc::SIGPIPE - 1)));
+    let net_bind_service = 1 << 10;
+    let [permitted, ambient] = ["CapPrm", "CapAmb"].map(|set| u64::from_str_radix(status[set], 16).unwrap());
+    assert_eq!(ambient & net_bind_service, permitted & net_bind_service);
+    // 255 is bash's own, for its script.
+    let descriptors = container.read("descriptors");
+    assert!(descriptors.lines().all(|number| ["0", "1", "2", "255"].contains(&number)), "{descriptors}");
+}
+
+#[test]
+fn termination_signals_reach_the_launcher_as_sigterm() {
+    let container = Container::new("trap 'exit 7' TERM; exec 3<>$DIR/hold; echo >$DIR/ready; read -r -u 3");
+    let ready = container.fifo("ready");
+    container.fifo("hold");
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
+        let monitor = container.start(&[]);
+        File::open(&ready).unwrap().read_to_end(&mut Vec::new()).unwrap();
+        monitor.signal(signal);
+        assert_eq!(monitor.wait(), 7, "{signal}");
+        container.record(&format!("received {signal}, signalled virt-launcher"));
+    }
+}
+
+#[test]
+fn a_signal_at_any_instant_of_the_start_is_not_lost() {
+    // The launcher never ends by itself.
+    let container = Container::new("trap 'exit 7' TERM; exec 3<>$DIR/hold; read -r -u 3");
+    container.fifo("hold");
+    for delay in 0..40 {
+        let monitor = container.start(&[]);
+        // Until the monitor blocks signals, SIGTERM ends it as any program. While it waits for them, they do not show
+        // as blocked; then the launcher is there.
+        eventually("signals are blocked", || {
+            let mask = u64::from_str_radix(&monitor.status("SigBlk:"), 16).ok()?;
+            let blocked = mask & (1 << (libc::SIGTERM - 1)) != 0;
+            (blocked || !children(monitor.pid()).is_empty()).then_some(())
+        });
+        for _ in 0..delay * 500 {
+            std::hint::spin_loop();
+        }
+        monitor.signal(Signal::SIGTERM);
+        let code = monitor.wait();
+        // 255: before bash had its trap.
+        assert!(code == 7 || code == 255, "{code}");
+    }
+}
+
+#[test]
+fn orphans_by_the_thousand_leave_no_zombie() {
+    let container = Container::new("exec \"$HELPER\" --ignored --exact play_a_maker_of_orphans --nocapture >/dev/null");
+    let release = container.fifo("release");
+    let monitor = container.start(&[]);
+    let mut dead_since: HashMap<i32, Instant> = HashMap::new();
+    let mut oldest = Duration::ZERO;
+    let mut sample = || {
+        let now = Instant::now();
+        let seen = children(monitor.pid());
+        let zombies: Vec<i32> = seen.iter().filter(|(_, state)| *state == 'Z').map(|(pid, _)| *pid).collect();
+        dead_since.retain(|pid, _| zombies.contains(pid));
+        for pid in zombies {
+            oldest = oldest.max(now - *dead_since.entry(pid).or_insert(now));
+        }
+        seen.len()
+    };
+    eventually("10,000 orphans", || {
+        sample();
+        container.path("first").exists().then_some(())
+    });
+    assert_eq!(container.read("first"), "10000");
+    // The launcher, and orphans that wait to die all at once.
+    eventually("a crowd of orphans", || (sample() == 1 + CROWD).then_some(()));
+    drop(OpenOptions::new().write(true).open(&release).unwrap());
+    eventually("only the launcher is left", || (sample() == 1).then_some(()));
+    drop(OpenOptions::new().write(true).open(&release).unwrap());
+    assert_eq!(monitor.wait(), 42);
+    assert!(oldest < Duration::from_millis(100), "a zombie was {oldest:?} old");
+    assert!(!container.read("log").contains("\"level\":\"error\",\"msg\":\"Break"), "no children is no error");
+}
+
+/// Orphans that die together.
+const CROWD: usize = 300;
+
+#[test]
+#[ignore = "no test: the launcher of orphans_by_the_thousand_leave_no_zombie"]
+fn play_a_maker_of_orphans() {
+    let directory = PathBuf::from(std::env::var_os("DIR").unwrap());
+    // Ends when the test has opened and closed the FIFO.
+    let released = || File::open(directory.join("release")).unwrap().read_to_end(&mut Vec::new()).unwrap();
+    let mut made = 0;
+    for _ in 0..10_000 {
+        made += usize::from(orphan(None));
+    }
+    fs::write(directory.join("first.new"), made.to_string()).unwrap();
+    fs::rename(directory.join("first.new"), directory.join("first")).unwrap();
+    let (reader, writer) = nix::unistd::pipe().unwrap();
+    for _ in 0..CROWD {
+        assert!(orphan(Some((&reader, &writer))));
+    }
+    released();
+    drop(writer);
+    released();
+    // SAFETY: ends the process with a code that the test harness would not give.
+    unsafe { libc::_exit(42) }
+}
+
+/// Makes a grandchild whose parent ends at once. It ends at once too, or when the other end of the pipe is closed.
+fn orphan(until: Option<(&std::os::fd::OwnedFd, &std::os::fd::OwnedFd)>) -> bool {
+    use std::os::fd::AsRawFd;
+    // SAFETY: the children make system calls only.
+    unsafe {
+        let child = libc::fork();
+        if child == 0 {
+            if libc::fork() == 0
+                && let Some((reader, writer)) = until
+            {
+                libc::close(writer.as_raw_fd());
+                let mut byte = 0u8;
+                libc::read(reader.as_raw_fd(), (&raw mut byte).cast(), 1);
+            }
+            libc::_exit(0);
+        }
+        let mut status = 0;
+        child > 0 && libc::waitpid(child, &raw mut status, 0) == child
+    }
+}
+
+#[test]
+fn it_does_the_same_as_pid_1() {
+    let script = r#"echo $PPID >"$DIR/parent"
+        (setsid "$DIR/qemu-kvm" -c 'trap "echo yes >\"$DIR/graceful\"; exit 0" TERM; exec 3<>"$DIR/hold"
+            echo >"$DIR/ready"; read -r -u 3' &)
+        read -r <"$DIR/ready"
+        trap 'exit 7' TERM; kill -TERM 1; exec 3<>"$DIR/hold"; read -r -u 3"#;
+    let container = Container::new(script);
+    container.fifo("ready");
+    container.fifo("hold");
+    container.program("qemu-kvm");
+    let unshared = |program: &Path| {
+        let mut command = Command::new("unshare");
+        command
+            .args(["--pid", "--fork", "--mount-proc", "--kill-child"])
+            .arg(program)
+            .env("DIR", container.folder.path());
+        command
+    };
+    if !unshared(Path::new("true")).stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: this user may not make PID namespaces");
+        return;
+    }
+    let log = File::create(container.path("log")).unwrap();
+    let child = unshared(&container.path("virt-launcher-monitor")).stderr(log).spawn().unwrap();
+    assert_eq!(Monitor { child, log: container.path("log") }.wait(), 7);
+    assert_eq!(container.read("parent"), "1\n");
+    assert_eq!(container.read("graceful"), "yes\n");
+}
+
+#[test]
+fn a_launcher_that_cannot_start_is_told_and_gives_1() {
+    let container = Container::new("exit 0");
+    fs::set_permissions(container.path("virt-launcher"), Permissions::from_mode(0o644)).unwrap();
+    fs::write(container.path("disk_0.sock"), "").unwrap();
+    let directory = container.folder.path().to_str().unwrap();
+    assert_eq!(container.run(&["--container-disk-dir", directory]), 1);
+    let record = container.record("cannot start virt-launcher");
+    let reason = record["reason"].as_str().unwrap();
+    assert!(reason.contains("/virt-launcher: Permission denied"), "{reason}");
+    assert_eq!(container.record("monitoring virt-launcher failed")["level"], "error");
+    assert!(!container.path("disk_0.sock").exists());
+    if !Path::new("/usr/bin/virt-launcher").exists() {
+        fs::remove_file(container.path("virt-launcher")).unwrap();
+        assert_eq!(container.run(&[]), 1);
+        let record = container.record("cannot start virt-launcher");
+        assert!(record["reason"].as_str().unwrap().starts_with("/usr/bin/virt-launcher: No such file"));
+    }
+}
+
+#[test]
+fn container_disk_sockets_are_removed_after_the_launcher_has_ended() {
+    let container = Container::new("[ -e \"$DIR/disks/disk_0.sock\" ] || exit 9");
+    fs::create_dir(container.path("disks")).unwrap();
+    for name in ["disk_0.sock", "disk_0.img"] {
+        fs::write(container.path("disks").join(name), "").unwrap();
+    }
+    assert_eq!(container.run(&[&format!("--container-disk-dir={}", container.path("disks").display())]), 0);
+    assert!(!container.path("disks").join("disk_0.sock").exists());
+    assert!(container.path("disks").join("disk_0.img").exists());
+}
+
+#[test]
+fn keep_after_failure_keeps_after_failure_only() {
+    let container = Container::new("printf '%s' \"$*\" >$DIR/arguments; exit \"$2\"");
+    assert_eq!(container.run(&["--keep-after-failure", "--code", "0"]), 0);
+    for flag in ["--keep-after-failure", "--keep-after-failure=true"] {
+        let monitor = container.start(&["--code", "3", flag]);
+        eventually("it says that it stays", || container.read("log").contains("keeping virt-launcher").then_some(()));
+        assert_eq!(container.read("arguments"), "--code 3");
+        // The line comes just before the last signals are blocked.
+        let all_that_can_be = !((1u64 << (libc::SIGKILL - 1)) | (1 << (libc::SIGSTOP - 1)) | (0b11 << 31));
+        eventually("no signal ends it", || {
+            let blocked = u64::from_str_radix(&monitor.status("SigBlk:"), 16).ok()?;
+            (blocked & all_that_can_be == all_that_can_be && monitor.status("State:").starts_with('S')).then_some(())
+        });
+        monitor.signal(Signal::SIGTERM);
+        assert!(monitor.status("State:").starts_with('S'));
+    }
+    assert_eq!(container.run(&["--code", "3", "--keep-after-failure", "--keep-after-failure=false"]), 3);
+}
+
+#[test]
+fn an_idle_monitor_is_small_and_sleeps() {
+    let container = Container::new("exec 3<>$DIR/hold; echo >$DIR/ready; read -r -u 3");
+    let ready = container.fifo("ready");
+    let hold = container.fifo("hold");
+    let monitor = container.start(&[]);
+    File::open(&ready).unwrap().read_to_end(&mut Vec::new()).unwrap();
+    eventually("it sleeps", || monitor.status("State:").starts_with('S').then_some(()));
+    let kilobytes = |key| monitor.status(key).trim_end_matches(" kB").trim().parse::<u64>().unwrap();
+    let (all, own) = (kilobytes("VmRSS:"), kilobytes("RssAnon:"));
+    println!("resident: {all} kB, of it {own} kB its own");
+    assert_eq!(monitor.status("Threads:"), "1");
+    if cfg!(target_feature = "crt-static") {
+        assert!(all <= 2560, "{all} kB");
+    } else {
+        // The shared libraries of a dynamic build count too; what the monitor itself writes to is what it needs.
+        assert!(own <= 2560, "{own} kB");
+    }
+    OpenOptions::new().write(true).open(hold).unwrap().write_all(b"\n").unwrap();
+    assert_eq!(monitor.wait(), 0);
+}
+
+#[test]
+fn help_and_a_senseless_flag_have_their_codes() {
+    let container = Container::new("exit 9");
+    assert_eq!(container.run(&["--name", "x", "--help"]), 0);
+    assert_eq!(container.run(&["--keep-after-failure=perhaps"]), 2);
+    assert!(container.read("log").contains("invalid argument \"perhaps\" for --keep-after-failure"));
+}
