@@ -1,1 +1,44 @@
 //! VMI to domain document, pure: all facts about the machine come in as values.
+//!
+//! `convert` runs the steps of `STEPS` in order on an empty document, then the pre-start additions; `Defines` is the
+//! sequence of defines with libvirt's read-back in between. Nothing here touches the machine or reads a clock.
+
+mod context;
+mod defines;
+mod error;
+mod facts;
+mod firmware;
+mod io_modes;
+mod io_threads;
+mod network_phase2;
+mod options;
+mod pci;
+mod steps;
+
+pub use context::{Arch, Context};
+pub use defines::Defines;
+pub use error::ConvertError;
+pub use facts::{BlockSizes, ContainerDiskInfo, DirectIo, HostFacts, HypervisorFacts, Link, Ovmf};
+pub use options::{Cell, ClusterConfig, Distance, HostCpu, Smbios, SyncOptions, Topology};
+pub use steps::{STEPS, Step};
+
+use crate::domain::{DomainSpec, QEMU_NAMESPACE};
+use crate::vmi::VirtualMachineInstance;
+
+/// Converts a VMI to the document of the first define, pre-start additions included
+/// (contract/domain-xml-qemu.md 1, steps 1 to 7).
+pub fn convert(vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<DomainSpec, ConvertError> {
+    let context = Context::new(vmi, facts)?;
+    let mut domain = DomainSpec::default();
+    for step in STEPS {
+        (step.run)(&context, &mut domain)?;
+    }
+    pci::place_on_root_complex(&context, &mut domain)?;
+    domain.xml_ns = QEMU_NAMESPACE.to_owned();
+    if domain.type_.is_empty() {
+        domain.type_ = "kvm".to_owned();
+    }
+    network_phase2::fill_in_taps(&context, &mut domain)?;
+    io_modes::probe(&context, &mut domain)?;
+    Ok(domain)
+}

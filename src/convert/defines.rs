@@ -1,0 +1,193 @@
+//! The one to three defines of a boot (contract/domain-xml-qemu.md 3): a pure sequence that is given libvirt's read-back.
+
+use super::context::{Arch, Context, virtio_model};
+use super::error::ConvertError;
+use super::facts::HostFacts;
+use super::{convert, pci};
+use crate::domain::{Alias, Controller, DomainSpec, Interface, InterfaceTarget, Model};
+use crate::vmi::VirtualMachineInstance;
+
+/// Highest PCI bus number that libvirt gives a root port by itself.
+const LAST_PORT_INDEX: u32 = 31;
+
+/// A boot's defines. Define `xml()`; as long as `needs_readback()` says so, read the inactive XML back, hand it to
+/// `readback` and define again.
+#[derive(Debug, Clone)]
+pub struct Defines {
+    converted: DomainSpec,
+    current: DomainSpec,
+    extra_ports: u32,
+    stage: Stage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The first define carries placeholder interfaces.
+    Placeholders,
+    /// Placeholders are gone, their ports are not.
+    WithoutPlaceholders,
+    /// The first define of a boot without placeholders.
+    Plain,
+    /// The last one.
+    Last,
+}
+
+impl Defines {
+    /// Converts the VMI and prepares the first define.
+    pub fn new(vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<Self, ConvertError> {
+        let mut converted = convert(vmi, facts)?;
+        let context = Context::new(vmi, facts)?;
+        if !has_pcie_topology(vmi) {
+            return Ok(Defines { current: converted.clone(), converted, extra_ports: 0, stage: Stage::Last });
+        }
+        let placeholders = placeholders(&context)?;
+        let extra_ports = extra_ports(&context, &mut converted, placeholders);
+        let mut current = converted.clone();
+        let model = virtio_model(Arch::named(&vmi.spec.architecture), vmi);
+        current.devices.interfaces.extend((0..placeholders).map(|number| placeholder(number, model)));
+        let stage = if placeholders > 0 { Stage::Placeholders } else { Stage::Plain };
+        Ok(Defines { converted, current, extra_ports, stage })
+    }
+
+    /// The XML of this define.
+    pub fn xml(&self) -> String {
+        self.current.to_xml()
+    }
+
+    /// The document of this define.
+    pub fn document(&self) -> &DomainSpec {
+        &self.current
+    }
+
+    /// Whether another define follows, and what libvirt made of this one has to be read first.
+    pub fn needs_readback(&self) -> bool {
+        matches!(self.stage, Stage::Placeholders | Stage::Plain)
+    }
+
+    /// Whether this is the last define.
+    pub fn is_last(&self) -> bool {
+        self.stage == Stage::Last
+    }
+
+    /// Goes on to the next define. `xml` is the inactive XML after the first define; the later ones do not look at it.
+    pub fn next(&mut self, xml: Option<&str>) -> Result<(), ConvertError> {
+        match self.stage {
+            Stage::Placeholders => {
+                let interfaces = self.converted.devices.interfaces.clone();
+                self.current = self.converted.clone();
+                self.current.devices = read_devices(xml)?;
+                self.current.devices.interfaces = interfaces;
+                self.stage = Stage::WithoutPlaceholders;
+            }
+            Stage::WithoutPlaceholders => self.last(),
+            Stage::Plain => {
+                self.current = self.converted.clone();
+                self.current.devices = read_devices(xml)?;
+                self.last();
+            }
+            Stage::Last => {}
+        }
+        Ok(())
+    }
+
+    fn last(&mut self) {
+        // What an encode and decode of the previous define loses (3.1).
+        let keeps_qemu =
+            self.current.qemu_cmd.as_ref().is_some_and(|qemu| !qemu.qemu_arg.is_empty() || !qemu.qemu_env.is_empty());
+        if !keeps_qemu {
+            self.current.xml_ns = String::new();
+            self.current.qemu_cmd = None;
+        }
+        add_ports(&mut self.current, self.extra_ports);
+        mark_occupied_ports(&mut self.current);
+        self.stage = Stage::Last;
+    }
+}
+
+fn read_devices(xml: Option<&str>) -> Result<crate::domain::Devices, ConvertError> {
+    let xml = xml.ok_or_else(|| ConvertError::known("the domain was not read back after its define"))?;
+    let spec = DomainSpec::from_xml(xml)
+        .map_err(|error| ConvertError::known(format!("libvirt's XML cannot be read: {error}")))?;
+    Ok(spec.devices)
+}
+
+fn has_pcie_topology(vmi: &VirtualMachineInstance) -> bool {
+    let arch = matches!(vmi.spec.architecture.as_str(), "amd64" | "arm64" | "");
+    let machine = vmi.spec.domain.machine.as_ref();
+    arch && machine.is_none_or(|machine| machine.r#type.contains("q35") || machine.r#type.starts_with("virt"))
+}
+
+fn placeholders(context: &Context<'_>) -> Result<u32, ConvertError> {
+    const SLOTS: &str = "kubevirt.io/pci-interface-slot-count";
+    let interfaces = i64::try_from(context.vmi.spec.domain.devices.interfaces.len()).unwrap_or(i64::MAX);
+    let wanted = if let Some(text) = context.vmi.annotation(SLOTS) {
+        text.parse::<i64>()
+            .map_err(|error| ConvertError::known(format!("invalid {SLOTS} annotation value {text:?}: {error}")))?
+    } else if pci::on_root_complex(context) || interfaces == 0 {
+        0
+    } else {
+        4
+    };
+    Ok(u32::try_from(wanted.saturating_sub(interfaces).max(0)).unwrap_or(u32::MAX))
+}
+
+fn extra_ports(context: &Context<'_>, converted: &mut DomainSpec, placeholders: u32) -> u32 {
+    if pci::on_root_complex(context) {
+        return 0;
+    }
+    let used = u32::try_from(pci::walk(converted).len()).unwrap_or(u32::MAX);
+    let (total, least) = if converted.memory.value > 2_147_483_648 { (16, 6) } else { (8, 3_u32) };
+    least.max(u32::saturating_sub(total, used)).saturating_sub(placeholders)
+}
+
+fn placeholder(number: u32, model: &str) -> Interface {
+    let name = format!("placeholder-{number}");
+    Interface {
+        type_: "ethernet".into(),
+        target: Some(InterfaceTarget { device: name.clone(), managed: "no".into() }),
+        model: Some(Model { type_: model.into() }),
+        alias: Some(Alias::bare(name)),
+        ..Interface::default()
+    }
+}
+
+fn add_ports(domain: &mut DomainSpec, count: u32) {
+    let controllers = &mut domain.devices.controllers;
+    let highest = controllers
+        .iter()
+        .filter(|controller| controller.type_ == "pci")
+        .filter_map(|controller| controller.index.parse::<u32>().ok())
+        .max();
+    let first = highest.map_or(0, |highest| highest + 1);
+    controllers.extend((first..).take(count as usize).take_while(|index| *index <= LAST_PORT_INDEX).map(|index| {
+        Controller {
+            type_: "pci".into(),
+            index: index.to_string(),
+            model: "pcie-root-port".into(),
+            ..Controller::default()
+        }
+    }));
+}
+
+fn mark_occupied_ports(domain: &mut DomainSpec) {
+    let ports = domain.devices.controllers.iter().filter(|controller| controller.model == "pcie-root-port");
+    if !ports.clone().any(|port| port.target.as_ref().is_some_and(|target| target.bus_nr.is_some())) {
+        return;
+    }
+    let interfaces = std::mem::take(&mut domain.devices.interfaces);
+    let mut buses: Vec<u32> = pci::walk(domain).into_iter().filter_map(|address| bus_of(address.as_ref()?)).collect();
+    let memory = domain.devices.memory.as_ref().and_then(|memory| memory.address.as_ref());
+    buses.extend(memory.and_then(bus_of));
+    domain.devices.interfaces = interfaces;
+    for port in domain.devices.controllers.iter_mut().filter(|controller| controller.model == "pcie-root-port") {
+        if let Some(target) = port.target.as_mut()
+            && target.bus_nr.is_some_and(|bus| buses.contains(&bus))
+        {
+            target.hotplug = "off".into();
+        }
+    }
+}
+
+fn bus_of(address: &crate::domain::Address) -> Option<u32> {
+    u32::from_str_radix(address.bus.strip_prefix("0x").unwrap_or(&address.bus), 16).ok()
+}

@@ -1,0 +1,98 @@
+//! What the pod's links say about interfaces on a tap (contract/domain-xml-qemu.md 9.4).
+
+use sha2::{Digest, Sha256};
+
+use super::context::Context;
+use super::error::ConvertError;
+use super::facts::Link;
+use crate::domain::{DomainSpec, InterfaceTarget, Mac, Mtu};
+use crate::vmi::{Interface, Network};
+
+/// Fills target, MAC and MTU of every interface on a tap.
+pub(super) fn fill_in_taps(context: &Context<'_>, domain: &mut DomainSpec) -> Result<(), ConvertError> {
+    let mut secondary = 0_u32;
+    let mut primary_seen = false;
+    for (index, network) in context.vmi.spec.networks.iter().enumerate() {
+        let is_secondary = network.multus.as_ref().is_some_and(|multus| !multus.default);
+        let ordinal = if is_secondary {
+            secondary += 1;
+            Some(format!("net{secondary}"))
+        } else if !primary_seen && (network.pod.is_some() || network.multus.is_some()) {
+            primary_seen = true;
+            Some("eth0".to_owned())
+        } else {
+            None
+        };
+        let interfaces = &context.vmi.spec.domain.devices.interfaces;
+        let Some(interface) = interfaces.iter().find(|interface| interface.name == network.name) else { continue };
+        let attachment = context.facts.options.interface_domain_attachment.get(&interface.name);
+        if interface.state == "absent" || attachment.map(String::as_str) != Some("tap") {
+            continue;
+        }
+        let path = format!("spec.networks[{index}]");
+        let Some(ordinal) = ordinal else {
+            return Err(ConvertError::field(path, format!("network {} has no pod interface name", network.name)));
+        };
+        fill_in(context, domain, interface, network, is_secondary, &ordinal, &path)?;
+    }
+    Ok(())
+}
+
+fn fill_in(
+    context: &Context<'_>,
+    domain: &mut DomainSpec,
+    interface: &Interface,
+    network: &Network,
+    is_secondary: bool,
+    ordinal: &str,
+    path: &str,
+) -> Result<(), ConvertError> {
+    let links = &context.facts.links;
+    let find = |name: &str| links.iter().find(|link| link.name == name);
+    let named = if is_secondary {
+        hashed_pod_name(&network.name)
+    } else {
+        let status = context.vmi.status.interfaces.iter().find(|status| status.name == network.name);
+        let name = status.map(|status| status.pod_interface_name.clone()).filter(|name| !name.is_empty());
+        name.unwrap_or_else(|| "eth0".to_owned())
+    };
+    let Some(link) = find(&named).or_else(|| find(ordinal)) else {
+        return Err(ConvertError::field(path, format!("the pod has neither a link {named} nor {ordinal}")));
+    };
+    let tap = if is_secondary { format!("tap{}", link.name.get(3..).unwrap_or_default()) } else { "tap0".to_owned() };
+    let target = if find(&tap).is_some() { tap } else { link.name.clone() };
+    let mac = mac_of(interface, link)?;
+    let Some(device) = domain
+        .devices
+        .interfaces
+        .iter_mut()
+        .find(|device| device.alias.as_ref().is_some_and(|alias| alias.name == interface.name))
+    else {
+        return Ok(());
+    };
+    device.target = Some(InterfaceTarget { device: target, managed: "no".into() });
+    device.mac = Some(Mac { mac });
+    device.mtu = Some(Mtu { size: link.mtu.to_string() });
+    Ok(())
+}
+
+fn hashed_pod_name(network: &str) -> String {
+    let digest = Sha256::digest(network.as_bytes());
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("pod{}", hex.get(..11).unwrap_or_default())
+}
+
+fn mac_of(interface: &Interface, link: &Link) -> Result<String, ConvertError> {
+    let text = if interface.mac_address.is_empty() { &link.mac } else { &interface.mac_address };
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    let separators = text.chars().filter(|character| matches!(character, ':' | '-' | '.')).count();
+    if digits.len() != 12 || digits.len() + separators != text.len() {
+        return Err(ConvertError::field(
+            format!("spec.domain.devices.interfaces[{}].macAddress", interface.name),
+            format!("{text:?} is not a MAC address"),
+        ));
+    }
+    let lower = digits.to_ascii_lowercase();
+    let bytes: Vec<&str> = (0..6).filter_map(|index| lower.get(index * 2..index * 2 + 2)).collect();
+    Ok(bytes.join(":"))
+}

@@ -1,0 +1,20 @@
+//! virtio-serial channels (contract/domain-xml-qemu.md 7.1).
+
+use super::super::context::PRIVATE;
+use super::{Context, ConvertError};
+use crate::domain::{Channel, ChannelSource, ChannelTarget, DomainSpec};
+
+pub(super) fn channels(context: &Context<'_>, domain: &mut DomainSpec) -> Result<(), ConvertError> {
+    let channel = |name: &str, source| Channel {
+        type_: "unix".into(),
+        source,
+        target: Some(ChannelTarget { name: name.into(), type_: "virtio".into(), ..ChannelTarget::default() }),
+    };
+    domain.devices.channels.push(channel("org.qemu.guest_agent.0", None));
+    if context.vmi.spec.domain.devices.downward_metrics.is_some() {
+        let path = format!("{PRIVATE}/downwardmetrics-channel/downwardmetrics.sock");
+        let source = ChannelSource { mode: "bind".into(), path };
+        domain.devices.channels.push(channel("org.github.vhostmd.1", Some(source)));
+    }
+    Ok(())
+}

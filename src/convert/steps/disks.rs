@@ -1,0 +1,250 @@
+//! Disks (contract/domain-xml-qemu.md 8.1 to 8.5, 8.9).
+
+use super::super::context::Arch;
+use super::super::io_threads::{self, Assignment};
+use super::super::pci::parse_address;
+use super::disk_names::{self, Names};
+use super::volumes::{self, Discard};
+use super::{Context, ConvertError};
+use crate::domain::{
+    Address, Alias, BlockIo, BootOrder, Disk as Device, DiskDriver, DiskTarget, DomainSpec, ReadOnly, Reservations,
+    Shareable, SourceReservations,
+};
+use crate::vmi::{BlockSize, ClaimInfo, Disk, VolumeStatus};
+
+/// Largest block that an s390x guest can boot from.
+const S390X_BLOCK: u64 = 4096;
+
+pub(super) fn disks(context: &Context<'_>, domain: &mut DomainSpec) -> Result<(), ConvertError> {
+    let status = |name: &str| context.vmi.status.volume_status.iter().find(|status| status.name == name);
+    let kept = context.disks().iter().filter_map(|disk| status(&disk.name)).map(|status| status.target.clone());
+    let mut names = Names::new(kept.filter(|target| !target.is_empty()));
+    let mut threads = Assignment::new(io_threads::count(context)?);
+    for (index, disk) in context.disks().iter().enumerate() {
+        let path = format!("spec.domain.devices.disks[{index}]");
+        let status = status(&disk.name);
+        let device = Builder { context, disk, status, path: &path }.build(&mut names, &mut threads)?;
+        if is_printed(context, disk, status) {
+            domain.devices.disks.push(device);
+        }
+    }
+    Ok(())
+}
+
+/// Hot-plugged volumes appear once they are mounted (8.3).
+fn is_printed(context: &Context<'_>, disk: &Disk, status: Option<&VolumeStatus>) -> bool {
+    let name = &disk.name;
+    let mounted = status.is_some_and(|status| matches!(status.phase.as_str(), "MountedToPod" | "Ready"));
+    context.is_permanent(name)
+        || (context.is_hotplug(name) && mounted)
+        || (disk.cdrom.is_some() && context.volume(name).is_none())
+}
+
+struct Builder<'a> {
+    context: &'a Context<'a>,
+    disk: &'a Disk,
+    status: Option<&'a VolumeStatus>,
+    path: &'a str,
+}
+
+/// A disk's bus.
+pub(super) fn bus(disk: &Disk) -> &str {
+    let lun = disk.lun.as_ref().map(|lun| &lun.bus);
+    let cdrom = disk.cdrom.as_ref().map(|cdrom| &cdrom.bus);
+    disk.disk.as_ref().map(|disk| &disk.bus).or(lun).or(cdrom).map(String::as_str).unwrap_or_default()
+}
+
+impl Builder<'_> {
+    fn build(&self, names: &mut Names, threads: &mut Assignment) -> Result<Device, ConvertError> {
+        let Builder { context, disk, .. } = *self;
+        let bus = bus(disk);
+        let mut device = Device {
+            alias: Some(Alias::user(&disk.name)),
+            serial: String::new(),
+            boot_order: disk.boot_order.map(|order| BootOrder { order }),
+            ..Device::default()
+        };
+        let mut driver =
+            DiskDriver { name: "qemu".into(), cache: disk.cache.clone(), io: disk.io.clone(), ..DiskDriver::default() };
+        self.target(bus, names, &mut device)?;
+        if disk.shareable == Some(true) {
+            match driver.cache.as_str() {
+                "" => driver.cache = "none".into(),
+                "none" => {}
+                other => {
+                    return Err(ConvertError::known(format!("a sharable disk requires cache = none got: {other}")));
+                }
+            }
+            device.shareable = Some(Shareable::default());
+        }
+        let keeps_blocks = context.facts.options.preallocated_volumes.contains(&disk.name);
+        if (disk.disk.is_some() || disk.lun.is_some()) && !keeps_blocks {
+            driver.discard = "unmap".into();
+        }
+        if bus == "virtio" {
+            let multi_queue = context.vmi.spec.domain.devices.block_multi_queue == Some(true);
+            driver.queues = multi_queue.then(|| context.vcpus());
+            driver.iommu = context.iommu();
+            (driver.io_thread, driver.io_threads) = threads.next(disk.dedicated_io_thread == Some(true));
+        }
+        driver.error_policy = match disk.error_policy.as_deref() {
+            None => "stop".into(),
+            Some(policy @ ("stop" | "ignore" | "report" | "enospace")) => policy.into(),
+            Some(other) => return Err(ConvertError::known(format!("error policy {other} not recognized"))),
+        };
+        device.driver = Some(driver);
+        self.source(keeps_blocks, &mut device)?;
+        device.block_io = match &disk.block_size {
+            Some(size) => self.block_io(size, &device)?,
+            None => None,
+        };
+        Ok(device)
+    }
+
+    fn target(&self, bus: &str, names: &mut Names, device: &mut Device) -> Result<(), ConvertError> {
+        let Builder { context, disk, status, path } = *self;
+        let kept = status.map(|status| status.target.as_str()).filter(|target| !target.is_empty());
+        let name = kept.map_or_else(|| names.next(bus), str::to_owned);
+        let unit = disk_names::index(&name, disk_names::prefix(bus));
+        device.target = DiskTarget { bus: bus.to_owned(), device: name, tray: String::new() };
+        let scsi = || Address {
+            type_: "drive".into(),
+            controller: "0".into(),
+            bus: "0".into(),
+            unit: unit.to_string(),
+            ..Address::default()
+        };
+        if let Some(target) = &disk.disk {
+            device.device = "disk".into();
+            device.read_only = target.readonly.then(ReadOnly::default);
+            device.serial.clone_from(&disk.serial);
+            if bus == "virtio" {
+                device.model = self.context.virtio_model().into();
+            }
+            if !target.pci_address.is_empty() {
+                if bus != "virtio" {
+                    return Err(ConvertError::known(format!(
+                        "setting a pci address is not allowed for non-virtio bus types, for disk {}",
+                        disk.name
+                    )));
+                }
+                device.address = Some(parse_address(&format!("{path}.disk.pciAddress"), &target.pci_address)?);
+            }
+        } else if let Some(target) = &disk.lun {
+            device.device = "lun".into();
+            device.read_only = target.readonly.then(ReadOnly::default);
+            device.serial.clone_from(&disk.serial);
+        } else if let Some(target) = &disk.cdrom {
+            device.device = "cdrom".into();
+            device.target.tray.clone_from(&target.tray);
+            device.read_only = target.readonly.unwrap_or(true).then(ReadOnly::default);
+            device.serial.clone_from(&disk.serial);
+        } else {
+            device.target = DiskTarget::default();
+        }
+        if bus == "scsi" && disk.cdrom.is_none() {
+            device.address = Some(scsi());
+        }
+        if (disk.disk.is_some() || disk.lun.is_some())
+            && let Some(claim) = status.and_then(|status| status.persistent_volume_claim_info.as_ref())
+        {
+            device.filesystem_overhead.clone_from(&claim.filesystem_overhead);
+            device.capacity = capacity(claim);
+        }
+        let _ = context;
+        Ok(())
+    }
+
+    fn source(&self, keeps_blocks: bool, device: &mut Device) -> Result<(), ConvertError> {
+        let Builder { context, disk, .. } = *self;
+        let backend = match context.volume(&disk.name) {
+            Some((index, volume)) => volumes::backend(context, &disk.name, index, volume)?,
+            None if disk.cdrom.is_some() => volumes::empty(),
+            None => return Err(ConvertError::known(format!("no matching volume with name {} found", disk.name))),
+        };
+        device.type_ = backend.kind.into();
+        device.source = backend.source;
+        device.backing_store = backend.backing_store;
+        if disk.lun.as_ref().is_some_and(|lun| lun.reservation) {
+            device.source.reservations = Some(Reservations {
+                managed: "no".into(),
+                migration: "yes".into(),
+                source_reservations: Some(SourceReservations {
+                    type_: "unix".into(),
+                    path: "/var/run/kubevirt/daemons/pr/pr-helper.sock".into(),
+                    mode: "client".into(),
+                }),
+            });
+        }
+        if backend.metrics {
+            device.read_only = Some(ReadOnly::default());
+            device.model = context.virtio_model().into();
+            let error_policy = device.driver.take().map(|driver| driver.error_policy).unwrap_or_default();
+            device.driver =
+                Some(DiskDriver { name: "qemu".into(), type_: "raw".into(), error_policy, ..DiskDriver::default() });
+            return Ok(());
+        }
+        if let Some(driver) = &mut device.driver {
+            driver.type_ = backend.format.into();
+            match backend.discard {
+                Discard::Always => driver.discard = "unmap".into(),
+                Discard::UnlessPreallocated if !keeps_blocks => driver.discard = "unmap".into(),
+                Discard::UnlessPreallocated | Discard::No => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn block_io(&self, size: &BlockSize, device: &Device) -> Result<Option<BlockIo>, ConvertError> {
+        if let Some(custom) = &size.custom {
+            if self.context.arch == Arch::S390x && custom.logical.max(custom.physical) > S390X_BLOCK {
+                return Err(ConvertError::field(
+                    format!("{}.blockSize.custom", self.path),
+                    format!("blocks of more than {S390X_BLOCK} bytes are not supported on s390x"),
+                ));
+            }
+            return Ok(Some(BlockIo {
+                logical_block_size: custom.logical,
+                physical_block_size: custom.physical,
+                discard_granularity: custom.discard_granularity,
+            }));
+        }
+        let Some(matching) = size.match_volume.as_ref().filter(|matching| matching.is_on()) else { return Ok(None) };
+        let _ = matching;
+        let failed = |why: String| {
+            ConvertError::known(format!("failed to configure disk with block size detection enabled: {why}"))
+        };
+        let facts = self.context.facts;
+        let source = &device.source;
+        let source = source.data_store.as_ref().and_then(|store| store.source.as_deref()).unwrap_or(source);
+        if !source.dev.is_empty() {
+            let Some(sizes) = facts.block_sizes.get(&source.dev) else {
+                return Err(failed(format!("unable to open {}", source.dev)));
+            };
+            let (logical, physical) = match (sizes.logical, sizes.physical) {
+                (0, 0) => return Err(failed(format!("block sizes of {} are unknown", source.dev))),
+                (0, physical) => (physical, physical),
+                (logical, 0) => (logical, logical),
+                both => both,
+            };
+            let granularity = sizes.discard_granularity;
+            let granularity = if granularity % logical == 0 { granularity } else { sizes.physical };
+            return Ok(Some(BlockIo {
+                logical_block_size: logical,
+                physical_block_size: physical,
+                discard_granularity: Some(granularity),
+            }));
+        }
+        let Some(size) = facts.file_block_sizes.get(&source.file).filter(|_| !source.file.is_empty()) else {
+            return Err(failed(format!("unable to stat {:?}", source.file)));
+        };
+        Ok(Some(BlockIo { logical_block_size: *size, physical_block_size: *size, discard_granularity: Some(*size) }))
+    }
+}
+
+/// Bytes that a claim's file may have (8.5).
+fn capacity(claim: &ClaimInfo) -> Option<i64> {
+    let requested = claim.requests.get("storage")?.exact()?;
+    let there = claim.capacity.get("storage")?.exact()?;
+    Some(requested.min(there))
+}
