@@ -1,6 +1,6 @@
 //! What a caller may ask of the VM, decoded.
 
-use super::options::SyncOptions;
+use crate::convert::SyncOptions;
 use crate::vmi::VirtualMachineInstance;
 
 /// One request that changes the VM (contract/cmd-server.md 4.1, 5). The VMI is the one the caller sent: its namespace,

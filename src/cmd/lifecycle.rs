@@ -1,7 +1,8 @@
 //! Calls that start, stop and steer the VM (contract/cmd-server.md 4.1, 5).
 
 use super::failure::response;
-use super::{Action, Driver, Failure, SyncRequest, decode, options};
+use super::options::{Options, OptionsError};
+use super::{Action, Driver, Failure, SyncRequest, decode};
 use crate::proto::cmd_v1::{Response, VmiRequest};
 use crate::vmi::VirtualMachineInstance;
 
@@ -10,9 +11,10 @@ pub(super) async fn sync(driver: &dyn Driver, request: VmiRequest) -> Response {
     response(
         async {
             let VmiRequest { vmi, options } = request;
-            let mut options = options.unwrap_or_default();
-            let plugins = options::plugins(&std::mem::take(&mut options.plugins_json))
-                .map_err(|error| Failure::text(error.to_string()))?;
+            let Options { sync: options, plugins } = options
+                .unwrap_or_default()
+                .try_into()
+                .map_err(|error: OptionsError| Failure::text(error.to_string()))?;
             let vmi = decode::vmi("SyncVirtualMachine", vmi)?;
             driver.perform(Action::Sync(Box::new(SyncRequest { vmi, options, plugins }))).await
         }

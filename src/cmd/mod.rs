@@ -21,6 +21,5 @@ mod socket;
 pub use action::{Action, SyncRequest};
 pub use driver::{Answer, Driver};
 pub use failure::Failure;
-pub use options::{OptionsError, SyncOptions};
 pub use server::{Timings, serve};
 pub use socket::{SocketError, SocketPaths, bind, publish};
