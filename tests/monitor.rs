@@ -52,9 +52,9 @@ impl Container {
         path
     }
 
-    /// A program of this name, which is a bash.
+    /// A program of this name, which is this test binary: it can play a patient process.
     fn program(&self, name: &str) {
-        assert!(Command::new("cp").arg("/bin/bash").arg(self.path(name)).status().unwrap().success());
+        fs::hard_link(std::env::current_exe().unwrap(), self.path(name)).unwrap();
     }
 
     fn read(&self, name: &str) -> String {
@@ -125,14 +125,24 @@ impl Drop for Monitor {
     }
 }
 
+/// A child as it was seen: its state was read between the two instants.
+struct Seen {
+    pid: i32,
+    state: char,
+    after: Instant,
+    before: Instant,
+}
+
 /// Children of `parent` with their states.
-fn children(parent: i32) -> Vec<(i32, char)> {
+fn children(parent: i32) -> Vec<Seen> {
     let list = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
-    let state = |pid: i32| {
+    let see = |pid: i32| {
+        let after = Instant::now();
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        stat.rsplit_once(')')?.1.trim_start().chars().next()
+        let state = stat.rsplit_once(')')?.1.trim_start().chars().next()?;
+        Some(Seen { pid, state, after, before: Instant::now() })
     };
-    list.split_whitespace().filter_map(|pid| pid.parse().ok()).filter_map(|pid| Some((pid, state(pid)?))).collect()
+    list.split_whitespace().filter_map(|pid| pid.parse().ok()).filter_map(see).collect()
 }
 
 /// Looks again and again until `condition` gives something.
@@ -144,19 +154,53 @@ fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
             return value;
         }
         assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-        std::thread::yield_now();
+        // Leaves the processor to those that are waited for.
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
-/// A bash that acts as a hypervisor and says so on `ready`; ended by SIGTERM it leaves the file `graceful`.
-const HYPERVISOR: &str = r#"
-hypervisor() {
-    (setsid "$DIR/$1" -c 'trap "echo yes >\"$DIR/graceful\"; exit 0" TERM; exec 3<>"$DIR/hold"; echo $$ >"$DIR/ready"
-        read -r -u 3' "$2" </dev/null >/dev/null &)
-    read -r pid <"$DIR/ready"
-    echo "$pid" >"$DIR/hypervisor.pid"
+/// `patient PROGRAM READY CODE`: becomes that program, which waits for SIGTERM ([`play_a_patient_process`]).
+/// `orphan PROGRAM ARGUMENT`: starts it as a daemon, with code 0, and returns when it is ready; its number is then in
+/// `orphan.pid`.
+const FUNCTIONS: &str = r#"
+patient() {
+    READY="$DIR/$2" CODE="$3" exec "$1" --ignored --exact play_a_patient_process $4 >/dev/null
+}
+orphan() {
+    (patient "$DIR/$1" orphan.ready 0 "$2" &)
+    read -r pid <"$DIR/orphan.ready"
+    echo "$pid" >"$DIR/orphan.pid"
 }
 "#;
+
+#[test]
+#[ignore = "no test: a process that waits for SIGTERM, then leaves a file `graceful` and its exit code"]
+fn play_a_patient_process() {
+    use std::os::fd::IntoRawFd;
+    use std::sync::atomic::{AtomicI32, Ordering};
+
+    static CODE: AtomicI32 = AtomicI32::new(0);
+    static NOTE: AtomicI32 = AtomicI32::new(-1);
+    // Whatever the process is doing, it ends at once; a shell's trap may wait for a `read` to return.
+    extern "C" fn leave(_: libc::c_int) {
+        let text = b"yes\n";
+        // SAFETY: both may be called from a signal handler.
+        unsafe {
+            libc::write(NOTE.load(Ordering::SeqCst), text.as_ptr().cast(), text.len());
+            libc::_exit(CODE.load(Ordering::SeqCst));
+        }
+    }
+    let directory = PathBuf::from(std::env::var_os("DIR").unwrap());
+    CODE.store(std::env::var("CODE").unwrap().parse().unwrap(), Ordering::SeqCst);
+    let note = OpenOptions::new().create(true).append(true).open(directory.join("graceful")).unwrap();
+    NOTE.store(note.into_raw_fd(), Ordering::SeqCst);
+    // SAFETY: the handler keeps to what a handler may do.
+    unsafe { libc::signal(libc::SIGTERM, leave as *const () as libc::sighandler_t) };
+    fs::write(std::env::var_os("READY").unwrap(), format!("{}\n", std::process::id())).unwrap();
+    loop {
+        nix::unistd::pause();
+    }
+}
 
 #[test]
 fn every_exit_code_of_the_launcher_comes_through() {
@@ -174,11 +218,9 @@ fn every_exit_code_of_the_launcher_comes_through() {
 #[test]
 fn a_killed_launcher_gives_255_and_the_hypervisor_ends_gracefully() {
     for signal in ["TERM", "KILL", "SEGV", "34"] {
-        let script =
-            format!("{HYPERVISOR}\nhypervisor qemu-system-x86_64 vm\nkill -{signal} $$\nread -r -u 3 3<>$DIR/hold");
-        let container = Container::new(&script);
-        container.fifo("ready");
-        container.fifo("hold");
+        let container =
+            Container::new(&format!("{FUNCTIONS}\norphan qemu-system-x86_64 vm\nkill -{signal} $$\nexit 9"));
+        container.fifo("orphan.ready");
         container.program("qemu-system-x86_64");
         assert_eq!(container.run(&[]), 255, "{signal}");
         assert_eq!(container.read("graceful"), "yes\n", "{signal}");
@@ -192,12 +234,10 @@ fn a_killed_launcher_gives_255_and_the_hypervisor_ends_gracefully() {
 #[test]
 fn a_hypervisor_that_its_daemon_kept_is_found_too() {
     // The daemon is re-parented to the monitor, the hypervisor stays its child.
-    let script = r#"(setsid bash -c '"$DIR/cloud-hypervisor" -c "$0" & wait' \
-        'trap "echo yes >\"$DIR/graceful\"; exit 0" TERM; exec 3<>"$DIR/hold"; echo >"$DIR/ready"; read -r -u 3' &)
-        read -r <"$DIR/ready""#;
-    let container = Container::new(script);
-    container.fifo("ready");
-    container.fifo("hold");
+    let script =
+        "(bash -c \"$FUNCTIONS patient $DIR/cloud-hypervisor orphan.ready 0 & wait\" &)\nread -r <$DIR/orphan.ready";
+    let container = Container::new(&format!("FUNCTIONS='{FUNCTIONS}'\n{script}"));
+    container.fifo("orphan.ready");
     container.program("cloud-hypervisor");
     assert_eq!(container.run(&[]), 0);
     assert_eq!(container.read("graceful"), "yes\n");
@@ -205,16 +245,15 @@ fn a_hypervisor_that_its_daemon_kept_is_found_too() {
 
 #[test]
 fn a_name_in_the_arguments_is_no_hypervisor() {
-    let container = Container::new(&format!("{HYPERVISOR}\nhypervisor bystander qemu-kvm-vm"));
-    container.fifo("ready");
-    container.fifo("hold");
+    let container = Container::new(&format!("{FUNCTIONS}\norphan bystander qemu-kvm-vm"));
+    container.fifo("orphan.ready");
     container.program("bystander");
     let started = Instant::now();
     let words = ["--name", "qemu-kvm-vm", "--namespace", "qemu-system"];
     assert_eq!(container.run(&words), 0);
     assert!(started.elapsed() < Duration::from_secs(10), "it waited for a hypervisor that is none");
     assert_eq!(container.read("graceful"), "", "a bystander was signalled");
-    let bystander: i32 = container.read("hypervisor.pid").trim().parse().unwrap();
+    let bystander: i32 = container.read("orphan.pid").trim().parse().unwrap();
     kill(Pid::from_raw(bystander), Signal::SIGKILL).expect("the bystander lives");
 }
 
@@ -266,9 +305,8 @@ fn the_launcher_starts_clean_and_with_all_but_the_monitors_own_flags() {
 
 #[test]
 fn termination_signals_reach_the_launcher_as_sigterm() {
-    let container = Container::new("trap 'exit 7' TERM; exec 3<>$DIR/hold; echo >$DIR/ready; read -r -u 3");
+    let container = Container::new(&format!("{FUNCTIONS}\npatient \"$HELPER\" ready 7"));
     let ready = container.fifo("ready");
-    container.fifo("hold");
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
         let monitor = container.start(&[]);
         File::open(&ready).unwrap().read_to_end(&mut Vec::new()).unwrap();
@@ -281,8 +319,7 @@ fn termination_signals_reach_the_launcher_as_sigterm() {
 #[test]
 fn a_signal_at_any_instant_of_the_start_is_not_lost() {
     // The launcher never ends by itself.
-    let container = Container::new("trap 'exit 7' TERM; exec 3<>$DIR/hold; read -r -u 3");
-    container.fifo("hold");
+    let container = Container::new(&format!("{FUNCTIONS}\npatient \"$HELPER\" ready 7"));
     for delay in 0..40 {
         let monitor = container.start(&[]);
         // Until the monitor blocks signals, SIGTERM ends it as any program. While it waits for them, they do not show
@@ -292,12 +329,12 @@ fn a_signal_at_any_instant_of_the_start_is_not_lost() {
             let blocked = mask & (1 << (libc::SIGTERM - 1)) != 0;
             (blocked || !children(monitor.pid()).is_empty()).then_some(())
         });
-        for _ in 0..delay * 500 {
+        for _ in 0..delay * 20_000 {
             std::hint::spin_loop();
         }
         monitor.signal(Signal::SIGTERM);
         let code = monitor.wait();
-        // 255: before bash had its trap.
+        // 255: before the launcher had its handler.
         assert!(code == 7 || code == 255, "{code}");
     }
 }
@@ -310,12 +347,12 @@ fn orphans_by_the_thousand_leave_no_zombie() {
     let mut dead_since: HashMap<i32, Instant> = HashMap::new();
     let mut oldest = Duration::ZERO;
     let mut sample = || {
-        let now = Instant::now();
         let seen = children(monitor.pid());
-        let zombies: Vec<i32> = seen.iter().filter(|(_, state)| *state == 'Z').map(|(pid, _)| *pid).collect();
-        dead_since.retain(|pid, _| zombies.contains(pid));
-        for pid in zombies {
-            oldest = oldest.max(now - *dead_since.entry(pid).or_insert(now));
+        let zombies: Vec<&Seen> = seen.iter().filter(|child| child.state == 'Z').collect();
+        dead_since.retain(|pid, _| zombies.iter().any(|zombie| zombie.pid == *pid));
+        for zombie in zombies {
+            let since = *dead_since.entry(zombie.pid).or_insert(zombie.before);
+            oldest = oldest.max(zombie.after.saturating_duration_since(since));
         }
         seen.len()
     };
@@ -330,6 +367,7 @@ fn orphans_by_the_thousand_leave_no_zombie() {
     eventually("only the launcher is left", || (sample() == 1).then_some(()));
     drop(OpenOptions::new().write(true).open(&release).unwrap());
     assert_eq!(monitor.wait(), 42);
+    println!("oldest zombie: {oldest:?}");
     assert!(oldest < Duration::from_millis(100), "a zombie was {oldest:?} old");
     assert!(!container.read("log").contains("\"level\":\"error\",\"msg\":\"Break"), "no children is no error");
 }
@@ -383,21 +421,15 @@ fn orphan(until: Option<(&std::os::fd::OwnedFd, &std::os::fd::OwnedFd)>) -> bool
 
 #[test]
 fn it_does_the_same_as_pid_1() {
-    let script = r#"echo $PPID >"$DIR/parent"
-        (setsid "$DIR/qemu-kvm" -c 'trap "echo yes >\"$DIR/graceful\"; exit 0" TERM; exec 3<>"$DIR/hold"
-            echo >"$DIR/ready"; read -r -u 3' &)
-        read -r <"$DIR/ready"
-        trap 'exit 7' TERM; kill -TERM 1; exec 3<>"$DIR/hold"; read -r -u 3"#;
-    let container = Container::new(script);
-    container.fifo("ready");
-    container.fifo("hold");
+    let script = "echo $PPID >$DIR/parent\norphan qemu-kvm vm\npatient \"$HELPER\" ready 7";
+    let container = Container::new(&format!("{FUNCTIONS}\n{script}"));
+    let ready = container.fifo("ready");
+    container.fifo("orphan.ready");
     container.program("qemu-kvm");
     let unshared = |program: &Path| {
         let mut command = Command::new("unshare");
-        command
-            .args(["--pid", "--fork", "--mount-proc", "--kill-child"])
-            .arg(program)
-            .env("DIR", container.folder.path());
+        command.args(["--pid", "--fork", "--mount-proc", "--kill-child"]).arg(program);
+        command.env("DIR", container.folder.path()).env("HELPER", std::env::current_exe().unwrap());
         command
     };
     if !unshared(Path::new("true")).stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
@@ -406,9 +438,13 @@ fn it_does_the_same_as_pid_1() {
     }
     let log = File::create(container.path("log")).unwrap();
     let child = unshared(&container.path("virt-launcher-monitor")).stderr(log).spawn().unwrap();
-    assert_eq!(Monitor { child, log: container.path("log") }.wait(), 7);
+    let unshare = Monitor { child, log: container.path("log") };
+    File::open(&ready).unwrap().read_to_end(&mut Vec::new()).unwrap();
+    let [pid_1] = &children(unshare.pid())[..] else { panic!("unshare has one child") };
+    kill(Pid::from_raw(pid_1.pid), Signal::SIGTERM).unwrap();
+    assert_eq!(unshare.wait(), 7);
     assert_eq!(container.read("parent"), "1\n");
-    assert_eq!(container.read("graceful"), "yes\n");
+    assert_eq!(container.read("graceful"), "yes\nyes\n", "the launcher, then the hypervisor");
 }
 
 #[test]
