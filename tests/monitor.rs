@@ -481,7 +481,10 @@ fn container_disk_sockets_are_removed_after_the_launcher_has_ended() {
 
 #[test]
 fn keep_after_failure_keeps_after_failure_only() {
-    let container = Container::new("printf '%s' \"$*\" >$DIR/arguments; exit \"$2\"");
+    let script = "printf '%s' \"$*\" >$DIR/arguments\n[ \"$2\" != 3 ] || orphan daemon x\nexit \"$2\"";
+    let container = Container::new(&format!("{FUNCTIONS}\n{script}"));
+    container.fifo("orphan.ready");
+    container.program("daemon");
     assert_eq!(container.run(&["--keep-after-failure", "--code", "0"]), 0);
     for flag in ["--keep-after-failure", "--keep-after-failure=true"] {
         let monitor = container.start(&["--code", "3", flag]);
@@ -495,8 +498,13 @@ fn keep_after_failure_keeps_after_failure_only() {
         });
         monitor.signal(Signal::SIGTERM);
         assert!(monitor.status("State:").starts_with('S'));
+        // What ends now is no zombie either.
+        let daemon: i32 = container.read("orphan.pid").trim().parse().unwrap();
+        assert!(children(monitor.pid()).iter().any(|child| child.pid == daemon));
+        kill(Pid::from_raw(daemon), Signal::SIGTERM).unwrap();
+        eventually("the orphan is gone", || children(monitor.pid()).is_empty().then_some(()));
     }
-    assert_eq!(container.run(&["--code", "3", "--keep-after-failure", "--keep-after-failure=false"]), 3);
+    assert_eq!(container.run(&["--code", "4", "--keep-after-failure", "--keep-after-failure=false"]), 4);
 }
 
 #[test]

@@ -13,13 +13,13 @@ use super::{DEFAULT_VERBOSITY, VERBOSITY_VARIABLE, verbosity};
 /// Writes this process's `tracing` events as lines of `component`. `flag` is `-v`; the environment overrides it. The
 /// first call wins.
 ///
-/// Besides `msg`, an event may carry `v` (the verbosity it needs, default 2), `reason` (an error) and any other field
-/// the log format knows (`name`, `namespace`, `kind`, `uid`, `volume`, …).
+/// Besides `msg`, an event may carry `v` (the verbosity an info line needs, default 2), `reason` (an error), `level =
+/// "fatal"` on an error, and any other field the log format knows (`name`, `namespace`, `kind`, `uid`, `volume`, …).
 pub fn init(component: &'static str, flag: i32) {
     super::forward::set_component(component);
     let environment = std::env::var(VERBOSITY_VARIABLE).ok();
     let (verbosity, warning) = verbosity(flag, environment.as_deref());
-    let subscriber = registry().with(Lines { component, verbosity });
+    let subscriber = registry().with(Lines { component, verbosity, write: Record::write });
     if tracing::subscriber::set_global_default(subscriber).is_ok()
         && let Some(warning) = warning
     {
@@ -30,6 +30,7 @@ pub fn init(component: &'static str, flag: i32) {
 struct Lines {
     component: &'static str,
     verbosity: i32,
+    write: fn(Record<'static>),
 }
 
 fn level(metadata: &Metadata<'_>) -> Option<Level> {
@@ -71,7 +72,7 @@ impl<S: Subscriber> Layer<S> for Lines {
         for (key, value) in fields.numbers {
             record = record.number(key, value);
         }
-        record.write();
+        (self.write)(record);
     }
 }
 
@@ -109,5 +110,66 @@ impl Visit for Fields {
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.put(field, format!("{value:?}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use tracing::{debug, error, info, warn};
+
+    use super::*;
+
+    thread_local!(static LINES: RefCell<Vec<serde_json::Value>> = const { RefCell::new(Vec::new()) });
+
+    fn keep(record: Record<'static>) {
+        LINES.with_borrow_mut(|lines| lines.push(serde_json::from_str(&record.line()).unwrap()));
+    }
+
+    /// The lines that `events` makes at a verbosity.
+    fn lines(verbosity: i32, events: impl FnOnce()) -> Vec<serde_json::Value> {
+        let subscriber = registry().with(Lines { component: "virt-launcher", verbosity, write: keep });
+        tracing::subscriber::with_default(subscriber, events);
+        LINES.take()
+    }
+
+    fn messages(verbosity: i32) -> Vec<String> {
+        let lines = lines(verbosity, || {
+            info!("ordinary");
+            info!(v = 4, "talkative");
+            debug!("debug");
+            warn!(v = 9, "warning");
+            error!("error");
+            info!(target: "h2::server", "library");
+            warn!(target: "h2::server", "library in trouble");
+        });
+        lines.iter().map(|line| line["msg"].as_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn verbosity_concerns_info_lines_only() {
+        assert_eq!(messages(1), ["warning", "error", "library in trouble"]);
+        assert_eq!(messages(2), ["ordinary", "warning", "error", "library in trouble"]);
+        assert_eq!(messages(4), ["ordinary", "talkative", "warning", "error", "library in trouble"]);
+        assert_eq!(messages(9), ["ordinary", "talkative", "debug", "warning", "error", "library in trouble"]);
+    }
+
+    #[test]
+    fn fields_become_keys() {
+        let reason = std::io::Error::other("broken");
+        let [line] = &lines(
+            2,
+            || error!(level = "fatal", %reason, code = -3, namespace = "", name = "vm", kind = "VirtualMachineInstance", "m {}", 1),
+        )[..] else {
+            panic!("one line")
+        };
+        assert!(line["pos"].as_str().unwrap().starts_with("layer.rs:"), "{line}");
+        assert!(line["timestamp"].is_string());
+        let expected = serde_json::json!({
+            "code": -3, "component": "virt-launcher", "kind": "VirtualMachineInstance", "level": "fatal", "msg": "m 1",
+            "name": "vm", "pos": line["pos"], "reason": "broken", "timestamp": line["timestamp"],
+        });
+        assert_eq!(line, &expected);
     }
 }
