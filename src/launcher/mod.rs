@@ -1,17 +1,58 @@
 //! The worker: start-up phases, the driver that alone changes the VM, the shutdown ladder.
 
+pub mod boot;
 pub mod config;
+pub mod directories;
+pub mod driver;
+pub mod facts;
+mod guest_time;
 pub mod hypervisor_process;
 pub mod lifecycle;
 pub mod metadata;
 pub mod notification;
+pub mod operations;
 pub mod publisher;
+mod start;
 pub mod timings;
 
 pub use config::Config;
 
-/// Runs the launcher to the end of its VM.
-pub fn run(config: Config) -> std::process::ExitCode {
-    eprintln!("virt-launcher: cannot run {}/{} yet", config.namespace, config.name);
-    std::process::ExitCode::FAILURE
+use std::process::ExitCode;
+
+use lifecycle::Ending;
+use start::Started;
+use timings::Timings;
+
+/// Threads for calls into libvirt and small blocking work. A hung daemon can hold at most these.
+const BLOCKING_THREADS: usize = 16;
+
+/// Runs the launcher to the end of its VM. One thread serves everything but libvirt's calls: the daemons are children of
+/// the thread that started them, and this one lives as long as the process.
+pub fn run(config: Config) -> ExitCode {
+    crate::logging::init("virt-launcher", config.verbosity);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(std::time::Duration::from_secs(1))
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(reason = %error, "the launcher's runtime cannot start");
+            return ExitCode::from(Ending::Failed as u8);
+        }
+    };
+    let ending = runtime.block_on(async {
+        let timings = Timings::default();
+        match Started::start(config, timings).await {
+            Ok(started) => started.to_the_end().await,
+            Err(error) => {
+                tracing::error!(reason = %error, "the launcher cannot start");
+                Ending::Failed
+            }
+        }
+    });
+    // A call that libvirt never answered must not hold the process.
+    runtime.shutdown_background();
+    ExitCode::from(ending as u8)
 }

@@ -107,6 +107,20 @@ pub(crate) async fn make_directory(path: &Path) -> Result<(), StorageError> {
         .map_err(StorageError::io(path, "set its mode"))
 }
 
+/// Writes a small file whole, its folder included; the content appears under the name only when it is complete.
+pub async fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<(), StorageError> {
+    use std::os::unix::fs::PermissionsExt;
+    if let Some(directory) = path.parent() {
+        make_directory(directory).await?;
+    }
+    let staged = staging(path);
+    tokio::fs::write(&staged, content).await.map_err(StorageError::io(&staged, "write it"))?;
+    tokio::fs::set_permissions(&staged, std::fs::Permissions::from_mode(mode))
+        .await
+        .map_err(StorageError::io(&staged, "set its mode"))?;
+    tokio::fs::rename(&staged, path).await.map_err(StorageError::io(path, "give the finished file its name"))
+}
+
 /// Gives a finished file to its owner and its final name.
 pub(crate) async fn finish(staged: &Path, path: &Path, owner: Owner, mode: u32) -> Result<(), StorageError> {
     use std::os::unix::fs::PermissionsExt;

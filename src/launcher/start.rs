@@ -1,0 +1,410 @@
+//! Start-up (contract/lifecycle.md 3) and the end (8.3). What does not depend on each other overlaps: the sockets are
+//! made while the daemons start, the emulator is probed while virt-handler still prepares the pod.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::boot::Boot;
+use super::config::Config;
+use super::directories::{self, Directories, DirectoryError};
+use super::driver::{Driver, DriverHandle, Signs};
+use super::hypervisor_process::{HypervisorProcess, Search, Tracker, pid_file};
+use super::lifecycle::{self, Ending, Orders, Watched};
+use super::metadata::MetadataCache;
+use super::operations::{self, PausedSet, Vm};
+use super::publisher::{Cause, Identity, Publisher};
+use super::timings::Timings;
+use crate::cmd::{self, Action, Driver as _, SocketError, SocketPaths, SyncRequest};
+use crate::convert::SyncOptions;
+use crate::daemon::logs::{FirmwareLog, LibvirtLog, LinesPerSecond, QemuLog, Sink};
+use crate::daemon::{self, DaemonError, FileError, Settings, Supervisor, Watcher};
+use crate::hypervisor::{
+    Catalogue, CatalogueError, DEFAULT_HYPERVISOR, Environment, LibvirtWrapper, LogFilters, Runtime, RuntimeError,
+    log_filters,
+};
+use crate::libvirt::{self, Connection};
+use crate::notify::Outbox;
+use crate::storage::{Owner, Tools};
+use crate::vmi;
+
+/// QEMU writes its firmware's debug port there (contract/lifecycle.md 4.5).
+const FIRMWARE_LOG: &str = "/var/run/kubevirt-private/QEMUSeaBiosDebugPipe";
+
+/// Why the launcher could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The catalogue, or the hypervisor's name.
+    #[error(transparent)]
+    Catalogue(#[from] CatalogueError),
+    /// The image lacks something.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// A directory cannot be made.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// A configuration file cannot be written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The command socket cannot be made.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The daemon does not come up.
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+    /// libvirt does not answer.
+    #[error("cannot connect to libvirt at {uri}: {error}")]
+    Connect {
+        /// The URI.
+        uri: String,
+        /// Why.
+        error: libvirt::Error,
+    },
+    /// Signals cannot be received.
+    #[error("cannot receive signals: {0}")]
+    Signals(std::io::Error),
+    /// `STANDALONE_VMI` cannot be used.
+    #[error("STANDALONE_VMI: {0}")]
+    Standalone(String),
+    /// `--simulate-crash`.
+    #[error("crashing because --simulate-crash asks for it")]
+    SimulatedCrash,
+}
+
+/// A launcher that serves its socket.
+pub(super) struct Started {
+    config: Arc<Config>,
+    timings: Timings,
+    vm: Vm,
+    watched: Watched,
+    daemons: Vec<Supervisor>,
+    outbox: Outbox,
+    sockets: SocketPaths,
+    stop_server: oneshot::Sender<()>,
+    server: tokio::task::JoinHandle<()>,
+    logs: Logs,
+}
+
+/// Logs that are followed while this lives.
+struct Logs {
+    _qemu: Option<QemuLog>,
+    _firmware: Option<FirmwareLog>,
+}
+
+impl Started {
+    /// Brings everything up; the socket has its final name when this returns.
+    pub(super) async fn start(config: Config, timings: Timings) -> Result<Self, StartError> {
+        // First of all: a signal from now on is an orderly end.
+        let signalled = watch_signals().map_err(StartError::Signals)?;
+        let standalone = standalone(&config)?;
+        let config = Arc::new(with_identity(config, standalone.as_ref()));
+        let catalogue = Catalogue::load(config.hypervisor_catalogue.as_deref())?;
+        let (name, entry) = catalogue.get(config.hypervisor.as_deref().unwrap_or(DEFAULT_HYPERVISOR))?;
+        let runtime = Runtime::resolve(name, entry, !config.run_as_nonroot, Path::exists)?;
+
+        let qemu = directories::user(Path::new(directories::PASSWD_FILE), directories::QEMU_USER)?;
+        let directories = Directories {
+            private: Path::new(directories::PRIVATE_DIR),
+            ephemeral_disks: &config.ephemeral_disk_dir,
+            container_disks: &config.container_disk_dir,
+            hotplug_disks: &config.hotplug_disk_dir,
+            uid: &config.uid,
+            root: !config.run_as_nonroot,
+            qemu,
+        };
+        directories.make()?;
+        if config.simulate_crash {
+            return Err(StartError::SimulatedCrash);
+        }
+        daemon::write_files(&runtime.setup_libvirt(filters(&config).as_deref(), &environment(&config)))?;
+
+        let watcher = Watcher::new();
+        let sink = Sink::log();
+        let libvirt_log = LibvirtLog { verbosity: config.verbosity, sink: sink.clone() };
+        let settings = Settings::default();
+        let mut daemons =
+            vec![Supervisor::start(runtime.start_hypervisor_daemon(), settings, &watcher, libvirt_log.clone())];
+        if let Some(virtlogd) = runtime.start_virtlog() {
+            daemons.push(Supervisor::start(virtlogd, settings, &watcher, libvirt_log));
+        }
+
+        // While the daemons start.
+        let sockets = SocketPaths::below(&config.kubevirt_share_dir);
+        let listener = cmd::bind(&sockets.init)?;
+        let identity = Identity {
+            domain: format!("{}_{}", config.namespace, config.name),
+            namespace: config.namespace.clone(),
+            name: config.name.clone(),
+            uid: config.uid.clone(),
+        };
+        let rate = LinesPerSecond::default();
+        let logs = Logs {
+            _qemu: runtime
+                .domain_log(&identity.domain)
+                .map(|path| QemuLog::follow(&path, &watcher, rate, sink.clone())),
+            _firmware: FirmwareLog::open(Path::new(FIRMWARE_LOG), rate, sink)
+                .inspect_err(|error| tracing::warn!("no firmware log: {error}"))
+                .ok(),
+        };
+        let outbox = Outbox::start(
+            config.kubevirt_share_dir.join("domain-notify-pipe.sock"),
+            crate::notify::Timings::default(),
+        );
+        let (queue, events) = mpsc::unbounded_channel();
+        let (uri, _user) = runtime.libvirt_uri_and_user();
+        let vm = Vm {
+            domain: identity.domain.clone(),
+            connection: Connection::new(uri.to_owned(), timings.libvirt, queue),
+            metadata: MetadataCache::default(),
+            paused: PausedSet::default(),
+            tracker: Tracker::new(
+                identity.domain.clone(),
+                Search {
+                    pid_file: pid_file(runtime.pid_dir(), &identity.domain),
+                    command_prefixes: runtime.hypervisor_command_prefixes().to_vec(),
+                },
+            ),
+        };
+        let (publisher, publications) = Publisher::new(
+            identity,
+            vm.connection.clone(),
+            vm.metadata.clone(),
+            outbox.clone(),
+            Duration::from_secs(1),
+        );
+        tokio::spawn(publisher.run());
+        let signs = Signs::default();
+        let boot = Boot {
+            config: Arc::clone(&config),
+            runtime,
+            catalogue,
+            tools: Tools::default(),
+            owner: Owner { uid: qemu.uid, gid: qemu.gid },
+            inspected: Mutex::default(),
+            cloud_init: Mutex::default(),
+        };
+        let (driver, handle) = Driver::new(
+            vm.clone(),
+            boot,
+            publications.clone(),
+            signs.clone(),
+            events,
+            config.environment.pod_name.clone(),
+            timings.reconnect_pause,
+        );
+        tokio::spawn(driver.run());
+        let (stop_server, stopped) = oneshot::channel();
+        let server_timings = cmd::Timings { stop: timings.stop, ..cmd::Timings::default() };
+        let server = tokio::spawn(cmd::serve(listener, Arc::new(handle.clone()), server_timings, async {
+            // Told to stop, or nobody is left to tell.
+            let _ = stopped.await;
+        }));
+
+        if let Some(daemon) = daemons.first() {
+            daemon.ready(timings.connect).await?;
+        }
+        connect(&vm, &timings).await?;
+        signs.leave_early.send_replace(config.environment.target_pod_exit_signal);
+        learn(&vm, &signs).await;
+        publications.look(Cause::Changed);
+        cmd::publish(&sockets)?;
+        tracing::info!("Marked as ready");
+
+        if let Some(vmi) = standalone {
+            run_standalone(&handle, vmi).await?;
+        }
+        let watched = Watched {
+            signalled: mark_for_shutdown(signalled, vm.metadata.clone()),
+            leave_early: signs.leave_early.subscribe(),
+            defined: signs.defined.subscribe(),
+            process: vm.tracker.subscribe(),
+            deletion_told: deletion_told(publications.deletion.clone(), outbox.acknowledged()),
+        };
+        Ok(Started { config, timings, vm, watched, daemons, outbox, sockets, stop_server, server, logs })
+    }
+
+    /// Waits for the VM's end and takes everything down.
+    pub(super) async fn to_the_end(self) -> Ending {
+        let Started { config, timings, vm, watched, daemons, outbox, sockets, stop_server, server, logs } = self;
+        let orders = VmOrders(vm.clone());
+        let ending = lifecycle::run(watched, &orders, config.qemu_timeout, config.grace_period, &timings).await;
+        let left = outbox.close(Duration::ZERO).await;
+        if left.domain_events > 0 || left.k8s_events > 0 {
+            tracing::warn!(
+                "{} domain events and {} Kubernetes events were not acknowledged",
+                left.domain_events,
+                left.k8s_events
+            );
+        }
+        // The server may have ended by itself.
+        let _ = stop_server.send(());
+        let _ = tokio::time::timeout(timings.stop, server).await;
+        // A dead socket file looks like a launcher that hangs.
+        for path in [&sockets.init, &sockets.ready] {
+            let _ = std::fs::remove_file(path);
+        }
+        vm.connection.close();
+        for daemon in daemons {
+            daemon.stop().await;
+        }
+        drop(logs);
+        tracing::info!("Exiting...");
+        ending
+    }
+}
+
+/// The name of the VM is the flags', or that of the standalone VMI.
+fn with_identity(mut config: Config, standalone: Option<&vmi::VirtualMachineInstance>) -> Config {
+    if let Some(vmi) = standalone {
+        for (own, theirs) in [
+            (&mut config.name, &vmi.metadata.name),
+            (&mut config.namespace, &vmi.metadata.namespace),
+            (&mut config.uid, &vmi.metadata.uid),
+        ] {
+            if own.is_empty() {
+                own.clone_from(theirs);
+            }
+        }
+    }
+    config
+}
+
+fn standalone(config: &Config) -> Result<Option<vmi::VirtualMachineInstance>, StartError> {
+    let text = config.environment.standalone_vmi.as_deref();
+    text.map(vmi::parse_document).transpose().map_err(|error| StartError::Standalone(error.to_string()))
+}
+
+async fn run_standalone(handle: &DriverHandle, vmi: vmi::VirtualMachineInstance) -> Result<(), StartError> {
+    let request = SyncRequest { vmi, options: SyncOptions::default(), plugins: Vec::new() };
+    let synced = handle.perform(Action::Sync(Box::new(request))).await;
+    synced.map_err(|failure| StartError::Standalone(failure.message()))
+}
+
+fn filters(config: &Config) -> Option<String> {
+    let verbosity = config.environment.log_verbosity.map(|verbosity| verbosity.to_string());
+    log_filters(LogFilters {
+        flag: config.libvirt_log_filters.as_deref().unwrap_or_default(),
+        verbosity: verbosity.as_deref(),
+        debug_logs: config.environment.libvirt_debug_logs,
+    })
+}
+
+fn environment(config: &Config) -> Environment {
+    Environment {
+        hugepages: Path::new("/dev/hugepages").exists(),
+        virtiofsd_debug: config.environment.virtiofsd_debug_logs,
+        shared_filesystems: config.environment.shared_filesystem_paths.clone(),
+    }
+}
+
+/// The daemon's socket accepts before the daemon is ready for every driver: connecting is tried until its deadline.
+async fn connect(vm: &Vm, timings: &Timings) -> Result<(), StartError> {
+    let deadline = tokio::time::Instant::now() + timings.connect;
+    while let Err(error) = vm.connection.connect().await {
+        if tokio::time::Instant::now() >= deadline {
+            return Err(StartError::Connect { uri: vm.connection.uri().to_owned(), error });
+        }
+        tokio::time::sleep(timings.reconnect_pause).await;
+    }
+    Ok(())
+}
+
+/// What a fresh connection tells: the hypervisor's version, whether the domain is there already. Probing the emulator,
+/// which takes long the first time, goes on in the background.
+async fn learn(vm: &Vm, signs: &Signs) {
+    match vm.connection.exists(&vm.domain).await {
+        Ok(true) => {
+            signs.defined.send_replace(true);
+            vm.tracker.look();
+        }
+        Ok(false) => {}
+        Err(error) => tracing::warn!("cannot look for the domain: {error}"),
+    }
+    let (connection, version) = (vm.connection.clone(), signs.version.clone());
+    tokio::spawn(async move {
+        match connection.hypervisor_version().await {
+            Ok(number) => {
+                let (major, minor, release) = (number / 1_000_000, number / 1000 % 1000, number % 1000);
+                version.send_replace(Some(format!("QEMU {major}.{minor}.{release}")));
+            }
+            Err(error) => tracing::warn!("the hypervisor's version is not known: {error}"),
+        }
+        if let Err(error) = connection.warm_capabilities().await {
+            tracing::warn!("the hypervisor's capabilities are not known: {error}");
+        }
+    });
+}
+
+/// Receives the termination signals from now on; the first one counts, later ones are swallowed.
+fn watch_signals() -> std::io::Result<watch::Receiver<bool>> {
+    let (sender, receiver) = watch::channel(false);
+    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::quit()] {
+        let (mut signals, sender) = (signal(kind)?, sender.clone());
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                if !sender.send_replace(true) {
+                    tracing::info!("received signal {}, shutting down", kind.as_raw_value());
+                }
+            }
+        });
+    }
+    Ok(receiver)
+}
+
+/// On the signal the VM is marked; virt-handler hears of it and drives the shutdown (contract/lifecycle.md 7.2).
+fn mark_for_shutdown(signalled: watch::Receiver<bool>, metadata: MetadataCache) -> watch::Receiver<bool> {
+    let mut waiting = signalled.clone();
+    tokio::spawn(async move {
+        if waiting.wait_for(|set| *set).await.is_ok() {
+            metadata.edit(|metadata| {
+                metadata.grace_period.get_or_insert_default().marked_for_graceful_shutdown = Some(true);
+            });
+        }
+    });
+    signalled
+}
+
+/// True once virt-handler has acknowledged the deletion.
+fn deletion_told(
+    mut deletion: watch::Receiver<Option<u64>>,
+    mut acknowledged: watch::Receiver<u64>,
+) -> watch::Receiver<bool> {
+    let (sender, receiver) = watch::channel(false);
+    tokio::spawn(async move {
+        let generation = match deletion.wait_for(Option::is_some).await {
+            Ok(generation) => generation.unwrap_or_default(),
+            Err(_) => return,
+        };
+        if acknowledged.wait_for(|told| *told >= generation).await.is_ok() {
+            sender.send_replace(true);
+        }
+    });
+    receiver
+}
+
+struct VmOrders(Vm);
+
+impl Orders for VmOrders {
+    async fn kill(&self) {
+        let vm = &self.0;
+        let Err(failure) = operations::kill(vm).await else { return };
+        tracing::warn!("cannot end the VM through libvirt: {}", failure.message());
+        let running = match *vm.tracker.subscribe().borrow() {
+            HypervisorProcess::Running(pid) => Some(pid),
+            HypervisorProcess::Unknown | HypervisorProcess::Gone => None,
+        };
+        if let Some(pid) = running
+            && let Err(error) =
+                crate::process::PidFd::open(pid).and_then(|process| process.signal(nix::sys::signal::Signal::SIGTERM))
+        {
+            tracing::warn!("cannot end the hypervisor: {error}");
+        }
+    }
+
+    async fn hypervisor_gone(&self) {
+        tracing::info!("the hypervisor's process is gone");
+    }
+}
