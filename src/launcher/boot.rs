@@ -90,10 +90,8 @@ impl Boot {
         }
         let wanted = vmi.spec.hypervisor.as_str();
         if !wanted.is_empty() {
-            let (wanted, _) = self
-                .catalogue
-                .get(wanted)
-                .map_err(|error| Failure::text(format!("spec.hypervisor: {error}")))?;
+            let (wanted, _) =
+                self.catalogue.get(wanted).map_err(|error| Failure::text(format!("spec.hypervisor: {error}")))?;
             if wanted != self.runtime.name() {
                 return Err(Failure::text(format!(
                     "spec.hypervisor: {wanted} is asked for, but this pod was made for {} (--hypervisor)",
@@ -142,7 +140,8 @@ impl Boot {
 
     /// Everything that has to be there before the define (contract/cmd-server.md 5.4). What exists is kept.
     async fn prepare(&self, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
-        let data = cloud_init(vmi).map_err(|why| Failure::text(format!("ReadCloudInitVolumeDataSource failed: {why}")))?;
+        let data =
+            cloud_init(vmi).map_err(|why| Failure::text(format!("ReadCloudInitVolumeDataSource failed: {why}")))?;
         *self.cloud_init.lock().unwrap_or_else(PoisonError::into_inner) = data;
         let meta = &vmi.metadata;
         if let Some(ignition) = vmi.annotation("kubevirt.io/ignitiondata") {
@@ -178,7 +177,9 @@ impl Boot {
                 .await
                 .map_err(wrapped("creating empty disks failed"))?;
         } else if let Some(kind) = unmade(volume) {
-            return Err(Failure::text(format!("spec.volumes[{index}].{kind}: not implemented yet: disks of this kind")));
+            return Err(Failure::text(format!(
+                "spec.volumes[{index}].{kind}: not implemented yet: disks of this kind"
+            )));
         }
         Ok(())
     }
@@ -216,12 +217,8 @@ impl Boot {
                 .map_err(wrapped("generating local cloud-init data failed"))?;
         }
         let paused_by_user = vmi.spec.start_strategy == "Paused";
-        let isolated = vmi
-            .spec
-            .domain
-            .cpu
-            .as_ref()
-            .is_some_and(|cpu| cpu.dedicated_cpu_placement && cpu.isolate_emulator_thread);
+        let isolated =
+            vmi.spec.domain.cpu.as_ref().is_some_and(|cpu| cpu.dedicated_cpu_placement && cpu.isolate_emulator_thread);
         let start = if paused_by_user || isolated { flags::DOMAIN_START_PAUSED } else { 0 };
         vm.connection.create(&vm.domain, start).await?;
         if paused_by_user {
@@ -263,7 +260,8 @@ fn cloud_init(vmi: &VirtualMachineInstance) -> Result<Option<CloudInit>, String>
                 .ok_or_else(|| format!("secret of volume {} has neither {} nor {}", volume.name, names[0], names[1]))
         })
     };
-    let resolve = |from_secret: Option<Result<String, String>>, raw: &str, encoded: &str, field: &str| match from_secret {
+    let resolve = |from_secret: Option<Result<String, String>>, raw: &str, encoded: &str, field: &str| match from_secret
+    {
         Some(found) => found,
         None if !raw.is_empty() => Ok(raw.to_owned()),
         None if !encoded.is_empty() => base64::engine::general_purpose::STANDARD
@@ -282,8 +280,7 @@ fn cloud_init(vmi: &VirtualMachineInstance) -> Result<Option<CloudInit>, String>
     let meta = &vmi.metadata;
     let uuid = vmi.spec.domain.firmware.as_ref().map(|firmware| firmware.uuid.clone());
     let first_label = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
-    let mut hostname =
-        if vmi.spec.hostname.is_empty() { first_label(&meta.name) } else { vmi.spec.hostname.clone() };
+    let mut hostname = if vmi.spec.hostname.is_empty() { first_label(&meta.name) } else { vmi.spec.hostname.clone() };
     hostname.truncate(hostname.floor_char_boundary(HOSTNAME));
     let instance_id = match source {
         CloudInitSource::NoCloud => uuid.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),

@@ -74,7 +74,11 @@ pub struct Signs {
 
 impl Default for Signs {
     fn default() -> Self {
-        Signs { defined: watch::Sender::new(false), leave_early: watch::Sender::new(false), version: watch::Sender::new(None) }
+        Signs {
+            defined: watch::Sender::new(false),
+            leave_early: watch::Sender::new(false),
+            version: watch::Sender::new(None),
+        }
     }
 }
 
@@ -126,11 +130,8 @@ impl Driver {
         reconnect_pause: Duration,
     ) -> (Self, DriverHandle) {
         let (sender, requests) = mpsc::channel(WAITING);
-        let handle = DriverHandle {
-            requests: sender,
-            publications: publications.clone(),
-            version: signs.version.subscribe(),
-        };
+        let handle =
+            DriverHandle { requests: sender, publications: publications.clone(), version: signs.version.subscribe() };
         let driver = Driver {
             vm,
             boot: Arc::new(boot),

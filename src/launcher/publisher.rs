@@ -209,7 +209,11 @@ impl Publisher {
         if deleted {
             document.object_meta.deletion_timestamp = Some(Time::now());
         }
-        let kind = if wanted.added { EventType::Added } else { EventType::Modified };
+        let kind = match (deleted, wanted.added) {
+            (true, _) => EventType::Deleted,
+            (false, true) => EventType::Added,
+            (false, false) => EventType::Modified,
+        };
         let Some(json) = as_json(&document) else { return };
         let generation = self.outbox.domain_event(kind, json);
         if deleted {

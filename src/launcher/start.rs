@@ -149,10 +149,8 @@ impl Started {
                 .inspect_err(|error| tracing::warn!("no firmware log: {error}"))
                 .ok(),
         };
-        let outbox = Outbox::start(
-            config.kubevirt_share_dir.join("domain-notify-pipe.sock"),
-            crate::notify::Timings::default(),
-        );
+        let outbox =
+            Outbox::start(config.kubevirt_share_dir.join("domain-notify-pipe.sock"), crate::notify::Timings::default());
         let (queue, events) = mpsc::unbounded_channel();
         let (uri, _user) = runtime.libvirt_uri_and_user();
         let vm = Vm {
