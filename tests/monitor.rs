@@ -120,6 +120,11 @@ impl Monitor {
 impl Drop for Monitor {
     fn drop(&mut self) {
         // Only of use when a test fails: then nothing is left behind.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            for child in children(self.pid()) {
+                let _ = kill(Pid::from_raw(child.pid), Signal::SIGKILL);
+            }
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -72,7 +72,7 @@ pub fn main() -> ExitCode {
         Some((Role::Monitor, words)) => crate::monitor::run(words.to_vec()),
         Some((role, words)) => run(role, words),
         None => {
-            eprint!("{}", unknown_subcommand(&words));
+            say(std::io::stderr(), &unknown_subcommand(&words));
             ExitCode::from(USAGE)
         }
     }
@@ -114,14 +114,12 @@ fn launcher(words: &[OsString]) -> ExitCode {
     match launcher_flags::read(words, std::env::vars_os()) {
         Asked::Run(config) => crate::launcher::run(*config),
         Asked::Help(usage) => {
-            print!("{usage}\nSubcommands:\n{}", subcommands());
+            say(std::io::stdout(), &format!("{usage}\nSubcommands:\n{}", subcommands()));
             ExitCode::SUCCESS
         }
         Asked::Wrong { mistakes, usage } => {
-            eprint!("{usage}");
-            for mistake in mistakes {
-                eprintln!("virt-launcher: {mistake}");
-            }
+            let mistakes: String = mistakes.iter().map(|mistake| format!("virt-launcher: {mistake}\n")).collect();
+            say(std::io::stderr(), &(usage + &mistakes));
             ExitCode::from(USAGE)
         }
     }
@@ -129,8 +127,13 @@ fn launcher(words: &[OsString]) -> ExitCode {
 
 fn not_there(role: Role) -> ExitCode {
     let name = ROLES.iter().find(|(other, ..)| *other == role).map_or("", |(_, _, subcommand, _)| subcommand);
-    eprintln!("virt-launcher: {name} is not implemented in this version");
+    say(std::io::stderr(), &format!("virt-launcher: {name} is not implemented in this version\n"));
     ExitCode::from(NOT_THERE)
+}
+
+/// Not `print!`, which panics when nobody reads.
+fn say(mut to: impl std::io::Write, text: &str) {
+    let _ = to.write_all(text.as_bytes());
 }
 
 fn unknown_subcommand(words: &[OsString]) -> String {

@@ -7,7 +7,7 @@ use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry;
 
-use super::record::{Level, Record};
+use super::record::{Level, Record, position};
 use super::{DEFAULT_VERBOSITY, VERBOSITY_VARIABLE, verbosity};
 
 /// Writes this process's `tracing` events as lines of `component`. `flag` is `-v`; the environment overrides it. The
@@ -63,8 +63,7 @@ impl<S: Subscriber> Layer<S> for Lines {
         }
         let mut record = Record::new(self.component, level, fields.message);
         if let (Some(file), Some(line)) = (event.metadata().file(), event.metadata().line()) {
-            let file = file.rsplit('/').next().unwrap_or(file);
-            record = record.field("pos", format!("{file}:{line}"));
+            record = record.field("pos", position(file, line));
         }
         for (key, value) in fields.texts {
             record = record.field(key, value);

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::panic::Location;
 
-use super::record::{Level, Record};
+use super::record::{Level, Record, position};
 use super::{DEFAULT_VERBOSITY, VERBOSITY_VARIABLE, verbosity};
 
 /// Writes the lines of one component. The caller's place becomes `pos`.
@@ -49,8 +49,7 @@ impl Logger {
     #[track_caller]
     pub fn record(&self, level: Level, message: &str) -> Record<'static> {
         let place = Location::caller();
-        let file = place.file().rsplit('/').next().unwrap_or_default();
-        Record::new(self.component, level, message).field("pos", format!("{file}:{}", place.line()))
+        Record::new(self.component, level, message).field("pos", position(place.file(), place.line()))
     }
 }
 

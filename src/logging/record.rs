@@ -95,6 +95,16 @@ impl<'a> Record<'a> {
     }
 }
 
+/// `pos` of a source line: the file's name; the folder's, too, of a `mod.rs`, which says nothing alone.
+pub(super) fn position(file: &str, line: u32) -> String {
+    let start = match file.strip_suffix("/mod.rs") {
+        Some(folder) => folder.rfind('/'),
+        None => file.rfind('/'),
+    };
+    let name = start.and_then(|slash| file.get(slash + 1..)).unwrap_or(file);
+    format!("{name}:{line}")
+}
+
 /// Appends a JSON string; `<`, `>` and `&` stay as they are (contract/lifecycle.md 5.1).
 fn push_text(line: &mut String, text: &str) {
     line.push('"');
@@ -156,6 +166,14 @@ mod tests {
         );
         let read: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(read["msg"], "a \"b\" \\ <c>\n\u{1}é");
+    }
+
+    #[test]
+    fn a_position_names_the_file() {
+        assert_eq!(position("src/monitor/reaper.rs", 7), "reaper.rs:7");
+        assert_eq!(position("src/monitor/mod.rs", 7), "monitor/mod.rs:7");
+        assert_eq!(position("main.rs", 7), "main.rs:7");
+        assert_eq!(position("mod.rs", 7), "mod.rs:7");
     }
 
     #[test]

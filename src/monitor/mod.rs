@@ -12,7 +12,7 @@ mod istio;
 mod reaper;
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -43,11 +43,13 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
     let exit = match flags::read(&words) {
         Asked::Run(flags) => supervise(&flags, flags::for_launcher(words)),
         Asked::Help => {
-            print!("{}", flags::USAGE);
+            // Not `print!`, which panics when nobody reads.
+            let _ = io::stdout().write_all(flags::USAGE.as_bytes());
             Exit::Help
         }
         Asked::Wrong(why) => {
-            eprintln!("{}{COMPONENT}: {why}", flags::USAGE);
+            let text = format!("{}{COMPONENT}: {why}\n", flags::USAGE);
+            let _ = io::stderr().write_all(text.as_bytes());
             Exit::Flags
         }
     };
