@@ -5,6 +5,7 @@
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 
+pub mod daemon;
 pub mod virt_handler;
 
 /// Between two looks at a condition that nobody announces.

@@ -1,6 +1,7 @@
 //! The FIFO into which x86 firmware writes its debug log (contract/lifecycle.md 4.5).
 
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -91,7 +92,8 @@ async fn run(mut fifo: pipe::Receiver, mut lines: GuestLines, mut stopped: onesh
         }
     }
     for _ in 0..LAST_READS {
-        let Ok(count @ 1..) = fifo.try_read(&mut buffer) else { break };
+        // Not by tokio, which may not have heard yet that there is something to read.
+        let Ok(count @ 1..) = nix::unistd::read(fifo.as_fd(), &mut buffer) else { break };
         lines.push(buffer.get(..count).unwrap_or_default());
     }
     lines.end();

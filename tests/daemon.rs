@@ -1,0 +1,390 @@
+//! Supervised daemons and their logs, with real processes, sockets, FIFOs and files.
+#![allow(clippy::unwrap_used)] // a test ends by panicking
+
+mod support;
+
+use std::io::Write;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use support::{expect, wait_until};
+use tokio::sync::watch;
+use virt_launcher::daemon::logs::{FirmwareLog, Forwarded, LibvirtLog, LinesPerSecond, MAX_LINE, QemuLog, Sink};
+use virt_launcher::daemon::{DaemonState, RestartPolicy, Settings, Supervisor, Watcher};
+use virt_launcher::hypervisor::DaemonSpec;
+use virt_launcher::logging::Level;
+use virt_launcher::process::PidFd;
+
+/// Longer than anything here takes on a busy machine.
+const SOON: Duration = Duration::from_secs(60);
+const PLAY: &str = "plays_the_daemon";
+
+#[test]
+#[ignore = "not a test: the part that support::daemon starts"]
+fn plays_the_daemon() {
+    support::daemon::play();
+}
+
+/// A log that tests can read.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<Forwarded>>>);
+
+impl Log {
+    fn sink(&self) -> Sink {
+        let log = self.clone();
+        Sink::new(move |record| log.0.lock().unwrap().push(record))
+    }
+
+    fn libvirt(&self) -> LibvirtLog {
+        LibvirtLog { verbosity: 2, sink: self.sink() }
+    }
+
+    fn texts(&self) -> Vec<String> {
+        self.0.lock().unwrap().iter().map(|record| record.message.clone()).collect()
+    }
+
+    async fn until(&self, text: &str) {
+        wait_until(text, SOON, || expect(self.texts().iter().any(|seen| seen == text), self.texts())).await;
+    }
+}
+
+fn settings() -> Settings {
+    let restart = RestartPolicy { first: Duration::from_millis(5), ..RestartPolicy::default() };
+    Settings { restart, ready: SOON, stop: SOON }
+}
+
+async fn until(state: &mut watch::Receiver<DaemonState>, what: impl FnMut(&DaemonState) -> bool) -> DaemonState {
+    let last = state.clone();
+    match tokio::time::timeout(SOON, state.wait_for(what)).await {
+        Ok(state) => state.unwrap().clone(),
+        Err(_) => panic!("last state: {:?}", last.borrow().clone()),
+    }
+}
+
+fn stat(pid: i32) -> procfs::process::Stat {
+    procfs::process::Process::new(pid).unwrap().stat().unwrap()
+}
+
+async fn gone(pid: i32) {
+    let Ok(process) = PidFd::open(pid) else { return };
+    tokio::time::timeout(SOON, process.exited()).await.expect("the process is still there").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_daemon_comes_back_and_a_stopped_one_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = support::daemon::spec(folder.path(), PLAY, "");
+    let log = Log::default();
+    let daemon = Supervisor::start(spec, settings(), &Watcher::new(), log.libvirt());
+    let (first, generation) = daemon.ready(SOON).await.unwrap();
+    assert_eq!(generation, 1);
+    assert_eq!(stat(first).ppid, std::process::id() as i32, "a direct child");
+    assert_eq!(stat(first).pgrp, first, "its own process group");
+    for descriptor in ["0", "1"] {
+        let target = std::fs::read_link(format!("/proc/{first}/fd/{descriptor}")).unwrap();
+        assert_eq!(target, Path::new("/dev/null"));
+    }
+
+    let mut state = daemon.state();
+    kill(Pid::from_raw(first), Signal::SIGKILL).unwrap();
+    let running = until(&mut state, |state| matches!(state, DaemonState::Running { generation: 2, .. })).await;
+    let DaemonState::Running { pid: second, .. } = running else { panic!("{running:?}") };
+    assert_ne!(first, second);
+    log.until("listening").await;
+
+    daemon.stop().await;
+    assert_eq!(*state.borrow(), DaemonState::Stopped);
+    assert!(!Path::new(&format!("/proc/{second}")).exists(), "killed and waited for");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_fails_is_tried_as_often_as_the_policy_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let count = folder.path().join("count");
+    let spec = support::daemon::deaf(folder.path(), &format!("echo x >> '{}'; exit 3", count.display()));
+    let settings = Settings { restart: RestartPolicy { limit: Some(4), ..settings().restart }, ..settings() };
+    let daemon = Supervisor::start(spec, settings, &Watcher::new(), Log::default().libvirt());
+    let error = daemon.ready(SOON).await.unwrap_err().to_string();
+    assert!(error.contains("virtqemud") && error.contains("exit code 3"), "{error}");
+    assert!(matches!(&*daemon.state().borrow(), DaemonState::Failed { .. }));
+    assert_eq!(std::fs::read_to_string(count).unwrap().lines().count(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_executable_fails_at_once_and_names_path_and_field() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spec = support::daemon::deaf(folder.path(), "");
+    spec.program = folder.path().join("absent");
+    let daemon = Supervisor::start(spec.clone(), settings(), &Watcher::new(), Log::default().libvirt());
+    let error = daemon.ready(SOON).await.unwrap_err().to_string();
+    for part in ["virtqemud", "libvirtDaemon.libvirtDaemonExecutable", "absent", "No such file"] {
+        assert!(error.contains(part), "{error}");
+    }
+    spec.program = folder.path().join("daemon.sh");
+    std::fs::set_permissions(&spec.program, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let daemon = Supervisor::start(spec, settings(), &Watcher::new(), Log::default().libvirt());
+    let error = daemon.ready(SOON).await.unwrap_err().to_string();
+    assert!(error.contains("denied"), "{error}");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_hangs_at_its_start_is_killed_and_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let once = folder.path().join("once");
+    // The first one writes its pid and hangs.
+    let before =
+        format!("if [ ! -e '{0}' ]; then echo $$ > '{0}.new'; mv '{0}.new' '{0}'; exec sleep 1000; fi", once.display());
+    let spec = support::daemon::spec(folder.path(), PLAY, &before);
+    let hung = once.clone();
+    // Long enough for the second one to listen, even here.
+    let settings = Settings { ready: Duration::from_secs(3), ..settings() };
+    let daemon = Supervisor::start(spec, settings, &Watcher::new(), Log::default().libvirt());
+    let mut state = daemon.state();
+    let backoff = until(&mut state, |state| matches!(state, DaemonState::Backoff { .. })).await;
+    let DaemonState::Backoff { reason, .. } = backoff else { panic!("{backoff:?}") };
+    assert!(reason.contains("did not accept connections at") && reason.contains("No such file"), "{reason}");
+    let (pid, generation) = daemon.ready(SOON).await.unwrap();
+    assert!(generation >= 2);
+    let first: i32 = std::fs::read_to_string(hung).unwrap().trim().parse().unwrap();
+    assert_ne!(first, pid);
+    gone(first).await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_does_not_wait_for_start_or_pause() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = support::daemon::deaf(folder.path(), "exec sleep 1000");
+    let daemon = Supervisor::start(spec, settings(), &Watcher::new(), Log::default().libvirt());
+    tokio::time::timeout(SOON, daemon.stop()).await.unwrap();
+
+    let spec = support::daemon::deaf(folder.path(), "exit 1");
+    let hour = Duration::from_secs(3600);
+    let restart = RestartPolicy { first: hour, longest: hour, ..RestartPolicy::default() };
+    let daemon = Supervisor::start(spec, Settings { restart, ..settings() }, &Watcher::new(), Log::default().libvirt());
+    let mut state = daemon.state();
+    until(&mut state, |state| matches!(state, DaemonState::Backoff { .. })).await;
+    tokio::time::timeout(SOON, daemon.stop()).await.unwrap();
+    assert_eq!(*state.borrow(), DaemonState::Stopped);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stale_socket_is_not_taken_for_a_daemon() {
+    let folder = tempfile::tempdir().unwrap();
+    // Somebody else still accepts connections at the old socket, as a dying daemon might.
+    let old = std::os::unix::net::UnixListener::bind(folder.path().join("sock")).unwrap();
+    let spec = support::daemon::deaf(folder.path(), "exec sleep 1000");
+    let daemon = Supervisor::start(spec, settings(), &Watcher::new(), Log::default().libvirt());
+    let error = daemon.ready(Duration::from_millis(300)).await.unwrap_err().to_string();
+    assert!(error.contains("still starting"), "{error}");
+    daemon.stop().await;
+    drop(old);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_line_stops_the_reader() {
+    let folder = tempfile::tempdir().unwrap();
+    // An endless line, bytes that are no text, a line of four parts, a continuation, and a regular line, far more together
+    // than a pipe holds.
+    let before = r#"{
+        head -c 3000000 /dev/zero | tr '\0' x; echo
+        printf 'garbage \377\376\200 here\n\n'
+        echo '2026-11-21 03:02:20.820+0000: 48: info : four'
+        echo '  cont: in: u: ed: line'
+        head -c 200000 /dev/urandom; echo
+        echo '2026-11-21 03:02:20.820+0000: 48: error : virThing:12 : it: broke'
+    } >&2"#;
+    let log = Log::default();
+    let spec = support::daemon::spec(folder.path(), PLAY, before);
+    let daemon = Supervisor::start(spec, settings(), &Watcher::new(), log.libvirt());
+    daemon.ready(SOON).await.unwrap();
+    log.until("listening").await;
+    let texts = log.texts();
+    let long = texts.first().unwrap();
+    assert!(long.len() < MAX_LINE + 100 && long.contains("bytes dropped"), "{} bytes", long.len());
+    for text in ["garbage \u{fffd}\u{fffd}\u{fffd} here", "four", "  cont: in: u: ed: line"] {
+        assert!(texts.iter().any(|seen| seen == text), "no {text:?}");
+    }
+    let broke = log.0.lock().unwrap().iter().find(|record| record.message == "it: broke").cloned().unwrap();
+    assert_eq!((broke.level, broke.pos.as_deref()), (Level::Error, Some("virThing:12")));
+    daemon.stop().await;
+}
+
+/// The launcher dies by SIGKILL: its daemon must not outlive it. The launcher's part is this test binary, once more.
+#[test]
+fn a_daemon_dies_with_the_launcher() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut launcher = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "plays_the_launcher", "--ignored", "--nocapture"])
+        .env("TEST_LAUNCHER_FOLDER", folder.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let pid_file = folder.path().join("pid");
+    let pid = support::wait_for("the daemon's pid", SOON, || virt_launcher::process::read_pid_file(&pid_file));
+    let daemon = PidFd::open(pid).unwrap();
+    let blocked = procfs::process::Process::new(pid).unwrap().status().unwrap().sigblk;
+    assert_eq!(blocked, 0, "signals that the launcher blocks are not blocked in the daemon");
+    assert!(!daemon.wait_until(Instant::now()).unwrap(), "it lives while its launcher does");
+    launcher.kill().unwrap();
+    launcher.wait().unwrap();
+    assert!(daemon.wait_until(Instant::now() + SOON).unwrap(), "the daemon outlived its launcher");
+}
+
+#[test]
+#[ignore = "not a test: the part that a_daemon_dies_with_the_launcher starts"]
+fn plays_the_launcher() {
+    let Some(folder) = std::env::var_os("TEST_LAUNCHER_FOLDER") else { return };
+    let folder = std::path::PathBuf::from(folder);
+    let mut blocked = nix::sys::signal::SigSet::empty();
+    blocked.add(Signal::SIGTERM);
+    blocked.thread_block().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_keep_alive(Duration::from_millis(1))
+        .enable_all()
+        .build()
+        .unwrap();
+    let spec = DaemonSpec { ambient_net_bind_service: true, ..support::daemon::spec(&folder, PLAY, "") };
+    let daemon = {
+        let _inside = runtime.enter();
+        Supervisor::start(spec, settings(), &Watcher::new(), Log::default().libvirt())
+    };
+    let (pid, _) = runtime.block_on(daemon.ready(SOON)).unwrap();
+    // The runtime's only worker hands its work to another thread and ends: the daemon must not end with it.
+    let worker = runtime.spawn(async {
+        tokio::task::block_in_place(|| {
+            let (taken_over, waits) = std::sync::mpsc::channel();
+            tokio::spawn(async move { taken_over.send(()) });
+            waits.recv_timeout(SOON).unwrap();
+            nix::unistd::gettid()
+        })
+    });
+    let worker = runtime.block_on(worker).unwrap();
+    let task = std::path::PathBuf::from(format!("/proc/self/task/{worker}"));
+    support::wait_for("the end of the worker", SOON, || expect(!task.exists(), &task));
+    std::fs::write(folder.join("pid.new"), pid.to_string()).unwrap();
+    std::fs::rename(folder.join("pid.new"), folder.join("pid")).unwrap();
+    runtime.block_on(std::future::pending::<()>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_firmware_log_survives_its_writers_and_a_left_over_fifo() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("QEMUSeaBiosDebugPipe");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    let log = Log::default();
+    let firmware = FirmwareLog::open(&path, LinesPerSecond::default(), log.sink()).unwrap();
+    let metadata = std::fs::metadata(&path).unwrap();
+    assert!(metadata.file_type().is_fifo());
+    assert_eq!(metadata.mode() & 0o777, 0o666);
+    for text in ["first boot", "second boot"] {
+        let mut writer = std::fs::File::options().write(true).open(&path).unwrap();
+        writer.write_all(format!("{text}\n\n").as_bytes()).unwrap();
+        drop(writer);
+        log.until(&format!("[SeaBios]: {text}")).await;
+    }
+    let mut writer = std::fs::File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
+    writer.write_all(b"without newline").unwrap();
+    firmware.stop().await;
+    assert_eq!(log.texts().last().unwrap(), "[SeaBios]: without newline");
+
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "").unwrap();
+    let error = FirmwareLog::open(&path, LinesPerSecond::default(), log.sink()).unwrap_err().to_string();
+    assert!(error.contains("QEMUSeaBiosDebugPipe") && error.contains("no FIFO"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_cannot_flood_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("fifo");
+    let log = Log::default();
+    let firmware = FirmwareLog::open(&path, LinesPerSecond { burst: 100, sustained: 0 }, log.sink()).unwrap();
+    let writer = std::fs::File::options().write(true).open(&path).unwrap();
+    let flood = std::thread::spawn(move || {
+        let mut writer = writer;
+        (0..10_000).for_each(|number| writeln!(writer, "line {number}").unwrap());
+    });
+    flood.join().unwrap();
+    firmware.stop().await;
+    let records = log.0.lock().unwrap();
+    let passed = records.iter().filter(|record| record.level == Level::Info).count();
+    let suppressed: u64 = records
+        .iter()
+        .filter_map(|record| {
+            record.message.strip_prefix("[SeaBios]: ")?.strip_suffix(" lines suppressed")?.parse::<u64>().ok()
+        })
+        .sum();
+    assert_eq!((passed, suppressed), (100, 9_900));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_qemu_log_is_followed_through_its_life() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("libvirt/qemu/log");
+    let path = directory.join("ns_vm.log");
+    let log = Log::default();
+    let watcher = Watcher::new();
+    let follower = QemuLog::follow(&path, &watcher, LinesPerSecond::default(), log.sink());
+    std::fs::create_dir_all(&directory).unwrap();
+    let mut file = std::fs::File::create(&path).unwrap();
+    file.write_all(b"2026-11-21 starting up\nqemu-system-x86_64 \\\n-name guest=x \\\n-msg timestamp=on\n").unwrap();
+    log.until("qemu-system-x86_64 \\-name guest=x \\-msg timestamp=on").await;
+    file.write_all(b"while it runs\n").unwrap();
+    log.until("while it runs").await;
+    std::fs::rename(&path, directory.join("ns_vm.log.0")).unwrap();
+    let mut file = std::fs::File::create(&path).unwrap();
+    file.write_all(b"after rotation\n").unwrap();
+    log.until("after rotation").await;
+    file.write_all(b"last words").unwrap();
+    follower.stop().await;
+    assert_eq!(log.texts().last().unwrap(), "last words");
+    let record = log.0.lock().unwrap().first().cloned().unwrap();
+    assert_eq!((record.subcomponent, record.level, record.pos), ("qemu", Level::Info, None));
+}
+
+/// Where the machine has the real thing, it must pass as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_daemon_is_supervised_where_there_is_one() {
+    let Some(program) =
+        ["/usr/sbin/virtqemud", "/usr/sbin/libvirtd"].map(Path::new).into_iter().find(|path| path.exists())
+    else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let name = program.file_name().unwrap().to_str().unwrap();
+    let config = folder.path().join("daemon.conf");
+    let pid_file = folder.path().join("daemon.pid");
+    std::fs::write(&config, format!("unix_sock_dir = \"{}\"\nlog_outputs = \"1:stderr\"\n", folder.path().display()))
+        .unwrap();
+    let socket = folder.path().join(if name == "libvirtd" { "libvirt-sock" } else { "virtqemud-sock" });
+    let spec = DaemonSpec {
+        name: name.into(),
+        program: program.to_owned(),
+        field: "libvirtDaemon.libvirtDaemonExecutable",
+        args: vec!["-f".into(), config.into(), "-p".into(), pid_file.into()],
+        ambient_net_bind_service: false,
+        forward_log: true,
+        socket,
+    };
+    let log = Log::default();
+    let daemon = Supervisor::start(spec, settings(), &Watcher::new(), log.libvirt());
+    let (first, _) = daemon.ready(SOON).await.unwrap();
+    wait_until("libvirt's version line", SOON, || {
+        expect(log.texts().iter().any(|text| text.starts_with("libvirt version:")), log.texts())
+    })
+    .await;
+    kill(Pid::from_raw(first), Signal::SIGKILL).unwrap();
+    let mut state = daemon.state();
+    until(&mut state, |state| matches!(state, DaemonState::Running { generation: 2, .. })).await;
+    daemon.stop().await;
+    let errors: Vec<_> = log.0.lock().unwrap().iter().filter(|record| record.level == Level::Error).cloned().collect();
+    println!("errors of {name}: {errors:#?}");
+}

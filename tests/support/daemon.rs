@@ -1,0 +1,68 @@
+//! Double of a libvirt daemon, because the real one is not on every machine: the test binary itself, started again under a
+//! small shell script, listens on a socket and says what it is told to.
+
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use virt_launcher::hypervisor::DaemonSpec;
+
+/// What the double does after the script's `before` has run.
+const SOCKET: &str = "TEST_DAEMON_SOCKET";
+
+/// Calls of the test binary by [`script`] end here; ordinary runs of the test return at once.
+pub fn play() {
+    let Some(socket) = std::env::var_os(SOCKET) else { return };
+    let _ = std::fs::remove_file(&socket);
+    let listener = UnixListener::bind(socket).unwrap();
+    let _ = std::io::stderr().write_all(b"listening\n");
+    for connection in listener.incoming() {
+        drop(connection);
+    }
+}
+
+/// A daemon in `folder`: runs `before` in a shell and then, in the same process, listens on `folder/sock`. `play` is the
+/// full name of the test that calls [`play`].
+pub fn spec(folder: &Path, play: &str, before: &str) -> DaemonSpec {
+    let binary = std::env::current_exe().unwrap();
+    let socket = folder.join("sock");
+    let text = format!(
+        "#!/bin/sh\n{before}\nexport {SOCKET}='{}'\nexec '{}' --exact {play} --ignored --nocapture\n",
+        socket.display(),
+        binary.display()
+    );
+    DaemonSpec { program: script(folder, &text), socket, ..bare(folder) }
+}
+
+/// A daemon that never listens: the script `text`.
+pub fn deaf(folder: &Path, text: &str) -> DaemonSpec {
+    DaemonSpec { program: script(folder, &format!("#!/bin/sh\n{text}\n")), ..bare(folder) }
+}
+
+fn bare(folder: &Path) -> DaemonSpec {
+    DaemonSpec {
+        name: "virtqemud".into(),
+        program: PathBuf::new(),
+        field: "libvirtDaemon.libvirtDaemonExecutable",
+        args: Vec::new(),
+        ambient_net_bind_service: false,
+        forward_log: true,
+        socket: folder.join("sock"),
+    }
+}
+
+fn script(folder: &Path, text: &str) -> PathBuf {
+    let path = folder.join("daemon.sh");
+    // Through another name: the kernel does not run a file that some thread's fork still holds open for writing.
+    let staging = folder.join("daemon.sh.new");
+    let status = std::process::Command::new("sh")
+        .args(["-c", "printf %s \"$1\" > \"$2\"", "sh", text])
+        .arg(&staging)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    std::fs::set_permissions(&staging, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::rename(&staging, &path).unwrap();
+    path
+}
