@@ -220,20 +220,28 @@ async fn no_line_stops_the_reader() {
 #[test]
 fn a_daemon_dies_with_the_launcher() {
     let folder = tempfile::tempdir().unwrap();
-    let mut launcher = Command::new(std::env::current_exe().unwrap())
+    struct Launcher(std::process::Child);
+    impl Drop for Launcher {
+        fn drop(&mut self) {
+            self.0.kill().unwrap();
+            self.0.wait().unwrap();
+        }
+    }
+    let launcher = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "plays_the_launcher", "--ignored", "--nocapture"])
         .env("TEST_LAUNCHER_FOLDER", folder.path())
         .stdout(Stdio::null())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
+    let launcher = Launcher(launcher);
     let pid_file = folder.path().join("pid");
     let pid = support::wait_for("the daemon's pid", SOON, || virt_launcher::process::read_pid_file(&pid_file));
     let daemon = PidFd::open(pid).unwrap();
     let blocked = procfs::process::Process::new(pid).unwrap().status().unwrap().sigblk;
     assert_eq!(blocked, 0, "signals that the launcher blocks are not blocked in the daemon");
     assert!(!daemon.wait_until(Instant::now()).unwrap(), "it lives while its launcher does");
-    launcher.kill().unwrap();
-    launcher.wait().unwrap();
+    drop(launcher);
     assert!(daemon.wait_until(Instant::now() + SOON).unwrap(), "the daemon outlived its launcher");
 }
 
