@@ -11,7 +11,7 @@ declare -A group=(
     # The daily loop: cargo build and cargo test against the shared libvirt.
     [build]="gcc make libc6-dev pkg-config libvirt-dev git ca-certificates"
     # images/static-libvirt/build.sh: tools, and the -dev packages whose archives go into the link line.
-    [static]="gcc g++ make pkg-config dpkg-dev patch curl xz-utils meson ninja-build python3 perl xsltproc libxml2-utils rpcsvc-proto
+    [static]="gcc g++ make pkg-config patch curl xz-utils meson ninja-build python3 perl xsltproc libxml2-utils rpcsvc-proto
         gettext autopoint autoconf automake libtool libglib2.0-dev libtirpc-dev libnl-3-dev libnl-route-3-dev nettle-dev libgmp-dev libtasn1-6-dev libpcre2-dev
         libffi-dev libacl1-dev libattr1-dev zlib1g-dev libselinux1-dev libsepol-dev"
     # Containers; debootstrap makes the base image where no registry answers.

@@ -2,7 +2,10 @@
 # The whole story on one machine, without Kubernetes: starts the container as virt-controller's pod would, does from the
 # outside what virt-handler does, and drives one real Linux guest from first boot to graceful shutdown.
 #
-#   run.sh [VMI-FILE]     default: vmi.yaml beside this script; its name, uid and volumes are those the script sets up
+#   run.sh [--root] [VMI-FILE]
+#
+#   --root      the pod of a cluster that runs VMs as root (default: as uid 107, without capabilities)
+#   VMI-FILE    default: vmi.yaml beside this script; its name, uid and volumes are those the script sets up
 #
 # Exit code 0 only if every step showed what it should. Needs: make images, root or sudo.
 # KEEP=1 leaves the container and its folders behind for a look.
@@ -10,6 +13,11 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 podman=$here/../podman.sh
+root=no
+if [ "${1:-}" = --root ]; then
+    root=yes
+    shift
+fi
 vmi=${1:-$here/vmi.yaml}
 image=${VIRT_LAUNCHER_IMAGE:-localhost/virt-launcher-qemu}
 guest_image=${VIRT_LAUNCHER_GUEST_IMAGE:-localhost/virt-launcher-guest}
@@ -98,17 +106,27 @@ as_root mount --make-shared "$work/container-disks"
 
 acceleration=()
 launcher_flags=()
+if [ "$root" = yes ]; then
+    who="root"
+    owner=0:0
+    pod=(--user 0:0 --cap-add=NET_BIND_SERVICE --cap-add=SYS_NICE)
+else
+    who="uid 107 without capabilities but NET_BIND_SERVICE"
+    owner=107:107
+    pod=(--user 107:107 --cap-drop=ALL --cap-add=NET_BIND_SERVICE --security-opt=no-new-privileges
+        -e XDG_CACHE_HOME=/var/run/kubevirt-private -e XDG_CONFIG_HOME=/var/run/kubevirt-private -e XDG_RUNTIME_DIR=/var/run)
+    launcher_flags=(--run-as-nonroot)
+fi
 if reason=$("$here/../kvm-works.sh"); then
     say "/dev/kvm works here: hardware virtualisation"
     acceleration=(--device /dev/kvm)
 else
     say "software ${reason}"
-    launcher_flags=(--allow-emulation)
+    launcher_flags+=(--allow-emulation)
 fi
 
 "$podman" run -d --name "$container" --network=none --hostname virt-launcher-demo \
-    --user 107:107 --cap-drop=ALL --cap-add=NET_BIND_SERVICE --security-opt=no-new-privileges "${acceleration[@]}" \
-    -e XDG_CACHE_HOME=/var/run/kubevirt-private -e XDG_CONFIG_HOME=/var/run/kubevirt-private -e XDG_RUNTIME_DIR=/var/run \
+    "${pod[@]}" "${acceleration[@]}" \
     -e POD_NAME="virt-launcher-$name" -e VIRT_LAUNCHER_LOG_VERBOSITY="${VIRT_LAUNCHER_LOG_VERBOSITY:-2}" \
     -v "$work/private:/var/run/kubevirt-private" \
     -v "$work/public:/var/run/kubevirt" \
@@ -121,12 +139,12 @@ fi
     --qemu-timeout 263s --name "$name" --uid "$uid" --namespace "$namespace" \
     --kubevirt-share-dir /var/run/kubevirt --ephemeral-disk-dir /var/run/kubevirt-ephemeral-disks \
     --container-disk-dir /var/run/kubevirt/container-disks --grace-period-seconds $((grace + 15)) --hook-sidecars 0 \
-    --ovmf-path /usr/share/OVMF --disk-memory-limit 2097152000 --hypervisor kvm --run-as-nonroot \
+    --ovmf-path /usr/share/OVMF --disk-memory-limit 2097152000 --hypervisor kvm \
     "${launcher_flags[@]}" >/dev/null
-say "container started, as uid 107 without capabilities but NET_BIND_SERVICE"
+say "container started, as $who"
 if [ ${#acceleration[@]} -gt 0 ]; then
     # virt-handler gives the device to the VM's user.
-    "$podman" exec --user 0 --privileged "$container" chown 107:107 /dev/kvm
+    "$podman" exec --user 0 --privileged "$container" chown "$owner" /dev/kvm
 fi
 
 socket=$work/sockets/launcher-sock
@@ -137,12 +155,15 @@ say "ready: the command socket is there"
 
 ctl() { as_root "$launcher" ctl --socket "$socket" "$@"; }
 
+# The VMI as the API server would hand it out for this kind of pod.
+sed "s/runtimeUser: 107/runtimeUser: ${owner%:*}/" "$vmi" >"$work/vmi.yaml"
+
 # Its notify server, which it gives to the VM's user.
 notify=$work/public/domain-notify-pipe.sock
 as_root "$launcher" ctl -o json events --listen "$notify" >"$work/events" 2>&1 &
 helpers+=($!)
 wait_for 5 "the notify server" test -S "$notify"
-as_root chown 107:107 "$notify"
+as_root chown "$owner" "$notify"
 
 # Container disk and kernel: bind mounts from the image's own root file system.
 guest_root=$("$podman" image mount "$guest_image")
@@ -159,7 +180,7 @@ say "container disk and kernel mounted into the running container"
 
 status_is() { [ "$(ctl -o json get-domain 2>/dev/null | jq -r '.Status.Status // empty')" = "$1" ]; }
 
-ctl sync "$vmi" || fail "sync of $vmi"
+ctl sync "$work/vmi.yaml" || fail "sync of $vmi"
 say "VMI synchronised"
 wait_for "$state_limit" "domain Running" status_is Running
 say "Running"
@@ -184,8 +205,8 @@ say "QEMU is PID 1's child, the libvirt daemon the launcher's"
 
 domain=${namespace}_$name
 "$podman" exec "$container" sh -c 'for s in virtqemud libvirt; do
-    [ ! -S /run/libvirt/$s-sock ] || exec virsh -c "qemu+unix:///session?socket=/run/libvirt/$s-sock" list --all
-done' >"$work/virsh" 2>&1 || fail "virsh list: $(cat "$work/virsh")"
+    [ ! -S /run/libvirt/$s-sock ] || exec virsh -c "qemu+unix:///$0?socket=/run/libvirt/$s-sock" list --all
+done' "$([ "$root" = yes ] && echo system || echo session)" >"$work/virsh" 2>&1 || fail "virsh list: $(cat "$work/virsh")"
 grep -q "$domain .*running" "$work/virsh" || fail "virsh list does not show $domain running: $(cat "$work/virsh")"
 sed 's/^/  | /' "$work/virsh"
 echo "--- get-domain"
@@ -215,7 +236,7 @@ saw() { jq -e --slurp "any(.[]; $1)" "$work/events"; }
 wait_for "$stop_limit" "the event Shutoff" saw '.domain.Status.Status == "Shutoff"'
 say "Shutoff ($(jq -r 'select(.domain.Status.Status == "Shutoff") | .domain.Status.Reason' "$work/events" | head -n 1)), reported by event"
 # virt-handler removes the domain once it has seen it shut off, and looks for the event that says so.
-ctl delete --vmi "$vmi" || fail "delete"
+ctl delete --vmi "$work/vmi.yaml" || fail "delete"
 wait_for "$state_limit" "the event of the deletion" saw '.domain.ObjectMeta.deletionTimestamp != null'
 say "domain deleted, reported by event"
 ended() { ! running; }
