@@ -45,7 +45,7 @@ pub fn run(config: Config) -> ExitCode {
     let ending = runtime.block_on(async {
         let timings = Timings::default();
         match Started::start(config, timings).await {
-            Ok(started) => started.to_the_end().await,
+            Ok(started) => started.run_to_the_end().await,
             Err(error) => {
                 tracing::error!(reason = %error, "the launcher cannot start");
                 Ending::Failed

@@ -225,7 +225,7 @@ impl Started {
     }
 
     /// Waits for the VM's end and takes everything down.
-    pub(super) async fn to_the_end(self) -> Ending {
+    pub(super) async fn run_to_the_end(self) -> Ending {
         let Started { config, timings, vm, watched, daemons, outbox, sockets, stop_server, server, logs } = self;
         let orders = VmOrders(vm.clone());
         let ending = lifecycle::run(watched, &orders, config.qemu_timeout, config.grace_period, &timings).await;
