@@ -280,7 +280,7 @@ fn cloud_init(vmi: &VirtualMachineInstance) -> Result<Option<CloudInit>, String>
     let meta = &vmi.metadata;
     let uuid = vmi.spec.domain.firmware.as_ref().map(|firmware| firmware.uuid.clone());
     let first_label = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
-    let mut hostname = if vmi.spec.hostname.is_empty() { first_label(&meta.name) } else { vmi.spec.hostname.clone() };
+    let hostname = if vmi.spec.hostname.is_empty() { first_label(&meta.name) } else { vmi.spec.hostname.clone() };
     let hostname: String = hostname.chars().take(HOSTNAME).collect();
     let instance_id = match source {
         CloudInitSource::NoCloud => uuid.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
