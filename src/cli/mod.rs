@@ -2,6 +2,7 @@
 
 pub mod ctl;
 pub mod domain_xml;
+pub mod hypervisors;
 pub mod launcher_flags;
 pub mod pflag;
 
@@ -99,14 +100,11 @@ fn run(role: Role, words: &[OsString]) -> ExitCode {
         Role::Monitor => crate::monitor::run(words.to_vec()),
         Role::Launcher => launcher(words),
         Role::Ctl => ctl::main(words.iter().cloned()),
-        Role::Hypervisors
-        | Role::Check
-        | Role::DomainXml
-        | Role::ContainerDisk
-        | Role::VirtProbe
-        | Role::VirtFreezer
-        | Role::VirtTail
-        | Role::QemuHook => not_there(role),
+        Role::Hypervisors => hypervisors::run(words),
+        Role::QemuHook => crate::tools::qemu_hook::run(words),
+        Role::Check | Role::DomainXml | Role::ContainerDisk | Role::VirtProbe | Role::VirtFreezer | Role::VirtTail => {
+            not_there(role)
+        }
     }
 }
 

@@ -180,6 +180,7 @@ impl Publisher {
         let mut told_uid = self.identity.uid.clone();
         match snapshot {
             None => {
+                document.status.status = LifeCycle::NoState;
                 document.status.reason = StateReason::NonExistent;
                 document.spec.metadata.kubevirt.uid.clone_from(&self.identity.uid);
                 self.published.send_replace(Published::default());

@@ -1,1 +1,3 @@
 //! The helper programs that share this binary.
+
+pub mod qemu_hook;
