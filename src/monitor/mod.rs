@@ -8,6 +8,7 @@ mod aftermath;
 mod dump;
 mod exit;
 mod flags;
+mod footprint;
 mod istio;
 mod reaper;
 
@@ -96,6 +97,7 @@ fn start_and_wait(log: &Logger, arguments: Vec<OsString>) -> io::Result<Outcome>
     let launcher = reaper
         .start(&program, arguments)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", program.display())))?;
+    footprint::give_back_program_pages();
     let outcome = reaper.run(launcher, |event| match event {
         Event::PassedOn(signal) => log.info(&format!("received {signal}, signalled virt-launcher to shut down")),
         Event::NotPassedOn(signal, errno) => {
