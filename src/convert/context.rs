@@ -72,7 +72,7 @@ impl<'a> Context<'a> {
         check_container_disks(vmi, facts)?;
         let security = spec.domain.launch_security.as_ref();
         let sev = security.is_some_and(|security| security.sev.is_some() || security.snp.is_some());
-        let cluster = facts.options.cluster_config.clone().unwrap_or_default();
+        let cluster = facts.options().cluster_config.clone().unwrap_or_default();
         let efi = choose_efi(vmi, facts, arch)?;
         let devices = &spec.domain.devices;
         let cpu = spec.domain.cpu.as_ref();

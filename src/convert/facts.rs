@@ -3,6 +3,7 @@
 //! The serialised form is that of the golden cases' `ctx.json`, so that `domain-xml --context` and the tests read the same.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +71,14 @@ pub struct HostFacts {
     pub volume_files: serde_json::Value,
     /// Only says that a recorded read-back was edited.
     pub synthetic_root_port_bus_nr: bool,
+}
+
+impl HostFacts {
+    /// The sync's options; empty ones if it came without.
+    pub fn options(&self) -> &SyncOptions {
+        static NONE: LazyLock<SyncOptions> = LazyLock::new(SyncOptions::default);
+        if self.options_present { &self.options } else { &NONE }
+    }
 }
 
 impl Default for HostFacts {

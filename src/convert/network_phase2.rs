@@ -25,7 +25,7 @@ pub(super) fn fill_in_taps(context: &Context<'_>, domain: &mut DomainSpec) -> Re
         };
         let interfaces = &context.vmi.spec.domain.devices.interfaces;
         let Some(interface) = interfaces.iter().find(|interface| interface.name == network.name) else { continue };
-        let attachment = context.facts.options.interface_domain_attachment.get(&interface.name);
+        let attachment = context.facts.options().interface_domain_attachment.get(&interface.name);
         if interface.state == "absent" || attachment.map(String::as_str) != Some("tap") {
             continue;
         }

@@ -8,7 +8,7 @@ pub(super) fn balloon(context: &Context<'_>, domain: &mut DomainSpec) -> Result<
         domain.devices.ballooning = Some(MemBalloon { model: "none".into(), ..MemBalloon::default() });
         return Ok(());
     }
-    let period = context.facts.options.mem_balloon_stats_period;
+    let period = context.facts.options().mem_balloon_stats_period;
     domain.devices.ballooning = Some(MemBalloon {
         model: context.virtio_model().into(),
         stats: (period != 0).then_some(Stats { period }),

@@ -77,7 +77,7 @@ impl Builder<'_> {
             }
             device.shareable = Some(Shareable::default());
         }
-        let keeps_blocks = context.facts.options.preallocated_volumes.contains(&disk.name);
+        let keeps_blocks = context.facts.options().preallocated_volumes.contains(&disk.name);
         if (disk.disk.is_some() || disk.lun.is_some()) && !keeps_blocks {
             driver.discard = "unmap".into();
         }

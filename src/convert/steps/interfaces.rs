@@ -33,7 +33,7 @@ pub(super) fn interfaces(context: &Context<'_>, domain: &mut DomainSpec) -> Resu
 }
 
 fn is_tap(context: &Context<'_>, interface: &Interface) -> bool {
-    let attachment = context.facts.options.interface_domain_attachment.get(&interface.name);
+    let attachment = context.facts.options().interface_domain_attachment.get(&interface.name);
     attachment.map(String::as_str) == Some("tap")
 }
 

@@ -13,7 +13,7 @@ pub(super) fn sysinfo(context: &Context<'_>, domain: &mut DomainSpec) -> Result<
             info.system.push(entry("serial", &firmware.serial));
         }
     }
-    if let Some(smbios) = &context.facts.options.smbios {
+    if let Some(smbios) = &context.facts.options().smbios {
         info.system.extend([
             entry("manufacturer", &smbios.manufacturer),
             entry("family", &smbios.family),
