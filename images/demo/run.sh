@@ -233,8 +233,9 @@ ctl shutdown || fail "shutdown"
 say "graceful shutdown asked for"
 may_end=yes
 saw() { jq -e --slurp "any(.[]; $1)" "$work/events"; }
-wait_for "$stop_limit" "the event Shutoff" saw '.domain.Status.Status == "Shutoff"'
-say "Shutoff ($(jq -r 'select(.domain.Status.Status == "Shutoff") | .domain.Status.Reason' "$work/events" | head -n 1)), reported by event"
+# Shutoff with the reason that says the guest went down by itself; a domain is Shutoff before its start, too.
+wait_for "$stop_limit" "the event Shutoff with reason Shutdown" saw '.domain.Status | .Status == "Shutoff" and .Reason == "Shutdown"'
+say "Shutoff, by the guest's own shutdown; reported by event"
 # virt-handler removes the domain once it has seen it shut off, and looks for the event that says so.
 ctl delete --vmi "$work/vmi.yaml" || fail "delete"
 wait_for "$state_limit" "the event of the deletion" saw '.domain.ObjectMeta.deletionTimestamp != null'
