@@ -1,5 +1,5 @@
 //! Supervised daemons and their logs, with real processes, sockets, FIFOs and files.
-#![allow(clippy::unwrap_used)] // a test ends by panicking
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test ends by panicking
 
 mod support;
 
