@@ -5,6 +5,7 @@ pub mod domain_xml;
 pub mod hypervisors;
 pub mod launcher_flags;
 pub mod pflag;
+mod tools;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -102,9 +103,11 @@ fn run(role: Role, words: &[OsString]) -> ExitCode {
         Role::Ctl => ctl::main(words.iter().cloned()),
         Role::Hypervisors => hypervisors::run(words),
         Role::QemuHook => crate::tools::qemu_hook::run(words),
-        Role::Check | Role::DomainXml | Role::ContainerDisk | Role::VirtProbe | Role::VirtFreezer | Role::VirtTail => {
-            not_there(role)
-        }
+        Role::ContainerDisk => tools::container_disk(words),
+        Role::VirtProbe => tools::virt_probe(words),
+        Role::VirtFreezer => tools::virt_freezer(words),
+        Role::VirtTail => tools::virt_tail(words),
+        Role::Check | Role::DomainXml => not_there(role),
     }
 }
 

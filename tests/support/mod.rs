@@ -6,6 +6,7 @@ use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 pub mod daemon;
+pub mod guest;
 pub mod pod;
 pub mod virt_handler;
 
