@@ -6,7 +6,7 @@ use super::error::ConvertError;
 use super::facts::HostFacts;
 use super::firmware::{EfiChoice, choose_efi};
 use super::options::ClusterConfig;
-use crate::vmi::{Disk, VirtualMachineInstance, Volume};
+use crate::vmi::{Cpu, Disk, VirtualMachineInstance, Volume};
 
 /// Guest architecture. Unknown names act as amd64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,6 +166,17 @@ impl<'a> Context<'a> {
                 (sockets.max(1), 1, 1)
             }
         }
+    }
+
+    /// The CPU spec of a VMI with dedicated CPUs.
+    pub fn dedicated_cpu(&self) -> Option<&'a Cpu> {
+        self.vmi.spec.domain.cpu.as_ref().filter(|cpu| cpu.dedicated_cpu_placement)
+    }
+
+    /// Whether the guest is to see the host's NUMA cells.
+    pub fn numa_passthrough(&self) -> bool {
+        let numa = self.vmi.spec.domain.cpu.as_ref().and_then(|cpu| cpu.numa.as_ref());
+        numa.is_some_and(|numa| numa.guest_mapping_passthrough.is_some())
     }
 
     /// Whether memory must come from memfd, and may (5.4).

@@ -15,6 +15,15 @@ pub enum ConvertError {
     /// A text that other components know, sent as it is.
     #[error("{0}")]
     Known(String),
+    /// A text that other components know, about a field. The text stays as it is; a person is shown
+    /// [`with_path`](ConvertError::with_path).
+    #[error("{text}")]
+    At {
+        /// Path of the field in the VMI.
+        path: String,
+        /// The text.
+        text: String,
+    },
     /// This launcher does not do it yet.
     #[error("{path}: not implemented yet: {feature}")]
     NotYet {
@@ -34,5 +43,42 @@ impl ConvertError {
     /// A known text.
     pub fn known(text: impl Into<String>) -> Self {
         ConvertError::Known(text.into())
+    }
+
+    /// A known text about a field.
+    pub fn at(path: impl Into<String>, text: impl Into<String>) -> Self {
+        ConvertError::At { path: path.into(), text: text.into() }
+    }
+
+    /// Path of the field, if the error is about one.
+    pub fn path(&self) -> Option<&str> {
+        match self {
+            ConvertError::Field { path, .. } | ConvertError::At { path, .. } | ConvertError::NotYet { path, .. } => {
+                Some(path)
+            }
+            ConvertError::Known(_) => None,
+        }
+    }
+
+    /// The text with the field's path in front, for a person.
+    pub fn with_path(&self) -> String {
+        match self {
+            ConvertError::At { path, text } => format!("{path}: {text}"),
+            ConvertError::Field { .. } | ConvertError::Known(_) | ConvertError::NotYet { .. } => self.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_known_text_stays_as_it_is_and_a_person_sees_the_field() {
+        let error = ConvertError::at("spec.domain.devices.sound", "invalid model: sb16");
+        assert_eq!(error.to_string(), "invalid model: sb16");
+        assert_eq!(error.with_path(), "spec.domain.devices.sound: invalid model: sb16");
+        assert_eq!(ConvertError::field("a", "b").with_path(), "a: b");
+        assert_eq!(ConvertError::known("b").path(), None);
     }
 }

@@ -15,13 +15,19 @@ pub(super) struct IoThreadCounts {
     pub pool: Option<u32>,
 }
 
+/// Whether the VMI asks for IO threads: by a policy, or by a disk with its own.
+pub(super) fn has_threads(context: &Context<'_>) -> bool {
+    let policy = &context.vmi.spec.domain.io_threads_policy;
+    policy.is_some() || context.disks().iter().any(|disk| disk.dedicated_io_thread == Some(true))
+}
+
 /// Counts the threads; all zero when the VMI has none.
 pub(super) fn count(context: &Context<'_>) -> Result<IoThreadCounts, ConvertError> {
     let domain = &context.vmi.spec.domain;
     let disks = context.disks();
     let is_dedicated = |disk: &&crate::vmi::Disk| disk.dedicated_io_thread == Some(true);
     let policy = domain.io_threads_policy.as_deref();
-    if policy.is_none() && !disks.iter().any(|disk| is_dedicated(&disk)) {
+    if !has_threads(context) {
         return Ok(IoThreadCounts::default());
     }
     if policy == Some("supplementalPool") {

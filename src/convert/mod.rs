@@ -4,6 +4,7 @@
 //! sequence of defines with libvirt's read-back in between. Nothing here touches the machine or reads a clock.
 
 mod context;
+mod cpu_pool;
 mod defines;
 mod error;
 mod facts;

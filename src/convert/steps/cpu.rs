@@ -6,12 +6,6 @@ use crate::domain::{Cpu, CpuFeature, CpuTopology, DomainSpec, Numa, NumaCell, Vc
 
 pub(super) fn cpu(context: &Context<'_>, domain: &mut DomainSpec) -> Result<(), ConvertError> {
     let spec = context.vmi.spec.domain.cpu.as_ref();
-    if spec.is_some_and(|cpu| cpu.dedicated_cpu_placement) {
-        return Err(ConvertError::NotYet {
-            path: "spec.domain.cpu.dedicatedCpuPlacement".into(),
-            feature: "dedicated CPUs",
-        });
-    }
     let (mut sockets, cores, threads) = context.topology();
     let count = |sockets: u32| sockets.saturating_mul(cores).saturating_mul(threads);
     let enabled = count(sockets);

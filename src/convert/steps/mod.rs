@@ -17,7 +17,9 @@ mod inputs;
 mod interfaces;
 mod launch_security;
 mod memory;
+mod numa;
 mod os;
+mod pinning;
 mod qemu_command;
 mod small;
 mod sysinfo;
@@ -69,6 +71,8 @@ pub const STEPS: &[Step] = &[
     Step { name: "reboot policy", run: small::reboot_policy },
     Step { name: "iommufd", run: small::iommufd },
     Step { name: "hypervisor", run: hypervisor::hypervisor },
+    Step { name: "CPU pinning", run: pinning::pinning },
+    Step { name: "NUMA passthrough", run: numa::numa_passthrough },
 ];
 
 /// `yes` or `no`.
