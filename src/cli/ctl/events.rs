@@ -72,6 +72,8 @@ pub(super) async fn run(options: Options, format: Format, timeout: Option<Durati
         }
     };
     let result = tokio::select! {
+        // What was acknowledged before the signal is printed before the end.
+        biased;
         result = limited => result,
         result = told_to_end() => result,
     };
