@@ -70,6 +70,8 @@ pub async fn run(
     timings: &Timings,
 ) -> Ending {
     tokio::select! {
+        // A signal that comes together with the domain must find the VM, not leave it behind.
+        biased;
         () = is_set(&mut watched.defined) => {}
         () = is_set(&mut watched.signalled) => return Ending::Orderly,
         () = is_set(&mut watched.leave_early) => {
@@ -83,6 +85,7 @@ pub async fn run(
     }
     let known = |process: &HypervisorProcess| *process != HypervisorProcess::Unknown;
     let appeared = tokio::select! {
+        biased;
         () = becomes(&mut watched.process, known) => true,
         // A domain that never started has nothing to shut down.
         () = is_set(&mut watched.signalled) => *watched.process.borrow() != HypervisorProcess::Unknown,
