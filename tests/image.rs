@@ -95,7 +95,7 @@ fn virt_handler_finds_its_way_and_a_vm_named_like_a_hypervisor_shuts_down() {
 #[test]
 fn a_killed_launcher_takes_qemu_along_gracefully() {
     let Some(image) = image() else { return };
-    let pod = Pod::start(&image, "demo", &[]);
+    let pod = Pod::start(&image, "demo", &["--no-adopt"]);
     pod.wait_ready();
     pod.provide_disks();
     let synced = pod.sync(&vmi("demo"));

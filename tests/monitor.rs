@@ -239,7 +239,7 @@ fn a_killed_launcher_gives_255_and_the_hypervisor_ends_gracefully() {
             Container::new(&format!("{FUNCTIONS}\norphan qemu-system-x86_64 vm\nkill -{signal} $$\nexit 9"));
         container.fifo("orphan.ready");
         container.program("qemu-system-x86_64");
-        assert_eq!(container.run(&[]), 255, "{signal}");
+        assert_eq!(container.run(&["--no-adopt"]), 255, "{signal}");
         assert_eq!(container.read("graceful"), "yes\n", "{signal}");
         let dirty = container.record("dirty virt-launcher shutdown: exit-code -1");
         let reason = dirty["reason"].as_str().unwrap();

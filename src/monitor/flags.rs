@@ -4,8 +4,10 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// The one flag that is the monitor's alone.
+/// Flags that are the monitor's alone: both are switches.
 const KEEP: &str = "--keep-after-failure";
+/// The original's behaviour: a launcher that dies takes its VM along.
+const NO_ADOPT: &str = "--no-adopt";
 
 /// What the monitor was told.
 #[derive(Debug, PartialEq, Eq)]
@@ -14,6 +16,8 @@ pub struct Flags {
     pub container_disk_dir: PathBuf,
     /// Stay after a failed run.
     pub keep_after_failure: bool,
+    /// Start no new launcher for a VM whose launcher has died.
+    pub no_adopt: bool,
     /// Log verbosity.
     pub verbosity: i32,
     /// The launcher's catalogue file: its hypervisors are ended, too.
@@ -25,6 +29,7 @@ impl Default for Flags {
         Flags {
             container_disk_dir: "/var/run/kubevirt/container-disks".into(),
             keep_after_failure: false,
+            no_adopt: false,
             verbosity: crate::logging::DEFAULT_VERBOSITY,
             hypervisor_catalogue: None,
         }
@@ -62,13 +67,19 @@ pub fn read(words: &[OsString]) -> Asked {
         };
         let letter_value = name.strip_prefix("-v").filter(|value| !value.is_empty()).map(str::to_owned);
         match name.as_str() {
-            KEEP => match value.as_deref() {
-                None | Some("1" | "t" | "T" | "TRUE" | "true" | "True") => flags.keep_after_failure = true,
-                Some("0" | "f" | "F" | "FALSE" | "false" | "False") => flags.keep_after_failure = false,
-                Some(other) => {
-                    return Asked::Wrong(format!("invalid argument {other:?} for {KEEP}: expected true or false"));
+            KEEP | NO_ADOPT => {
+                let on = match value.as_deref() {
+                    None | Some("1" | "t" | "T" | "TRUE" | "true" | "True") => true,
+                    Some("0" | "f" | "F" | "FALSE" | "false" | "False") => false,
+                    Some(other) => {
+                        return Asked::Wrong(format!("invalid argument {other:?} for {name}: expected true or false"));
+                    }
+                };
+                match name.as_str() {
+                    KEEP => flags.keep_after_failure = on,
+                    _ => flags.no_adopt = on,
                 }
-            },
+            }
             "--container-disk-dir" | "--hypervisor-catalogue" | "--uid" | "--v" | "-v" => {
                 value = value.or_else(|| rest.next().map(|word| word.into_owned()));
                 match (name.as_str(), value) {
@@ -105,14 +116,14 @@ fn set_verbosity(flags: &mut Flags, text: &str) {
     }
 }
 
-/// The launcher's words: all but `--keep-after-failure`, in each of its forms.
+/// The launcher's words: all but the monitor's own switches, in each of their forms.
 pub fn for_launcher(words: Vec<OsString>) -> Vec<OsString> {
-    let is_keep = |word: &OsString| {
+    let is = |word: &OsString, switch: &str| {
         word.as_encoded_bytes()
-            .strip_prefix(KEEP.as_bytes())
+            .strip_prefix(switch.as_bytes())
             .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"="))
     };
-    words.into_iter().filter(|word| !is_keep(word)).collect()
+    words.into_iter().filter(|word| !is(word, KEEP) && !is(word, NO_ADOPT)).collect()
 }
 
 /// The list of flags for a person.
@@ -120,6 +131,7 @@ pub const USAGE: &str = "\
 Usage of virt-launcher-monitor:
       --container-disk-dir string   directory whose sockets are removed at the end (default \"/var/run/kubevirt/container-disks\")
       --keep-after-failure          stay alive after a failed run
+      --no-adopt                    end the VM when its launcher dies, instead of starting a new launcher for it
       --uid string                  UID of the VirtualMachineInstance (passed on)
   -v, --v int                       log verbosity (default 2)
 
@@ -171,6 +183,10 @@ mod tests {
         let catalogue = Flags { hypervisor_catalogue: Some("/h".into()), ..Flags::default() };
         assert_eq!(read(&words("--hypervisor-catalogue /h")), Asked::Run(catalogue));
         assert_eq!(read(&words("--hypervisor-catalogue=")), Asked::Run(Flags::default()));
+        for (line, no_adopt) in [("--name x --no-adopt", true), ("--no-adopt=false", false), ("--no-adopt=true", true)]
+        {
+            assert_eq!(read(&words(line)), Asked::Run(Flags { no_adopt, ..Flags::default() }), "{line}");
+        }
         assert_eq!(read(&words("--name x --help")), Asked::Help);
         assert!(matches!(read(&words("--keep-after-failure=maybe")), Asked::Wrong(why) if why.contains("maybe")));
     }
@@ -178,7 +194,7 @@ mod tests {
     #[test]
     fn the_launcher_gets_all_but_the_monitors_own() {
         let passed = for_launcher(words(
-            "--name x --keep-after-failure --uid 1 --keep-after-failure=true --keep-after-failures --v=2",
+            "--name x --keep-after-failure --no-adopt --uid 1 --keep-after-failure=true --no-adopt=1 --keep-after-failures --v=2",
         ));
         assert_eq!(passed, words("--name x --uid 1 --keep-after-failures --v=2"));
     }
