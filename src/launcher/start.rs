@@ -1,7 +1,7 @@
 //! Start-up (contract/lifecycle.md 3) and the end (8.3). What does not depend on each other overlaps: the sockets are
 //! made while the daemons start, the emulator is probed while virt-handler still prepares the pod.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -181,6 +181,7 @@ impl Started {
             catalogue,
             tools: Tools::default(),
             owner: Owner { uid: qemu.uid, gid: qemu.gid },
+            root: PathBuf::from("/"),
             inspected: Mutex::default(),
             cloud_init: Mutex::default(),
         };

@@ -1,6 +1,7 @@
 //! ISO 9660 images made by xorrisofs.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use super::tool::{Job, Tools, run};
@@ -14,24 +15,56 @@ pub async fn make_iso_of_directory(
     directory: &Path,
     owner: Owner,
 ) -> Result<(), StorageError> {
+    make(tools, iso, label, &[], vec![directory.as_os_str().to_owned()], (owner, 0o644)).await
+}
+
+/// Makes `iso` from what the entries of a kubelet volume lead to (contract/lifecycle.md 9.6). Such a volume is made of
+/// symbolic links through `..data`; they are followed, and the kubelet's own entries are on the disk too, as the
+/// original has it. The content may be secret: only the owner and its group may read the image.
+pub(super) async fn make_iso_of_entries(
+    tools: &Tools,
+    iso: &Path,
+    label: &str,
+    directory: &Path,
+    owner: Owner,
+) -> Result<(), StorageError> {
+    let read = |what| StorageError::io(directory, what);
+    let mut grafts = Vec::new();
+    let mut entries = tokio::fs::read_dir(directory).await.map_err(read("list it"))?;
+    while let Some(entry) = entries.next_entry().await.map_err(read("list it"))? {
+        let mut graft = escaped(entry.file_name().as_bytes());
+        graft.push(b'=');
+        graft.extend(escaped(entry.path().as_os_str().as_bytes()));
+        grafts.push(OsString::from_vec(graft));
+    }
+    grafts.sort();
+    make(tools, iso, label, &["-follow-links", "-graft-points"], grafts, (owner, 0o640)).await
+}
+
+/// In a graft point a backslash takes the meaning off `=` and of itself.
+fn escaped(path: &[u8]) -> Vec<u8> {
+    path.iter().flat_map(|byte| matches!(byte, b'=' | b'\\').then_some(b'\\').into_iter().chain([*byte])).collect()
+}
+
+async fn make(
+    tools: &Tools,
+    iso: &Path,
+    label: &str,
+    options: &[&str],
+    content: Vec<OsString>,
+    (owner, mode): (Owner, u32),
+) -> Result<(), StorageError> {
     if let Some(parent) = iso.parent() {
         make_directory(parent).await?;
     }
     let staged = staging(iso);
-    let arguments: Vec<OsString> = vec![
-        "-output".into(),
-        staged.clone().into(),
-        "-volid".into(),
-        label.into(),
-        "-joliet".into(),
-        "-rock".into(),
-        "-partition_cyl_align".into(),
-        "on".into(),
-        directory.as_os_str().to_owned(),
-    ];
+    let mut arguments: Vec<OsString> = vec!["-output".into(), staged.clone().into(), "-volid".into(), label.into()];
+    arguments.extend(options.iter().map(OsString::from));
+    arguments.extend(["-joliet", "-rock", "-partition_cyl_align", "on"].map(OsString::from));
+    arguments.extend(content);
     let job = Job { tool: "xorrisofs", what: "make", path: iso, deadline: tools.timings.iso };
     let made = match run(&tools.xorrisofs, arguments, job, None).await {
-        Ok(_) => finish(&staged, iso, owner, 0o644).await,
+        Ok(_) => finish(&staged, iso, owner, mode).await,
         Err(error) => Err(error),
     };
     if made.is_err() {

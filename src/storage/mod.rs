@@ -4,13 +4,17 @@
 //! deadline and its output is in the error; nothing that exists is touched again; a volume's name cannot leave its folder.
 
 mod cloud_init;
+mod config_disk;
 mod image;
 mod iso;
+mod metrics_disk;
 mod tool;
 
 pub use cloud_init::{CloudInit, CloudInitSource, MetaData, PublicKeys, make_cloud_init_disk};
+pub use config_disk::{ConfigDisk, ConfigSource, make_config_disk, make_config_disk_placeholder};
 pub use image::{ImageInfo, InspectionLimits, create_empty_disk, create_overlay, inspect};
 pub use iso::make_iso_of_directory;
+pub use metrics_disk::make_metrics_disk;
 pub use tool::{Timings, Tools};
 
 use std::io;
@@ -73,6 +77,12 @@ pub enum StorageError {
     TooSmall {
         /// The volume.
         volume: String,
+    },
+    /// Windows Setup would find nothing to do.
+    #[error("{directory} has neither autounattend.xml nor unattend.xml")]
+    NoAnswerFile {
+        /// Where one was looked for.
+        directory: PathBuf,
     },
     /// An image that a VM cannot boot from as it is.
     #[error("{0}")]

@@ -21,7 +21,7 @@ api! {
         persistent_volume_claim: Option<PersistentVolumeClaim>,
         secret: Option<ConfigVolume>,
         service_account: Option<serde_json::Value>,
-        sysprep: Option<serde_json::Value>,
+        sysprep: Option<Sysprep>,
     }
 
     /// Cloud-init data.
@@ -41,6 +41,9 @@ api! {
 
     /// ConfigMap, Secret or downward API as a disk.
     ConfigVolume { volume_label: String, }
+
+    /// Answers for Windows Setup; one source is set.
+    Sysprep { secret: Option<LocalObjectReference>, config_map: Option<LocalObjectReference>, }
 
     /// A disk from a container image.
     ContainerDisk { image: String, path: String, }

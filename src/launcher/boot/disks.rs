@@ -1,0 +1,202 @@
+//! What has to be on disk before a domain is defined (contract/cmd-server.md 5.4).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::wrapped;
+use crate::cmd::Failure;
+use crate::storage::{self, ConfigDisk, ConfigSource, ImageInfo, Owner, Tools};
+use crate::vmi::{VirtualMachineInstance, Volume};
+
+/// Where virt-handler puts claims and host disks, below the root.
+const VMI_DISKS: &str = "var/run/kubevirt-private/vmi-disks";
+/// Where empty disks are made, below the root.
+const EMPTY_DISKS: &str = "var/run/libvirt/empty-disks";
+/// The disk with the host's metrics, below the root.
+const METRICS_DISK: &str = "var/run/kubevirt-private/downwardapi-disks/vhostmd0";
+
+/// Where a VMI's disks are, and the means to make them.
+pub(super) struct Disks<'a> {
+    /// The image's tools.
+    pub(super) tools: &'a Tools,
+    /// Owner of everything the hypervisor opens.
+    pub(super) owner: Owner,
+    /// The file system that holds the pod's directories.
+    pub(super) root: &'a Path,
+    /// `--ephemeral-disk-dir`.
+    pub(super) ephemeral_disk_dir: &'a Path,
+    /// `--container-disk-dir`.
+    pub(super) container_disk_dir: &'a Path,
+}
+
+impl Disks<'_> {
+    /// The image of the container disk that is number `index` of the volumes.
+    pub(super) fn container_disk(&self, index: usize) -> PathBuf {
+        self.container_disk_dir.join(format!("disk_{index}.img"))
+    }
+
+    /// Makes everything that has to be there before the define, in the contract's order. Overlays and empty disks that
+    /// exist are kept; disks with the cluster's data are made anew at every attempt. `inspected` are the container disks.
+    pub(super) async fn prepare(
+        &self,
+        vmi: &VirtualMachineInstance,
+        inspected: &BTreeMap<String, ImageInfo>,
+    ) -> Result<(), Failure> {
+        self.ignition(vmi).await?;
+        for (index, volume) in vmi.spec.volumes.iter().enumerate() {
+            self.volume(index, volume, inspected).await?;
+        }
+        for disk in config_disks(vmi) {
+            storage::make_config_disk(self.tools, &disk, self.root, self.owner)
+                .await
+                .map_err(wrapped(disk.source.failure()))?;
+        }
+        if vmi.spec.volumes.iter().any(|volume| volume.downward_metrics.is_some()) {
+            storage::make_metrics_disk(&self.root.join(METRICS_DISK))
+                .await
+                .map_err(wrapped("failed to create downwardMetric disk"))?;
+        }
+        Ok(())
+    }
+
+    async fn ignition(&self, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+        let Some(ignition) = vmi.annotation("kubevirt.io/ignitiondata") else { return Ok(()) };
+        let meta = &vmi.metadata;
+        let component = |name| storage::volume_component(name).map_err(wrapped("PrepareLocalPath failed"));
+        let folder = self.ephemeral_disk_dir.join("ignition-data");
+        let folder = folder.join(component(&meta.namespace)?).join(component(&meta.name)?);
+        storage::write_file(&folder.join("data.ign"), ignition.as_bytes(), 0o644)
+            .await
+            .map_err(wrapped("PrepareLocalPath failed"))
+    }
+
+    async fn volume(
+        &self,
+        index: usize,
+        volume: &Volume,
+        inspected: &BTreeMap<String, ImageInfo>,
+    ) -> Result<(), Failure> {
+        let name = storage::volume_component(&volume.name).map_err(|error| Failure::text(error.to_string()))?;
+        let overlay = self.ephemeral_disk_dir.join("disk-data").join(name).join("disk.qcow2");
+        if volume.container_disk.is_some() {
+            let format = inspected.get(&volume.name).map(|info| info.format.clone()).unwrap_or_default();
+            storage::create_overlay(self.tools, &overlay, &self.container_disk(index), &format, self.owner)
+                .await
+                .map_err(wrapped("preparing ephemeral container disk images failed"))?;
+        } else if volume.ephemeral.is_some() {
+            let block = self.root.join("dev").join(name);
+            let backing = if block.exists() { block } else { self.root.join(VMI_DISKS).join(name).join("disk.img") };
+            storage::create_overlay(self.tools, &overlay, &backing, "raw", self.owner)
+                .await
+                .map_err(wrapped("preparing ephemeral images failed"))?;
+        } else if let Some(empty) = &volume.empty_disk {
+            let path = self.root.join(EMPTY_DISKS).join(format!("{name}.qcow2"));
+            let bytes = u64::try_from(empty.capacity.value()).unwrap_or_default();
+            storage::create_empty_disk(self.tools, &path, name, bytes, self.owner)
+                .await
+                .map_err(wrapped("creating empty disks failed"))?;
+        }
+        Ok(())
+    }
+}
+
+/// The config disks of a VMI, kind by kind: those that a disk refers to, and every Sysprep volume with a source. A
+/// volume may instead be a file system of the guest; then it needs no disk.
+fn config_disks(vmi: &VirtualMachineInstance) -> Vec<ConfigDisk> {
+    let used = |volume: &Volume| vmi.spec.domain.devices.disks.iter().any(|disk| disk.name == volume.name);
+    let label = |volume: &Volume, source| {
+        let with_label = |volume: &crate::vmi::ConfigVolume| volume.volume_label.clone();
+        match source {
+            ConfigSource::ConfigMap => volume.config_map.as_ref().map(with_label),
+            ConfigSource::Secret => volume.secret.as_ref().map(with_label),
+            ConfigSource::DownwardApi => volume.downward_api.as_ref().map(with_label),
+            ConfigSource::ServiceAccount => volume.service_account.as_ref().map(|_| String::new()),
+            ConfigSource::Sysprep => {
+                let sysprep = volume.sysprep.as_ref();
+                sysprep.filter(|found| found.config_map.is_some() || found.secret.is_some()).map(|_| String::new())
+            }
+        }
+    };
+    let mut disks: Vec<ConfigDisk> = Vec::new();
+    for source in ConfigSource::ALL {
+        for volume in vmi.spec.volumes.iter().filter(|volume| source == ConfigSource::Sysprep || used(volume)) {
+            let once = source == ConfigSource::ServiceAccount && disks.iter().any(|disk| disk.source == source);
+            if let Some(label) = label(volume, source).filter(|_| !once) {
+                disks.push(ConfigDisk { source, volume: volume.name.clone(), label });
+            }
+        }
+    }
+    disks
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+    use crate::vmi;
+
+    fn vmi(disks: &str, volumes: &str) -> VirtualMachineInstance {
+        let disks: Vec<String> = disks.split_whitespace().map(|name| format!(r#"{{"name":"{name}"}}"#)).collect();
+        let text = format!(
+            r#"{{"metadata":{{"name":"vm","namespace":"ns","annotations":{{"kubevirt.io/ignitiondata":"ignition!"}}}},
+            "spec":{{"volumes":[{volumes}],"domain":{{"devices":{{"disks":[{}]}}}}}}}}"#,
+            disks.join(",")
+        );
+        vmi::parse(text.as_bytes()).unwrap()
+    }
+
+    async fn prepare(root: &Path, vmi: &VirtualMachineInstance) -> Result<(), String> {
+        let owner = std::fs::metadata(root).map(|found| Owner { uid: found.uid(), gid: found.gid() }).unwrap();
+        let (ephemeral, container) = (root.join("eph"), root.join("containers"));
+        let disks = Disks {
+            tools: &Tools::default(),
+            owner,
+            root,
+            ephemeral_disk_dir: &ephemeral,
+            container_disk_dir: &container,
+        };
+        disks.prepare(vmi, &BTreeMap::new()).await.map_err(|failure| format!("{failure:?}"))
+    }
+
+    const VOLUMES: &str = r#"{"name":"cm","configMap":{"name":"x","volumeLabel":"mine"}},{"name":"unused","secret":{}},
+        {"name":"sa","serviceAccount":{}},{"name":"sa2","serviceAccount":{}},{"name":"bare","sysprep":{}},
+        {"name":"win","sysprep":{"configMap":{"name":"y"}}},{"name":"m","downwardMetrics":{}}"#;
+
+    #[test]
+    fn config_disks_are_those_that_a_disk_uses() {
+        let found = config_disks(&vmi("cm sa sa2", VOLUMES));
+        let found: Vec<(&str, &str)> = found.iter().map(|disk| (disk.volume.as_str(), disk.label.as_str())).collect();
+        assert_eq!(found, [("cm", "mine"), ("win", ""), ("sa", "")]);
+    }
+
+    #[tokio::test]
+    async fn every_path_that_the_domain_names_is_made() {
+        let root = tempfile::tempdir().unwrap();
+        let private = root.path().join("var/run/kubevirt-private");
+        for folder in ["config-map/cm", "sysprep/win"] {
+            std::fs::create_dir_all(private.join(folder)).unwrap();
+            std::fs::write(private.join(folder).join("unattend.xml"), "x").unwrap();
+        }
+        std::fs::create_dir_all(root.path().join("var/run/secrets/kubernetes.io/serviceaccount")).unwrap();
+        prepare(root.path(), &vmi("cm sa m", VOLUMES)).await.unwrap();
+        for made in [
+            "config-map-disks/cm.iso",
+            "sysprep-disks/win.iso",
+            "service-account-disk/service-account.iso",
+            "downwardapi-disks/vhostmd0",
+        ] {
+            assert!(private.join(made).is_file(), "{made}");
+        }
+        let ignition = root.path().join("eph/ignition-data/ns/vm/data.ign");
+        assert_eq!(std::fs::read_to_string(ignition).unwrap(), "ignition!");
+        assert!(!private.join("secret-disks").exists());
+    }
+
+    #[tokio::test]
+    async fn a_failure_says_for_which_kind() {
+        let root = tempfile::tempdir().unwrap();
+        let text = prepare(root.path(), &vmi("s", r#"{"name":"s","secret":{}}"#)).await.unwrap_err();
+        assert!(text.contains("creating secret disks failed") && text.contains("secret/s"), "{text}");
+    }
+}

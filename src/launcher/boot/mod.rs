@@ -1,0 +1,194 @@
+//! SyncVirtualMachine (contract/cmd-server.md 5): what a VMI needs before its domain can be defined, the defines, the
+//! start. A sync of a VMI that runs changes nothing yet but what was paused by nobody.
+
+mod cloud_init;
+mod disks;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+use disks::Disks;
+
+use super::config::Config;
+use super::facts::{self, Pod};
+use super::operations::{Vm, state};
+use crate::cmd::{Failure, SyncRequest};
+use crate::convert::{Defines, HostFacts, SyncOptions};
+use crate::domain::GracePeriodMetadata;
+use crate::hypervisor::{Catalogue, Hypervisor, Runtime};
+use crate::libvirt::flags;
+use crate::storage::{self, CloudInit, ImageInfo, InspectionLimits, Owner, StorageError, Tools};
+use crate::vmi::VirtualMachineInstance;
+
+/// The means of a boot, and what is remembered between its calls.
+pub struct Boot {
+    /// The launcher's configuration.
+    pub config: Arc<Config>,
+    /// The pod's hypervisor.
+    pub runtime: Runtime,
+    /// For the check of a VMI's own wish.
+    pub catalogue: Catalogue,
+    /// The image's tools.
+    pub tools: Tools,
+    /// Owner of everything the hypervisor opens.
+    pub owner: Owner,
+    /// The file system that holds the pod's directories: `/`, or another one in a test.
+    pub root: PathBuf,
+    /// Container disks that were inspected, by volume.
+    pub inspected: Mutex<BTreeMap<String, ImageInfo>>,
+    /// Cloud-init data that waits for the start.
+    pub cloud_init: Mutex<Option<CloudInit>>,
+}
+
+/// `context: cause`, as the original wraps it.
+fn wrapped(context: &'static str) -> impl Fn(StorageError) -> Failure {
+    move |error| Failure::text(format!("{context}: {error}"))
+}
+
+impl Boot {
+    /// One sync. `defined` is set as soon as libvirt knows the domain.
+    pub async fn sync(&self, vm: &Vm, request: SyncRequest, defined: &watch::Sender<bool>) -> Result<(), Failure> {
+        let SyncRequest { vmi, options, .. } = request;
+        self.check(vm, &vmi)?;
+        if !vm.connection.exists(&vm.domain).await? {
+            let facts = self.facts(&vmi, options).await?;
+            let defines = Defines::new(&vmi, &facts).map_err(|error| Failure::text(error.to_string()))?;
+            self.prepare(&vmi).await?;
+            self.define(vm, defines).await?;
+            vm.metadata.set(|metadata| {
+                metadata.uid.clone_from(&vmi.metadata.uid);
+                metadata.grace_period = Some(GracePeriodMetadata {
+                    deletion_grace_period_seconds: vmi.spec.termination_grace_period_seconds.unwrap_or_default(),
+                    ..GracePeriodMetadata::default()
+                });
+            });
+            defined.send_replace(true);
+        }
+        let (now, _reason) = vm.connection.state(&vm.domain).await?;
+        let phase = vmi.status.phase.as_str();
+        if state::is_down(now) && !matches!(phase, "Running" | "Failed" | "Succeeded") {
+            self.start(vm, &vmi).await?;
+        } else if now == state::PAUSED && !vm.paused.contains(&vmi.metadata.uid) {
+            vm.connection.resume(&vm.domain).await?;
+        }
+        Ok(())
+    }
+
+    /// The VMI must be this pod's, and must not ask for another hypervisor.
+    fn check(&self, vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+        let name = vmi.domain_name();
+        if name != vm.domain {
+            return Err(Failure::text(format!("VMI {name} was sent to the launcher of {}", vm.domain)));
+        }
+        let wanted = vmi.spec.hypervisor.as_str();
+        if !wanted.is_empty() {
+            let (wanted, _) =
+                self.catalogue.get(wanted).map_err(|error| Failure::text(format!("spec.hypervisor: {error}")))?;
+            if wanted != self.runtime.name() {
+                return Err(Failure::text(format!(
+                    "spec.hypervisor: {wanted} is asked for, but this pod was made for {} (--hypervisor)",
+                    self.runtime.name()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    async fn facts(&self, vmi: &VirtualMachineInstance, options: SyncOptions) -> Result<HostFacts, Failure> {
+        for (index, volume) in vmi.spec.volumes.iter().enumerate() {
+            if volume.container_disk.is_some() && !self.inspected().contains_key(&volume.name) {
+                let path = self.disks().container_disk(index);
+                let limits = InspectionLimits { address_space_bytes: self.config.disk_memory_limit };
+                let info = storage::inspect(&self.tools, &path, limits).await.map_err(|error| match error {
+                    StorageError::Image(why) => {
+                        Failure::text(format!("invalid image in containerDisk {}: {why}", volume.name))
+                    }
+                    other => Failure::text(format!("failed to get container disk info: {other}")),
+                })?;
+                self.inspected().insert(volume.name.clone(), info);
+            }
+        }
+        let (config, vmi, inspected) = (Arc::clone(&self.config), vmi.clone(), self.inspected().clone());
+        let hypervisor = if self.runtime.virt_type() == "hyperv" { "hyperv-direct" } else { "kvm" };
+        let device = self.runtime.device_node().map(Path::to_owned);
+        let gathered = tokio::task::spawn_blocking(move || {
+            let pod = Pod { config: &config, hypervisor, device: device.as_deref() };
+            facts::gather(&pod, &vmi, options, &inspected)
+        });
+        gathered.await.map_err(|error| Failure::text(format!("the machine's facts cannot be gathered: {error}")))
+    }
+
+    fn inspected(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, ImageInfo>> {
+        self.inspected.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn disks(&self) -> Disks<'_> {
+        Disks {
+            tools: &self.tools,
+            owner: self.owner,
+            root: &self.root,
+            ephemeral_disk_dir: &self.config.ephemeral_disk_dir,
+            container_disk_dir: &self.config.container_disk_dir,
+        }
+    }
+
+    /// Everything that has to be there before the define.
+    async fn prepare(&self, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+        let data = cloud_init::cloud_init(vmi, &self.root)
+            .map_err(|why| Failure::text(format!("ReadCloudInitVolumeDataSource failed: {why}")))?;
+        *self.cloud_init.lock().unwrap_or_else(PoisonError::into_inner) = data;
+        let inspected = self.inspected().clone();
+        self.disks().prepare(vmi, &inspected).await
+    }
+
+    fn cloud_init_dir(&self) -> PathBuf {
+        self.config.ephemeral_disk_dir.join("cloud-init-data")
+    }
+
+    /// The boot's defines; a define that fails leaves no half-made domain behind.
+    async fn define(&self, vm: &Vm, mut defines: Defines) -> Result<(), Failure> {
+        let result = async {
+            loop {
+                vm.connection.define(defines.xml()).await?;
+                if defines.is_last() {
+                    return Ok(());
+                }
+                let readback = match defines.needs_readback() {
+                    true => Some(vm.connection.xml(&vm.domain, flags::DOMAIN_XML_INACTIVE).await?),
+                    false => None,
+                };
+                defines.next(readback.as_deref()).map_err(|error| Failure::text(error.to_string()))?;
+            }
+        }
+        .await;
+        if result.is_err() {
+            // Whether there is anything to undefine does not matter: the first error is the one to report.
+            let _ = vm.connection.undefine(&vm.domain, flags::DOMAIN_UNDEFINE).await;
+        }
+        result
+    }
+
+    async fn start(&self, vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+        let data = self.cloud_init.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(data) = data {
+            let meta = &vmi.metadata;
+            let folder = self.cloud_init_dir();
+            storage::make_cloud_init_disk(&self.tools, &data, &folder, &meta.namespace, &meta.name, self.owner)
+                .await
+                .map_err(wrapped("generating local cloud-init data failed"))?;
+        }
+        let paused_by_user = vmi.spec.start_strategy == "Paused";
+        let isolated =
+            vmi.spec.domain.cpu.as_ref().is_some_and(|cpu| cpu.dedicated_cpu_placement && cpu.isolate_emulator_thread);
+        let start = if paused_by_user || isolated { flags::DOMAIN_START_PAUSED } else { 0 };
+        vm.connection.create(&vm.domain, start).await?;
+        if paused_by_user {
+            vm.paused.insert(&vmi.metadata.uid);
+        }
+        vm.tracker.look();
+        Ok(())
+    }
+}

@@ -1,0 +1,71 @@
+//! The disk through which a guest reads the host's metrics, as vhostmd has it (contract/lifecycle.md 9.4).
+
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::{StorageError, make_directory, staging};
+
+/// Size of the disk in bytes.
+const SIZE: usize = 256 * 1024;
+/// What the disk starts with.
+const SIGNATURE: [u8; 4] = *b"mvbd";
+/// Signature, lock flag, checksum, length: four bytes each, big-endian.
+const HEADER: usize = 16;
+/// What a disk says before anybody has written metrics.
+const NO_METRICS: &[u8] = b"<metrics></metrics>\n";
+
+/// Makes the disk without metrics in it; the guest finds a valid, empty document.
+pub async fn make_metrics_disk(path: &Path) -> Result<(), StorageError> {
+    if let Some(directory) = path.parent() {
+        make_directory(directory).await?;
+    }
+    let path = path.to_owned();
+    let made = tokio::task::spawn_blocking(move || write(&path));
+    made.await.unwrap_or_else(|error| Err(StorageError::Image(format!("the metrics disk was not made: {error}"))))
+}
+
+fn write(path: &Path) -> Result<(), StorageError> {
+    use std::os::unix::fs::PermissionsExt;
+    let staged = staging(path);
+    let failed = |what| StorageError::io(&staged, what);
+    let file = std::fs::File::create(&staged).map_err(failed("make it"))?;
+    file.set_permissions(std::fs::Permissions::from_mode(0o755)).map_err(failed("set its mode"))?;
+    file.set_len(SIZE as u64).map_err(failed("set its size"))?;
+    // A reader that sees the lock flag tries again; so the flag goes last.
+    file.write_all_at(&header(true), 0).map_err(failed("write it"))?;
+    file.sync_all().map_err(failed("write it"))?;
+    file.write_all_at(NO_METRICS, HEADER as u64).map_err(failed("write it"))?;
+    file.write_all_at(&header(false), 0).map_err(failed("write it"))?;
+    std::fs::rename(&staged, path).map_err(StorageError::io(path, "give the finished file its name"))
+}
+
+fn header(locked: bool) -> Vec<u8> {
+    let checksum: u32 = NO_METRICS.iter().map(|byte| u32::from(*byte)).sum();
+    let length = NO_METRICS.len() as u32;
+    let numbers = [u32::from(locked), checksum, length].map(u32::to_be_bytes);
+    SIGNATURE.into_iter().chain(numbers.into_iter().flatten()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_disk_is_whole_unlocked_and_sums_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("downwardapi-disks/vhostmd0");
+        make_metrics_disk(&path).await.unwrap();
+        let disk = std::fs::read(&path).unwrap();
+        assert_eq!(disk.len(), 262_144);
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o755);
+        let number = |at: usize| u32::from_be_bytes(disk[at..at + 4].try_into().unwrap());
+        assert_eq!((&disk[..4], number(4)), (b"mvbd".as_slice(), 0));
+        let body = &disk[16..16 + number(12) as usize];
+        assert_eq!(body, b"<metrics></metrics>\n");
+        assert_eq!(number(8), body.iter().map(|byte| u32::from(*byte)).sum::<u32>());
+        assert!(disk[16 + body.len()..].iter().all(|byte| *byte == 0));
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+}
