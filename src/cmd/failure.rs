@@ -45,6 +45,7 @@ impl Failure {
         match error {
             libvirt::Error::Libvirt(error) => Failure::Wrapped { context, error },
             error @ (libvirt::Error::Deadline { .. }
+            | libvirt::Error::AgentBusy { .. }
             | libvirt::Error::Disconnected { .. }
             | libvirt::Error::Aborted { .. }) => Failure::Text(format!("{context}: {error}")),
         }
@@ -72,6 +73,7 @@ impl From<libvirt::Error> for Failure {
         match error {
             libvirt::Error::Libvirt(error) => Failure::Libvirt(error),
             error @ (libvirt::Error::Deadline { .. }
+            | libvirt::Error::AgentBusy { .. }
             | libvirt::Error::Disconnected { .. }
             | libvirt::Error::Aborted { .. }) => Failure::Text(error.to_string()),
         }

@@ -1,1 +1,21 @@
-//! The QEMU guest agent.
+//! The QEMU guest agent: what is asked, when, and what the answers say (contract/notify.md 6, cmd-server.md 7.1, 8).
+//!
+//! What the reader can rely on: a guest owns its agent, so every answer is bounded in size, in the number of entries and in
+//! the length of texts, and one that makes no sense changes nothing; nothing is asked while the guest is paused or its
+//! agent away; questions are asked one after another.
+
+mod commands;
+mod data;
+mod documents;
+mod error;
+mod exec;
+mod freeze;
+mod parse;
+mod poller;
+
+pub use data::{AgentCommand, AgentInfo, Filesystem, FilesystemDisk, GuestData, Load, Timezone, User};
+pub use documents::{filesystem_list, guest_info, user_list};
+pub use error::AgentError;
+pub use exec::{Command, Finished, exec, ping};
+pub use freeze::{FROZEN, THAWED, freeze, status, thaw};
+pub use poller::{Agent, Answer, Intervals, LibvirtAgent, Presence, Question, poll};

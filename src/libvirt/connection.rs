@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
 use virt::connect::{Connect, ConnectAuth, ConnectCredential, ConnectCredentialType};
 use virt::domain::Domain;
@@ -24,6 +25,9 @@ pub struct Deadlines {
     pub define: Duration,
     /// Start and destroy.
     pub start: Duration,
+    /// One question to the guest agent. libvirt gives up by itself after 10 s, 5 to find the agent awake and 5 for the
+    /// answer, and tells more.
+    pub agent: Duration,
 }
 
 impl Default for Deadlines {
@@ -36,6 +40,7 @@ impl Default for Deadlines {
             control: Duration::from_secs(15),
             define: Duration::from_secs(60),
             start: Duration::from_secs(120),
+            agent: Duration::from_secs(12),
         }
     }
 }
@@ -72,6 +77,15 @@ struct Shared {
     deadlines: Deadlines,
     events: UnboundedSender<Event>,
     link: Mutex<Link>,
+    agent: AgentTurns,
+}
+
+/// Who may talk to the guest agent.
+pub(super) struct AgentTurns {
+    /// One at a time.
+    pub(super) turn: Arc<Semaphore>,
+    /// The call that had the last turn.
+    pub(super) holder: Mutex<&'static str>,
 }
 
 fn credentials(wanted: &mut Vec<ConnectCredential>) {
@@ -88,12 +102,22 @@ impl Connection {
     /// A connection object that is not open yet; `connect` opens it. Events of every later connection go to `events`.
     pub fn new(uri: String, deadlines: Deadlines, events: UnboundedSender<Event>) -> Self {
         let link = Link::Down { generation: 0, reason: "not connected yet".into() };
-        Connection { shared: Arc::new(Shared { uri, deadlines, events, link: Mutex::new(link) }) }
+        let agent = AgentTurns { turn: Arc::new(Semaphore::new(1)), holder: Mutex::default() };
+        Connection { shared: Arc::new(Shared { uri, deadlines, events, link: Mutex::new(link), agent }) }
     }
 
     /// The URI that `connect` opens.
     pub fn uri(&self) -> &str {
         &self.shared.uri
+    }
+
+    /// How long calls may take.
+    pub fn deadlines(&self) -> &Deadlines {
+        &self.shared.deadlines
+    }
+
+    pub(super) fn agent_turns(&self) -> &AgentTurns {
+        &self.shared.agent
     }
 
     fn link(&self) -> MutexGuard<'_, Link> {
@@ -180,7 +204,7 @@ impl Connection {
         blocking("virConnectIsAlive", self.shared.deadlines.read, move || Ok(handle.is_alive()?)).await.unwrap_or(false)
     }
 
-    async fn on_domain<T: Send + 'static>(
+    pub(super) async fn on_domain<T: Send + 'static>(
         &self,
         call: &'static str,
         deadline: Duration,
@@ -311,7 +335,7 @@ impl Connection {
 
     /// `virDomainSetTime` to the host's clock (contract/cmd-server.md 4.4).
     pub async fn set_time(&self, name: &str, seconds: i64, nanoseconds: i32) -> Result<(), Error> {
-        self.on_domain("virDomainSetTime", self.shared.deadlines.control, name, move |domain| {
+        self.on_agent("virDomainSetTime", self.shared.deadlines.agent, name, move |domain| {
             Ok(domain.set_time(seconds, nanoseconds, 0)?)
         })
         .await

@@ -8,6 +8,8 @@ pub mod code {
     pub const INTERNAL_ERROR: i32 = 1;
     /// Out of memory.
     pub const NO_MEMORY: i32 = 2;
+    /// An argument has a value that no call takes.
+    pub const INVALID_ARG: i32 = 8;
     /// The connection object is unusable.
     pub const INVALID_CONN: i32 = 6;
     /// A system call failed in the daemon.
@@ -66,6 +68,16 @@ pub enum Error {
         /// How long it was waited for.
         after: Duration,
     },
+    /// Another call to the guest agent was still under way.
+    #[error("{call} did not get its turn within {:.1} s: the guest agent is busy with {holder}", after.as_secs_f32())]
+    AgentBusy {
+        /// The C API's name.
+        call: &'static str,
+        /// The call that has the turn.
+        holder: &'static str,
+        /// How long it was waited for.
+        after: Duration,
+    },
     /// There is no usable connection.
     #[error("{call}: no connection to libvirt at {uri}: {reason}")]
     Disconnected {
@@ -91,7 +103,9 @@ impl Error {
     pub fn code(&self) -> Option<i32> {
         match self {
             Error::Libvirt(error) => Some(error.code),
-            Error::Deadline { .. } | Error::Disconnected { .. } | Error::Aborted { .. } => None,
+            Error::Deadline { .. } | Error::AgentBusy { .. } | Error::Disconnected { .. } | Error::Aborted { .. } => {
+                None
+            }
         }
     }
 

@@ -3,14 +3,18 @@
 //! What the reader can rely on: no call made here waits longer than its deadline; a connection that broke is noticed by
 //! libvirt's close callback, not by asking; every error says which libvirt call it came from; numbers are libvirt's own.
 
+mod agent;
 mod connection;
 mod error;
 mod events;
+mod params;
 mod raw;
 
+pub use agent::guest_info;
 pub use connection::{Connection, Deadlines, DomainSnapshot};
 pub use error::{Error, VirError, code};
 pub use events::{AgentChange, Event, Lifecycle};
+pub use params::{Params, TypedValue};
 
 /// Flags handed to libvirt, by their C names without the `VIR_` prefix.
 pub mod flags {

@@ -1,0 +1,56 @@
+//! The agent's commands as JSON. Texts of callers go through a JSON writer, never into a template.
+
+use serde_json::json;
+
+/// Version and commands of the agent.
+pub(super) const INFO: &str = "guest-info";
+/// Mounted file systems.
+pub(super) const FSINFO: &str = "guest-get-fsinfo";
+/// Whether the file systems are frozen.
+pub(super) const FREEZE_STATUS: &str = "guest-fsfreeze-status";
+/// Nothing, to see whether the agent answers.
+pub(super) const PING: &str = "guest-ping";
+/// Starts a process.
+pub(super) const EXEC: &str = "guest-exec";
+/// What became of a process.
+pub(super) const EXEC_STATUS: &str = "guest-exec-status";
+
+/// A command without arguments.
+pub(super) fn bare(command: &str) -> String {
+    json!({ "execute": command }).to_string()
+}
+
+/// `guest-exec` with its output kept for `guest-exec-status`.
+pub(super) fn exec(path: &str, arguments: &[String]) -> String {
+    json!({ "execute": EXEC, "arguments": { "path": path, "arg": arguments, "capture-output": true } }).to_string()
+}
+
+/// `guest-exec-status`.
+pub(super) fn exec_status(pid: i64) -> String {
+    json!({ "execute": EXEC_STATUS, "arguments": { "pid": pid } }).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_the_documented_ones() {
+        assert_eq!(bare(PING), r#"{"execute":"guest-ping"}"#);
+        assert_eq!(exec_status(7), r#"{"execute":"guest-exec-status","arguments":{"pid":7}}"#);
+        assert_eq!(
+            exec("/bin/true", &[]),
+            r#"{"execute":"guest-exec","arguments":{"path":"/bin/true","arg":[],"capture-output":true}}"#
+        );
+    }
+
+    #[test]
+    fn what_a_caller_writes_stays_a_text() {
+        let hostile = r#"x","capture-output":false},"execute":"guest-shutdown","y":{"z":""#;
+        let command: serde_json::Value =
+            serde_json::from_str(&exec(hostile, &["a\nb\"\\".to_owned(), "ü\u{0}".to_owned()])).unwrap();
+        assert_eq!(command["execute"], "guest-exec");
+        assert_eq!(command["arguments"]["path"], hostile);
+        assert_eq!(command["arguments"]["arg"], json!(["a\nb\"\\", "ü\u{0}"]));
+    }
+}

@@ -1,0 +1,36 @@
+//! Freezing and thawing the guest's file systems (contract/cmd-server.md 7.1).
+
+use std::time::Duration;
+
+use super::error::AgentError;
+use super::poller::LibvirtAgent;
+use super::{commands, parse};
+
+/// What the agent calls frozen file systems.
+pub const FROZEN: &str = "frozen";
+/// What the agent calls the others.
+pub const THAWED: &str = "thawed";
+
+/// `guest-fsfreeze-status`: `frozen`, `thawed`, or whatever else the agent says.
+pub async fn status(agent: &LibvirtAgent, within: Duration) -> Result<String, AgentError> {
+    let answer = agent.command(commands::bare(commands::FREEZE_STATUS), within).await?;
+    Ok(parse::freeze_status(&answer)?.status)
+}
+
+/// Freezes all file systems.
+pub async fn freeze(agent: &LibvirtAgent, within: Duration) -> Result<(), AgentError> {
+    agent.connection.fs_freeze(&agent.domain, within).await?;
+    Ok(())
+}
+
+/// Thaws all file systems that are not known to be thawed.
+pub async fn thaw(agent: &LibvirtAgent, status_within: Duration, within: Duration) -> Result<(), AgentError> {
+    // A frozen guest's agent may refuse the question and still thaw.
+    if let Ok(now) = status(agent, status_within).await
+        && now == THAWED
+    {
+        return Ok(());
+    }
+    agent.connection.fs_thaw(&agent.domain, within).await?;
+    Ok(())
+}
