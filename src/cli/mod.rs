@@ -60,7 +60,7 @@ const ROLES: &[(Role, Option<&str>, &str, &str)] = &[
     (Role::QemuHook, Some("qemu"), "qemu-hook", "be libvirt's qemu hook"),
 ];
 
-/// Exit code of a role that this version does not have.
+/// Exit code of what cannot be done, or a role that this version does not have.
 const NOT_THERE: u8 = 1;
 /// Exit code of a command line that makes no sense (contract/lifecycle.md 2.5).
 const USAGE: u8 = 2;
@@ -107,7 +107,8 @@ fn run(role: Role, words: &[OsString]) -> ExitCode {
         Role::VirtProbe => tools::virt_probe(words),
         Role::VirtFreezer => tools::virt_freezer(words),
         Role::VirtTail => tools::virt_tail(words),
-        Role::Check | Role::DomainXml => not_there(role),
+        Role::DomainXml => domain_xml::run(words),
+        Role::Check => not_there(role),
     }
 }
 

@@ -209,12 +209,14 @@ pub(super) fn virtio_model(arch: Arch, vmi: &VirtualMachineInstance) -> &'static
 }
 
 fn check_container_disks(vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<(), ConvertError> {
-    for volume in vmi.spec.volumes.iter().filter(|volume| volume.container_disk.is_some()) {
+    for (index, volume) in vmi.spec.volumes.iter().enumerate().filter(|(_, volume)| volume.container_disk.is_some()) {
+        let path = format!("spec.volumes[{index}].containerDisk");
         let name = &volume.name;
         let Some(info) = facts.container_disks.get(name) else {
-            return Err(ConvertError::known(format!(
-                "failed to get container disk info: volume {name} cannot be inspected"
-            )));
+            return Err(ConvertError::at(
+                path,
+                format!("failed to get container disk info: volume {name} cannot be inspected"),
+            ));
         };
         let problem = match info.format.as_str() {
             "raw" => None,
@@ -223,7 +225,7 @@ fn check_container_disks(vmi: &VirtualMachineInstance, facts: &HostFacts) -> Res
             other => Some(format!("unsupported image format: {other}")),
         };
         if let Some(problem) = problem {
-            return Err(ConvertError::known(format!("invalid image in containerDisk {name}: {problem}")));
+            return Err(ConvertError::at(path, format!("invalid image in containerDisk {name}: {problem}")));
         }
     }
     Ok(())

@@ -121,8 +121,9 @@ fn placeholders(context: &Context<'_>) -> Result<u32, ConvertError> {
     const SLOTS: &str = "kubevirt.io/pci-interface-slot-count";
     let interfaces = i64::try_from(context.vmi.spec.domain.devices.interfaces.len()).unwrap_or(i64::MAX);
     let wanted = if let Some(text) = context.vmi.annotation(SLOTS) {
-        text.parse::<i64>()
-            .map_err(|error| ConvertError::known(format!("invalid {SLOTS} annotation value {text:?}: {error}")))?
+        text.parse::<i64>().map_err(|error| {
+            ConvertError::at("metadata.annotations", format!("invalid {SLOTS} annotation value {text:?}: {error}"))
+        })?
     } else if pci::on_root_complex(context) || interfaces == 0 {
         0
     } else {

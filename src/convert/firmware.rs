@@ -59,10 +59,13 @@ pub(super) fn choose_efi(
     let missing = !present(code) || (!vars.is_empty() && !present(vars));
     let impossible = (secure && sev) || (arch == Arch::Arm64 && (secure || sev || tdx));
     if missing || impossible {
-        return Err(ConvertError::known(format!(
-            "EFI OVMF roms missing for booting in EFI mode with SecureBoot={secure}, SEV/SEV-ES={plain_sev}, \
+        return Err(ConvertError::at(
+            "spec.domain.firmware.bootloader.efi",
+            format!(
+                "EFI OVMF roms missing for booting in EFI mode with SecureBoot={secure}, SEV/SEV-ES={plain_sev}, \
              SEV-SNP={snp}, TDX={tdx}"
-        )));
+            ),
+        ));
     }
     let path = |file: &str| match file {
         "" => String::new(),

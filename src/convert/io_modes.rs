@@ -19,6 +19,13 @@ fn backend(source: &DiskSource) -> &DiskSource {
     source.data_store.as_ref().and_then(|store| store.source.as_deref()).unwrap_or(source)
 }
 
+/// The path of the disk's cache mode in the VMI.
+fn field(context: &Context<'_>, disk: &Disk) -> String {
+    let own = disk.alias.as_ref().map_or("", |alias| alias.name.as_str());
+    let index = context.disks().iter().position(|disk| disk.name == own).unwrap_or_default();
+    format!("spec.domain.devices.disks[{index}].cache")
+}
+
 fn probe_disk(context: &Context<'_>, disk: &mut Disk) -> Result<(), ConvertError> {
     let source = backend(&disk.source);
     let is_block = source.file.is_empty();
@@ -27,7 +34,10 @@ fn probe_disk(context: &Context<'_>, disk: &mut Disk) -> Result<(), ConvertError
         if disk.device == "cdrom" {
             return Ok(());
         }
-        return Err(ConvertError::known("unable to set a driver cache mode, disk has no backend path"));
+        return Err(ConvertError::at(
+            field(context, disk),
+            "unable to set a driver cache mode, disk has no backend path",
+        ));
     }
     let backing = disk.backing_store.as_ref().and_then(|store| store.source.as_ref());
     let backing = backing.map(|source| source.file.clone());
@@ -37,9 +47,12 @@ fn probe_disk(context: &Context<'_>, disk: &mut Disk) -> Result<(), ConvertError
     match driver.cache.as_str() {
         "" => driver.cache = if possible { "none" } else { "writethrough" }.to_owned(),
         "none" if !possible => {
-            return Err(ConvertError::known(format!(
-                "Unable to use 'none' cache mode, file system where {path} is stored does not support direct I/O"
-            )));
+            return Err(ConvertError::at(
+                field(context, disk),
+                format!(
+                    "Unable to use 'none' cache mode, file system where {path} is stored does not support direct I/O"
+                ),
+            ));
         }
         _ => {}
     }

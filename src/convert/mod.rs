@@ -29,17 +29,32 @@ use crate::vmi::VirtualMachineInstance;
 /// Converts a VMI to the document of the first define, pre-start additions included
 /// (contract/domain-xml-qemu.md 1, steps 1 to 7).
 pub fn convert(vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<DomainSpec, ConvertError> {
+    convert_observed(vmi, facts, &mut |_, _| {})
+}
+
+/// [`convert`] that shows `observe` the document after each step, with the step's name.
+pub fn convert_observed(
+    vmi: &VirtualMachineInstance,
+    facts: &HostFacts,
+    observe: &mut dyn FnMut(&'static str, &DomainSpec),
+) -> Result<DomainSpec, ConvertError> {
     let context = Context::new(vmi, facts)?;
     let mut domain = DomainSpec::default();
+    observe("document", &domain);
     for step in STEPS {
         (step.run)(&context, &mut domain)?;
+        observe(step.name, &domain);
     }
     pci::place_on_root_complex(&context, &mut domain)?;
+    observe("root complex", &domain);
     domain.xml_ns = QEMU_NAMESPACE.to_owned();
     if domain.type_.is_empty() {
         domain.type_ = "kvm".to_owned();
     }
+    observe("document", &domain);
     network_phase2::fill_in_taps(&context, &mut domain)?;
+    observe("network phase 2", &domain);
     io_modes::probe(&context, &mut domain)?;
+    observe("cache and IO modes", &domain);
     Ok(domain)
 }

@@ -32,7 +32,12 @@ pub fn parse(json: &[u8]) -> Result<VirtualMachineInstance, ParseError> {
 /// Reads a document that a person wrote: YAML or JSON, a VirtualMachineInstance or a VirtualMachine, of which the
 /// template is taken under the machine's own name and namespace.
 pub fn parse_document(text: &str) -> Result<VirtualMachineInstance, ParseError> {
-    let value: Value = serde_norway::from_str(text).map_err(|error| ParseError::Syntax(error.to_string()))?;
+    // JSON with tabs is no YAML, and a mistake in JSON is told best by a JSON reader.
+    let value: Value = match text.trim_start().starts_with('{') {
+        true => serde_json::from_str(text)
+            .or_else(|error| serde_norway::from_str(text).map_err(|_| ParseError::Syntax(error.to_string())))?,
+        false => serde_norway::from_str(text).map_err(|error| ParseError::Syntax(error.to_string()))?,
+    };
     from_value(instance_of(value)?)
 }
 
@@ -112,6 +117,9 @@ mod tests {
         )
         .unwrap();
         assert_eq!((vmi.domain_name().as_str(), vmi.spec.hostname.as_str()), ("ns_vm1", "h"));
+        let vmi = parse_document("{\n\t\"spec\": {\n\t\t\"hostname\": \"h\"}}").unwrap();
+        assert_eq!(vmi.spec.hostname, "h");
+        assert_eq!(parse_document("{spec: {hostname: h}}").unwrap(), vmi);
         assert!(matches!(parse_document("kind: Pod\n"), Err(ParseError::Kind(_))));
     }
 }

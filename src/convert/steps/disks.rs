@@ -72,7 +72,10 @@ impl Builder<'_> {
                 "" => driver.cache = "none".into(),
                 "none" => {}
                 other => {
-                    return Err(ConvertError::known(format!("a sharable disk requires cache = none got: {other}")));
+                    return Err(ConvertError::at(
+                        format!("{}.cache", self.path),
+                        format!("a sharable disk requires cache = none got: {other}"),
+                    ));
                 }
             }
             device.shareable = Some(Shareable::default());
@@ -90,7 +93,12 @@ impl Builder<'_> {
         driver.error_policy = match disk.error_policy.as_deref() {
             None => "stop".into(),
             Some(policy @ ("stop" | "ignore" | "report" | "enospace")) => policy.into(),
-            Some(other) => return Err(ConvertError::known(format!("error policy {other} not recognized"))),
+            Some(other) => {
+                return Err(ConvertError::at(
+                    format!("{}.errorPolicy", self.path),
+                    format!("error policy {other} not recognized"),
+                ));
+            }
         };
         device.driver = Some(driver);
         self.source(keeps_blocks, &mut device)?;
@@ -123,10 +131,13 @@ impl Builder<'_> {
             }
             if !target.pci_address.is_empty() {
                 if bus != "virtio" {
-                    return Err(ConvertError::known(format!(
-                        "setting a pci address is not allowed for non-virtio bus types, for disk {}",
-                        disk.name
-                    )));
+                    return Err(ConvertError::at(
+                        format!("{}.disk.pciAddress", self.path),
+                        format!(
+                            "setting a pci address is not allowed for non-virtio bus types, for disk {}",
+                            disk.name
+                        ),
+                    ));
                 }
                 device.address = Some(parse_address(&format!("{path}.disk.pciAddress"), &target.pci_address)?);
             }
@@ -160,7 +171,12 @@ impl Builder<'_> {
         let backend = match context.volume(&disk.name) {
             Some((index, volume)) => volumes::backend(context, &disk.name, index, volume)?,
             None if disk.cdrom.is_some() => volumes::empty(),
-            None => return Err(ConvertError::known(format!("no matching volume with name {} found", disk.name))),
+            None => {
+                return Err(ConvertError::at(
+                    format!("{}.name", self.path),
+                    format!("no matching volume with name {} found", disk.name),
+                ));
+            }
         };
         device.type_ = backend.kind.into();
         device.source = backend.source;
@@ -212,7 +228,10 @@ impl Builder<'_> {
         let Some(matching) = size.match_volume.as_ref().filter(|matching| matching.is_on()) else { return Ok(None) };
         let _ = matching;
         let failed = |why: String| {
-            ConvertError::known(format!("failed to configure disk with block size detection enabled: {why}"))
+            ConvertError::at(
+                format!("{}.blockSize.matchVolume", self.path),
+                format!("failed to configure disk with block size detection enabled: {why}"),
+            )
         };
         let facts = self.context.facts;
         let source = &device.source;

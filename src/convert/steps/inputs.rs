@@ -6,14 +6,15 @@ use crate::domain::{Alias, DomainSpec, Input};
 
 pub(super) fn inputs(context: &Context<'_>, domain: &mut DomainSpec) -> Result<(), ConvertError> {
     let devices = &context.vmi.spec.domain.devices;
-    for input in &devices.inputs {
+    for (index, input) in devices.inputs.iter().enumerate() {
+        let path = |field: &str| format!("spec.domain.devices.inputs[{index}].{field}");
         let bus = match input.bus.as_str() {
             "" | "usb" => "usb",
             "virtio" => "virtio",
-            other => return Err(ConvertError::known(format!("input contains unsupported bus {other}"))),
+            other => return Err(ConvertError::at(path("bus"), format!("input contains unsupported bus {other}"))),
         };
         if input.r#type != "tablet" {
-            return Err(ConvertError::known(format!("input contains unsupported type {}", input.r#type)));
+            return Err(ConvertError::at(path("type"), format!("input contains unsupported type {}", input.r#type)));
         }
         domain.devices.inputs.push(Input {
             type_: "tablet".into(),

@@ -20,7 +20,10 @@ pub(super) fn interfaces(context: &Context<'_>, domain: &mut DomainSpec) -> Resu
             continue;
         }
         if !context.vmi.spec.networks.iter().any(|network| network.name == interface.name) {
-            return Err(ConvertError::known(format!("failed to find network {}", interface.name)));
+            return Err(ConvertError::at(
+                format!("spec.domain.devices.interfaces[{index}].name"),
+                format!("failed to find network {}", interface.name),
+            ));
         }
         let is_tap = is_tap(context, interface);
         if interface.sriov.is_some() || (interface.binding.is_some() && !is_tap) {
@@ -78,10 +81,13 @@ fn device(context: &Context<'_>, interface: &Interface, is_tap: bool, path: &str
 fn passt(context: &Context<'_>, interface: &Interface, device: &mut Device) -> Result<(), ConvertError> {
     let status = context.vmi.status.interfaces.iter().find(|status| status.name == interface.name);
     let Some(pod_interface) = status.map(|status| &status.pod_interface_name).filter(|name| !name.is_empty()) else {
-        return Err(ConvertError::known(format!(
-            "pod interface name not found in vmi {} status, for interface {}",
-            context.vmi.metadata.name, interface.name
-        )));
+        return Err(ConvertError::at(
+            "status.interfaces",
+            format!(
+                "pod interface name not found in vmi {} status, for interface {}",
+                context.vmi.metadata.name, interface.name
+            ),
+        ));
     };
     device.type_ = "vhostuser".into();
     device.source = InterfaceSource { device: pod_interface.clone(), ..InterfaceSource::default() };

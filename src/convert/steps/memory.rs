@@ -29,8 +29,9 @@ pub(super) fn memory(context: &Context<'_>, domain: &mut DomainSpec) -> Result<(
 /// A quantity in bytes; one that is no whole number of them is rounded up, less one (as the original does).
 pub(super) fn bytes(quantity: &Quantity) -> Result<Memory, ConvertError> {
     let whole = quantity.exact().unwrap_or_else(|| quantity.value().saturating_sub(1));
-    let value = u64::try_from(whole)
-        .map_err(|_| ConvertError::known(format!("Memory size '{quantity}' must be greater than or equal to 0")))?;
+    let value = u64::try_from(whole).map_err(|_| {
+        ConvertError::at("spec.domain.memory", format!("Memory size '{quantity}' must be greater than or equal to 0"))
+    })?;
     Ok(Memory { value, unit: "b".into() })
 }
 

@@ -61,17 +61,18 @@ fn firmware_elements(context: &Context<'_>, firmware: &Firmware, os: &mut Os) ->
 
 fn acpi_tables(context: &Context<'_>, acpi: &FirmwareAcpi) -> Result<OsAcpi, ConvertError> {
     if acpi.slic_name_ref.is_empty() && acpi.msdm_name_ref.is_empty() {
-        return Err(ConvertError::known("no ACPI tables were set, expecting at least one"));
+        return Err(ConvertError::at("spec.domain.firmware.acpi", "no ACPI tables were set, expecting at least one"));
     }
     let mut tables = OsAcpi::default();
+    let path = |kind: &str| format!("spec.domain.firmware.acpi.{kind}NameRef");
     for (kind, volume) in [("slic", &acpi.slic_name_ref), ("msdm", &acpi.msdm_name_ref)] {
         if volume.is_empty() {
             continue;
         }
         match context.volume(volume) {
-            None => return Err(ConvertError::known(format!("firmware's volume for {kind} was not found"))),
+            None => return Err(ConvertError::at(path(kind), format!("firmware's volume for {kind} was not found"))),
             Some((_, found)) if found.secret.is_none() => {
-                return Err(ConvertError::known(format!("firmware's volume type is unsupported for {kind}")));
+                return Err(ConvertError::at(path(kind), format!("firmware's volume type is unsupported for {kind}")));
             }
             Some(_) => {}
         }

@@ -64,7 +64,9 @@ pub(super) fn sound(context: &Context<'_>, domain: &mut DomainSpec) -> Result {
         let model = match sound.model.as_str() {
             "" | "ich9" => "ich9",
             "ac97" => "ac97",
-            other => return Err(ConvertError::known(format!("invalid model: {other}"))),
+            other => {
+                return Err(ConvertError::at("spec.domain.devices.sound.model", format!("invalid model: {other}")));
+            }
         };
         domain.devices.sound_cards.push(SoundCard { alias: Some(Alias::user(&sound.name)), model: model.into() });
     }

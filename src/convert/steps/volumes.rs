@@ -71,7 +71,12 @@ pub(super) fn backend(
 fn plain(context: &Context<'_>, disk: &str, index: usize, volume: &Volume) -> Result<Backend, ConvertError> {
     let name = &volume.name;
     let facts = context.facts;
-    let unsupported = |what: &str| ConvertError::known(format!("{what}disk {disk} references an unsupported source"));
+    let unsupported = |what: &str| {
+        ConvertError::at(
+            format!("spec.volumes[{index}]"),
+            format!("{what}disk {disk} references an unsupported source"),
+        )
+    };
     let is_claim = volume.persistent_volume_claim.is_some() || volume.data_volume.is_some();
     if context.is_hotplug(name) {
         if !is_claim && volume.host_disk.is_none() {

@@ -9,11 +9,19 @@ pub(super) fn watchdog(context: &Context<'_>, domain: &mut DomainSpec) -> Result
     let (model, action) = match context.arch {
         Arch::Amd64 => ("i6300esb", &watchdog.i6300esb),
         Arch::S390x => ("diag288", &watchdog.diag288),
-        Arch::Arm64 => return Err(ConvertError::known("watchdog is not supported on architecture ARM64")),
+        Arch::Arm64 => {
+            return Err(ConvertError::at(
+                "spec.domain.devices.watchdog",
+                "watchdog is not supported on architecture ARM64",
+            ));
+        }
     };
     let Some(action) = action else {
         let name = &watchdog.name;
-        return Err(ConvertError::known(format!("watchdog {name} can't be mapped, no watchdog type specified")));
+        return Err(ConvertError::at(
+            "spec.domain.devices.watchdog",
+            format!("watchdog {name} can't be mapped, no watchdog type specified"),
+        ));
     };
     domain.devices.watchdogs.push(Watchdog {
         model: model.into(),

@@ -1,40 +1,14 @@
-//! `virt-launcher domain-xml`: what would be defined for a VMI, without a libvirt.
+//! `--explain`: which step made which element.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::path::PathBuf;
 
 use crate::domain::{DomainSpec, Part};
-
-/// Prints the XML of the last define for a VMI.
-///
-/// A boot makes one to three defines; those after the first start from what libvirt read back of the one before, which
-/// `--readback` gives. Without it the first define is the last.
-#[derive(Debug, clap::Args)]
-pub struct Arguments {
-    /// VirtualMachineInstance or VirtualMachine, JSON or YAML; `-` reads standard input.
-    pub vmi: PathBuf,
-    /// Facts about the machine, as a golden case's ctx.json; without it this machine's are taken.
-    #[arg(long, value_name = "CTX")]
-    pub context: Option<PathBuf>,
-    /// What libvirt answered to the first define (`virsh dumpxml --inactive`).
-    #[arg(long, value_name = "XML")]
-    pub readback: Option<PathBuf>,
-    /// Write every define there, as 1.xml, 2.xml, …
-    #[arg(long, value_name = "DIR")]
-    pub defines_dir: Option<PathBuf>,
-    /// Hypervisor of the catalogue; wins over the VMI's own.
-    #[arg(long, value_name = "NAME")]
-    pub hypervisor: Option<String>,
-    /// Say which conversion step made which element, instead of the XML.
-    #[arg(long)]
-    pub explain: bool,
-}
 
 /// The document after one conversion step.
 pub struct Stage {
     /// Name of the step.
-    pub step: String,
+    pub step: &'static str,
     /// The document as the step left it.
     pub document: DomainSpec,
 }
@@ -47,7 +21,7 @@ pub fn explanation(stages: &[Stage]) -> String {
         let parts = stage.document.parts();
         let mut now = HashMap::with_capacity(parts.len());
         for part in parts {
-            let step = steps.get(&part).copied().unwrap_or(&stage.step);
+            let step = steps.get(&part).copied().unwrap_or(stage.step);
             now.insert(part, step);
         }
         steps = now;
@@ -77,8 +51,8 @@ mod tests {
 
     #[test]
     fn an_element_is_the_step_s_that_made_it_and_a_change_the_step_s_that_changed_it() {
-        let stage = |step: &str, xml: &str| Stage {
-            step: step.to_owned(),
+        let stage = |step: &'static str, xml: &str| Stage {
+            step,
             document: DomainSpec::from_xml(&format!("<domain>{xml}</domain>")).unwrap(),
         };
         let text = explanation(&[

@@ -1,0 +1,260 @@
+//! `virt-launcher domain-xml`: what would be defined for a VMI, without a libvirt.
+
+mod explain;
+mod machine;
+
+use std::ffi::OsString;
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use super::{NOT_THERE, USAGE, say};
+use crate::convert::{ConvertError, Defines, HostFacts, convert_observed};
+use crate::domain::DomainSpec;
+use crate::hypervisor::{Catalogue, CatalogueError};
+use crate::vmi::{self, VirtualMachineInstance};
+use explain::{Stage, explanation};
+
+/// Longest document that is read: far above any VMI, context or domain, far below what would hurt.
+const LONGEST_DOCUMENT: u64 = 64 << 20;
+
+/// Prints the XML of the last define for a VMI.
+///
+/// A boot makes one to three defines; those after the first start from what libvirt read back of the one before, which
+/// `--readback` gives. Without it the first define is the last.
+#[derive(Debug, Parser)]
+#[command(name = "virt-launcher domain-xml")]
+pub struct Arguments {
+    /// VirtualMachineInstance or VirtualMachine, JSON or YAML; `-` reads standard input.
+    pub vmi: PathBuf,
+    /// Facts about the machine and the sync's options, as a golden case's ctx.json; without it this machine's are taken.
+    #[arg(long, value_name = "CTX")]
+    pub context: Option<PathBuf>,
+    /// What libvirt answered to the first define (`virsh dumpxml --inactive`).
+    #[arg(long, value_name = "XML")]
+    pub readback: Option<PathBuf>,
+    /// Write every define there, as 1.xml, 2.xml, …
+    #[arg(long, value_name = "DIR")]
+    pub defines_dir: Option<PathBuf>,
+    /// Hypervisor of the catalogue; wins over the context's and the VMI's own.
+    #[arg(long, value_name = "NAME")]
+    pub hypervisor: Option<String>,
+    /// A catalogue that extends the built-in one (default: /etc/virt-launcher/hypervisors.yaml where it exists).
+    #[arg(long, value_name = "FILE")]
+    pub hypervisor_catalogue: Option<PathBuf>,
+    /// Say which conversion step made which element, instead of the XML.
+    #[arg(long)]
+    pub explain: bool,
+    /// Print the facts that were used, as a context, instead of the XML.
+    #[arg(long, conflicts_with = "explain")]
+    pub facts: bool,
+    /// Flags of the launcher whose pod this machine is, such as `-- --allow-emulation`; only without --context.
+    #[arg(last = true, value_name = "LAUNCHER FLAG", conflicts_with = "context")]
+    pub launcher_flags: Vec<OsString>,
+}
+
+/// Why there is no XML.
+#[derive(Debug, thiserror::Error)]
+enum Problem {
+    /// A file cannot be read or written.
+    #[error("{path}: {error}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("{path}: {why}")]
+    Document {
+        /// The file.
+        path: PathBuf,
+        /// Where in it, and why.
+        why: String,
+    },
+    /// There is no such hypervisor.
+    #[error("{field}: {error}")]
+    Hypervisor {
+        /// Who named it.
+        field: &'static str,
+        /// Why not.
+        error: CatalogueError,
+    },
+    /// There is, but its domains are not libvirt's QEMU ones.
+    #[error("{field}: not implemented yet: domain XML for {name}")]
+    OtherDriver {
+        /// Who named it.
+        field: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// The catalogue cannot be used.
+    #[error(transparent)]
+    Catalogue(CatalogueError),
+    /// The launcher's flags cannot be used.
+    #[error("{0}")]
+    Flags(String),
+    /// This machine cannot be looked at.
+    #[error("the machine's facts: {0}")]
+    Machine(String),
+    /// The VMI cannot be converted.
+    #[error("{}", .0.with_path())]
+    Convert(ConvertError),
+}
+
+/// Runs the subcommand; `words` are the arguments after its name. Exit code 1 for what cannot be read or converted, 2
+/// for wrong usage.
+pub fn run(words: &[OsString]) -> ExitCode {
+    let program = std::iter::once(OsString::from("virt-launcher domain-xml"));
+    let arguments = match Arguments::try_parse_from(program.chain(words.iter().cloned())) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // A closed standard output or error loses the text, nothing else.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+        }
+    };
+    match printed(&arguments) {
+        Ok(text) => {
+            let out = std::io::stdout();
+            // A define's bytes are these and no others; only a person at a terminal wants the line to end.
+            let end = if out.is_terminal() && !text.ends_with('\n') { "\n" } else { "" };
+            say(out, &(text + end));
+            ExitCode::SUCCESS
+        }
+        Err(problem) => {
+            say(std::io::stderr(), &format!("virt-launcher: {problem}\n"));
+            ExitCode::from(NOT_THERE)
+        }
+    }
+}
+
+fn printed(arguments: &Arguments) -> Result<String, Problem> {
+    let path = &arguments.vmi;
+    let vmi = vmi::parse_document(&read(path)?)
+        .map_err(|error| Problem::Document { path: path.clone(), why: error.to_string() })?;
+    let facts = facts(arguments, &vmi)?;
+    if arguments.facts {
+        return serde_json::to_string_pretty(&facts)
+            .map(|text| text + "\n")
+            .map_err(|error| Problem::Machine(error.to_string()));
+    }
+    let readback = arguments.readback.as_deref().map(read).transpose()?;
+    let devices = readback.as_deref().map(DomainSpec::from_xml).transpose().map_err(|error| Problem::Document {
+        path: arguments.readback.clone().unwrap_or_default(),
+        why: error.to_string(),
+    })?;
+
+    let mut stages = Vec::new();
+    let mut observe = |step: &'static str, document: &DomainSpec| {
+        if arguments.explain {
+            stages.push(Stage { step, document: document.clone() });
+        }
+    };
+    if arguments.explain {
+        convert_observed(&vmi, &facts, &mut observe).map_err(Problem::Convert)?;
+    }
+    let mut boot = Defines::new(&vmi, &facts).map_err(Problem::Convert)?;
+    observe("hot-plug topology", boot.document());
+    let mut defines = vec![boot.xml()];
+    while !boot.is_last() && devices.is_some() {
+        let first = boot.needs_readback();
+        boot.next(readback.as_deref()).map_err(Problem::Convert)?;
+        if let Some(read) = devices.as_ref().filter(|_| first) {
+            // The interfaces are libvirt's only where no placeholders had to be taken out again.
+            let mut document = boot.document().clone();
+            let interfaces = std::mem::take(&mut document.devices.interfaces);
+            document.devices = read.devices.clone();
+            document.devices.interfaces = interfaces;
+            observe("libvirt's read-back", &document);
+        }
+        observe("hot-plug topology", boot.document());
+        defines.push(boot.xml());
+    }
+    if let Some(folder) = &arguments.defines_dir {
+        write(folder, &defines)?;
+    }
+    if !boot.is_last() {
+        let note = "virt-launcher: this is the first define; the later ones need --readback\n";
+        say(std::io::stderr(), note);
+    }
+    Ok(if arguments.explain { explanation(&stages) } else { defines.pop().unwrap_or_default() })
+}
+
+/// The context's facts or this machine's, for the hypervisor that is asked for.
+fn facts(arguments: &Arguments, vmi: &VirtualMachineInstance) -> Result<HostFacts, Problem> {
+    let catalogue = Catalogue::load(arguments.hypervisor_catalogue.as_deref()).map_err(Problem::Catalogue)?;
+    let find = |field: &'static str, name: &str| {
+        let (name, entry) = catalogue.get(name).map_err(|error| Problem::Hypervisor { field, error })?;
+        match (entry.disk_driver.as_str(), entry.launcher.virt_type.as_str()) {
+            ("qemu", "hyperv") => Ok(("hyperv-direct", entry.launcher.device.clone())),
+            ("qemu", _) => Ok(("kvm", entry.launcher.device.clone())),
+            (_, _) => Err(Problem::OtherDriver { field, name: name.to_owned() }),
+        }
+    };
+    let own = Some(vmi.spec.hypervisor.as_str()).filter(|name| !name.is_empty());
+    let asked = arguments.hypervisor.as_deref().map(|name| find("--hypervisor", name)).transpose()?;
+    let wanted = own.map(|name| find("spec.hypervisor", name)).transpose()?;
+    let Some(path) = &arguments.context else {
+        let config = machine::config(vmi, &arguments.launcher_flags)?;
+        let flag = config.hypervisor.as_deref().map(|name| find("--hypervisor", name)).transpose()?;
+        let (hypervisor, device) = match asked.or(flag).or(wanted) {
+            Some(found) => found,
+            None => find("--hypervisor", crate::hypervisor::DEFAULT_HYPERVISOR)?,
+        };
+        return machine::facts(&config, hypervisor, device.as_deref(), vmi);
+    };
+    let text = read(path)?;
+    let mut reader = serde_json::Deserializer::from_str(&text);
+    let mut facts: HostFacts = serde_path_to_error::deserialize(&mut reader)
+        .and_then(|facts| {
+            reader
+                .end()
+                .map(|()| facts)
+                .map_err(|error| serde_path_to_error::Error::new(serde_path_to_error::Track::new().path(), error))
+        })
+        .map_err(|error| Problem::Document { path: path.clone(), why: at(&error.path().to_string(), error.inner()) })?;
+    if facts.hypervisor.name.is_empty() {
+        facts.hypervisor.name = wanted.map(|(name, _)| name.to_owned()).unwrap_or_default();
+    }
+    if let Some((name, _)) = asked {
+        facts.hypervisor.name = name.to_owned();
+    }
+    Ok(facts)
+}
+
+/// The message with its path; the outermost value has none.
+fn at(path: &str, problem: impl std::fmt::Display) -> String {
+    if path == "." { problem.to_string() } else { format!("{path}: {problem}") }
+}
+
+fn read(path: &Path) -> Result<String, Problem> {
+    use std::io::Read as _;
+    let mut text = String::new();
+    let input: std::io::Result<Box<dyn std::io::Read>> = match path == Path::new("-") {
+        true => Ok(Box::new(std::io::stdin())),
+        false => std::fs::File::open(path).map(|file| Box::new(file) as Box<dyn std::io::Read>),
+    };
+    input
+        .and_then(|input| input.take(LONGEST_DOCUMENT + 1).read_to_string(&mut text))
+        .and_then(|length| match u64::try_from(length).unwrap_or(u64::MAX) > LONGEST_DOCUMENT {
+            true => Err(std::io::Error::other(format!("longer than {} MiB", LONGEST_DOCUMENT >> 20))),
+            false => Ok(text),
+        })
+        .map_err(|error| Problem::File { path: path.to_owned(), error })
+}
+
+fn write(folder: &Path, defines: &[String]) -> Result<(), Problem> {
+    let problem = |path: &Path| {
+        let path = path.to_owned();
+        move |error| Problem::File { path, error }
+    };
+    std::fs::create_dir_all(folder).map_err(problem(folder))?;
+    for (index, xml) in defines.iter().enumerate() {
+        let path = folder.join(format!("{}.xml", index + 1));
+        std::fs::write(&path, xml).map_err(problem(&path))?;
+    }
+    Ok(())
+}
