@@ -6,6 +6,8 @@ use super::error::ConvertError;
 use super::facts::HostFacts;
 use super::firmware::{EfiChoice, choose_efi};
 use super::options::ClusterConfig;
+use super::{grace, host_devices};
+use crate::domain::HostDevice;
 use crate::vmi::{Cpu, Disk, VirtualMachineInstance, Volume};
 
 /// Guest architecture. Unknown names act as amd64.
@@ -52,6 +54,8 @@ pub struct Context<'a> {
     pub cluster: ClusterConfig,
     /// The firmware for a VMI that boots by EFI.
     pub efi: Option<EfiChoice>,
+    /// The host's devices that the guest gets.
+    pub host_devices: Vec<HostDevice>,
     hotplug: BTreeSet<&'a str>,
     permanent: BTreeSet<&'a str>,
 }
@@ -74,6 +78,7 @@ impl<'a> Context<'a> {
         let sev = security.is_some_and(|security| security.sev.is_some() || security.snp.is_some());
         let cluster = facts.options().cluster_config.clone().unwrap_or_default();
         let efi = choose_efi(vmi, facts, arch)?;
+        let host_devices = host_devices::assign(vmi, facts)?;
         let devices = &spec.domain.devices;
         let cpu = spec.domain.cpu.as_ref();
         let high_performance = cpu.is_some_and(|cpu| cpu.dedicated_cpu_placement || cpu.realtime.is_some())
@@ -90,7 +95,7 @@ impl<'a> Context<'a> {
                 .map(|status| status.name.as_str())
                 .collect::<BTreeSet<&str>>()
         };
-        Ok(Context {
+        let context = Context {
             vmi,
             facts,
             arch,
@@ -102,9 +107,12 @@ impl<'a> Context<'a> {
             serial_log: devices.log_serial_console.unwrap_or(!cluster.serial_console_log_disabled),
             cluster,
             efi,
+            host_devices,
             hotplug: volumes(true),
             permanent: volumes(false),
-        })
+        };
+        grace::check(&context)?;
+        Ok(context)
     }
 
     /// The virtio model of devices (5.0).

@@ -9,6 +9,8 @@ use crate::vmi::VirtualMachineInstance;
 
 /// Highest PCI bus number that libvirt gives a root port by itself.
 const LAST_PORT_INDEX: u32 = 31;
+/// Most interfaces that slots are kept for; far more than the root ports that libvirt can number.
+const MOST_SLOTS: i64 = 1024;
 
 /// A boot's defines. Define `xml()`; as long as `needs_readback()` says so, read the inactive XML back, hand it to
 /// `readback` and define again.
@@ -121,9 +123,14 @@ fn placeholders(context: &Context<'_>) -> Result<u32, ConvertError> {
     const SLOTS: &str = "kubevirt.io/pci-interface-slot-count";
     let interfaces = i64::try_from(context.vmi.spec.domain.devices.interfaces.len()).unwrap_or(i64::MAX);
     let wanted = if let Some(text) = context.vmi.annotation(SLOTS) {
-        text.parse::<i64>().map_err(|error| {
-            ConvertError::at("metadata.annotations", format!("invalid {SLOTS} annotation value {text:?}: {error}"))
-        })?
+        let invalid = |why: &dyn std::fmt::Display| {
+            ConvertError::at("metadata.annotations", format!("invalid {SLOTS} annotation value {text:?}: {why}"))
+        };
+        let wanted = text.parse::<i64>().map_err(|error| invalid(&error))?;
+        if wanted > MOST_SLOTS {
+            return Err(invalid(&format_args!("more than {MOST_SLOTS}")));
+        }
+        wanted
     } else if pci::on_root_complex(context) || interfaces == 0 {
         0
     } else {
@@ -159,7 +166,7 @@ fn add_ports(domain: &mut DomainSpec, count: u32) {
         .filter(|controller| controller.type_ == "pci")
         .filter_map(|controller| controller.index.parse::<u32>().ok())
         .max();
-    let first = highest.map_or(0, |highest| highest + 1);
+    let first = highest.map_or(0, |highest| highest.saturating_add(1));
     controllers.extend((first..).take(count as usize).take_while(|index| *index <= LAST_PORT_INDEX).map(|index| {
         Controller {
             type_: "pci".into(),
@@ -175,11 +182,14 @@ fn mark_occupied_ports(domain: &mut DomainSpec) {
     if !ports.clone().any(|port| port.target.as_ref().is_some_and(|target| target.bus_nr.is_some())) {
         return;
     }
-    let interfaces = std::mem::take(&mut domain.devices.interfaces);
-    let mut buses: Vec<u32> = pci::walk(domain).into_iter().filter_map(|address| bus_of(address.as_ref()?)).collect();
+    // Ports sit on buses too, but do not occupy them for good, nor do interfaces.
+    let mut occupying = domain.clone();
+    occupying.devices.interfaces.clear();
+    occupying.devices.controllers.retain(|controller| controller.model != "pcie-root-port");
+    let mut buses: Vec<u32> =
+        pci::walk(&mut occupying).into_iter().filter_map(|address| bus_of(address.as_ref()?)).collect();
     let memory = domain.devices.memory.as_ref().and_then(|memory| memory.address.as_ref());
     buses.extend(memory.and_then(bus_of));
-    domain.devices.interfaces = interfaces;
     for port in domain.devices.controllers.iter_mut().filter(|controller| controller.model == "pcie-root-port") {
         if let Some(target) = port.target.as_mut()
             && target.bus_nr.is_some_and(|bus| buses.contains(&bus))

@@ -24,14 +24,6 @@ pub enum ConvertError {
         /// The text.
         text: String,
     },
-    /// This launcher does not do it yet.
-    #[error("{path}: not implemented yet: {feature}")]
-    NotYet {
-        /// Path of the field in the VMI.
-        path: String,
-        /// What it asks for.
-        feature: &'static str,
-    },
 }
 
 impl ConvertError {
@@ -53,9 +45,7 @@ impl ConvertError {
     /// Path of the field, if the error is about one.
     pub fn path(&self) -> Option<&str> {
         match self {
-            ConvertError::Field { path, .. } | ConvertError::At { path, .. } | ConvertError::NotYet { path, .. } => {
-                Some(path)
-            }
+            ConvertError::Field { path, .. } | ConvertError::At { path, .. } => Some(path),
             ConvertError::Known(_) => None,
         }
     }
@@ -64,7 +54,7 @@ impl ConvertError {
     pub fn with_path(&self) -> String {
         match self {
             ConvertError::At { path, text } => format!("{path}: {text}"),
-            ConvertError::Field { .. } | ConvertError::Known(_) | ConvertError::NotYet { .. } => self.to_string(),
+            ConvertError::Field { .. } | ConvertError::Known(_) => self.to_string(),
         }
     }
 }

@@ -66,7 +66,7 @@ pub struct HostFacts {
     /// The launcher's environment, as far as conversion looks at it.
     pub env: BTreeMap<String, String>,
     /// Parts of `/sys`.
-    pub sysfs: Option<serde_json::Value>,
+    pub sysfs: Option<Sysfs>,
     /// Config-like files that exist; no effect on the XML.
     pub volume_files: serde_json::Value,
     /// Only says that a recorded read-back was edited.
@@ -184,4 +184,48 @@ pub struct Link {
     pub mac: String,
     /// Its MTU.
     pub mtu: u32,
+}
+
+/// Parts of `/sys` that placement by NUMA node looks at.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Sysfs {
+    /// PCI devices by address (`/sys/bus/pci/devices`).
+    pub pci_devices: BTreeMap<String, PciDevice>,
+    /// NUMA nodes by number (`/sys/devices/system/node`).
+    pub numa_nodes: BTreeMap<u32, NumaNode>,
+    /// Nodes that are online, as a list such as `0-3`.
+    pub online: String,
+    /// Nodes that hold a generic initiator; absent where the kernel does not say.
+    pub has_generic_initiator: Option<String>,
+    /// Entries of `/sys/class/iommu` and where they lead.
+    pub iommu_class: Vec<String>,
+}
+
+/// Files of a PCI device, as they are.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct PciDevice {
+    /// Its NUMA node; negative or absent if it has none.
+    pub numa_node: Option<i64>,
+    /// `0x10de`.
+    pub vendor: String,
+    /// `0x2342`.
+    pub device: String,
+    /// Start, end and flags of each region, one per line.
+    pub resource: String,
+}
+
+/// Files of a NUMA node, as they are.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct NumaNode {
+    /// CPUs, as a list such as `0-3`.
+    pub cpulist: String,
+    /// Distances to the nodes that are online, in their order.
+    pub distance: String,
+    /// `Node 0 MemTotal: 1024 kB` and more.
+    pub meminfo: String,
+    /// PCI addresses of devices that the node's folder links to.
+    pub devices: Vec<String>,
 }

@@ -4,6 +4,9 @@ use super::context::Context;
 use super::error::ConvertError;
 use crate::domain::{DiskIoThread, DiskIoThreads};
 
+/// Every disk lists all threads of a pool, so their number must have a bound; QEMU's own is far below.
+const MOST_THREADS: u32 = 4096;
+
 /// The counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct IoThreadCounts {
@@ -38,6 +41,12 @@ pub(super) fn count(context: &Context<'_>) -> Result<IoThreadCounts, ConvertErro
                 "needed by ioThreadsPolicy supplementalPool",
             ));
         };
+        if count > MOST_THREADS {
+            return Err(ConvertError::field(
+                "spec.domain.ioThreads.supplementalPoolThreadCount",
+                format!("{count} threads, more than {MOST_THREADS}"),
+            ));
+        }
         return Ok(IoThreadCounts { total: u64::from(count), auto: 0, pool: Some(count) });
     }
     let dedicated = disks.iter().filter(is_dedicated).count() as u64;

@@ -4,14 +4,18 @@
 //! sequence of defines with libvirt's read-back in between. Nothing here touches the machine or reads a clock.
 
 mod context;
+mod cpu_list;
 mod cpu_pool;
 mod defines;
 mod error;
 mod facts;
 mod firmware;
+mod grace;
+mod host_devices;
 mod io_modes;
 mod io_threads;
 mod network_phase2;
+mod numa_placement;
 mod options;
 mod pci;
 mod steps;
@@ -19,7 +23,9 @@ mod steps;
 pub use context::{Arch, Context};
 pub use defines::Defines;
 pub use error::ConvertError;
-pub use facts::{BlockSizes, ContainerDiskInfo, DirectIo, HostFacts, HypervisorFacts, Link, Ovmf};
+pub use facts::{
+    BlockSizes, ContainerDiskInfo, DirectIo, HostFacts, HypervisorFacts, Link, NumaNode, Ovmf, PciDevice, Sysfs,
+};
 pub use options::{Cell, ClusterConfig, Distance, HostCpu, Smbios, SyncOptions, Topology};
 pub use steps::{STEPS, Step};
 
@@ -45,8 +51,8 @@ pub fn convert_observed(
         (step.run)(&context, &mut domain)?;
         observe(step.name, &domain);
     }
-    pci::place_on_root_complex(&context, &mut domain)?;
-    observe("root complex", &domain);
+    place_pci_devices(&context, &mut domain)?;
+    observe("PCI placement", &domain);
     domain.xml_ns = QEMU_NAMESPACE.to_owned();
     if domain.type_.is_empty() {
         domain.type_ = "kvm".to_owned();
@@ -57,4 +63,13 @@ pub fn convert_observed(
     io_modes::probe(&context, &mut domain)?;
     observe("cache and IO modes", &domain);
     Ok(domain)
+}
+
+/// Near their NUMA node, or on the root complex (contract/domain-xml-qemu.md 1, steps 4 and 5).
+fn place_pci_devices(context: &Context<'_>, domain: &mut DomainSpec) -> Result<(), ConvertError> {
+    if grace::is_wanted(context) {
+        return grace::place(context, domain);
+    }
+    numa_placement::place(context, domain)?;
+    pci::place_on_root_complex(context, domain)
 }

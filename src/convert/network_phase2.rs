@@ -82,17 +82,56 @@ fn hashed_pod_name(network: &str) -> String {
     format!("pod{}", hex.get(..11).unwrap_or_default())
 }
 
+/// The interface's own address, else the link's, as libvirt prints addresses.
 fn mac_of(interface: &Interface, link: &Link) -> Result<String, ConvertError> {
     let text = if interface.mac_address.is_empty() { &link.mac } else { &interface.mac_address };
-    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
-    let separators = text.chars().filter(|character| matches!(character, ':' | '-' | '.')).count();
-    if digits.len() != 12 || digits.len() + separators != text.len() {
-        return Err(ConvertError::field(
+    canonical_mac(text).ok_or_else(|| {
+        ConvertError::field(
             format!("spec.domain.devices.interfaces[{}].macAddress", interface.name),
             format!("{text:?} is not a MAC address"),
-        ));
+        )
+    })
+}
+
+/// `01:23:45:67:89:ab`, `01-23-45-67-89-ab` or `0123.4567.89ab`, or one of 8 or 20 bytes, in lower case with colons.
+fn canonical_mac(text: &str) -> Option<String> {
+    let (separator, digits) = match (text.as_bytes().get(2)?, text.as_bytes().get(4)?) {
+        (b':', _) => (':', 2),
+        (b'-', _) => ('-', 2),
+        (_, b'.') => ('.', 4),
+        _ => return None,
+    };
+    let groups: Vec<&str> = text.split(separator).collect();
+    let is_group = |group: &&str| group.len() == digits && group.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let bytes = groups.len() * digits / 2;
+    if !groups.iter().all(is_group) || !matches!(bytes, 6 | 8 | 20) {
+        return None;
     }
-    let lower = digits.to_ascii_lowercase();
-    let bytes: Vec<&str> = (0..6).filter_map(|index| lower.get(index * 2..index * 2 + 2)).collect();
-    Ok(bytes.join(":"))
+    let lower = groups.concat().to_ascii_lowercase();
+    let bytes: Vec<&str> = (0..bytes).filter_map(|index| lower.get(index * 2..index * 2 + 2)).collect();
+    Some(bytes.join(":"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::canonical_mac;
+
+    #[test]
+    fn addresses_are_read_as_go_reads_them() {
+        for text in ["02:0A:0b:0c:0d:0e", "02-0a-0b-0c-0d-0e", "020a.0b0c.0d0E"] {
+            assert_eq!(canonical_mac(text).as_deref(), Some("02:0a:0b:0c:0d:0e"), "{text}");
+        }
+        assert_eq!(canonical_mac("02:00:00:00:00:00:00:01").as_deref(), Some("02:00:00:00:00:00:00:01"));
+        for bad in [
+            "",
+            "zz:ad",
+            "020a0b0c0d0e",
+            "02:0a:0b:0c:0d",
+            "02:0a-0b:0c:0d:0e",
+            "2:0a:0b:0c:0d:0e0",
+            "0g:0a:0b:0c:0d:0e",
+        ] {
+            assert_eq!(canonical_mac(bad), None, "{bad}");
+        }
+    }
 }

@@ -109,7 +109,7 @@ api! {
         mac_address: String,
         boot_order: Option<u64>,
         pci_address: String,
-        acpi_index: u64,
+        acpi_index: i64,
         state: String,
         tag: String,
         ports: Vec<Port>,

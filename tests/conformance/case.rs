@@ -16,11 +16,9 @@ pub enum Verdict {
     Same,
     /// An error was due and came before any define.
     Refused {
-        /// With the original's words.
-        same_text: bool,
+        /// The original's words and ours, where they differ.
+        other_text: Option<(String, String)>,
     },
-    /// The converter says that it cannot do this yet; the README's table of features says so too.
-    NotYet,
     /// First line: which define, or that an error came or did not; then what differs.
     Differs(String),
 }
@@ -53,10 +51,10 @@ impl Case {
             Err(format!("PANIC: {}", text.unwrap_or_default()))
         });
         match (self.read("err"), outcome) {
-            (_, Err(error)) if defines.is_empty() && error.contains(": not implemented yet: ") => Verdict::NotYet,
             (Some(_), Err(error)) if error.starts_with("PANIC") => Verdict::Differs(error),
             (Some(expected), Err(error)) if defines.is_empty() => {
-                Verdict::Refused { same_text: error.trim_end() == expected.trim_end() }
+                let (expected, ours) = (expected.trim_end().to_owned(), error.trim_end().to_owned());
+                Verdict::Refused { other_text: (expected != ours).then_some((expected, ours)) }
             }
             (Some(expected), Err(error)) => {
                 Verdict::Differs(format!("error only after a define: {error}\nexpected before: {expected}"))

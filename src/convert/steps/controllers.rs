@@ -1,6 +1,7 @@
 //! Controllers (contract/domain-xml-qemu.md 7.4).
 
 use super::super::context::Arch;
+use super::super::host_devices::{USB, variable};
 use super::super::io_threads;
 use super::{Context, ConvertError, disks::bus};
 use crate::domain::{Controller, ControllerDriver, DomainSpec, PciHole64};
@@ -37,10 +38,7 @@ fn needs_usb(context: &Context<'_>) -> bool {
         Arch::Arm64 => true,
         Arch::S390x => false,
         Arch::Amd64 => {
-            let host_usb = |resource: &str| {
-                let name = resource.to_ascii_uppercase().replace(['/', '.'], "_");
-                context.facts.env.contains_key(&format!("USB_RESOURCE_{name}"))
-            };
+            let host_usb = |resource: &str| context.facts.env.contains_key(&variable(USB, resource));
             devices.inputs.iter().any(|input| matches!(input.bus.as_str(), "" | "usb"))
                 || devices.disks.iter().any(|disk| disk.disk.as_ref().is_some_and(|disk| disk.bus == "usb"))
                 || devices.client_passthrough.is_some()

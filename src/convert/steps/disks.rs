@@ -10,7 +10,7 @@ use crate::domain::{
     Address, Alias, BlockIo, BootOrder, Disk as Device, DiskDriver, DiskTarget, DomainSpec, ReadOnly, Reservations,
     Shareable, SourceReservations,
 };
-use crate::vmi::{BlockSize, ClaimInfo, Disk, VolumeStatus};
+use crate::vmi::{BlockSize, ClaimInfo, Disk, FeatureState, VolumeStatus};
 
 /// Largest block that an s390x guest can boot from.
 const S390X_BLOCK: u64 = 4096;
@@ -60,14 +60,13 @@ impl Builder<'_> {
         let bus = bus(disk);
         let mut device = Device {
             alias: Some(Alias::user(&disk.name)),
-            serial: String::new(),
             boot_order: disk.boot_order.map(|order| BootOrder { order }),
             ..Device::default()
         };
         let mut driver =
             DiskDriver { name: "qemu".into(), cache: disk.cache.clone(), io: disk.io.clone(), ..DiskDriver::default() };
         self.target(bus, names, &mut device)?;
-        if disk.shareable == Some(true) {
+        if disk.disk.is_some() && disk.shareable == Some(true) {
             match driver.cache.as_str() {
                 "" => driver.cache = "none".into(),
                 "none" => {}
@@ -110,7 +109,7 @@ impl Builder<'_> {
     }
 
     fn target(&self, bus: &str, names: &mut Names, device: &mut Device) -> Result<(), ConvertError> {
-        let Builder { context, disk, status, path } = *self;
+        let Builder { disk, status, path, .. } = *self;
         let kept = status.map(|status| status.target.as_str()).filter(|target| !target.is_empty());
         let name = kept.map_or_else(|| names.next(bus), str::to_owned);
         let unit = disk_names::index(&name, disk_names::prefix(bus));
@@ -144,12 +143,10 @@ impl Builder<'_> {
         } else if let Some(target) = &disk.lun {
             device.device = "lun".into();
             device.read_only = target.readonly.then(ReadOnly::default);
-            device.serial.clone_from(&disk.serial);
         } else if let Some(target) = &disk.cdrom {
             device.device = "cdrom".into();
             device.target.tray.clone_from(&target.tray);
             device.read_only = target.readonly.unwrap_or(true).then(ReadOnly::default);
-            device.serial.clone_from(&disk.serial);
         } else {
             device.target = DiskTarget::default();
         }
@@ -162,7 +159,6 @@ impl Builder<'_> {
             device.filesystem_overhead.clone_from(&claim.filesystem_overhead);
             device.capacity = capacity(claim);
         }
-        let _ = context;
         Ok(())
     }
 
@@ -225,8 +221,9 @@ impl Builder<'_> {
                 discard_granularity: custom.discard_granularity,
             }));
         }
-        let Some(matching) = size.match_volume.as_ref().filter(|matching| matching.is_on()) else { return Ok(None) };
-        let _ = matching;
+        if !size.match_volume.as_ref().is_some_and(FeatureState::is_on) {
+            return Ok(None);
+        }
         let failed = |why: String| {
             ConvertError::at(
                 format!("{}.blockSize.matchVolume", self.path),

@@ -57,8 +57,8 @@ fn device(context: &Context<'_>, interface: &Interface, is_tap: bool, path: &str
     if !interface.pci_address.is_empty() {
         device.address = Some(parse_address(&format!("{path}.pciAddress"), &interface.pci_address)?);
     }
-    if interface.acpi_index > 0 {
-        device.acpi = Some(Acpi { index: interface.acpi_index });
+    if let Some(index) = u64::try_from(interface.acpi_index).ok().filter(|index| *index > 0) {
+        device.acpi = Some(Acpi { index });
     }
     if !interface.mac_address.is_empty() {
         device.mac = Some(Mac { mac: interface.mac_address.clone() });

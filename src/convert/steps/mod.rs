@@ -84,3 +84,24 @@ fn yes_no(yes: bool) -> String {
 fn on_off(on: bool) -> String {
     if on { "on" } else { "off" }.to_owned()
 }
+
+/// The last component of `path` as a file in `folder`; the folder itself if the path has none.
+fn beneath(folder: &str, path: &str) -> String {
+    match path.trim_end_matches('/').rsplit('/').next() {
+        None | Some("" | ".") => folder.to_owned(),
+        Some(name) => format!("{folder}/{name}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_component_is_put_beneath() {
+        for (path, expected) in [("/a/b", "f/b"), ("b", "f/b"), ("/a/b//", "f/b"), ("/", "f"), ("", "f"), ("./.", "f")]
+        {
+            assert_eq!(beneath("f", path), expected, "{path}");
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use super::super::context::{Arch, PRIVATE};
 use super::super::firmware::EfiChoice;
-use super::{Context, ConvertError, yes_no};
+use super::{Context, ConvertError, beneath, yes_no};
 use crate::domain::{
     AcpiTable, Bios, BootMenu, DomainSpec, FirmwareFeature, FirmwareInfo, Loader, Nvram, Os, OsAcpi, OsType, Smbios,
 };
@@ -47,10 +47,7 @@ fn firmware_elements(context: &Context<'_>, firmware: &Firmware, os: &mut Os) ->
     }
     if let Some(boot) = &firmware.kernel_boot {
         if let Some(container) = &boot.container {
-            let path = |path: &str| match path.rsplit('/').next() {
-                Some(name) if !path.is_empty() => format!("{KERNEL_BOOT}/{name}"),
-                Some(_) | None => String::new(),
-            };
+            let path = |path: &str| if path.is_empty() { String::new() } else { beneath(KERNEL_BOOT, path) };
             os.kernel = path(&container.kernel_path);
             os.initrd = path(&container.initrd_path);
         }

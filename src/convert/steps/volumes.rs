@@ -1,7 +1,7 @@
 //! Where a volume's data is: one arm per kind (contract/domain-xml-qemu.md 8.4, 8.6).
 
 use super::super::context::{Context, PRIVATE};
-use super::ConvertError;
+use super::{ConvertError, beneath};
 use crate::domain::{BackingStore, BackingStoreFormat, DataStore, DataStoreFormat, DiskSource};
 use crate::vmi::Volume;
 
@@ -113,8 +113,7 @@ fn plain(context: &Context<'_>, disk: &str, index: usize, volume: &Volume) -> Re
     } else if volume.sysprep.is_some() {
         private("sysprep-disks")
     } else if let Some(host_disk) = &volume.host_disk {
-        let base = host_disk.path.rsplit('/').next().unwrap_or_default();
-        file(format!("{PRIVATE}/vmi-disks/{name}/{base}"), "raw")
+        file(beneath(&format!("{PRIVATE}/vmi-disks/{name}"), &host_disk.path), "raw")
     } else if is_claim {
         discarding(claim(context, name), Discard::UnlessPreallocated)
     } else if volume.ephemeral.is_some() {

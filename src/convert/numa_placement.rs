@@ -1,0 +1,191 @@
+//! PCI devices near the guest's NUMA cell that stands on their own node: an expander bus for each cell, a root port for
+//! each device (contract/domain-xml-qemu.md 11.3).
+
+use std::collections::BTreeMap;
+
+use super::context::{Arch, Context};
+use super::cpu_list;
+use super::error::ConvertError;
+use super::facts::{NumaNode, Sysfs};
+use super::pci;
+use crate::domain::{Address, Controller, ControllerTarget, DomainSpec, HostDevice};
+
+/// Bus numbers of expanders count down from here.
+const LAST_BUS: u32 = 256;
+
+/// Places host devices if the cluster wants it. With `guestMappingPassthrough` every one must find its place; otherwise
+/// those that do not stay where libvirt puts them.
+pub(super) fn place(context: &Context<'_>, domain: &mut DomainSpec) -> Result<(), ConvertError> {
+    if context.dedicated_cpu().is_none() || !context.cluster.pci_numa_aware_topology || context.arch == Arch::S390x {
+        return Ok(());
+    }
+    let strict = context.numa_passthrough();
+    let placed = by_cell(context.facts.sysfs.as_ref(), domain, |_| true, strict)
+        .map_err(|why| format!("strict PCI NUMA-aware placement failed: {why}"))
+        .and_then(|devices| on_expanders(domain, devices));
+    match placed {
+        Ok(placed) => *domain = placed,
+        Err(why) if strict => {
+            return Err(ConvertError::known(format!("failed to process strict PCIe NUMA-aware topology: {why}")));
+        }
+        // Without any placement the guest is slower, not broken.
+        Err(_) => {}
+    }
+    Ok(())
+}
+
+fn on_expanders(domain: &DomainSpec, devices: BTreeMap<u32, Vec<usize>>) -> Result<DomainSpec, String> {
+    let mut placed = domain.clone();
+    let mut placer = Placer::new(domain);
+    for (cell, devices) in devices {
+        let controllers = placer.place(cell, &devices, &mut placed.devices.host_devices)?;
+        placed.devices.controllers.extend(controllers);
+    }
+    Ok(placed)
+}
+
+/// PCI host devices without a guest address, as indices into the list, by guest cell and in the order of their addresses.
+/// `wanted` looks at a device's index. A device without a cell is left out, or an error if `strict`.
+pub(super) fn by_cell(
+    sysfs: Option<&Sysfs>,
+    domain: &DomainSpec,
+    wanted: impl Fn(usize) -> bool,
+    strict: bool,
+) -> Result<BTreeMap<u32, Vec<usize>>, String> {
+    let mut devices: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    if domain.cpu.numa.is_none() {
+        return Ok(devices);
+    }
+    let mut candidates: Vec<(String, usize)> = (0..)
+        .zip(&domain.devices.host_devices)
+        .filter(|(index, _)| wanted(*index))
+        .filter_map(|(index, device)| Some((candidate(device)?, index)))
+        .collect();
+    candidates.sort();
+    for (address, index) in candidates {
+        match guest_cell(sysfs, domain, &address) {
+            Ok(cell) => devices.entry(cell).or_default().push(index),
+            Err(why) if strict => {
+                return Err(format!("device {address} cannot be placed on a NUMA-aware PCIe topology: {why}"));
+            }
+            Err(_) => {}
+        }
+    }
+    Ok(devices)
+}
+
+/// The host address of a PCI device that has no place in the guest yet.
+fn candidate(device: &HostDevice) -> Option<String> {
+    let is_candidate = device.type_ == "pci" && device.address.is_none();
+    device.source.address.as_ref().filter(|_| is_candidate).map(pci::kernel_name)
+}
+
+/// The host node of a device.
+pub(super) fn host_node(sysfs: Option<&Sysfs>, address: &str) -> Result<u32, String> {
+    let device = sysfs.and_then(|sysfs| sysfs.pci_devices.get(address));
+    let node = device.and_then(|device| device.numa_node).and_then(|node| u32::try_from(node).ok());
+    node.ok_or_else(|| format!("failed to read host NUMA affinity: device {address} has no NUMA node affinity"))
+}
+
+/// The guest cell whose memory, or else whose vCPUs, are on the device's node.
+fn guest_cell(sysfs: Option<&Sysfs>, domain: &DomainSpec, address: &str) -> Result<u32, String> {
+    let node = host_node(sysfs, address)?;
+    let nodes = domain.numa_tune.iter().flat_map(|tune| &tune.mem_nodes);
+    let mut cells = nodes
+        .filter(|mapped| cpu_list::parse(&mapped.node_set).is_some_and(|nodes| nodes.contains(&node)))
+        .map(|mapped| mapped.cell_id);
+    if let (Some(cell), None) = (cells.next(), cells.next()) {
+        return Ok(cell);
+    }
+    let host_cpus = sysfs.and_then(|sysfs| sysfs.numa_nodes.get(&node)).and_then(NumaNode::cpus);
+    let host_cpus = host_cpus.ok_or_else(|| format!("the CPUs of host NUMA node {node} are not known"))?;
+    host_cpus
+        .into_iter()
+        .find_map(|cpu| cell_of_vcpu(domain, vcpu_on(domain, cpu)?))
+        .ok_or_else(|| format!("no vCPU is pinned to host NUMA node {node}"))
+}
+
+fn vcpu_on(domain: &DomainSpec, cpu: u32) -> Option<u32> {
+    let mut pins = domain.cpu_tune.iter().flat_map(|tune| &tune.vcpu_pin);
+    let pin = pins.find(|pin| cpu_list::parse(&pin.cpu_set).is_some_and(|cpus| cpus.contains(&cpu)));
+    pin.map(|pin| pin.vcpu)
+}
+
+fn cell_of_vcpu(domain: &DomainSpec, vcpu: u32) -> Option<u32> {
+    let mut cells = domain.cpu.numa.iter().flat_map(|numa| &numa.cells);
+    let cell = cells.find(|cell| cpu_list::parse(&cell.cpus).is_some_and(|vcpus| vcpus.contains(&vcpu)));
+    cell.and_then(|cell| cell.id.parse().ok())
+}
+
+impl NumaNode {
+    /// The numbers of its CPUs; none if the file cannot be read.
+    pub(super) fn cpus(&self) -> Option<Vec<u32>> {
+        cpu_list::parse(&self.cpulist)
+    }
+}
+
+/// Numbers controllers and buses from one placement to the next.
+pub(super) struct Placer {
+    /// Highest index of a controller so far.
+    index: u32,
+    /// Controllers made.
+    made: u32,
+    /// Bus number of the expander made last.
+    bus: u32,
+}
+
+impl Placer {
+    pub(super) fn new(domain: &DomainSpec) -> Self {
+        let indices = domain.devices.controllers.iter().filter_map(|controller| controller.index.parse().ok());
+        Placer { index: indices.max().unwrap_or(0), made: 0, bus: LAST_BUS }
+    }
+
+    fn next(&mut self) -> Result<String, String> {
+        self.index = self.index.saturating_add(1);
+        self.made = self.made.saturating_add(1);
+        if self.index >= self.bus.saturating_sub(1) {
+            return Err(format!("no PCI bus is left for controller {}", self.index));
+        }
+        Ok(self.index.to_string())
+    }
+
+    /// An expander at the cell and a root port for each of the devices, which get their address on it.
+    pub(super) fn place(
+        &mut self,
+        cell: u32,
+        devices: &[usize],
+        all: &mut [HostDevice],
+    ) -> Result<Vec<Controller>, String> {
+        let expander = self.next()?;
+        let mut ports = Vec::new();
+        for (slot, device) in devices.iter().enumerate() {
+            let port = self.next()?;
+            if let Some(device) = all.get_mut(*device) {
+                device.address = Some(address(&port, 0));
+            }
+            let address = Some(address(&expander, slot));
+            ports.push(Controller { address, ..controller(port, "pcie-root-port") });
+        }
+        self.bus = LAST_BUS.saturating_sub(self.made);
+        let target = ControllerTarget { bus_nr: Some(self.bus), numa_node: Some(cell), ..ControllerTarget::default() };
+        let mut controllers = vec![Controller { target: Some(target), ..controller(expander, "pcie-expander-bus") }];
+        controllers.append(&mut ports);
+        Ok(controllers)
+    }
+}
+
+fn controller(index: String, model: &str) -> Controller {
+    Controller { type_: "pci".into(), index, model: model.into(), ..Controller::default() }
+}
+
+/// The bus is decimal and without prefix, as the original writes it.
+fn address(bus: &str, slot: usize) -> Address {
+    Address {
+        type_: "pci".into(),
+        domain: "0x0000".into(),
+        bus: bus.to_owned(),
+        slot: format!("0x{slot:02x}"),
+        function: "0x0".into(),
+        ..Address::default()
+    }
+}
