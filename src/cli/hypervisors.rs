@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 
-use crate::hypervisor::{Catalogue, Entry};
+use super::table;
+use crate::hypervisor::{Catalogue, Entry, Feature, features_of};
 
 /// Shows the hypervisors that this launcher knows.
 #[derive(Debug, Parser)]
@@ -18,6 +19,9 @@ struct Arguments {
     /// A catalogue that extends the built-in one (default: /etc/virt-launcher/hypervisors.yaml where it exists).
     #[arg(long, value_name = "FILE")]
     hypervisor_catalogue: Option<PathBuf>,
+    /// Show what they make of a VMI's fields instead.
+    #[arg(long)]
+    features: bool,
     /// How to print it.
     #[arg(short, long, value_enum, default_value_t = Form::Table)]
     output: Form,
@@ -60,9 +64,12 @@ fn printed(arguments: &Arguments) -> Result<String, String> {
         Some(name) => [catalogue.get(name).map_err(|error| error.to_string())?].into(),
         None => catalogue.iter().collect(),
     };
+    if arguments.features {
+        return features(&chosen, arguments.output);
+    }
     let document = BTreeMap::from([("hypervisors", &chosen)]);
     match arguments.output {
-        Form::Table => Ok(table(&chosen)),
+        Form::Table => Ok(summary(&chosen)),
         Form::Yaml => serde_norway::to_string(&document).map_err(|error| error.to_string()),
         Form::Json => {
             serde_json::to_string_pretty(&document).map(|text| text + "\n").map_err(|error| error.to_string())
@@ -70,7 +77,7 @@ fn printed(arguments: &Arguments) -> Result<String, String> {
     }
 }
 
-fn table(entries: &BTreeMap<&str, &Entry>) -> String {
+fn summary(entries: &BTreeMap<&str, &Entry>) -> String {
     let mut rows = vec![["NAME", "ALIASES", "COMMANDS", "DAEMON", "DEVICE", "CLOUD-INIT"].map(str::to_owned)];
     for (name, entry) in entries {
         rows.push([
@@ -82,17 +89,32 @@ fn table(entries: &BTreeMap<&str, &Entry>) -> String {
             entry.cloud_init_file_type.clone(),
         ]);
     }
-    let mut text = String::new();
-    for row in &rows {
-        let mut line = String::new();
-        for (column, cell) in row.iter().enumerate() {
-            let width = rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or_default();
-            line.push_str(&format!("{cell:width$}  "));
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
+    table(&rows)
+}
+
+fn features(entries: &BTreeMap<&str, &Entry>, form: Form) -> Result<String, String> {
+    let mut all: BTreeMap<&str, Vec<Feature>> = BTreeMap::new();
+    for (name, entry) in entries {
+        all.insert(name, features_of(name, entry).map_err(|error| error.to_string())?);
     }
-    text
+    match form {
+        Form::Table => {
+            let mut rows = vec![["HYPERVISOR", "FIELD OR OPERATION", "ARCH", "LEVEL", "REASON"].map(str::to_owned)];
+            for (name, rules) in &all {
+                for rule in rules {
+                    let arch = if rule.arch.is_empty() { "all".to_owned() } else { rule.arch.join(",") };
+                    let needs = rule.needs.map(|version| format!("libvirt {version}: ")).unwrap_or_default();
+                    let reason = format!("{needs}{}", rule.reason);
+                    rows.push([(*name).to_owned(), rule.subject(), arch, rule.level.to_string(), reason]);
+                }
+            }
+            Ok(table(&rows))
+        }
+        Form::Yaml => serde_norway::to_string(&BTreeMap::from([("features", &all)])).map_err(|error| error.to_string()),
+        Form::Json => serde_json::to_string_pretty(&BTreeMap::from([("features", &all)]))
+            .map(|text| text + "\n")
+            .map_err(|error| error.to_string()),
+    }
 }
 
 #[cfg(test)]
@@ -108,6 +130,19 @@ mod tests {
         let text = printed(&arguments(&["-o", "yaml"])).unwrap();
         let read = Catalogue::parse(&text, std::path::Path::new("printed")).unwrap();
         assert_eq!(read, Catalogue::builtin().unwrap());
+    }
+
+    #[test]
+    fn features_are_printed_in_every_form() {
+        let text = printed(&arguments(&["ch", "--features"])).unwrap();
+        let tpm = text.lines().find(|line| line.contains("spec.domain.devices.tpm")).unwrap();
+        assert!(tpm.starts_with("cloud-hypervisor  ") && tpm.contains("  unsupported  "), "{tpm}");
+        assert!(text.contains("spec.domain.cpu.model: not host-model, host-passthrough"), "{text}");
+        let json = printed(&arguments(&["--features", "-o", "json"])).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let of = |name: &str| json.pointer(&format!("/features/{name}")).unwrap().as_array().unwrap().len();
+        assert!(of("cloud-hypervisor") > 70 && of("qemu-kvm") > 5 && of("hyperv-direct") > 5);
+        assert!(printed(&arguments(&["--features", "-o", "yaml"])).unwrap().contains("needs: 11.10.0"));
     }
 
     #[test]

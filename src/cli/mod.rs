@@ -1,5 +1,6 @@
 //! Flags and environment, and what a person types: one checked configuration per role.
 
+mod check;
 pub mod ctl;
 pub mod domain_xml;
 pub mod hypervisors;
@@ -60,7 +61,7 @@ const ROLES: &[(Role, Option<&str>, &str, &str)] = &[
     (Role::QemuHook, Some("qemu"), "qemu-hook", "be libvirt's qemu hook"),
 ];
 
-/// Exit code of what cannot be done, or a role that this version does not have.
+/// Exit code of what cannot be done.
 const NOT_THERE: u8 = 1;
 /// Exit code of a command line that makes no sense (contract/lifecycle.md 2.5).
 const USAGE: u8 = 2;
@@ -107,8 +108,8 @@ fn run(role: Role, words: &[OsString]) -> ExitCode {
         Role::VirtProbe => tools::virt_probe(words),
         Role::VirtFreezer => tools::virt_freezer(words),
         Role::VirtTail => tools::virt_tail(words),
+        Role::Check => check::run(words),
         Role::DomainXml => domain_xml::run(words),
-        Role::Check => not_there(role),
     }
 }
 
@@ -127,10 +128,19 @@ fn launcher(words: &[OsString]) -> ExitCode {
     }
 }
 
-fn not_there(role: Role) -> ExitCode {
-    let name = ROLES.iter().find(|(other, ..)| *other == role).map_or("", |(_, _, subcommand, _)| subcommand);
-    say(std::io::stderr(), &format!("virt-launcher: {name} is not implemented in this version\n"));
-    ExitCode::from(NOT_THERE)
+/// Rows with columns of equal width, the last one as it is.
+fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let width = rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or_default();
+            line.push_str(&format!("{cell:width$}  "));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
 }
 
 /// Not `print!`, which panics when nobody reads.

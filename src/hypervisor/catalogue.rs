@@ -146,6 +146,11 @@ fn check(name: &str, entry: &Entry, file: &Path) -> Result<(), CatalogueError> {
     if !matches!(entry.cloud_init_file_type.as_str(), "iso" | "raw") {
         return fault("cloudInitFileType", format!("{:?} is neither iso nor raw", entry.cloud_init_file_type));
     }
+    for rule in &entry.launcher.features {
+        if let Some(problem) = rule.fault() {
+            return fault("launcher.features", format!("{}: {problem}", rule.subject()));
+        }
+    }
     let overheads = &entry.virt_launcher_overheads;
     for (field, value) in [
         ("virtLauncherOverheads.virtLauncherMonitorOverhead", &overheads.virt_launcher_monitor_overhead),
@@ -223,6 +228,11 @@ hypervisors:
             ("Executable: /usr/sbin/virtqemud", "Executable: virtqemud", &["libvirtDaemonExecutable", "absolute"]),
             ("FileType: iso", "FileType: cd", &["cloudInitFileType", "neither iso nor raw"]),
             ("100Mi", "100 MB", &["virtLauncherOverhead", "quantity"]),
+            (
+                "iso\n",
+                "iso\n    launcher: {features: [{path: spec.a, level: needs-version}]}\n",
+                &["launcher.features: spec.a: "],
+            ),
             ("diskDriver", "diskDrivers", &["x.yaml", "unknown field `diskDrivers`"]),
             ("vcpuRegex: ^CPU", "# ^CPU", &["missing field `vcpuRegex`"]),
         ] {

@@ -4,11 +4,15 @@
 //! methods describe what is to be done as data; `daemon` does it. Nothing falls back to another hypervisor silently.
 
 mod catalogue;
+mod features;
 mod libvirt_files;
 mod runtime;
 mod schema;
 
 pub use catalogue::{Catalogue, CatalogueError, DEFAULT_CATALOGUE_FILE, DEFAULT_HYPERVISOR};
+pub use features::{
+    Feature, FeatureError, FeatureTable, Finding, Level, Verdict, Version, features_of, host_architecture,
+};
 pub use libvirt_files::{Append, ConfigFile, LibvirtFiles, LogFilters, log_filters};
 pub use runtime::{Environment, Runtime, RuntimeError};
 pub use schema::{Daemon, Entry, Launcher, Monolithic, Overheads, PerUser, RuntimeUser, RuntimeUsers, Virtlogd};

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::features::{Feature, FeatureError, features_of};
 use super::libvirt_files::{ConfigFile, LibvirtFiles};
 use super::schema::{Entry, Overheads, RuntimeUser};
 use super::{DaemonSpec, Hypervisor, LibvirtWrapper};
@@ -41,6 +42,14 @@ pub enum RuntimeError {
         /// The executable's path.
         path: PathBuf,
     },
+    /// The feature table cannot be used.
+    #[error("hypervisor {name}: {source}")]
+    Features {
+        /// The entry's name.
+        name: String,
+        /// Why.
+        source: FeatureError,
+    },
     /// The entry's regular expression is none; the catalogue checks it, so this is for entries made elsewhere.
     #[error("hypervisor {name}: vcpuRegex: {source}")]
     VcpuRegex {
@@ -59,6 +68,7 @@ pub struct Runtime {
     root: bool,
     vcpu_regex: regex::Regex,
     daemon: ResolvedDaemon,
+    features: Vec<Feature>,
 }
 
 #[derive(Debug, Clone)]
@@ -127,7 +137,14 @@ impl Runtime {
         {
             return Err(RuntimeError::NoVirtlogd { name: name.to_owned(), path: virtlogd.executable.clone() });
         }
-        Ok(Runtime { name: name.to_owned(), entry: entry.clone(), root, vcpu_regex, daemon })
+        let features =
+            features_of(name, entry).map_err(|source| RuntimeError::Features { name: name.to_owned(), source })?;
+        Ok(Runtime { name: name.to_owned(), entry: entry.clone(), root, vcpu_regex, daemon, features })
+    }
+
+    /// What this hypervisor makes of a VMI's fields.
+    pub fn features(&self) -> &[Feature] {
+        &self.features
     }
 
     fn user(&self) -> &RuntimeUser {

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::features::Feature;
+
 /// One hypervisor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -113,6 +115,9 @@ pub struct Launcher {
     pub requires_boot_order: bool,
     /// `<domain type=…>` with hardware virtualisation.
     pub virt_type: String,
+    /// What it makes of a VMI's fields; these rules go before those of the built-in table for this name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<Feature>,
 }
 
 impl Default for Launcher {
@@ -128,6 +133,7 @@ impl Default for Launcher {
             supports_memory_ballooning: true,
             requires_boot_order: true,
             virt_type: "kvm".into(),
+            features: Vec::new(),
         }
     }
 }

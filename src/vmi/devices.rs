@@ -7,10 +7,14 @@ api! {
     Devices {
         #[serde(rename = "autoattachGraphicsDevice")]
         autoattach_graphics_device: Option<bool>,
+        #[serde(rename = "autoattachInputDevice")]
+        autoattach_input_device: Option<bool>,
         #[serde(rename = "autoattachMemBalloon")]
         autoattach_mem_balloon: Option<bool>,
         #[serde(rename = "autoattachSerialConsole")]
         autoattach_serial_console: Option<bool>,
+        #[serde(rename = "autoattachVSOCK")]
+        autoattach_vsock: Option<bool>,
         block_multi_queue: Option<bool>,
         client_passthrough: Option<serde_json::Value>,
         disable_hotplug: bool,

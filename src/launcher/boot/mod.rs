@@ -18,7 +18,7 @@ use super::operations::{Vm, state};
 use crate::cmd::{Failure, SyncRequest};
 use crate::convert::{Defines, HostFacts, SyncOptions};
 use crate::domain::GracePeriodMetadata;
-use crate::hypervisor::{Catalogue, Hypervisor, Runtime};
+use crate::hypervisor::{Catalogue, Hypervisor, Runtime, Verdict, host_architecture};
 use crate::libvirt::flags;
 use crate::storage::{self, CloudInit, ImageInfo, InspectionLimits, Owner, StorageError, Tools};
 use crate::vmi::VirtualMachineInstance;
@@ -94,7 +94,8 @@ impl Boot {
                 )));
             }
         }
-        Ok(())
+        let verdict = Verdict::of(self.runtime.name(), self.runtime.features(), vmi, host_architecture(), None);
+        verdict.refusal().map_or(Ok(()), |refusal| Err(Failure::text(refusal)))
     }
 
     async fn facts(&self, vmi: &VirtualMachineInstance, options: SyncOptions) -> Result<HostFacts, Failure> {
