@@ -6,6 +6,7 @@
 mod cloud_init;
 mod config_disk;
 mod image;
+pub mod image_volume;
 mod iso;
 mod metrics_disk;
 mod tool;
@@ -83,6 +84,22 @@ pub enum StorageError {
     NoAnswerFile {
         /// Where one was looked for.
         directory: PathBuf,
+    },
+    /// An image volume that does not say by itself which file is the disk.
+    #[error("{directory} does not hold a single file: {what}")]
+    NoSingleFile {
+        /// Where it was looked for.
+        directory: PathBuf,
+        /// What was found instead.
+        what: &'static str,
+    },
+    /// A path that escapes.
+    #[error("{path} leads out of the image volume {volume}")]
+    OutsideVolume {
+        /// The path.
+        path: PathBuf,
+        /// The volume's root.
+        volume: PathBuf,
     },
     /// An image that a VM cannot boot from as it is.
     #[error("{0}")]

@@ -3,6 +3,8 @@
 
 mod cloud_init;
 mod disks;
+mod image_volumes;
+mod missing;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -43,6 +45,12 @@ pub struct Boot {
     pub cloud_init: Mutex<Option<CloudInit>>,
 }
 
+/// Looks at the machine on a thread that may wait.
+async fn blocking<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    let looked = tokio::task::spawn_blocking(look).await;
+    looked.map_err(|error| Failure::text(format!("the machine's facts cannot be gathered: {error}")))
+}
+
 /// `context: cause`, as the original wraps it.
 fn wrapped(context: &'static str) -> impl Fn(StorageError) -> Failure {
     move |error| Failure::text(format!("{context}: {error}"))
@@ -55,8 +63,8 @@ impl Boot {
         self.check(vm, &vmi)?;
         if !vm.connection.exists(&vm.domain).await? {
             let facts = self.facts(&vmi, options).await?;
+            let facts = self.prepare(&vmi, facts).await?;
             let defines = Defines::new(&vmi, &facts).map_err(|error| Failure::text(error.to_string()))?;
-            self.prepare(&vmi).await?;
             self.define(vm, defines).await?;
             vm.metadata.set(|metadata| {
                 metadata.uid.clone_from(&vmi.metadata.uid);
@@ -98,10 +106,22 @@ impl Boot {
         verdict.refusal().map_or(Ok(()), |refusal| Err(Failure::text(refusal)))
     }
 
-    async fn facts(&self, vmi: &VirtualMachineInstance, options: SyncOptions) -> Result<HostFacts, Failure> {
+    /// What the machine and the pod look like now, but for the disks' files.
+    pub(super) async fn facts(&self, vmi: &VirtualMachineInstance, options: SyncOptions) -> Result<HostFacts, Failure> {
+        if self.config.image_volume {
+            image_volumes::link_all(&self.root, &self.config.container_disk_dir, vmi)?;
+        }
         for (index, volume) in vmi.spec.volumes.iter().enumerate() {
             if volume.container_disk.is_some() && !self.inspected().contains_key(&volume.name) {
                 let path = self.disks().container_disk(index);
+                if !path.exists() {
+                    return Err(Failure::text(format!(
+                        "failed to get container disk info: spec.volumes[{index}] ({}): {} does not exist: the image is \
+                         not mounted into this container",
+                        volume.name,
+                        path.display()
+                    )));
+                }
                 let limits = InspectionLimits { address_space_bytes: self.config.disk_memory_limit };
                 let info = storage::inspect(&self.tools, &path, limits).await.map_err(|error| match error {
                     StorageError::Image(why) => {
@@ -115,11 +135,12 @@ impl Boot {
         let (config, vmi, inspected) = (Arc::clone(&self.config), vmi.clone(), self.inspected().clone());
         let hypervisor = if self.runtime.virt_type() == "hyperv" { "hyperv-direct" } else { "kvm" };
         let device = self.runtime.device_node().map(Path::to_owned);
-        let gathered = tokio::task::spawn_blocking(move || {
+        let root = self.root.clone();
+        blocking(move || {
             let pod = Pod { config: &config, hypervisor, device: device.as_deref() };
-            facts::gather(&pod, &vmi, options, &inspected)
-        });
-        gathered.await.map_err(|error| Failure::text(format!("the machine's facts cannot be gathered: {error}")))
+            facts::collect(&root, &pod, &vmi, options, &inspected)
+        })
+        .await
     }
 
     fn inspected(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, ImageInfo>> {
@@ -136,13 +157,21 @@ impl Boot {
         }
     }
 
-    /// Everything that has to be there before the define.
-    async fn prepare(&self, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+    /// Everything that has to be there before the define, and the facts with what the disks' files can do.
+    async fn prepare(&self, vmi: &VirtualMachineInstance, mut facts: HostFacts) -> Result<HostFacts, Failure> {
+        let domain = facts::draft(vmi, &facts).map_err(|error| Failure::text(error.to_string()))?;
         let data = cloud_init::cloud_init(vmi, &self.root)
             .map_err(|why| Failure::text(format!("ReadCloudInitVolumeDataSource failed: {why}")))?;
         *self.cloud_init.lock().unwrap_or_else(PoisonError::into_inner) = data;
         let inspected = self.inspected().clone();
-        self.disks().prepare(vmi, &inspected).await
+        self.disks().prepare(vmi, &inspected).await?;
+        missing::check(&self.root, &self.cloud_init_dir(), vmi, &domain)?;
+        let root = self.root.clone();
+        blocking(move || {
+            facts::probe_disks(&root, &domain, &mut facts);
+            facts
+        })
+        .await
     }
 
     fn cloud_init_dir(&self) -> PathBuf {

@@ -1,13 +1,20 @@
 //! Gathers the facts that a conversion needs from the machine, in one place (contract/cmd-server.md 5.2).
 
+mod disks;
+
+pub use disks::{direct_io, is_allocated, probe_disks};
+
 use std::collections::BTreeMap;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::Pid;
 
 use super::config::Config;
-use crate::convert::{self, ContainerDiskInfo, DirectIo, HostFacts, HypervisorFacts, Link, Ovmf, SyncOptions};
+use crate::convert::{
+    self, ContainerDiskInfo, ConvertError, DirectIo, HostFacts, HypervisorFacts, Link, Ovmf, SyncOptions,
+};
+use crate::domain::DomainSpec;
 use crate::storage::ImageInfo;
 use crate::vmi::VirtualMachineInstance;
 
@@ -34,6 +41,22 @@ fn host_arch() -> String {
 
 /// Gathers the facts for one VMI. Blocking: reads small files and opens the VM's disks.
 pub fn gather(
+    pod: &Pod<'_>,
+    vmi: &VirtualMachineInstance,
+    options: SyncOptions,
+    container_disks: &BTreeMap<String, ImageInfo>,
+) -> HostFacts {
+    let root = Path::new("/");
+    let mut facts = collect(root, pod, vmi, options, container_disks);
+    if let Ok(domain) = draft(vmi, &facts) {
+        probe_disks(root, &domain, &mut facts);
+    }
+    facts
+}
+
+/// The facts without [`probe_disks`], of the machine whose file system is `root`. Blocking: reads small files.
+pub fn collect(
+    root: &Path,
     pod: &Pod<'_>,
     vmi: &VirtualMachineInstance,
     options: SyncOptions,
@@ -77,24 +100,22 @@ pub fn gather(
         ..HostFacts::default()
     };
     facts.direct_io = DirectIo { default: true, paths: BTreeMap::new() };
-    // Where the disks are is the conversion's knowledge: it is asked once for the paths to probe.
-    if let Ok(domain) = convert::convert(vmi, &facts) {
-        for disk in &domain.devices.disks {
-            let backing = disk.backing_store.as_ref().and_then(|store| store.source.as_ref());
-            for source in std::iter::once(&disk.source).chain(backing) {
-                let source = source.data_store.as_ref().and_then(|store| store.source.as_deref()).unwrap_or(source);
-                let path = if source.file.is_empty() { &source.dev } else { &source.file };
-                if !path.is_empty() {
-                    facts.direct_io.paths.insert(path.clone(), direct_io(Path::new(path), !source.file.is_empty()));
-                }
-            }
-            let raw = disk.driver.as_ref().is_some_and(|driver| driver.type_ == "raw");
-            if raw && !disk.source.file.is_empty() && is_allocated(Path::new(&disk.source.file)) {
-                facts.preallocated_images.push(disk.source.file.clone());
-            }
-        }
+    if let Ok(domain) = draft(vmi, &facts) {
+        disks::block_sizes(root, &domain, &mut facts);
     }
     facts
+}
+
+/// Converts the VMI as far as it goes without looking at its disks, to learn where they are: that is the conversion's
+/// knowledge. What is wrong with a VMI shows here, before anything was made for it.
+pub fn draft(vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<DomainSpec, ConvertError> {
+    let mut vmi = vmi.clone();
+    for size in vmi.spec.domain.devices.disks.iter_mut().filter_map(|disk| disk.block_size.as_mut()) {
+        size.match_volume = None;
+    }
+    let mut facts = facts.clone();
+    facts.direct_io = DirectIo { default: true, paths: BTreeMap::new() };
+    convert::convert(&vmi, &facts)
 }
 
 fn trimmed(path: &Path) -> String {
@@ -161,59 +182,6 @@ fn links() -> Vec<Link> {
     links
 }
 
-/// Whether O_DIRECT works on a path: `yes`, `no`, `error` (contract/cmd-server.md 5.8). A file that does not exist yet is
-/// probed through one of the same name that is removed again.
-fn direct_io(path: &Path, is_file: bool) -> String {
-    let existed = path.exists();
-    let mut options = std::fs::OpenOptions::new();
-    options.read(true).custom_flags(libc::O_DIRECT | libc::O_CLOEXEC);
-    if is_file && !existed {
-        options.write(true).create_new(true).mode(0o600);
-    }
-    let opened = options.open(path);
-    if opened.is_ok() && is_file && !existed {
-        // Only a file that this probe made is removed.
-        let _ = std::fs::remove_file(path);
-    }
-    match opened {
-        Ok(_) => "yes",
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => "no",
-        Err(_) if !existed => probe_directory(path),
-        Err(_) => "error",
-    }
-    .to_owned()
-}
-
-/// For a file whose folder does not exist yet: what the nearest existing folder's file system says.
-fn probe_directory(path: &Path) -> &'static str {
-    let Some(directory) = path.ancestors().skip(1).find(|ancestor| ancestor.is_dir()) else { return "error" };
-    let probe = directory.join(".direct-io-probe");
-    let opened = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .custom_flags(libc::O_DIRECT | libc::O_CLOEXEC | libc::O_NOFOLLOW)
-        .open(&probe);
-    match opened {
-        Ok(_) => {
-            // Only a file that this probe made is removed.
-            let _ = std::fs::remove_file(&probe);
-            "yes"
-        }
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            let _ = std::fs::remove_file(&probe);
-            "no"
-        }
-        Err(_) => "error",
-    }
-}
-
-/// Whether every block of a raw image is there.
-fn is_allocated(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.blocks().saturating_mul(512) >= found.len())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,18 +194,5 @@ mod tests {
             assert!(parse_cpu_list(text).is_err(), "{text}");
         }
         assert!(!cpu_set().unwrap().is_empty());
-    }
-
-    #[test]
-    fn direct_io_probes_leave_nothing_behind() {
-        let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let (there, deep) = (folder.path().join("a"), folder.path().join("b/c/d"));
-        std::fs::write(&there, vec![1; 8192]).unwrap();
-        let answer = direct_io(&there, true);
-        assert!(matches!(answer.as_str(), "yes" | "no"), "{answer}");
-        assert_eq!(direct_io(&deep, true), answer);
-        assert_eq!(direct_io(&folder.path().join("e"), true), answer);
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
-        assert!(is_allocated(&there));
     }
 }

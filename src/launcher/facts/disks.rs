@@ -1,0 +1,176 @@
+//! What disks' files and devices can do: direct I/O, allocation, block sizes (contract/cmd-server.md 5.8,
+//! contract/domain-xml-qemu.md 8.8, 8.9).
+
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::convert::{BlockSizes, HostFacts};
+use crate::domain::{DiskSource, DomainSpec};
+
+/// Where a disk's data is: a path of the domain's document, or what an overlay stands on.
+struct Place<'a> {
+    path: &'a str,
+    is_file: bool,
+}
+
+/// All places of all disks; an overlay with a data store counts as that store.
+fn places(domain: &DomainSpec) -> impl Iterator<Item = Place<'_>> {
+    domain.devices.disks.iter().flat_map(|disk| {
+        let backing = disk.backing_store.as_ref().and_then(|store| store.source.as_ref());
+        std::iter::once(&disk.source).chain(backing).map(place).filter(|place| !place.path.is_empty())
+    })
+}
+
+fn place(source: &DiskSource) -> Place<'_> {
+    let source = source.data_store.as_ref().and_then(|store| store.source.as_deref()).unwrap_or(source);
+    match source.file.as_str() {
+        "" => Place { path: &source.dev, is_file: false },
+        file => Place { path: file, is_file: true },
+    }
+}
+
+/// An absolute path of the pod, below `root`.
+fn below(root: &Path, path: &str) -> PathBuf {
+    root.join(path.trim_start_matches('/'))
+}
+
+/// Finds out where O_DIRECT works and which raw images are fully allocated; best after the disks are made. Blocking:
+/// opens the VM's disks.
+pub fn probe_disks(root: &Path, domain: &DomainSpec, facts: &mut HostFacts) {
+    facts.direct_io.paths.clear();
+    facts.preallocated_images.clear();
+    for Place { path, is_file } in places(domain) {
+        facts.direct_io.paths.insert(path.to_owned(), direct_io(&below(root, path), is_file));
+    }
+    for disk in &domain.devices.disks {
+        let Place { path, is_file } = place(&disk.source);
+        let raw = disk.driver.as_ref().is_some_and(|driver| driver.type_ == "raw");
+        if raw && is_file && is_allocated(&below(root, path)) {
+            facts.preallocated_images.push(path.to_owned());
+        }
+    }
+}
+
+/// Reads block sizes of every device and of the file system under every file. For a file that will only be made, the
+/// folder that it will be made in tells.
+pub(super) fn block_sizes(root: &Path, domain: &DomainSpec, facts: &mut HostFacts) {
+    for Place { path, is_file } in places(domain) {
+        let there = below(root, path);
+        if is_file {
+            let size = there.ancestors().find_map(|path| nix::sys::statfs::statfs(path).ok());
+            if let Some(size) = size.and_then(|found| u64::try_from(found.block_size()).ok()) {
+                facts.file_block_sizes.insert(path.to_owned(), size);
+            }
+        } else if let Some(sizes) = device_block_sizes(root, &there) {
+            facts.block_sizes.insert(path.to_owned(), sizes);
+        }
+    }
+}
+
+/// The kernel's view of a block device's queue (`/sys/dev/block/MAJOR:MINOR/queue`); a partition's is its parent's.
+/// `None` for what is no block device; zeros where the kernel does not say.
+fn device_block_sizes(root: &Path, device: &Path) -> Option<BlockSizes> {
+    let found = std::fs::metadata(device).ok()?;
+    let number = found.rdev();
+    let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
+    found.file_type().is_block_device().then(|| queue(&root.join(format!("sys/dev/block/{major}:{minor}"))))
+}
+
+fn queue(entry: &Path) -> BlockSizes {
+    let queue = [entry.join("queue"), entry.join("../queue")].into_iter().find(|queue| queue.is_dir());
+    let read = |name: &str| {
+        let text = queue.as_ref().and_then(|queue| std::fs::read_to_string(queue.join(name)).ok());
+        text.and_then(|text| text.trim().parse().ok()).unwrap_or_default()
+    };
+    BlockSizes {
+        logical: read("logical_block_size"),
+        physical: read("physical_block_size"),
+        discard_granularity: read("discard_granularity"),
+    }
+}
+
+/// Whether O_DIRECT works on a path: `yes`, `no`, `error` (contract/cmd-server.md 5.8). A file that does not exist yet is
+/// probed through one of the same name that is removed again.
+pub fn direct_io(path: &Path, is_file: bool) -> String {
+    let existed = path.exists();
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).custom_flags(libc::O_DIRECT | libc::O_CLOEXEC);
+    if is_file && !existed {
+        options.write(true).create_new(true).mode(0o600);
+    }
+    let opened = options.open(path);
+    if opened.is_ok() && is_file && !existed {
+        // Only a file that this probe made is removed.
+        let _ = std::fs::remove_file(path);
+    }
+    match opened {
+        Ok(_) => "yes",
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => "no",
+        Err(_) if !existed => probe_directory(path),
+        Err(_) => "error",
+    }
+    .to_owned()
+}
+
+/// For a file whose folder does not exist yet: what the nearest existing folder's file system says.
+fn probe_directory(path: &Path) -> &'static str {
+    let Some(directory) = path.ancestors().skip(1).find(|ancestor| ancestor.is_dir()) else { return "error" };
+    let probe = directory.join(".direct-io-probe");
+    let opened = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .custom_flags(libc::O_DIRECT | libc::O_CLOEXEC | libc::O_NOFOLLOW)
+        .open(&probe);
+    match opened {
+        Ok(_) => {
+            // Only a file that this probe made is removed.
+            let _ = std::fs::remove_file(&probe);
+            "yes"
+        }
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            let _ = std::fs::remove_file(&probe);
+            "no"
+        }
+        Err(_) => "error",
+    }
+}
+
+/// Whether every block of a raw image is there.
+pub fn is_allocated(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.blocks().saturating_mul(512) >= found.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn direct_io_probes_leave_nothing_behind() {
+        let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let (there, deep) = (folder.path().join("a"), folder.path().join("b/c/d"));
+        std::fs::write(&there, vec![1; 8192]).unwrap();
+        let answer = direct_io(&there, true);
+        assert!(matches!(answer.as_str(), "yes" | "no"), "{answer}");
+        assert_eq!(direct_io(&deep, true), answer);
+        assert_eq!(direct_io(&folder.path().join("e"), true), answer);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert!(is_allocated(&there));
+    }
+
+    #[test]
+    fn a_queue_s_sizes_are_the_device_s_or_its_parent_s() {
+        let entry = tempfile::tempdir().unwrap();
+        let (disk, partition) = (entry.path().join("sda"), entry.path().join("sda/sda1"));
+        std::fs::create_dir_all(disk.join("queue")).unwrap();
+        std::fs::create_dir_all(&partition).unwrap();
+        for (name, value) in [("logical_block_size", "512\n"), ("physical_block_size", "4096\n")] {
+            std::fs::write(disk.join("queue").join(name), value).unwrap();
+        }
+        let wanted = BlockSizes { logical: 512, physical: 4096, discard_granularity: 0 };
+        assert_eq!((queue(&disk), queue(&partition)), (wanted, wanted));
+        assert_eq!(queue(Path::new("/nonexistent")), BlockSizes::default());
+        assert_eq!(device_block_sizes(Path::new("/"), &disk), None);
+    }
+}
