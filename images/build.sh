@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the images: localhost/virt-launcher-qemu (from target/dist/virt-launcher, see `make static`) and
-# localhost/virt-launcher-guest. podman's layer cache makes a repeated run quick; the sizes are printed.
+# localhost/virt-launcher-guest, or what VIRT_LAUNCHER_IMAGE and VIRT_LAUNCHER_GUEST_IMAGE call them. podman's layer cache
+# makes a repeated run quick; the sizes are printed.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -22,5 +23,6 @@ build() {
 
 base=$("$here/base/build.sh")
 echo "images: base $base"
-build localhost/virt-launcher-guest --build-arg BASE="$base" -f "$here/guest/Containerfile" "$here/guest"
-[ "${1:-}" = guest ] || build localhost/virt-launcher-qemu --build-arg BASE="$base" -f "$here/../Containerfile.qemu" "$here/.."
+build "${VIRT_LAUNCHER_GUEST_IMAGE:-localhost/virt-launcher-guest}" --build-arg BASE="$base" -f "$here/guest/Containerfile" "$here/guest"
+[ "${1:-}" = guest ] ||
+    build "${VIRT_LAUNCHER_IMAGE:-localhost/virt-launcher-qemu}" --build-arg BASE="$base" -f "$here/../Containerfile.qemu" "$here/.."

@@ -30,6 +30,7 @@ const BLOCKING_THREADS: usize = 16;
 /// the thread that started them, and this one lives as long as the process.
 pub fn run(config: Config) -> ExitCode {
     crate::logging::init("virt-launcher", config.verbosity);
+    crate::process::faults_kill();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)

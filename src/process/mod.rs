@@ -2,6 +2,7 @@
 
 mod appearance;
 mod capability;
+mod faults;
 mod outcome;
 mod pidfd;
 mod table;
@@ -9,6 +10,7 @@ mod vcpu;
 
 pub use appearance::Appearance;
 pub use capability::raise_ambient_net_bind_service;
+pub use faults::faults_kill;
 pub use outcome::Outcome;
 pub use pidfd::{PidFd, ProcessError};
 pub use table::{

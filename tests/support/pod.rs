@@ -5,15 +5,20 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use super::virt_handler::{Options, VirtHandler};
 use super::{expect, wait_for};
 
 /// From the start of the container to its socket, on a busy machine.
-const READY: Duration = Duration::from_secs(60);
+const READY: Duration = Duration::from_secs(120);
 /// Ending a VM that answers, with all that the launcher does afterwards.
-const ENDED: Duration = Duration::from_secs(60);
+const ENDED: Duration = Duration::from_secs(120);
+
+/// UID of the VMI in `images/demo/vmi.yaml`.
+pub const UID: &str = "5a9c1f0e-7d0b-4a53-9c5e-0f4d9f6b2a11";
 
 /// The image under test; `None` where `make images` has not been asked for (plain `cargo test`).
 pub fn image() -> Option<String> {
@@ -28,6 +33,24 @@ fn podman() -> Command {
     Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("images/podman.sh"))
 }
 
+/// The guest image's files, copied out of it once in a run of the tests.
+fn guest() -> &'static Path {
+    static FILES: OnceLock<PathBuf> = OnceLock::new();
+    FILES.get_or_init(|| {
+        let image = std::env::var("VIRT_LAUNCHER_GUEST_IMAGE").unwrap_or("localhost/virt-launcher-guest".to_owned());
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guest");
+        fs::create_dir_all(&folder).unwrap();
+        // A container that is made but never run: a way to copy out of an image.
+        let donor = format!("virt-launcher-test-{}-guest", std::process::id());
+        succeed(podman().args(["create", "--name", &donor, &image]));
+        for file in ["disk/disk.img", "boot/vmlinuz", "boot/initrd"] {
+            succeed(podman().arg("cp").arg(format!("{donor}:/{file}")).arg(&folder));
+        }
+        succeed(podman().args(["rm", "-f", &donor]));
+        folder
+    })
+}
+
 /// What a program printed, for messages.
 pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
@@ -39,30 +62,87 @@ fn succeed(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
+/// What a test asks of its pod.
+#[derive(Debug, Clone)]
+pub struct Setup<'a> {
+    image: &'a str,
+    vm: &'a str,
+    root: bool,
+    flags: Vec<String>,
+    podman: Vec<String>,
+}
+
+impl<'a> Setup<'a> {
+    /// The pod of a cluster with default settings: uid 107.
+    pub fn new(image: &'a str, vm: &'a str) -> Self {
+        Setup { image, vm, root: false, flags: Vec::new(), podman: Vec::new() }
+    }
+
+    /// The pod of a cluster that runs VMs as root, if `root`.
+    pub fn root(mut self, root: bool) -> Self {
+        self.root = root;
+        self
+    }
+
+    /// Further flags for the monitor; the later of two equal flags counts.
+    pub fn flags(mut self, flags: &[&str]) -> Self {
+        self.flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        self
+    }
+
+    /// Further options for `podman run`.
+    pub fn podman(mut self, options: &[&str]) -> Self {
+        self.podman.extend(options.iter().map(|option| (*option).to_owned()));
+        self
+    }
+
+    /// Mounts a file or folder of this machine.
+    pub fn mount(self, from: &Path, to: &str) -> Self {
+        self.podman(&["-v", &format!("{}:{to}", from.display())])
+    }
+
+    /// Starts it.
+    pub fn start(self) -> Pod {
+        Pod::run(&self)
+    }
+}
+
 pub struct Pod {
     name: String,
+    /// Whether it has session-mode or system-mode libvirt.
+    root: bool,
     /// Holds the emptyDirs.
     dir: tempfile::TempDir,
 }
 
 impl Pod {
-    /// Starts the container as uid 107 with virt-controller's flags, then `more` (the later of two equal flags counts).
+    /// Starts the container as uid 107 with virt-controller's flags, then `more`.
     pub fn start(image: &str, vm: &str, more: &[&str]) -> Pod {
+        Setup::new(image, vm).flags(more).start()
+    }
+
+    fn run(setup: &Setup<'_>) -> Pod {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("virt-launcher-test-{}-{count}", std::process::id());
         let dir = tempfile::Builder::new().prefix("vl").tempdir().unwrap();
         let mut command = podman();
-        command.args(["run", "-d", "--name", &name, "--network=none", "--user", "107:107"]);
-        command.args(["--cap-drop=ALL", "--cap-add=NET_BIND_SERVICE", "--security-opt=no-new-privileges"]);
-        for variable in ["XDG_CACHE_HOME", "XDG_CONFIG_HOME"] {
-            command.args(["-e", &format!("{variable}=/var/run/kubevirt-private")]);
+        command.args(["run", "-d", "--name", &name, "--network=none"]);
+        if setup.root {
+            command.args(["--user", "0:0", "--cap-add=NET_BIND_SERVICE", "--cap-add=SYS_NICE"]);
+        } else {
+            command.args(["--user", "107:107"]);
+            command.args(["--cap-drop=ALL", "--cap-add=NET_BIND_SERVICE", "--security-opt=no-new-privileges"]);
+            for variable in ["XDG_CACHE_HOME", "XDG_CONFIG_HOME"] {
+                command.args(["-e", &format!("{variable}=/var/run/kubevirt-private")]);
+            }
+            command.args(["-e", "XDG_RUNTIME_DIR=/var/run"]);
         }
-        command.args(["-e", "XDG_RUNTIME_DIR=/var/run"]);
         for (volume, at) in [
             ("private", "/var/run/kubevirt-private"),
             ("public", "/var/run/kubevirt"),
-            ("sockets", "/var/run/kubevirt/sockets"),
+            // Not beside it, so that virt-handler's stand-in finds the same tree as the launcher.
+            ("public/sockets", "/var/run/kubevirt/sockets"),
             ("ephemeral-disks", "/var/run/kubevirt-ephemeral-disks"),
             ("libvirt-runtime", "/var/run/libvirt"),
             ("container-disks", "/var/run/kubevirt/container-disks"),
@@ -73,16 +153,20 @@ impl Pod {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o2777)).unwrap();
             command.args(["-v", &format!("{}:{at}", path.display())]);
         }
-        command.args(["--entrypoint", r#"["/usr/bin/virt-launcher-monitor"]"#, image]);
-        command.args(["--qemu-timeout", "263s", "--name", vm, "--uid", "5a9c1f0e-7d0b-4a53-9c5e-0f4d9f6b2a11"]);
-        command.args(["--namespace", "default", "--kubevirt-share-dir", "/var/run/kubevirt"]);
+        command.args(&setup.podman);
+        command.args(["--entrypoint", r#"["/usr/bin/virt-launcher-monitor"]"#, setup.image]);
+        command.args(["--qemu-timeout", "263s", "--name", setup.vm, "--uid", UID, "--namespace", "default"]);
+        command.args(["--kubevirt-share-dir", "/var/run/kubevirt"]);
         command.args(["--ephemeral-disk-dir", "/var/run/kubevirt-ephemeral-disks"]);
         command.args(["--container-disk-dir", "/var/run/kubevirt/container-disks"]);
         command.args(["--grace-period-seconds", "45", "--hook-sidecars", "0", "--ovmf-path", "/usr/share/OVMF"]);
-        command.args(["--hypervisor", "kvm", "--run-as-nonroot", "--allow-emulation"]);
-        command.args(more);
+        command.args(["--hypervisor", "kvm", "--allow-emulation"]);
+        if !setup.root {
+            command.arg("--run-as-nonroot");
+        }
+        command.args(&setup.flags);
         succeed(&mut command);
-        Pod { name, dir }
+        Pod { name, root: setup.root, dir }
     }
 
     /// The folder that stands for one of the pod's emptyDirs.
@@ -91,7 +175,7 @@ impl Pod {
     }
 
     pub fn socket(&self) -> PathBuf {
-        self.volume("sockets").join("launcher-sock")
+        self.volume("public/sockets").join("launcher-sock")
     }
 
     pub fn wait_ready(&self) {
@@ -103,23 +187,21 @@ impl Pod {
         });
     }
 
+    /// A virt-handler for this pod, which reacts to what the launcher tells.
+    pub fn virt_handler(&self, vmi: &str) -> VirtHandler {
+        let vmi: serde_json::Value = serde_norway::from_str(vmi).unwrap();
+        VirtHandler::attach(&self.volume("public"), Options::new(vmi.to_string()))
+    }
+
     /// What virt-handler bind-mounts: the container disk, and kernel and initramfs of the kernel-boot container.
     pub fn provide_disks(&self) {
-        let guest = std::env::var("VIRT_LAUNCHER_GUEST_IMAGE").unwrap_or("localhost/virt-launcher-guest".to_owned());
         let to = self.volume("container-disks");
         fs::create_dir_all(to.join("kernel-boot")).unwrap();
-        // A container that is made but never run: a way to copy out of an image.
-        let donor = format!("{}-guest", self.name);
-        succeed(podman().args(["create", "--name", &donor, &guest]));
-        for (from, to) in [
-            ("disk/disk.img", "disk_0.img"),
-            ("boot/vmlinuz", "kernel-boot/vmlinuz"),
-            ("boot/initrd", "kernel-boot/initrd"),
-        ] {
-            let to = self.volume("container-disks").join(to);
-            succeed(podman().arg("cp").arg(format!("{donor}:/{from}")).arg(to));
+        for (from, to) in
+            [("disk.img", "disk_0.img"), ("vmlinuz", "kernel-boot/vmlinuz"), ("initrd", "kernel-boot/initrd")]
+        {
+            fs::copy(guest().join(from), self.volume("container-disks").join(to)).unwrap();
         }
-        succeed(podman().args(["rm", "-f", &donor]));
     }
 
     /// `virt-launcher ctl` from outside the container.
@@ -131,6 +213,23 @@ impl Pod {
     /// Runs a program in the container and returns what it printed.
     pub fn exec(&self, words: &[&str]) -> String {
         succeed(podman().args(["exec", &self.name]).args(words))
+    }
+
+    /// `virsh` in the container, connected to the daemon whichever it is.
+    pub fn virsh(&self, words: &[&str]) -> String {
+        let mode = if self.root { "system" } else { "session" };
+        let connect = "for s in virtqemud libvirt; do [ ! -S /run/libvirt/$s-sock ] || \
+            exec virsh -c \"qemu+unix:///$0?socket=/run/libvirt/$s-sock\" \"$@\"; done";
+        self.exec(&[&["sh", "-c", connect, mode], words].concat())
+    }
+
+    /// The guest's serial console up to a line with `text`; guests in emulation take their time.
+    pub fn wait_console(&self, text: &str) -> String {
+        let console = self.volume("private").join(UID).join("virt-serial0");
+        let output = self.ctl(&["--timeout", "300", "console", "--path", console.to_str().unwrap(), "--until", text]);
+        let seen = self::text(&output);
+        assert!(output.status.success() && seen.contains(text), "no {text:?} on the console: {seen}\n{}", self.log());
+        seen
     }
 
     pub fn sync(&self, vmi: &str) -> Output {
@@ -167,8 +266,24 @@ impl Pod {
         self.inspect("{{.State.ExitCode}}").parse().unwrap()
     }
 
+    /// The end of the container's log, for messages.
     pub fn log(&self) -> String {
         text(&podman().args(["logs", "--tail", "30", &self.name]).output().unwrap())
+    }
+
+    /// All lines of the container's standard error.
+    pub fn lines(&self) -> Vec<String> {
+        let output = podman().args(["logs", &self.name]).output().unwrap();
+        assert!(output.stdout.is_empty(), "on standard output: {}", String::from_utf8_lossy(&output.stdout));
+        String::from_utf8_lossy(&output.stderr).lines().map(str::to_owned).collect()
+    }
+
+    /// The log's records of this level; every line has to be one.
+    pub fn records(&self, level: &str) -> Vec<serde_json::Value> {
+        let parse = |line: &String| -> serde_json::Value {
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("no log record: {error}: {line}"))
+        };
+        self.lines().iter().map(parse).filter(|record| record["level"] == level).collect()
     }
 
     fn inspect(&self, what: &str) -> String {

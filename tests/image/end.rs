@@ -1,0 +1,102 @@
+//! What the container's end looks like, and what PID 1 does for it.
+
+use std::fs;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::support::pod::{Pod, Setup, image};
+use super::support::{expect, wait_for};
+use super::{boot, children, owner, send, stat, vmi};
+
+/// The monitor asked QEMU by SIGTERM and saw it end.
+fn assert_ended_gracefully(pod: &Pod) {
+    let asked = |record: &serde_json::Value| {
+        record["msg"].as_str().unwrap_or_default().starts_with("ending the hypervisor qemu-system-x86")
+    };
+    let told = pod.records("info");
+    assert_eq!(told.iter().filter(|record| asked(record)).count(), 1, "{told:#?}");
+    let errors: Vec<_> = pod.records("error").into_iter().filter(|record| record["subcomponent"].is_null()).collect();
+    assert_eq!(errors.len(), 1, "{errors:#?}");
+    assert_eq!(errors[0]["msg"], "dirty virt-launcher shutdown: exit-code -1");
+}
+
+#[test]
+fn a_launcher_killed_in_mid_run_takes_qemu_along_gracefully() {
+    let Some(image) = image() else { return };
+    for signal in [Signal::SIGKILL, Signal::SIGSEGV] {
+        let pod = Pod::start(&image, "demo", &["--no-adopt"]);
+        boot(&pod, &vmi("demo"));
+        send(owner(&pod), signal);
+        assert_eq!(pod.wait_exit(), 255, "{signal}: {}", pod.log());
+        assert_ended_gracefully(&pod);
+    }
+}
+
+/// The real launcher catches SIGTERM from its first instruction on, so that another one has to be killed by it.
+#[test]
+fn a_launcher_killed_by_sigterm_counts_as_killed() {
+    let Some(image) = image() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let launcher = dir.path().join("virt-launcher");
+    // QEMU is ready to be asked once it catches SIGTERM, the fifteenth of the mask.
+    let script = "#!/bin/sh\n\
+        (qemu-system-x86_64 -name left-behind -machine none -display none 2>/var/run/kubevirt/qemu.log &)\n\
+        catches() { [ $((0x$(sed -n 's/^SigCgt:[[:space:]]*//p' \"/proc/$1/status\") >> 14 & 1)) = 1 ]; }\n\
+        until qemu=$(pidof qemu-system-x86_64) && catches \"$qemu\"; do :; done\n\
+        kill -TERM $$\n";
+    fs::write(&launcher, script).unwrap();
+    fs::set_permissions(&launcher, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let pod = Setup::new(&image, "demo").flags(&["--no-adopt"]).mount(&launcher, "/usr/bin/virt-launcher").start();
+    assert_eq!(pod.wait_exit(), 255, "{}", pod.log());
+    assert_ended_gracefully(&pod);
+    let last_words = fs::read_to_string(pod.volume("public").join("qemu.log")).unwrap();
+    assert!(
+        last_words.contains("terminating on signal 15 from pid 1 (/usr/bin/virt-launcher-monitor)"),
+        "{last_words}"
+    );
+}
+
+#[test]
+fn a_launcher_asked_to_end_has_virt_handler_shut_the_guest_down() {
+    let Some(image) = image() else { return };
+    let vmi = vmi("demo");
+    let pod = Pod::start(&image, "demo", &[]);
+    boot(&pod, &vmi);
+    pod.wait_console("guest: ready");
+    let virt_handler = pod.virt_handler(&vmi);
+    send(owner(&pod), Signal::SIGTERM);
+    assert_eq!(pod.wait_exit(), 0, "{}", pod.log());
+    let calls = virt_handler.calls();
+    assert_eq!(calls.first(), Some(&"ShutdownVirtualMachine"), "{calls:?}");
+    assert_eq!(calls.last(), Some(&"DeleteVirtualMachine"), "{calls:?}");
+    assert!(!calls.contains(&"KillVirtualMachine"), "{calls:?}");
+}
+
+#[test]
+fn ten_thousand_orphans_leave_no_zombie() {
+    const ORPHANS: u64 = 10_000;
+    let Some(image) = image() else { return };
+    let pod = Pod::start(&image, "demo", &[]);
+    pod.wait_ready();
+    // Each leaves its mark once its parent has ended, then ends; PID 1 must be its parent by then.
+    let script = "for ((i = 0; i < $0; i++)); do (
+            (until read -r _ _ _ ppid _ <\"/proc/$BASHPID/stat\" && [ \"$ppid\" = 1 ]; do :; done; \
+             printf x >>/var/run/kubevirt/orphans) &
+        ); done";
+    pod.exec(&["bash", "-c", script, &ORPHANS.to_string()]);
+    let marks = pod.volume("public").join("orphans");
+    wait_for("the orphans' marks", Duration::from_secs(60), || {
+        let count = fs::metadata(&marks).map(|file| file.len()).unwrap_or_default();
+        expect(count == ORPHANS, count)
+    });
+    let pid_1 = pod.pid_1();
+    let zombies = || children(pid_1).into_iter().filter(|(pid, _)| stat(*pid).is_some_and(|(state, _)| state == 'Z'));
+    // The last ones may be ending just now.
+    wait_for("no zombies", Duration::from_millis(500), || {
+        expect(zombies().count() == 0, zombies().collect::<Vec<_>>())
+    });
+    let own: Vec<_> = children(pid_1).into_iter().map(|(_, comm)| comm).collect();
+    assert_eq!(own, ["virt-launcher"], "only the launcher is left");
+    assert!(pod.ctl(&["ping"]).status.success());
+}
