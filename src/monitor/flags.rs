@@ -8,6 +8,8 @@ use std::path::PathBuf;
 const KEEP: &str = "--keep-after-failure";
 /// The original's behaviour: a launcher that dies takes its VM along.
 const NO_ADOPT: &str = "--no-adopt";
+/// How many launchers may die in a row; takes a number.
+const ADOPT_LIMIT: &str = "--adopt-limit";
 
 /// What the monitor was told.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,6 +20,8 @@ pub struct Flags {
     pub keep_after_failure: bool,
     /// Start no new launcher for a VM whose launcher has died.
     pub no_adopt: bool,
+    /// How many launchers may die in a row before the VM is ended; `None`: the policy's own number.
+    pub adopt_limit: Option<u32>,
     /// Log verbosity.
     pub verbosity: i32,
     /// The launcher's catalogue file: its hypervisors are ended, too.
@@ -30,6 +34,7 @@ impl Default for Flags {
             container_disk_dir: "/var/run/kubevirt/container-disks".into(),
             keep_after_failure: false,
             no_adopt: false,
+            adopt_limit: None,
             verbosity: crate::logging::DEFAULT_VERBOSITY,
             hypervisor_catalogue: None,
         }
@@ -80,6 +85,15 @@ pub fn read(words: &[OsString]) -> Asked {
                     _ => flags.no_adopt = on,
                 }
             }
+            ADOPT_LIMIT => {
+                let text = value.or_else(|| rest.next().map(|word| word.into_owned())).unwrap_or_default();
+                match text.parse() {
+                    Ok(limit) => flags.adopt_limit = Some(limit),
+                    Err(_) => {
+                        return Asked::Wrong(format!("invalid argument {text:?} for {name}: expected a number"));
+                    }
+                }
+            }
             "--container-disk-dir" | "--hypervisor-catalogue" | "--uid" | "--v" | "-v" => {
                 value = value.or_else(|| rest.next().map(|word| word.into_owned()));
                 match (name.as_str(), value) {
@@ -116,19 +130,30 @@ fn set_verbosity(flags: &mut Flags, text: &str) {
     }
 }
 
-/// The launcher's words: all but the monitor's own switches, in each of their forms.
+/// The launcher's words: all but the monitor's own flags, in each of their forms.
 pub fn for_launcher(words: Vec<OsString>) -> Vec<OsString> {
     let is = |word: &OsString, switch: &str| {
         word.as_encoded_bytes()
             .strip_prefix(switch.as_bytes())
             .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"="))
     };
-    words.into_iter().filter(|word| !is(word, KEEP) && !is(word, NO_ADOPT)).collect()
+    let mut passed = Vec::with_capacity(words.len());
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        if word == ADOPT_LIMIT {
+            // Its value is the next word.
+            let _ = words.next();
+        } else if !is(&word, KEEP) && !is(&word, NO_ADOPT) && !is(&word, ADOPT_LIMIT) {
+            passed.push(word);
+        }
+    }
+    passed
 }
 
 /// The list of flags for a person.
 pub const USAGE: &str = "\
 Usage of virt-launcher-monitor:
+      --adopt-limit int             launchers that may die in a row before their VM is ended (default 100)
       --container-disk-dir string   directory whose sockets are removed at the end (default \"/var/run/kubevirt/container-disks\")
       --keep-after-failure          stay alive after a failed run
       --no-adopt                    end the VM when its launcher dies, instead of starting a new launcher for it
@@ -187,6 +212,12 @@ mod tests {
         {
             assert_eq!(read(&words(line)), Asked::Run(Flags { no_adopt, ..Flags::default() }), "{line}");
         }
+        for line in ["--adopt-limit 3 --name x", "--name x --adopt-limit=3"] {
+            let flags = Flags { adopt_limit: Some(3), ..Flags::default() };
+            assert_eq!(read(&words(line)), Asked::Run(flags), "{line}");
+            assert_eq!(for_launcher(words(line)), words("--name x"), "{line}");
+        }
+        assert!(matches!(read(&words("--adopt-limit=few")), Asked::Wrong(why) if why.contains("few")));
         assert_eq!(read(&words("--name x --help")), Asked::Help);
         assert!(matches!(read(&words("--keep-after-failure=maybe")), Asked::Wrong(why) if why.contains("maybe")));
     }

@@ -1,9 +1,10 @@
-//! PID 1: starts the launcher, reaps everything, outlives it, ends what the launcher left behind
-//! (contract/lifecycle.md 2.2, 8.1, 8.4).
+//! PID 1: starts the launcher, reaps everything, outlives it, starts another one for a VM whose launcher has died, ends
+//! what the last launcher left behind (contract/lifecycle.md 2.2, 8.1, 8.4).
 //!
 //! There is one thread, one loop and no async runtime. Between the launcher's start and its end nothing can make the
 //! monitor give up: if PID 1 ends, the guest ends.
 
+pub mod adoption;
 mod aftermath;
 mod dump;
 mod exit;
@@ -16,14 +17,16 @@ use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
 pub use exit::Exit;
 
+use crate::daemon::RestartPolicy;
 use crate::logging::{Level, Logger};
-use crate::process::{Outcome, raise_ambient_net_bind_service};
+use crate::process::{Outcome, find_descendants_by_command_prefix, raise_ambient_net_bind_service};
+use adoption::Adoption;
 use aftermath::Hypervisors;
 use flags::{Asked, Flags};
 use reaper::{Event, Reaper};
@@ -60,7 +63,7 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
 fn supervise(flags: &Flags, arguments: Vec<OsString>) -> Exit {
     close_inherited_descriptors();
     let log = Logger::new(COMPONENT, flags.verbosity);
-    let exit = match start_and_wait(&log, arguments) {
+    let exit = match start_and_wait(&log, flags, &arguments) {
         Ok(outcome) => after_launcher(&log, flags, outcome),
         Err(error) => {
             log.error("cannot start virt-launcher", &error);
@@ -88,26 +91,78 @@ fn close_inherited_descriptors() {
     let _ = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
 }
 
-fn start_and_wait(log: &Logger, arguments: Vec<OsString>) -> io::Result<Outcome> {
+fn start_and_wait(log: &Logger, flags: &Flags, arguments: &[OsString]) -> io::Result<Outcome> {
     let reaper = Reaper::new()?;
     if let Err(error) = raise_ambient_net_bind_service() {
         log.warning(&format!("virt-launcher starts without CAP_NET_BIND_SERVICE: {error}"));
     }
     let program = launcher_path();
-    let launcher = reaper
-        .start(&program, arguments)
-        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", program.display())))?;
-    footprint::give_back_program_pages();
-    let outcome = reaper.run(launcher, |event| match event {
-        Event::PassedOn(signal) => log.info(&format!("received {signal}, signalled virt-launcher to shut down")),
-        Event::NotPassedOn(signal, errno) => {
-            log.error(&format!("received {signal} but can't signal virt-launcher to shut down"), &errno);
+    let policy = RestartPolicy { limit: flags.adopt_limit.or(adoption::POLICY.limit), ..adoption::POLICY };
+    let mut adoption = Adoption::new(policy);
+    let mut terminating: Option<Instant> = None;
+    let mut tell = |event| {
+        terminating.get_or_insert_with(Instant::now);
+        match event {
+            Event::PassedOn(signal) => log.info(&format!("received {signal}, signalled virt-launcher to shut down")),
+            Event::NotPassedOn(signal, errno) => {
+                log.error(&format!("received {signal} but can't signal virt-launcher to shut down"), &errno);
+            }
+            Event::Kept(signal) => log.info(&format!("received {signal}, the next virt-launcher is to shut down")),
         }
-    });
+        terminating
+    };
+    let mut since = None;
+    let mut outcome = None;
+    loop {
+        let mut environment = Vec::new();
+        if adoption.attempt() > 0 {
+            environment.push((adoption::ATTEMPT, adoption.attempt().to_string()));
+        }
+        if let Some(since) = since.map(|since: Instant| since.elapsed().as_millis()) {
+            environment.push((adoption::TERMINATING_FOR, since.to_string()));
+        }
+        let started = Instant::now();
+        let ended = match reaper.start(&program, arguments, &environment) {
+            Ok(launcher) => {
+                footprint::give_back_program_pages();
+                reaper.run(launcher, |event| since = tell(event))
+            }
+            // A machine that is out of something recovers; the VM runs on meanwhile.
+            Err(error) => match outcome {
+                Some(last) => {
+                    log.error("cannot start another virt-launcher", &error);
+                    last
+                }
+                None => return Err(io::Error::new(error.kind(), format!("{}: {error}", program.display()))),
+            },
+        };
+        outcome = Some(ended);
+        if flags.no_adopt || !adoption.is_unfinished(ended) || !hypervisor_lives(log, flags) {
+            break;
+        }
+        let Some(pause) = adoption.next(started.elapsed()) else {
+            log.error("virt-launcher dies again and again, ending its VM", &ended);
+            break;
+        };
+        log.record(Level::Warning, "virt-launcher died and its hypervisor lives, starting another virt-launcher")
+            .field("reason", ended.to_string())
+            .field("attempt", adoption.attempt().to_string())
+            .write();
+        reaper.pause(pause, |event| since = tell(event));
+        if !hypervisor_lives(log, flags) {
+            break;
+        }
+    }
     if let Err(error) = reaper.discard_orphans() {
         log.warning(&format!("orphans of the launcher stay zombies until the end: {error}"));
     }
-    Ok(outcome)
+    outcome.ok_or_else(|| io::Error::other("no virt-launcher ran"))
+}
+
+/// Whether there is a VM that a new launcher could own.
+fn hypervisor_lives(log: &Logger, flags: &Flags) -> bool {
+    let prefixes = aftermath::command_prefixes(log, flags.hypervisor_catalogue.as_deref());
+    !find_descendants_by_command_prefix(&prefixes, nix::unistd::getpid().as_raw()).is_empty()
 }
 
 /// `virt-launcher` beside our own executable, so that a tree outside `/usr/bin` works; else the usual place. Its name is

@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::prctl;
@@ -26,6 +27,8 @@ pub enum Event {
     PassedOn(Signal),
     /// It could not be passed on.
     NotPassedOn(Signal, Errno),
+    /// It came while there was no launcher; the next one is told.
+    Kept(Signal),
 }
 
 /// Owner of every child of this process.
@@ -52,9 +55,11 @@ impl Reaper {
 
     /// Starts the launcher: standard input empty, signal mask as we found it, a process group of its own (what a
     /// terminal sends then reaches it once, through us), SIGTERM if we die (where no PID namespace ends it with us).
-    pub fn start(&self, program: &Path, arguments: Vec<OsString>) -> io::Result<Pid> {
+    /// `environment` is added to our own.
+    pub fn start(&self, program: &Path, arguments: &[OsString], environment: &[(&str, String)]) -> io::Result<Pid> {
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::null()).process_group(0);
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
         let mask = self.found_mask;
         let us = getpid();
         let prepare = move || {
@@ -89,6 +94,30 @@ impl Reaper {
                     Ok(()) => Event::PassedOn(signal),
                     Err(errno) => Event::NotPassedOn(signal, errno),
                 });
+            }
+        }
+    }
+
+    /// Reaps everything for so long. Termination signals are told, and end the pause: whoever is asked to stop has no time
+    /// to lose.
+    pub fn pause(&self, pause: Duration, mut told: impl FnMut(Event)) {
+        let deadline = Instant::now() + pause;
+        loop {
+            let _ = reap(None);
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let timeout = libc::timespec {
+                tv_sec: libc::time_t::try_from(left.as_secs()).unwrap_or(libc::time_t::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            };
+            // SAFETY: the set and the time are valid; no information about the signal is asked for.
+            let number = unsafe { libc::sigtimedwait(self.awaited.as_ref(), std::ptr::null_mut(), &raw const timeout) };
+            if let Ok(signal) = Signal::try_from(number)
+                && TERMINATION.contains(&signal)
+            {
+                return told(Event::Kept(signal));
             }
         }
     }

@@ -1,0 +1,110 @@
+//! When a launcher that died is followed by another: its VM lives on, and somebody has to own it.
+//!
+//! The original ends the VM with its launcher (contract/lifecycle.md 12.16). Here that happens with `--no-adopt`, when no
+//! hypervisor is left, and when new launchers die too often.
+
+use std::time::Duration;
+
+use crate::daemon::{Restart, RestartPolicy};
+use crate::process::Outcome;
+
+/// The environment variable that tells a launcher how many came before it; absent for the first one.
+pub const ATTEMPT: &str = "VIRT_LAUNCHER_ADOPTION";
+/// The environment variable with the milliseconds since the first termination signal, if there was one.
+pub const TERMINATING_FOR: &str = "VIRT_LAUNCHER_TERMINATING_FOR_MS";
+
+/// The exit code of a launcher that refused to begin, or whose pod was told to leave (contract/lifecycle.md 2.5).
+const REFUSED: i32 = 2;
+
+/// The pace of new launchers. The first comes at once as far as a person can tell. The VM runs well without one for a
+/// while, so that the limit is generous: a launcher that cannot start at all is tried for more than a minute.
+pub const POLICY: RestartPolicy = RestartPolicy {
+    first: Duration::from_millis(10),
+    factor: 1.3,
+    longest: Duration::from_secs(1),
+    jitter: 0.0,
+    limit: Some(100),
+    healthy_after: Duration::from_secs(60),
+};
+
+/// The launchers so far.
+#[derive(Debug)]
+pub struct Adoption {
+    policy: RestartPolicy,
+    failures: u32,
+    attempt: u32,
+}
+
+impl Adoption {
+    /// Before the first launcher.
+    pub fn new(policy: RestartPolicy) -> Self {
+        Adoption { policy, failures: 0, attempt: 0 }
+    }
+
+    /// How many launchers came before the one that runs.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// Whether a launcher that ended like this may have left work behind. Exit code 0 says that it has not; the first
+    /// launcher's refusal comes before there is a VM, but an adopting one that cannot start leaves the VM without owner.
+    pub fn is_unfinished(&self, outcome: Outcome) -> bool {
+        match outcome {
+            Outcome::Signaled(_) => true,
+            Outcome::Exited(0) => false,
+            Outcome::Exited(REFUSED) => self.attempt > 0,
+            Outcome::Exited(_) => true,
+        }
+    }
+
+    /// The pause before the next launcher after one that lived for so long, or no more launchers.
+    pub fn next(&mut self, lived: Duration) -> Option<Duration> {
+        self.failures = self.policy.count(self.failures, lived);
+        match self.policy.next(self.failures, 0.0) {
+            Restart::After(pause) => {
+                self.attempt = self.attempt.saturating_add(1);
+                Some(pause)
+            }
+            Restart::GiveUp => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_unfinished_depends_on_how_it_ended_and_which_launcher_it_was() {
+        let mut adoption = Adoption::new(POLICY);
+        for (outcome, first, later) in [
+            (Outcome::Exited(0), false, false),
+            (Outcome::Exited(2), false, true),
+            (Outcome::Exited(101), true, true),
+            (Outcome::Signaled(9), true, true),
+            (Outcome::Signaled(15), true, true),
+        ] {
+            assert_eq!(adoption.is_unfinished(outcome), first, "{outcome}");
+            let mut later_one = Adoption::new(POLICY);
+            assert!(later_one.next(Duration::ZERO).is_some());
+            assert_eq!(later_one.is_unfinished(outcome), later, "{outcome}");
+        }
+        assert_eq!(adoption.attempt(), 0);
+        assert_eq!(adoption.next(Duration::ZERO), Some(POLICY.first));
+        assert_eq!(adoption.attempt(), 1);
+    }
+
+    #[test]
+    fn fifty_deaths_in_a_row_are_answered_quickly_and_a_hundred_are_enough() {
+        let mut adoption = Adoption::new(POLICY);
+        for _ in 0..50 {
+            assert!(adoption.next(Duration::from_millis(1)).unwrap() <= Duration::from_secs(1));
+        }
+        let more = (0..1000).take_while(|_| adoption.next(Duration::ZERO).is_some()).count();
+        assert_eq!(more, 49);
+        let mut healthy = Adoption::new(POLICY);
+        for _ in 0..1000 {
+            assert_eq!(healthy.next(Duration::from_secs(60)), Some(POLICY.first));
+        }
+    }
+}
