@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::pflag::{Flag, Mistake, Parsed, Target, parse, usage};
-use crate::launcher::config::{AgentIntervals, Config, Environment};
+use crate::launcher::config::{Adoption, AgentIntervals, Config, Environment};
+use crate::monitor::adoption;
 
 /// Longest path of a unix socket: `sun_path` less its final zero.
 const SOCKET_PATH_LIMIT: usize = 107;
@@ -336,6 +337,7 @@ fn socket_fault(share: &Path) -> Option<String> {
 
 fn read_environment(variables: impl Iterator<Item = (OsString, OsString)>, mistakes: &mut Vec<Mistake>) -> Environment {
     let mut environment = Environment::default();
+    let (mut attempt, mut terminating_for) = (None, None);
     for (name, value) in variables {
         let Some(name) = name.to_str() else { continue };
         match name {
@@ -353,6 +355,10 @@ fn read_environment(variables: impl Iterator<Item = (OsString, OsString)>, mista
                 }
             }
             "POD_NAME" => environment.pod_name = text("POD_NAME", value, mistakes),
+            adoption::ATTEMPT => attempt = value.to_str().and_then(|text| text.parse().ok()),
+            adoption::TERMINATING_FOR => {
+                terminating_for = value.to_str().and_then(|text| text.parse().ok()).map(Duration::from_millis);
+            }
             "VIRT_LAUNCHER_TARGET_POD_EXIT_SIGNAL" => environment.target_pod_exit_signal = true,
             "STANDALONE_VMI" => environment.standalone_vmi = text("STANDALONE_VMI", value, mistakes),
             name => {
@@ -365,6 +371,7 @@ fn read_environment(variables: impl Iterator<Item = (OsString, OsString)>, mista
             }
         }
     }
+    environment.adoption = attempt.map(|attempt| Adoption { attempt, terminating_for });
     environment
 }
 
@@ -519,12 +526,17 @@ mod tests {
             pod_name: Some("virt-launcher-x".into()),
             target_pod_exit_signal: true,
             standalone_vmi: None,
+            adoption: None,
             device_resources: BTreeMap::from([
                 ("PCI_RESOURCE_VENDOR_COM_DEV".into(), vec!["0000:81:11.1".into(), "0000:81:11.2".into()]),
                 ("USB_RESOURCE_X".into(), vec!["1:2".into()]),
             ]),
         };
         assert_eq!(environment, expected);
+        let adopting =
+            config(IDENTITY, &[("VIRT_LAUNCHER_ADOPTION", "3"), ("VIRT_LAUNCHER_TERMINATING_FOR_MS", "1500")]);
+        let terminating_for = Some(Duration::from_millis(1500));
+        assert_eq!(adopting.environment.adoption, Some(Adoption { attempt: 3, terminating_for }));
         let quiet = config(IDENTITY, &[("VIRT_LAUNCHER_LOG_VERBOSITY", "much"), ("VIRTIOFSD_DEBUG_LOGS", "true")]);
         assert_eq!(quiet.environment, Environment::default());
         assert_eq!(

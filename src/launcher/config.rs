@@ -79,6 +79,15 @@ pub struct AgentIntervals {
     pub fsfreeze_status: Duration,
 }
 
+/// A launcher that takes over the VM of one that died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Adoption {
+    /// How many launchers came before (`VIRT_LAUNCHER_ADOPTION`).
+    pub attempt: u32,
+    /// How long ago the pod was told to stop (`VIRT_LAUNCHER_TERMINATING_FOR_MS`), when this launcher was started.
+    pub terminating_for: Option<Duration>,
+}
+
 /// The environment variables of contract/lifecycle.md 2.4.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Environment {
@@ -97,6 +106,8 @@ pub struct Environment {
     pub target_pod_exit_signal: bool,
     /// `STANDALONE_VMI`: a whole VMI as YAML or JSON.
     pub standalone_vmi: Option<String>,
+    /// What the monitor tells a launcher that is not the pod's first.
+    pub adoption: Option<Adoption>,
     /// `PCI_RESOURCE_*`, `MDEV_PCI_RESOURCE_*` and `USB_RESOURCE_*` by their whole names: device addresses.
     pub device_resources: BTreeMap<String, Vec<String>>,
 }

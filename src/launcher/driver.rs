@@ -68,6 +68,8 @@ pub struct Signs {
     pub defined: watch::Sender<bool>,
     /// This pod was told to leave.
     pub leave_early: watch::Sender<bool>,
+    /// virt-handler has ordered the end of the VM.
+    pub end_ordered: watch::Sender<bool>,
     /// The hypervisor's version, once libvirt has told it.
     pub version: watch::Sender<Option<String>>,
 }
@@ -77,6 +79,7 @@ impl Default for Signs {
         Signs {
             defined: watch::Sender::new(false),
             leave_early: watch::Sender::new(false),
+            end_ordered: watch::Sender::new(false),
             version: watch::Sender::new(None),
         }
     }
@@ -163,6 +166,9 @@ impl Driver {
     }
 
     fn admit(&mut self, request: Request) {
+        if matches!(request.action, Action::Shutdown(_) | Action::Kill(_) | Action::Delete(_)) {
+            self.signs.end_ordered.send_replace(true);
+        }
         match turn_of(&request.action) {
             Turn::Exclusive if self.exclusive => self.waiting.push_back(request),
             turn @ (Turn::Exclusive | Turn::Free | Turn::Reconnected) => self.start(turn, request),

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use tokio::sync::watch;
 
-use crate::process::{PidFd, find_by_command_prefix, read_pid_file};
+use super::saved::SavedStore;
+use crate::process::{PidFd, find_by_command_prefix, identify, read_pid_file};
 
 /// What is known of the hypervisor's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,12 +46,18 @@ pub struct Tracker {
     domain: String,
     search: Search,
     state: watch::Sender<HypervisorProcess>,
+    saved: SavedStore,
 }
 
 impl Tracker {
-    /// A tracker that has not looked yet. `domain` is libvirt's name, for the log.
-    pub fn new(domain: String, search: Search) -> Self {
-        Tracker { domain, search, state: watch::Sender::new(HypervisorProcess::Unknown) }
+    /// A tracker that has not looked yet. `domain` is libvirt's name, for the log. A process that the launcher before this
+    /// one saw, and that has ended since, is gone: there will be no other.
+    pub fn new(domain: String, search: Search, saved: SavedStore) -> Self {
+        let state = match saved.state().hypervisor_ended() {
+            true => HypervisorProcess::Gone,
+            false => HypervisorProcess::Unknown,
+        };
+        Tracker { domain, search, state: watch::Sender::new(state), saved }
     }
 
     /// The process's state and its changes.
@@ -89,6 +96,10 @@ impl Tracker {
         if claimed {
             // Tests of the original wait for this line (contract/lifecycle.md 5.4).
             tracing::info!("Found PID for {}: {pid}", self.domain);
+            // Held by the pidfd, so that the number is still its own; if it has ended, nobody knows its start any more.
+            if let Some(process) = identify(pid) {
+                self.saved.change(|state| state.process = Some(process));
+            }
             let state = self.state.clone();
             tokio::spawn(async move {
                 if let Err(error) = pidfd.exited().await {

@@ -1,10 +1,11 @@
 //! What the launcher remembers of its VM and tells virt-handler with every domain document
-//! (contract/notify.md 4.4).
+//! (contract/notify.md 4.4). Every change is saved for a launcher that may follow this one.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::saved::SavedStore;
 use crate::domain::KubeVirtMetadata;
 
 /// The metadata cache. Clones share it.
@@ -12,9 +13,16 @@ use crate::domain::KubeVirtMetadata;
 pub struct MetadataCache {
     value: Arc<Mutex<KubeVirtMetadata>>,
     changed: Arc<Notify>,
+    saved: SavedStore,
 }
 
 impl MetadataCache {
+    /// The cache as the launcher before this one left it.
+    pub fn saved_in(saved: SavedStore) -> Self {
+        let value = saved.state().metadata;
+        MetadataCache { value: Arc::new(Mutex::new(value)), changed: Arc::default(), saved }
+    }
+
     /// The present value.
     pub fn snapshot(&self) -> KubeVirtMetadata {
         self.value.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -22,7 +30,9 @@ impl MetadataCache {
 
     /// Changes the value without telling anybody.
     pub fn set(&self, change: impl FnOnce(&mut KubeVirtMetadata)) {
-        change(&mut self.value.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut value);
+        self.saved.change(|state| state.metadata.clone_from(&value));
     }
 
     /// Changes the value; if it is another one afterwards, virt-handler is told.
@@ -31,6 +41,7 @@ impl MetadataCache {
         let before = value.clone();
         change(&mut value);
         if *value != before {
+            self.saved.change(|state| state.metadata.clone_from(&value));
             self.changed.notify_one();
         }
     }

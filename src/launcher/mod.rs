@@ -11,7 +11,9 @@ pub mod lifecycle;
 pub mod metadata;
 pub mod notification;
 pub mod operations;
+mod private_dir;
 pub mod publisher;
+pub mod saved;
 mod start;
 pub mod timings;
 

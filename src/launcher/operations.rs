@@ -1,10 +1,8 @@
 //! What each order does to the VM (contract/cmd-server.md 4.1), one function each. The driver decides when.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
-
 use super::hypervisor_process::Tracker;
 use super::metadata::MetadataCache;
+use super::saved::SavedStore;
 use crate::cmd::Failure;
 use crate::domain::Time;
 use crate::libvirt::{Connection, Error, code, flags};
@@ -25,30 +23,48 @@ pub mod state {
     /// Crashed.
     pub const CRASHED: i32 = 6;
 
+    /// The reason of a pause that is part of the start.
+    pub const PAUSED_STARTING_UP: i32 = 11;
+
     /// Not there or not alive: a sync may start the domain.
     pub fn is_down(state: i32) -> bool {
         matches!(state, NOSTATE | SHUTDOWN | SHUTOFF | CRASHED)
     }
 }
 
-/// UIDs of VMIs that were paused on purpose, which a sync therefore does not resume.
+/// UIDs of VMIs that were paused on purpose, which a sync therefore does not resume. A launcher that follows this one
+/// knows them, too.
 #[derive(Debug, Clone, Default)]
-pub struct PausedSet(Arc<Mutex<HashSet<String>>>);
+pub struct PausedSet(SavedStore);
 
 impl PausedSet {
+    /// The set as the launcher before this one left it.
+    pub fn saved_in(saved: SavedStore) -> Self {
+        PausedSet(saved)
+    }
+
     /// Adds a VMI.
     pub fn insert(&self, uid: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned());
+        self.0.change(|state| {
+            state.paused.insert(uid.to_owned());
+        });
     }
 
     /// Removes a VMI.
     pub fn remove(&self, uid: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        self.0.change(|state| {
+            state.paused.remove(uid);
+        });
+    }
+
+    /// Forgets all: the domain was seen running.
+    pub fn clear(&self) {
+        self.0.change(|state| state.paused.clear());
     }
 
     /// Whether the VMI was paused on purpose.
     pub fn contains(&self, uid: &str) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(uid)
+        self.0.state().paused.contains(uid)
     }
 }
 
@@ -70,8 +86,12 @@ pub struct Vm {
 /// PauseVirtualMachine.
 pub async fn pause(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
     if known_state(vm).await? == state::RUNNING {
-        vm.connection.suspend(&vm.domain).await?;
+        // Before: if this launcher dies in between, the next one sees what was meant.
         vm.paused.insert(&vmi.metadata.uid);
+        if let Err(error) = vm.connection.suspend(&vm.domain).await {
+            vm.paused.remove(&vmi.metadata.uid);
+            return Err(error.into());
+        }
     }
     Ok(())
 }
@@ -79,8 +99,16 @@ pub async fn pause(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure>
 /// UnpauseVirtualMachine.
 pub async fn unpause(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
     if known_state(vm).await? == state::PAUSED {
-        vm.connection.resume(&vm.domain).await?;
-        vm.paused.remove(&vmi.metadata.uid);
+        let uid = &vmi.metadata.uid;
+        let paused = vm.paused.contains(uid);
+        // Before, for the same reason: then the next sync resumes it.
+        vm.paused.remove(uid);
+        if let Err(error) = vm.connection.resume(&vm.domain).await {
+            if paused {
+                vm.paused.insert(uid);
+            }
+            return Err(error.into());
+        }
         super::guest_time::synchronise(vm);
     }
     Ok(())

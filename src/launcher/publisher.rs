@@ -61,6 +61,8 @@ pub struct Publisher {
     published: watch::Sender<Published>,
     /// Generation of the notification that told the deletion.
     deletion: watch::Sender<Option<u64>>,
+    /// Generation of the notification that told that the VM is to shut down.
+    marked: watch::Sender<Option<u64>>,
     /// How long to wait before a look that failed is repeated, unless the connection comes back before.
     retry: Duration,
     /// Whether libvirt has ever shown a domain: before that there is nothing to tell.
@@ -75,6 +77,8 @@ pub struct Publications {
     pub published: watch::Receiver<Published>,
     /// The generation under which the deletion was handed to the outbox.
     pub deletion: watch::Receiver<Option<u64>>,
+    /// The generation under which the wish for a graceful shutdown was handed to the outbox.
+    pub marked: watch::Receiver<Option<u64>>,
 }
 
 impl Publications {
@@ -119,20 +123,26 @@ impl Due {
 }
 
 impl Publisher {
-    /// A publisher and the handle by which it is asked.
+    /// A publisher and the handle by which it is asked. `seen`: an earlier launcher has shown this domain to virt-handler.
     pub fn new(
         identity: Identity,
         connection: Connection,
         metadata: MetadataCache,
         outbox: Outbox,
         retry: Duration,
+        seen: bool,
     ) -> (Self, Publications) {
         let (sender, causes) = mpsc::unbounded_channel();
         let (published, deletion) = (watch::Sender::new(Published::default()), watch::Sender::new(None));
-        let publications =
-            Publications { causes: sender, published: published.subscribe(), deletion: deletion.subscribe() };
+        let marked = watch::Sender::new(None);
+        let publications = Publications {
+            causes: sender,
+            published: published.subscribe(),
+            deletion: deletion.subscribe(),
+            marked: marked.subscribe(),
+        };
         let publisher =
-            Publisher { identity, connection, metadata, outbox, causes, published, deletion, retry, seen: false };
+            Publisher { identity, connection, metadata, outbox, causes, published, deletion, marked, retry, seen };
         (publisher, publications)
     }
 
@@ -168,6 +178,7 @@ impl Publisher {
         }
         self.seen = true;
         let metadata = self.metadata.snapshot();
+        let marked = metadata.grace_period.as_ref().and_then(|grace| grace.marked_for_graceful_shutdown) == Some(true);
         let gone = snapshot.is_none();
         let mut document = Domain {
             object_meta: ObjectMeta {
@@ -218,11 +229,10 @@ impl Publisher {
         let Some(json) = as_json(&document) else { return };
         let generation = self.outbox.domain_event(kind, json);
         if deleted {
-            self.deletion.send_if_modified(|first| {
-                let new = first.is_none();
-                first.get_or_insert(generation);
-                new
-            });
+            keep_first(&self.deletion, generation);
+        }
+        if marked {
+            keep_first(&self.marked, generation);
         }
     }
 
@@ -231,6 +241,14 @@ impl Publisher {
             self.published.send_replace(Published { domain: Some(Arc::new(document.clone())), json: Some(json) });
         }
     }
+}
+
+fn keep_first(first: &watch::Sender<Option<u64>>, generation: u64) {
+    first.send_if_modified(|first| {
+        let new = first.is_none();
+        first.get_or_insert(generation);
+        new
+    });
 }
 
 fn as_json(document: &Domain) -> Option<Arc<str>> {

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use super::boot::Boot;
-use super::config::Config;
+use super::config::{Adoption, Config};
 use super::directories::{self, Directories, DirectoryError};
 use super::driver::{Driver, DriverHandle, Signs};
 use super::hypervisor_process::{HypervisorProcess, Search, Tracker, pid_file};
@@ -17,6 +18,7 @@ use super::lifecycle::{self, Ending, Orders, Watched};
 use super::metadata::MetadataCache;
 use super::operations::{self, PausedSet, Vm};
 use super::publisher::{Cause, Identity, Publisher};
+use super::saved::SavedStore;
 use super::timings::Timings;
 use crate::cmd::{self, Action, Driver as _, SocketError, SocketPaths, SyncRequest};
 use crate::convert::SyncOptions;
@@ -98,7 +100,9 @@ impl Started {
     /// Brings everything up; the socket has its final name when this returns.
     pub(super) async fn start(config: Config, timings: Timings) -> Result<Self, StartError> {
         // First of all: a signal from now on is an orderly end.
-        let signalled = watch_signals().map_err(StartError::Signals)?;
+        let adoption = config.environment.adoption;
+        let signalled =
+            watch_signals(adoption.and_then(|adoption| adoption.terminating_for)).map_err(StartError::Signals)?;
         let standalone = standalone(&config)?;
         let config = Arc::new(with_identity(config, standalone.as_ref()));
         let catalogue = Catalogue::load(config.hypervisor_catalogue.as_deref())?;
@@ -119,6 +123,11 @@ impl Started {
         if config.simulate_crash {
             return Err(StartError::SimulatedCrash);
         }
+        let saved = SavedStore::open(&Path::new(directories::PRIVATE_DIR).join(&config.uid), adoption.is_some());
+        if let Some(Adoption { attempt, .. }) = adoption {
+            tracing::warn!(attempt, "taking over from a launcher that died");
+        }
+        let inherited = saved.state();
         daemon::write_files(&runtime.setup_libvirt(filters(&config).as_deref(), &environment(&config)))?;
 
         let watcher = Watcher::new();
@@ -149,21 +158,21 @@ impl Started {
                 .inspect_err(|error| tracing::warn!("no firmware log: {error}"))
                 .ok(),
         };
-        let outbox =
-            Outbox::start(config.kubevirt_share_dir.join("domain-notify-pipe.sock"), crate::notify::Timings::default());
+        let outbox = Outbox::start(notify_socket(&config), crate::notify::Timings::default());
         let (queue, events) = mpsc::unbounded_channel();
         let (uri, _user) = runtime.libvirt_uri_and_user();
         let vm = Vm {
             domain: identity.domain.clone(),
             connection: Connection::new(uri.to_owned(), timings.libvirt, queue),
-            metadata: MetadataCache::default(),
-            paused: PausedSet::default(),
+            metadata: MetadataCache::saved_in(saved.clone()),
+            paused: PausedSet::saved_in(saved.clone()),
             tracker: Tracker::new(
                 identity.domain.clone(),
                 Search {
                     pid_file: pid_file(runtime.pid_dir(), &identity.domain),
                     command_prefixes: runtime.hypervisor_command_prefixes().to_vec(),
                 },
+                saved,
             ),
         };
         let (publisher, publications) = Publisher::new(
@@ -172,6 +181,7 @@ impl Started {
             vm.metadata.clone(),
             outbox.clone(),
             Duration::from_secs(1),
+            inherited.process.is_some(),
         );
         tokio::spawn(publisher.run());
         let signs = Signs::default();
@@ -207,20 +217,26 @@ impl Started {
         }
         connect(&vm, &timings).await?;
         signs.leave_early.send_replace(config.environment.target_pod_exit_signal);
-        learn(&vm, &signs).await;
-        publications.look(Cause::Changed);
+        learn(&vm, &signs, inherited.process.is_some(), &timings).await;
+        // For a launcher that takes over this is a reconnect: whatever happened meanwhile has to be told now.
+        publications.look(if adoption.is_some() { Cause::Reconnected } else { Cause::Changed });
+        // The first GetDomain sees what there is.
+        publications.refreshed().await;
         cmd::publish(&sockets)?;
         tracing::info!("Marked as ready");
 
-        if let Some(vmi) = standalone {
+        // A VM that an earlier launcher started is not started again.
+        if let Some(vmi) = standalone.filter(|_| inherited.process.is_none()) {
             run_standalone(&handle, vmi).await?;
         }
         let watched = Watched {
             signalled: mark_for_shutdown(signalled, vm.metadata.clone()),
+            mark_told: told(publications.marked.clone(), outbox.acknowledged()),
+            end_ordered: signs.end_ordered.subscribe(),
             leave_early: signs.leave_early.subscribe(),
             defined: signs.defined.subscribe(),
             process: vm.tracker.subscribe(),
-            deletion_told: deletion_told(publications.deletion.clone(), outbox.acknowledged()),
+            deletion_told: told(publications.deletion.clone(), outbox.acknowledged()),
         };
         Ok(Started { config, timings, vm, watched, daemons, outbox, sockets, stop_server, server, logs })
     }
@@ -228,7 +244,8 @@ impl Started {
     /// Waits for the VM's end and takes everything down.
     pub(super) async fn run_to_the_end(self) -> Ending {
         let Started { config, timings, vm, watched, daemons, outbox, sockets, stop_server, server, logs } = self;
-        let orders = VmOrders(vm.clone());
+        let notify_socket = notify_socket(&config);
+        let orders = VmOrders { vm: vm.clone(), notify_socket };
         let ending = lifecycle::run(watched, &orders, config.qemu_timeout, config.grace_period, &timings).await;
         let left = outbox.close(Duration::ZERO).await;
         if left.domain_events > 0 || left.k8s_events > 0 {
@@ -282,6 +299,11 @@ async fn run_standalone(handle: &DriverHandle, vmi: vmi::VirtualMachineInstance)
     synced.map_err(|failure| StartError::Standalone(failure.message()))
 }
 
+/// Where virt-handler listens.
+fn notify_socket(config: &Config) -> PathBuf {
+    config.kubevirt_share_dir.join("domain-notify-pipe.sock")
+}
+
 fn filters(config: &Config) -> Option<String> {
     let verbosity = config.environment.log_verbosity.map(|verbosity| verbosity.to_string());
     log_filters(LogFilters {
@@ -311,15 +333,38 @@ async fn connect(vm: &Vm, timings: &Timings) -> Result<(), StartError> {
     Ok(())
 }
 
-/// What a fresh connection tells: the hypervisor's version, whether the domain is there already. Probing the emulator,
-/// which takes long the first time, goes on in the background.
-async fn learn(vm: &Vm, signs: &Signs) {
-    match vm.connection.exists(&vm.domain).await {
-        Ok(true) => {
-            signs.defined.send_replace(true);
-            vm.tracker.look();
+/// The domain's state, once the daemon can tell it: one that has just been started still takes up the domains it finds.
+async fn first_look(vm: &Vm, timings: &Timings) -> Result<(i32, i32), libvirt::Error> {
+    let deadline = Instant::now() + timings.connect;
+    loop {
+        match vm.connection.state(&vm.domain).await {
+            Err(error) if !error.is_no_domain() && Instant::now() < deadline => {
+                tokio::time::sleep(timings.reconnect_pause).await;
+            }
+            result => return result,
         }
-        Ok(false) => {}
+    }
+}
+
+/// What a fresh connection tells: the hypervisor's version, whether the domain is there already. Probing the emulator,
+/// which takes long the first time, goes on in the background. `started`: an earlier launcher saw the hypervisor's process.
+async fn learn(vm: &Vm, signs: &Signs, started: bool, timings: &Timings) {
+    match first_look(vm, timings).await {
+        Ok((state, reason)) => {
+            signs.defined.send_replace(true);
+            // A domain that was starting when its launcher died is still being cleared away by the daemon; it is no VM yet.
+            let starting = state == operations::state::PAUSED && reason == operations::state::PAUSED_STARTING_UP;
+            if !operations::state::is_down(state) && !starting {
+                vm.tracker.look();
+            }
+            if state == operations::state::RUNNING {
+                vm.paused.clear();
+            }
+        }
+        Err(error) if error.is_no_domain() => {
+            // Undefined while nobody looked.
+            signs.defined.send_if_modified(|defined| std::mem::replace(defined, started) != started);
+        }
         Err(error) => tracing::warn!("cannot look for the domain: {error}"),
     }
     let (connection, version) = (vm.connection.clone(), signs.version.clone());
@@ -337,14 +382,21 @@ async fn learn(vm: &Vm, signs: &Signs) {
     });
 }
 
-/// Receives the termination signals from now on; the first one counts, later ones are swallowed.
-fn watch_signals() -> std::io::Result<watch::Receiver<bool>> {
-    let (sender, receiver) = watch::channel(false);
+/// Receives the termination signals from now on; the first one counts, later ones are swallowed. `earlier`: one came so long
+/// ago, to a launcher before this one.
+fn watch_signals(earlier: Option<Duration>) -> std::io::Result<watch::Receiver<Option<Instant>>> {
+    let now = Instant::now();
+    let (sender, receiver) = watch::channel(earlier.map(|ago| now.checked_sub(ago).unwrap_or(now)));
     for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::quit()] {
         let (mut signals, sender) = (signal(kind)?, sender.clone());
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
-                if !sender.send_replace(true) {
+                let first = sender.send_if_modified(|since| {
+                    let first = since.is_none();
+                    since.get_or_insert_with(Instant::now);
+                    first
+                });
+                if first {
                     tracing::info!("received signal {}, shutting down", kind.as_raw_value());
                 }
             }
@@ -354,10 +406,13 @@ fn watch_signals() -> std::io::Result<watch::Receiver<bool>> {
 }
 
 /// On the signal the VM is marked; virt-handler hears of it and drives the shutdown (contract/lifecycle.md 7.2).
-fn mark_for_shutdown(signalled: watch::Receiver<bool>, metadata: MetadataCache) -> watch::Receiver<bool> {
+fn mark_for_shutdown(
+    signalled: watch::Receiver<Option<Instant>>,
+    metadata: MetadataCache,
+) -> watch::Receiver<Option<Instant>> {
     let mut waiting = signalled.clone();
     tokio::spawn(async move {
-        if waiting.wait_for(|set| *set).await.is_ok() {
+        if waiting.wait_for(Option::is_some).await.is_ok() {
             metadata.edit(|metadata| {
                 metadata.grace_period.get_or_insert_default().marked_for_graceful_shutdown = Some(true);
             });
@@ -366,14 +421,11 @@ fn mark_for_shutdown(signalled: watch::Receiver<bool>, metadata: MetadataCache) 
     signalled
 }
 
-/// True once virt-handler has acknowledged the deletion.
-fn deletion_told(
-    mut deletion: watch::Receiver<Option<u64>>,
-    mut acknowledged: watch::Receiver<u64>,
-) -> watch::Receiver<bool> {
+/// True once virt-handler has acknowledged the notification with this generation.
+fn told(mut wanted: watch::Receiver<Option<u64>>, mut acknowledged: watch::Receiver<u64>) -> watch::Receiver<bool> {
     let (sender, receiver) = watch::channel(false);
     tokio::spawn(async move {
-        let generation = match deletion.wait_for(Option::is_some).await {
+        let generation = match wanted.wait_for(Option::is_some).await {
             Ok(generation) => generation.unwrap_or_default(),
             Err(_) => return,
         };
@@ -384,11 +436,30 @@ fn deletion_told(
     receiver
 }
 
-struct VmOrders(Vm);
+struct VmOrders {
+    vm: Vm,
+    notify_socket: PathBuf,
+}
 
 impl Orders for VmOrders {
+    fn virt_handler_is_there(&self) -> bool {
+        self.notify_socket.exists()
+    }
+
+    fn own_grace(&self) -> Option<Duration> {
+        let seconds = self.vm.metadata.snapshot().grace_period?.deletion_grace_period_seconds;
+        u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs)
+    }
+
+    async fn ask_guest(&self) {
+        match operations::shutdown(&self.vm).await {
+            Ok(()) => tracing::info!("asked the guest to shut down"),
+            Err(failure) => tracing::warn!("cannot ask the guest to shut down: {}", failure.message()),
+        }
+    }
+
     async fn kill(&self) {
-        let vm = &self.0;
+        let vm = &self.vm;
         let Err(failure) = operations::kill(vm).await else { return };
         tracing::warn!("cannot end the VM through libvirt: {}", failure.message());
         let running = match *vm.tracker.subscribe().borrow() {

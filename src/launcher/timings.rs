@@ -19,6 +19,13 @@ pub struct Timings {
     pub final_notification_after_kill: Duration,
     /// Between two attempts to end the VM once the grace period is over (contract/lifecycle.md 7.1).
     pub kill_retry: Duration,
+    /// From the termination signal until virt-handler must have acknowledged it; after that the launcher itself asks the
+    /// guest to shut down.
+    pub mark_acknowledged: Duration,
+    /// From the termination signal until virt-handler must have ordered the shutdown.
+    pub shutdown_ordered: Duration,
+    /// Between two requests to the guest: one that boots does not hear the first.
+    pub shutdown_repeat: Duration,
     /// How long the daemons and the server may take to stop.
     pub stop: Duration,
 }
@@ -32,6 +39,9 @@ impl Default for Timings {
             final_notification: Duration::from_secs(15),
             final_notification_after_kill: Duration::from_secs(30),
             kill_retry: Duration::from_secs(1),
+            mark_acknowledged: Duration::from_secs(5),
+            shutdown_ordered: Duration::from_secs(10),
+            shutdown_repeat: Duration::from_secs(5),
             stop: Duration::from_secs(1),
         }
     }

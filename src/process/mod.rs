@@ -14,6 +14,7 @@ pub use faults::faults_kill;
 pub use outcome::Outcome;
 pub use pidfd::{PidFd, ProcessError};
 pub use table::{
-    Found, PidFileError, command_matches, find_by_command_prefix, find_descendants_by_command_prefix, read_pid_file,
+    Found, PidFileError, ProcessId, command_matches, find_by_command_prefix, find_descendants_by_command_prefix,
+    identify, read_pid_file,
 };
 pub use vcpu::vcpu_threads;

@@ -72,6 +72,21 @@ fn matching(process: &Process, prefixes: &[impl AsRef<str>], parent: Option<i32>
     }
 }
 
+/// A process and when it began, which together are never used twice while the machine runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ProcessId {
+    /// Its number.
+    pub pid: i32,
+    /// Its start, in clock ticks since the machine's.
+    pub started: u64,
+}
+
+/// The process that has this number now; none if there is none, or only its zombie.
+pub fn identify(pid: i32) -> Option<ProcessId> {
+    let stat = Process::new(pid).and_then(|process| process.stat()).ok()?;
+    (!matches!(stat.state, 'Z' | 'X' | 'x')).then_some(ProcessId { pid, started: stat.starttime })
+}
+
 /// A pid file could not be used.
 #[derive(Debug, thiserror::Error)]
 #[error("pid file {path}: {source}")]

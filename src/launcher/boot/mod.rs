@@ -214,10 +214,10 @@ impl Boot {
         let isolated =
             vmi.spec.domain.cpu.as_ref().is_some_and(|cpu| cpu.dedicated_cpu_placement && cpu.isolate_emulator_thread);
         let start = if paused_by_user || isolated { flags::DOMAIN_START_PAUSED } else { 0 };
-        vm.connection.create(&vm.domain, start).await?;
         if paused_by_user {
             vm.paused.insert(&vmi.metadata.uid);
         }
+        vm.connection.create(&vm.domain, start).await?;
         vm.tracker.look();
         Ok(())
     }

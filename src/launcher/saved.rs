@@ -1,0 +1,183 @@
+//! What a launcher leaves for the one that follows it should it die: written before an answer is given that depends on it,
+//! whole or not at all, below the VM's private directory.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use super::private_dir::PrivateDir;
+use crate::domain::KubeVirtMetadata;
+use crate::process::{ProcessId, identify};
+
+/// The file's name.
+const FILE: &str = "launcher-state.json";
+/// No state is that large; a larger file is not ours.
+const LIMIT: u64 = 1024 * 1024;
+/// The format. A launcher of another image never reads it: an image does not change while its container runs.
+const VERSION: u32 = 1;
+
+/// The state.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SavedState {
+    version: u32,
+    /// What virt-handler is told with every document.
+    pub metadata: KubeVirtMetadata,
+    /// UIDs of VMIs that were paused on purpose.
+    pub paused: BTreeSet<String>,
+    /// The hypervisor's process, once it was seen.
+    pub process: Option<ProcessId>,
+}
+
+impl SavedState {
+    /// Whether the hypervisor that was seen has ended since.
+    pub fn hypervisor_ended(&self) -> bool {
+        self.process.is_some_and(|process| identify(process.pid) != Some(process))
+    }
+}
+
+struct Inner {
+    directory: Option<PrivateDir>,
+    state: SavedState,
+    /// The last failure, so that it is told once.
+    complaint: Option<io::ErrorKind>,
+}
+
+/// The one writer of the file; clones share it.
+#[derive(Clone)]
+pub struct SavedStore {
+    inner: Arc<Mutex<Inner>>,
+}
+
+impl std::fmt::Debug for SavedStore {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("SavedStore").finish_non_exhaustive()
+    }
+}
+
+impl Default for SavedStore {
+    /// Remembers, but writes nothing.
+    fn default() -> Self {
+        SavedStore::with(None, SavedState::default())
+    }
+}
+
+impl SavedStore {
+    fn with(directory: Option<PrivateDir>, state: SavedState) -> Self {
+        SavedStore { inner: Arc::new(Mutex::new(Inner { directory, state, complaint: None })) }
+    }
+
+    /// The store in `directory`. The first launcher of a pod begins with nothing; one that `adopts` takes what is there. A
+    /// directory or a file that cannot be used is told, and costs what would have been remembered.
+    pub fn open(directory: &Path, adopts: bool) -> Self {
+        let path = directory.join(FILE);
+        let directory = match PrivateDir::open(directory) {
+            Ok(directory) => directory,
+            Err(error) => {
+                tracing::warn!(reason = %error, "a launcher that follows this one will know nothing: {}", path.display());
+                return SavedStore::default();
+            }
+        };
+        let state = match adopts {
+            true => load(&directory).unwrap_or_else(|error| {
+                tracing::warn!(reason = %error, "{} cannot be used, the launcher before this one left nothing", path.display());
+                SavedState::default()
+            }),
+            false => {
+                // It would only be there if the pod's first launcher were not the first.
+                let _ = directory.remove(FILE);
+                SavedState::default()
+            }
+        };
+        SavedStore::with(Some(directory), state)
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The present state.
+    pub fn state(&self) -> SavedState {
+        self.locked().state.clone()
+    }
+
+    /// Changes the state; when this returns, a launcher that follows would know it.
+    ///
+    /// The file is small and goes to the page cache, which outlives the launcher; nothing here waits for a disk.
+    pub fn change(&self, change: impl FnOnce(&mut SavedState)) {
+        let mut inner = self.locked();
+        let before = inner.state.clone();
+        change(&mut inner.state);
+        inner.state.version = VERSION;
+        if inner.state == before {
+            return;
+        }
+        let Some(directory) = &inner.directory else { return };
+        let written =
+            serde_json::to_vec(&inner.state).map_err(io::Error::from).and_then(|bytes| directory.replace(FILE, &bytes));
+        match written {
+            Ok(()) => inner.complaint = None,
+            Err(error) => {
+                if inner.complaint.replace(error.kind()) != Some(error.kind()) {
+                    tracing::warn!(reason = %error, "cannot write {FILE}; a launcher that follows this one would not know everything");
+                }
+            }
+        }
+    }
+}
+
+fn load(directory: &PrivateDir) -> io::Result<SavedState> {
+    let bytes = match directory.read(FILE, LIMIT) {
+        // The launcher died before there was anything to remember.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(SavedState::default()),
+        result => result?,
+    };
+    let state: SavedState = serde_json::from_slice(&bytes)?;
+    match state.version {
+        VERSION => Ok(state),
+        other => Err(io::Error::other(format!("its version is {other}, not {VERSION}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::GracePeriodMetadata;
+
+    #[test]
+    fn what_was_changed_is_there_for_the_next_and_gone_for_a_first_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SavedStore::open(folder.path(), false);
+        assert!(!folder.path().join(FILE).exists());
+        let own = identify(i32::try_from(std::process::id()).unwrap()).unwrap();
+        store.change(|state| {
+            state.metadata.uid = "u".into();
+            state.metadata.grace_period =
+                Some(GracePeriodMetadata { marked_for_graceful_shutdown: Some(true), ..Default::default() });
+            state.paused.insert("u".into());
+            state.process = Some(own);
+        });
+        let next = SavedStore::open(folder.path(), true).state();
+        assert_eq!(next, store.state());
+        assert!(!next.hypervisor_ended());
+        let ended = SavedState { process: Some(ProcessId { started: own.started + 1, ..own }), ..next };
+        assert!(ended.hypervisor_ended(), "another process with the same number");
+        assert_eq!(SavedStore::open(folder.path(), false).state(), SavedState::default());
+        assert_eq!(SavedStore::open(folder.path(), true).state(), SavedState::default());
+    }
+
+    #[test]
+    fn nonsense_and_a_missing_directory_cost_only_what_was_remembered() {
+        let folder = tempfile::tempdir().unwrap();
+        for text in ["", "{", "{\"version\":1}", "{\"version\":99,\"metadata\":{},\"paused\":[],\"process\":null}"] {
+            std::fs::write(folder.path().join(FILE), text).unwrap();
+            assert_eq!(SavedStore::open(folder.path(), true).state(), SavedState::default(), "{text}");
+        }
+        let nowhere = SavedStore::open(&folder.path().join("missing"), true);
+        nowhere.change(|state| state.metadata.uid = "u".into());
+        assert_eq!(nowhere.state().metadata.uid, "u");
+    }
+}
