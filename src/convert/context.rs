@@ -169,9 +169,9 @@ impl<'a> Context<'a> {
             Some(_) | None => {
                 let resources = &domain.resources;
                 let cpus = [resources.limits.get("cpu"), resources.requests.get("cpu")];
-                let cpus = cpus.into_iter().flatten().find(|quantity| !quantity.is_zero());
-                let sockets = cpus.map_or(1, |quantity| u32::try_from(quantity.value()).unwrap_or(1));
-                (sockets.max(1), 1, 1)
+                let sockets =
+                    cpus.into_iter().flatten().next().map_or(1, |cpus| u32::try_from(cpus.value()).unwrap_or(1));
+                (sockets, 1, 1)
             }
         }
     }

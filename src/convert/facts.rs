@@ -67,8 +67,8 @@ pub struct HostFacts {
     pub env: BTreeMap<String, String>,
     /// Parts of `/sys`.
     pub sysfs: Option<Sysfs>,
-    /// Config-like files that exist; no effect on the XML.
-    pub volume_files: serde_json::Value,
+    /// Names of the files of config-like volumes and secrets, by `KIND/VOLUME`.
+    pub volume_files: BTreeMap<String, Vec<String>>,
     /// Only says that a recorded read-back was edited.
     pub synthetic_root_port_bus_nr: bool,
 }
@@ -110,7 +110,7 @@ impl Default for HostFacts {
             iommufd: false,
             env: BTreeMap::new(),
             sysfs: None,
-            volume_files: serde_json::Value::Null,
+            volume_files: BTreeMap::new(),
             synthetic_root_port_bus_nr: false,
         }
     }

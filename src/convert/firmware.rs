@@ -41,20 +41,20 @@ pub(super) fn choose_efi(
         return Ok(Some(EfiChoice::Automatic));
     }
     let present = |file: &str| facts.ovmf.files.iter().any(|known| known == file);
-    let (code, vars, rom) = if arch == Arch::Arm64 {
-        ("AAVMF_CODE.fd", "AAVMF_VARS.fd", false)
+    let (code, vars) = if arch == Arch::Arm64 {
+        ("AAVMF_CODE.fd", "AAVMF_VARS.fd")
     } else if plain_sev {
-        ("OVMF_CODE.cc.fd", "OVMF_VARS.fd", false)
+        ("OVMF_CODE.cc.fd", "OVMF_VARS.fd")
     } else if snp {
-        ("OVMF.amdsev.fd", "", true)
+        ("OVMF.amdsev.fd", "")
     } else if tdx {
-        (if secure { "OVMF.inteltdx.secboot.fd" } else { "OVMF.inteltdx.fd" }, "", true)
+        (if secure { "OVMF.inteltdx.secboot.fd" } else { "OVMF.inteltdx.fd" }, "")
     } else if secure {
-        ("OVMF_CODE.secboot.fd", "OVMF_VARS.secboot.fd", false)
+        ("OVMF_CODE.secboot.fd", "OVMF_VARS.secboot.fd")
     } else if present("OVMF_CODE.secboot.fd") {
-        ("OVMF_CODE.secboot.fd", "OVMF_VARS.fd", false)
+        ("OVMF_CODE.secboot.fd", "OVMF_VARS.fd")
     } else {
-        ("OVMF_CODE.fd", "OVMF_VARS.fd", false)
+        ("OVMF_CODE.fd", "OVMF_VARS.fd")
     };
     let missing = !present(code) || (!vars.is_empty() && !present(vars));
     let impossible = (secure && sev) || (arch == Arch::Arm64 && (secure || sev || tdx));
@@ -71,5 +71,5 @@ pub(super) fn choose_efi(
         "" => String::new(),
         file => format!("{}/{file}", facts.ovmf.path.trim_end_matches('/')),
     };
-    Ok(Some(EfiChoice::Files { code: path(code), vars: path(vars), secure: secure && !tdx, rom }))
+    Ok(Some(EfiChoice::Files { code: path(code), vars: path(vars), secure: secure && !tdx, rom: snp || tdx }))
 }

@@ -58,7 +58,7 @@ pub(super) fn count(context: &Context<'_>) -> Result<IoThreadCounts, ConvertErro
                 domain.cpu.as_ref().is_some_and(|cpu| cpu.dedicated_cpu_placement && cpu.isolate_emulator_thread);
             let resources = &domain.resources;
             let cpus = [resources.requests.get("cpu"), resources.limits.get("cpu")];
-            let cpus = cpus.into_iter().flatten().find(|quantity| !quantity.is_zero());
+            let cpus = cpus.into_iter().flatten().next();
             let cpus = cpus.map_or(1, |quantity| u64::try_from(quantity.value()).unwrap_or(1));
             if isolated { 1 } else { 2 * cpus }
         }

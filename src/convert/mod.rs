@@ -3,6 +3,7 @@
 //! `convert` runs the steps of `STEPS` in order on an empty document, then the pre-start additions; `Defines` is the
 //! sequence of defines with libvirt's read-back in between. Nothing here touches the machine or reads a clock.
 
+mod cloud_init;
 mod context;
 mod cpu_list;
 mod cpu_pool;
@@ -58,6 +59,7 @@ pub fn convert_observed(
         domain.type_ = "kvm".to_owned();
     }
     observe("document", &domain);
+    cloud_init::check(&context)?;
     network_phase2::fill_in_taps(&context, &mut domain)?;
     observe("network phase 2", &domain);
     io_modes::probe(&context, &mut domain)?;

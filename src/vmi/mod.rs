@@ -3,6 +3,7 @@
 //! The dialect is Go's JSON: keys are case-sensitive, unknown keys are ignored, `null` and a missing key are the zero
 //! value. Names and meaning of the fields are the API's; only what the name does not say is commented.
 
+mod cloud_init;
 mod devices;
 mod domain;
 mod parse;
@@ -10,6 +11,7 @@ mod quantity;
 mod status;
 mod volumes;
 
+pub use cloud_init::{CLOUD_INIT_KEYS, CloudInitData, CloudInitKind};
 pub use devices::*;
 pub use domain::*;
 pub use parse::{ParseError, parse, parse_document};

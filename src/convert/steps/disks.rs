@@ -111,6 +111,10 @@ impl Builder<'_> {
     fn target(&self, bus: &str, names: &mut Names, device: &mut Device) -> Result<(), ConvertError> {
         let Builder { disk, status, path, .. } = *self;
         let kept = status.map(|status| status.target.as_str()).filter(|target| !target.is_empty());
+        let has_target = disk.disk.is_some() || disk.lun.is_some() || disk.cdrom.is_some();
+        if !has_target {
+            return Ok(());
+        }
         let name = kept.map_or_else(|| names.next(bus), str::to_owned);
         let unit = disk_names::index(&name, disk_names::prefix(bus));
         device.target = DiskTarget { bus: bus.to_owned(), device: name, tray: String::new() };
@@ -147,8 +151,6 @@ impl Builder<'_> {
             device.device = "cdrom".into();
             device.target.tray.clone_from(&target.tray);
             device.read_only = target.readonly.unwrap_or(true).then(ReadOnly::default);
-        } else {
-            device.target = DiskTarget::default();
         }
         if bus == "scsi" && disk.cdrom.is_none() {
             device.address = Some(scsi());

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use base64::Engine;
+use tracing::debug;
 
-use crate::storage::{CloudInit, CloudInitSource, MetaData, PublicKeys};
-use crate::vmi::{self, VirtualMachineInstance};
+use crate::storage::{CloudInit, CloudInitSource, MetaData, PublicKeys, volume_component};
+use crate::vmi::{CloudInitKind, VirtualMachineInstance};
 
 /// Where the kubelet puts a VMI's secrets, below the root.
 const SECRETS: &str = "var/run/kubevirt-private/secret";
@@ -15,38 +15,16 @@ const HOSTNAME: usize = 63;
 /// The data of the first cloud-init volume (contract/lifecycle.md 9.5).
 pub(super) fn cloud_init(vmi: &VirtualMachineInstance, root: &Path) -> Result<Option<CloudInit>, String> {
     let secrets = root.join(SECRETS);
-    let found = vmi.spec.volumes.iter().find_map(|volume| {
-        let no_cloud = volume.cloud_init_no_cloud.as_ref().map(|data| (CloudInitSource::NoCloud, data));
-        let drive = || volume.cloud_init_config_drive.as_ref().map(|data| (CloudInitSource::ConfigDrive, data));
-        no_cloud.or_else(drive).map(|(source, data)| (volume, source, data))
-    });
-    let Some((volume, source, data)) = found else { return Ok(None) };
-    let secret = |reference: &Option<vmi::LocalObjectReference>, names: [&str; 2]| {
-        reference.as_ref().map(|_| {
-            names
-                .iter()
-                .map(|name| secrets.join(&volume.name).join(name))
-                .find_map(|path| std::fs::read_to_string(path).ok())
-                .ok_or_else(|| format!("secret of volume {} has neither {} nor {}", volume.name, names[0], names[1]))
-        })
+    let secret = |volume: &str, key: &str| {
+        let path = secrets.join(volume_component(volume).ok()?).join(key);
+        // A key that the secret does not have is there as an empty directory.
+        std::fs::read_to_string(&path).inspect_err(|error| debug!("cloud-init: {}: {error}", path.display())).ok()
     };
-    let resolve = |from_secret: Option<Result<String, String>>, raw: &str, encoded: &str, field: &str| match from_secret
-    {
-        Some(found) => found,
-        None if !raw.is_empty() => Ok(raw.to_owned()),
-        None if !encoded.is_empty() => base64::engine::general_purpose::STANDARD
-            .decode(encoded.trim())
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .map_err(|error| format!("volume {}: {field}: {error}", volume.name)),
-        None => Ok(String::new()),
+    let Some(data) = vmi.spec.cloud_init_data(&secret)? else { return Ok(None) };
+    let source = match data.kind {
+        CloudInitKind::NoCloud => CloudInitSource::NoCloud,
+        CloudInitKind::ConfigDrive => CloudInitSource::ConfigDrive,
     };
-    let user = secret(&data.secret_ref, ["userdata", "userData"]);
-    let network = secret(&data.network_data_secret_ref, ["networkdata", "networkData"]);
-    let user_data = resolve(user, &data.user_data, &data.user_data_base64, "userDataBase64")?;
-    let network_data = resolve(network, &data.network_data, &data.network_data_base64, "networkDataBase64")?;
-    if user_data.is_empty() && network_data.is_empty() {
-        return Err(format!("volume {} has neither user data nor network data", volume.name));
-    }
     let meta = &vmi.metadata;
     let uuid = vmi.spec.domain.firmware.as_ref().map(|firmware| firmware.uuid.clone());
     let first_label = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
@@ -62,7 +40,7 @@ pub(super) fn cloud_init(vmi: &VirtualMachineInstance, root: &Path) -> Result<Op
         .unwrap_or_default();
     Ok(Some(CloudInit {
         source,
-        volume: volume.name.clone(),
+        volume: data.volume,
         meta_data: MetaData {
             instance_type: instance_type.to_owned(),
             instance_id,
@@ -70,8 +48,8 @@ pub(super) fn cloud_init(vmi: &VirtualMachineInstance, root: &Path) -> Result<Op
             uuid: uuid.unwrap_or_default(),
             public_keys: public_keys(vmi, source, &secrets),
         },
-        user_data,
-        network_data,
+        user_data: data.user_data,
+        network_data: data.network_data,
     }))
 }
 
@@ -102,6 +80,7 @@ fn public_keys(vmi: &VirtualMachineInstance, source: CloudInitSource, secrets: &
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vmi;
 
     fn vmi(volume: &str) -> VirtualMachineInstance {
         let text = format!(
@@ -123,13 +102,5 @@ mod tests {
         let data = read(&vmi(r#""cloudInitConfigDrive":{"userData":"x"}"#)).unwrap().unwrap();
         assert_eq!(data.meta_data.instance_id, "vm.sub.ns");
         assert_eq!(read(&vmi(r#""emptyDisk":{"capacity":"1Mi"}"#)).unwrap(), None);
-    }
-
-    #[test]
-    fn cloud_init_errors_name_volume_and_field() {
-        let error = read(&vmi(r#""cloudInitNoCloud":{"userDataBase64":"?"}"#)).unwrap_err();
-        assert!(error.contains("seed") && error.contains("userDataBase64"), "{error}");
-        let error = read(&vmi(r#""cloudInitNoCloud":{}"#)).unwrap_err();
-        assert!(error.contains("neither user data nor network data"), "{error}");
     }
 }

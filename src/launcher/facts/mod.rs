@@ -1,8 +1,10 @@
 //! Gathers the facts that a conversion needs from the machine, in one place (contract/cmd-server.md 5.2).
 
 mod disks;
+mod secrets;
 
 pub use disks::{direct_io, is_allocated, probe_disks};
+pub use secrets::cloud_init_secrets;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileTypeExt;
@@ -97,6 +99,7 @@ pub fn collect(
         env: std::env::vars()
             .filter(|(name, _)| name.contains("_RESOURCE_") || name == crate::logging::VERBOSITY_VARIABLE)
             .collect(),
+        volume_files: cloud_init_secrets(root, vmi),
         ..HostFacts::default()
     };
     facts.direct_io = DirectIo { default: true, paths: BTreeMap::new() };
