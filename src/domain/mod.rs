@@ -17,6 +17,7 @@ mod parts;
 mod property_tests;
 mod spec;
 mod state;
+pub mod stats;
 mod table;
 mod time;
 mod xml_reader;

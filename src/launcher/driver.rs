@@ -238,7 +238,7 @@ impl Driver {
             Event::Agent(domain, _)
             | Event::DeviceAdded(domain)
             | Event::DeviceRemoved(domain, _)
-            | Event::JobCompleted(domain)
+            | Event::JobCompleted(domain, _)
             | Event::MemoryDeviceSize(domain) => {
                 if domain == self.vm.domain {
                     self.publications.look(Cause::Changed);

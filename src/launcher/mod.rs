@@ -15,6 +15,7 @@ mod private_dir;
 pub mod publisher;
 pub mod saved;
 mod start;
+pub mod statistics;
 pub mod timings;
 
 pub use config::Config;

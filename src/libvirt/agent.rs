@@ -3,7 +3,7 @@
 //! What the reader can rely on: one call to the agent is under way at a time. A guest can leave every one unanswered;
 //! many at once would fill the daemon's few places for requests of one client, and with them block all other calls.
 
-use std::ffi::{CString, NulError, c_char};
+use std::ffi::c_char;
 use std::ptr;
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use virt::domain::Domain;
 
 use super::connection::Connection;
 use super::error::{Error, VirError};
-use super::params::Params;
+use super::params::{Params, c_string};
 use super::raw::last_error;
 
 /// `VIR_DOMAIN_QEMU_AGENT_COMMAND_DEFAULT`: libvirt's own 5 s for the agent to answer, after as much to find it awake.
@@ -146,12 +146,4 @@ impl Connection {
 
 fn counted(result: i32) -> Result<i32, VirError> {
     if result < 0 { Err(last_error()) } else { Ok(result) }
-}
-
-fn c_string(text: &str) -> Result<CString, VirError> {
-    CString::new(text).map_err(|error: NulError| VirError {
-        code: super::code::INVALID_ARG,
-        domain: 0,
-        message: format!("invalid argument: {error}"),
-    })
 }

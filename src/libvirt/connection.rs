@@ -28,6 +28,8 @@ pub struct Deadlines {
     /// One question to the guest agent. libvirt gives up by itself after 10 s, 5 to find the agent awake and 5 for the
     /// answer, and tells more.
     pub agent: Duration,
+    /// A memory dump, which nobody waits for.
+    pub dump: Duration,
 }
 
 impl Default for Deadlines {
@@ -41,6 +43,8 @@ impl Default for Deadlines {
             define: Duration::from_secs(60),
             start: Duration::from_secs(120),
             agent: Duration::from_secs(12),
+            // A terabyte to storage that takes 100 MB/s, twice over.
+            dump: Duration::from_secs(6 * 3600),
         }
     }
 }
@@ -172,7 +176,7 @@ impl Connection {
         }
     }
 
-    async fn call<T: Send + 'static>(
+    pub(super) async fn call<T: Send + 'static>(
         &self,
         call: &'static str,
         deadline: Duration,
@@ -343,16 +347,23 @@ impl Connection {
 }
 
 /// Runs `work` in a thread of its own and stops waiting at the deadline; a call that libvirt never answers keeps its
-/// thread until the connection breaks, which keepalive makes sure of.
+/// thread until the connection breaks, which keepalive makes sure of. A call that found no free thread until its deadline
+/// is left undone: what its caller holds for failed must not happen later.
 async fn blocking<T: Send + 'static>(
     call: &'static str,
     deadline: Duration,
     work: impl FnOnce() -> Result<T, VirError> + Send + 'static,
 ) -> Result<T, Error> {
-    match tokio::time::timeout(deadline, tokio::task::spawn_blocking(work)).await {
+    // tokio drops the closure of a blocking task that is aborted before it began.
+    let task = tokio::task::spawn_blocking(work);
+    let abort = task.abort_handle();
+    match tokio::time::timeout(deadline, task).await {
         Ok(Ok(result)) => result.map_err(Error::Libvirt),
         Ok(Err(gone)) => Err(Error::Aborted { call, reason: gone.to_string() }),
-        Err(_) => Err(Error::Deadline { call, after: deadline }),
+        Err(_) => {
+            abort.abort();
+            Err(Error::Deadline { call, after: deadline })
+        }
     }
 }
 

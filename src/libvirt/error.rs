@@ -8,10 +8,12 @@ pub mod code {
     pub const INTERNAL_ERROR: i32 = 1;
     /// Out of memory.
     pub const NO_MEMORY: i32 = 2;
-    /// An argument has a value that no call takes.
-    pub const INVALID_ARG: i32 = 8;
     /// The connection object is unusable.
     pub const INVALID_CONN: i32 = 6;
+    /// An argument makes no sense.
+    pub const INVALID_ARG: i32 = 8;
+    /// The operation failed.
+    pub const OPERATION_FAILED: i32 = 9;
     /// A system call failed in the daemon.
     pub const SYSTEM_ERROR: i32 = 38;
     /// The RPC layer failed.

@@ -10,6 +10,8 @@ use tokio::sync::mpsc::UnboundedSender;
 use virt::connect::Connect;
 
 use super::error::VirError;
+use super::inquiry::JobStats;
+use super::params::Params;
 use super::raw::last_error;
 
 /// A lifecycle event in libvirt's numbers (`virDomainEventType` and its detail).
@@ -32,7 +34,7 @@ pub enum AgentChange {
 }
 
 /// What libvirt tells without being asked. Domains are given by libvirt's name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// Event 0.
     Lifecycle(String, Lifecycle),
@@ -42,8 +44,8 @@ pub enum Event {
     DeviceAdded(String),
     /// Event 15, with the device's alias.
     DeviceRemoved(String, String),
-    /// Event 21.
-    JobCompleted(String),
+    /// Event 21, with what it says about the job; the job's type is not part of it.
+    JobCompleted(String, JobStats),
     /// Event 26.
     MemoryDeviceSize(String),
     /// The connection with this generation is dead, with the close reason's meaning.
@@ -215,11 +217,13 @@ unsafe extern "C" fn on_device_removed(
 unsafe extern "C" fn on_job_completed(
     _: virt_sys::virConnectPtr,
     domain: virt_sys::virDomainPtr,
-    _params: virt_sys::virTypedParameterPtr,
-    _count: c_int,
+    params: virt_sys::virTypedParameterPtr,
+    count: c_int,
     opaque: *mut c_void,
 ) {
-    unsafe { tell(opaque, |_| Event::JobCompleted(name_of(domain))) };
+    unsafe {
+        tell(opaque, |_| Event::JobCompleted(name_of(domain), JobStats::new(0, &Params::copy(params, count))));
+    }
 }
 
 unsafe extern "C" fn on_memory_device_size(

@@ -7,6 +7,7 @@ mod agent;
 mod connection;
 mod error;
 mod events;
+mod inquiry;
 mod params;
 mod raw;
 
@@ -14,6 +15,7 @@ pub use agent::guest_info;
 pub use connection::{Connection, Deadlines, DomainSnapshot};
 pub use error::{Error, VirError, code};
 pub use events::{AgentChange, Event, Lifecycle};
+pub use inquiry::{JobStats, Screenshot, StatsRecord};
 pub use params::{Params, TypedValue};
 
 /// Flags handed to libvirt, by their C names without the `VIR_` prefix.

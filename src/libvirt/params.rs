@@ -1,7 +1,10 @@
 //! libvirt's typed parameters (`virTypedParameter`) as Rust values.
 
 use std::collections::BTreeMap;
-use std::ffi::{CStr, c_int};
+use std::ffi::{CStr, CString, NulError, c_char, c_int};
+
+use super::error::{VirError, code};
+use super::raw::last_error;
 
 /// Most parameters of one answer that are kept: a guest decides how many there are.
 const MOST: usize = 65_536;
@@ -58,6 +61,11 @@ impl Params {
         }
     }
 
+    /// Whether there is a parameter whose name begins with `prefix`.
+    pub fn has_prefix(&self, prefix: &str) -> bool {
+        self.0.range(prefix.to_owned()..).next().is_some_and(|(name, _)| name.starts_with(prefix))
+    }
+
     /// Adds the parameters of `other`.
     pub fn extend(&mut self, other: Params) {
         self.0.extend(other.0);
@@ -105,4 +113,120 @@ unsafe fn named(param: &virt_sys::virTypedParameter) -> Option<(String, TypedVal
         _ => return None,
     };
     Some((String::from_utf8(field).ok()?, value))
+}
+
+/// A list that libvirt allocates and fills, or that is filled for it; released with its strings.
+pub(super) struct Owned {
+    params: virt_sys::virTypedParameterPtr,
+    count: c_int,
+}
+
+impl Owned {
+    /// Lets `fill` call libvirt with the places for the list and its length; a negative answer is an error.
+    pub(super) fn filled(
+        fill: impl FnOnce(*mut virt_sys::virTypedParameterPtr, *mut c_int) -> c_int,
+    ) -> Result<Self, VirError> {
+        let mut owned = Owned { params: std::ptr::null_mut(), count: 0 };
+        match fill(&mut owned.params, &mut owned.count) {
+            0.. => Ok(owned),
+            _ => Err(last_error()),
+        }
+    }
+
+    /// A list of texts for libvirt to read.
+    pub(super) fn of_texts(texts: &[(&str, &str)]) -> Result<Self, VirError> {
+        let mut owned = Owned { params: std::ptr::null_mut(), count: 0 };
+        let mut room: c_int = 0;
+        for (name, value) in texts {
+            let (name, value) = (c_string(name)?, c_string(value)?);
+            // SAFETY: list, length and room belong together and start empty; libvirt copies both strings.
+            let added = unsafe {
+                virt_sys::virTypedParamsAddString(
+                    &mut owned.params,
+                    &mut owned.count,
+                    &mut room,
+                    name.as_ptr(),
+                    value.as_ptr(),
+                )
+            };
+            if added < 0 {
+                return Err(last_error());
+            }
+        }
+        Ok(owned)
+    }
+
+    /// What is in the list.
+    pub(super) fn read(&self) -> Params {
+        // SAFETY: the list is libvirt's own and alive until `drop`.
+        unsafe { Params::copy(self.params, self.count) }
+    }
+
+    /// The list's place and length, for a call that reads it.
+    pub(super) fn raw(&self) -> (virt_sys::virTypedParameterPtr, c_int) {
+        (self.params, self.count)
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // SAFETY: the list came from libvirt and this is its only release; null is allowed.
+        unsafe { virt_sys::virTypedParamsFree(self.params, self.count) }
+    }
+}
+
+/// A text as C wants it.
+pub(super) fn c_string(text: &str) -> Result<CString, VirError> {
+    CString::new(text).map_err(|error: NulError| VirError {
+        code: code::INVALID_ARG,
+        domain: 0,
+        message: format!("invalid argument: {error}"),
+    })
+}
+
+/// Takes over a string that libvirt allocated.
+///
+/// # Safety
+/// `text` is a NUL-terminated string from libvirt that nobody else releases.
+pub(super) unsafe fn take_text(text: *mut c_char) -> String {
+    // SAFETY: promised by the caller.
+    unsafe {
+        let copy = CStr::from_ptr(text).to_string_lossy().into_owned();
+        libc::free(text.cast());
+        copy
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_goes_through_libvirts_own_memory() {
+        // SAFETY: may be called at any time, and more than once. A connection does it elsewhere.
+        assert_eq!(unsafe { virt_sys::virInitialize() }, 0);
+        let list = Owned::of_texts(&[("sev-secret", "abc"), ("sev-secret-header", "def")]).unwrap();
+        let params = list.read();
+        assert_eq!((params.text("sev-secret"), params.text("sev-secret-header")), (Some("abc"), Some("def")));
+        assert_eq!((params.text("other"), params.unsigned("sev-secret")), (None, None));
+        assert!(Owned::of_texts(&[("sev-secret", "a\0b")]).is_err_and(|error| error.message.contains("nul byte")));
+    }
+
+    #[test]
+    fn numbers_are_read_in_the_width_that_is_asked() {
+        let named = |(name, value): (&str, TypedValue)| (name.to_owned(), value);
+        let params: Params = [
+            ("a", TypedValue::Int(-1)),
+            ("b", TypedValue::Unsigned(7)),
+            ("c", TypedValue::Unsigned(u64::MAX)),
+            ("vcpu.0.state", TypedValue::Int(1)),
+        ]
+        .map(named)
+        .into_iter()
+        .collect();
+        assert_eq!((params.unsigned("a"), params.int("a")), (None, Some(-1)));
+        assert_eq!((params.unsigned("b"), params.int("b")), (Some(7), Some(7)));
+        assert_eq!((params.unsigned("c"), params.int("c")), (Some(u64::MAX), None));
+        assert!(params.has_prefix("vcpu.0.") && !params.has_prefix("vcpu.1."));
+    }
 }

@@ -1,0 +1,136 @@
+//! Statistics on demand (contract/cmd-server.md 4.2, 9.2): measured when somebody asks, once for all who ask at the same
+//! time, and with a deadline below the client's.
+
+pub mod coalesce;
+pub mod document;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use self::coalesce::Coalesced;
+use super::operations::Vm;
+use super::publisher::Published;
+use crate::cmd::Failure;
+use crate::domain::stats::LoadStats;
+use crate::libvirt;
+
+/// How long a measured dirty rate is passed on, as with the original: measuring costs a second and slows the guest.
+const DIRTY_RATE_KEPT: Duration = Duration::from_secs(3);
+/// How long libvirt measures, its shortest.
+const DIRTY_RATE_SECONDS: i32 = 1;
+
+/// `virDomainDirtyRateStatus`.
+mod calc_status {
+    pub const UNSTARTED: i32 = 0;
+    pub const MEASURING: i32 = 1;
+    pub const MEASURED: i32 = 2;
+}
+
+/// How long statistics may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Timings {
+    /// The whole of GetDomainStats; its client waits 5 s.
+    pub stats: Duration,
+    /// From the start of a dirty-rate measurement to its result, beyond the second that it takes; the client waits 20 s.
+    pub dirty_rate: Duration,
+    /// Between two looks at whether a measurement has ended: libvirt has no event for it.
+    pub dirty_rate_pause: Duration,
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        Timings {
+            stats: Duration::from_secs(4),
+            dirty_rate: Duration::from_secs(2),
+            dirty_rate_pause: Duration::from_millis(100),
+        }
+    }
+}
+
+/// The one VM's statistics. Clones share what they measure.
+#[derive(Clone)]
+pub struct Statistics {
+    vm: Vm,
+    published: watch::Receiver<Published>,
+    timings: Timings,
+    stats: Arc<Coalesced<Result<Arc<str>, Failure>>>,
+    dirty_rate: Arc<Coalesced<Result<i64, Failure>>>,
+}
+
+impl Statistics {
+    /// Statistics of `vm`, whose devices have the names that `published` shows.
+    pub fn new(vm: Vm, published: watch::Receiver<Published>, timings: Timings) -> Self {
+        Statistics {
+            vm,
+            published,
+            timings,
+            stats: Arc::new(Coalesced::new(Duration::ZERO)),
+            dirty_rate: Arc::new(Coalesced::new(DIRTY_RATE_KEPT)),
+        }
+    }
+
+    /// GetDomainStats: the document as JSON.
+    pub async fn domain_stats(&self) -> Result<Arc<str>, Failure> {
+        let own = self.clone();
+        let shared = self.stats.get(Result::is_ok, move || async move { own.measure().await });
+        shared.await.unwrap_or_else(|| Err(ended("GetDomainStats")))
+    }
+
+    /// GetDomainDirtyRateStats: MiB per second that the guest writes.
+    pub async fn dirty_rate(&self) -> Result<i64, Failure> {
+        let own = self.clone();
+        let shared = self.dirty_rate.get(Result::is_ok, move || async move { own.measure_dirty_rate().await });
+        shared.await.unwrap_or_else(|| Err(ended("GetDomainDirtyRateStats")))
+    }
+
+    async fn measure(&self) -> Result<Arc<str>, Failure> {
+        let failed = |error: libvirt::Error| Failure::wrapped("failed to get domain stats", error);
+        let (connection, name) = (&self.vm.connection, &self.vm.domain);
+        let until = Instant::now() + self.timings.stats;
+        let record = connection.domain_stats(name, until).await.map_err(failed)?;
+        let record = record.ok_or_else(|| Failure::text("empty DomainStats"))?;
+        let vcpus = record.params.unsigned("vcpu.current").and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
+        let pins = connection.vcpu_pins(name, vcpus, until).await.map_err(failed)?;
+        let aliases = self.published.borrow().domain.as_ref().map(|domain| document::aliases(&domain.spec));
+        let document = document::document(&record, pins, &aliases.unwrap_or_default(), LoadStats::default());
+        let json = serde_json::to_string(&document);
+        json.map(Arc::from).map_err(|error| Failure::text(format!("failed to get domain stats: {error}")))
+    }
+
+    async fn measure_dirty_rate(&self) -> Result<i64, Failure> {
+        const FAILED: &str = "failed to get domain dirty rate stats: failed to get dirty rate stats";
+        let failed = |error: libvirt::Error| Failure::wrapped(FAILED, error);
+        let (connection, name) = (&self.vm.connection, &self.vm.domain);
+        connection.start_dirty_rate(name, DIRTY_RATE_SECONDS).await.map_err(failed)?;
+        // The rate of the second that begins now, not one that was measured before.
+        let measured = Duration::from_secs(DIRTY_RATE_SECONDS.unsigned_abs().into());
+        let until = Instant::now() + measured + self.timings.dirty_rate;
+        let mut pause = measured;
+        loop {
+            tokio::time::sleep(pause).await;
+            pause = self.timings.dirty_rate_pause;
+            let record = connection.dirty_rate_stats(name).await.map_err(failed)?;
+            let record = record.ok_or_else(|| Failure::text(format!("{FAILED}: the domain is not running")))?;
+            let rate = document::dirty_rate(&record.params);
+            let unfinished = match rate.calc_status {
+                Some(calc_status::MEASURED) => {
+                    let rate = rate.megabytes_per_second;
+                    return rate.ok_or_else(|| Failure::text("Dirty rate MegabytesPerSecondSet is false"));
+                }
+                Some(calc_status::MEASURING) => "dirty calc status is DOMAIN_DIRTYRATE_MEASURING",
+                Some(calc_status::UNSTARTED) => "dirty calc status is DOMAIN_DIRTYRATE_UNSTARTED",
+                Some(_) | None => "dirty rate stats calculation status is not set",
+            };
+            if Instant::now() >= until {
+                return Err(Failure::text(format!("{FAILED}: {unfinished}")));
+            }
+        }
+    }
+}
+
+fn ended(rpc: &str) -> Failure {
+    Failure::text(format!("{rpc} ended without an answer, see the launcher's log"))
+}
