@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 use virt_launcher::cmd::{
-    self, Action, Answer, Driver, Failure, SocketError, SocketPaths, Timings, bind, client, publish, serve,
+    self, Action, Answer, Driver, Failure, Measures, SocketError, SocketPaths, Timings, bind, client, publish, serve,
 };
 use virt_launcher::libvirt::VirError;
 use virt_launcher::proto::cmd_info::CmdInfoRequest;
@@ -42,6 +42,8 @@ struct Scripted {
     domain: Result<Option<Arc<str>>, Failure>,
     asked: Mutex<Vec<String>>,
 }
+
+impl Measures for Scripted {}
 
 impl Driver for Scripted {
     fn perform(&self, action: Action) -> Answer<()> {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use virt_launcher::cmd::{Action, Answer, Driver, Failure, SocketPaths, Timings, bind, publish, serve};
+use virt_launcher::cmd::{Action, Answer, Driver, Failure, Measures, SocketPaths, Timings, bind, publish, serve};
 use virt_launcher::notify::{EventType, Leftover, Outbox, socket_below};
 
 /// For what must happen at once; generous, since the machine may be busy.
@@ -39,6 +39,8 @@ struct Obliging {
     domain: Mutex<Option<Arc<str>>>,
     asked: Mutex<Vec<String>>,
 }
+
+impl Measures for Obliging {}
 
 impl Driver for Obliging {
     fn perform(&self, action: Action) -> Answer<()> {

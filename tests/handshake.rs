@@ -12,7 +12,7 @@ use serde_json::json;
 use support::virt_handler::{Options, Received, VirtHandler};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use virt_launcher::cmd::{self, Action, Answer, Driver, Failure, SocketPaths, bind, publish, serve};
+use virt_launcher::cmd::{self, Action, Answer, Driver, Failure, Measures, SocketPaths, bind, publish, serve};
 use virt_launcher::notify::{self, EventType, Leftover, Outbox, socket_below};
 
 /// For what must happen at once; generous, since the machine may be busy.
@@ -47,6 +47,8 @@ impl Guest {
         self.outbox.domain_event(event, self.document(false, event == EventType::Deleted));
     }
 }
+
+impl Measures for Guest {}
 
 impl Driver for Guest {
     fn perform(&self, action: Action) -> Answer<()> {

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use super::{Action, Failure};
+use super::{Action, Failure, Measures};
 
 /// An answer that takes its time.
 pub type Answer<T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send>>;
@@ -12,7 +12,7 @@ pub type Answer<T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send>>;
 ///
 /// The reads answer at once from what was last published and never wait for libvirt, so that virt-handler's probes get
 /// through whatever the VM is doing.
-pub trait Driver: Send + Sync + 'static {
+pub trait Driver: Measures {
     /// Carries out one action; the answer comes when it has taken effect.
     ///
     /// The answer is dropped when the caller has gone away (its deadline passed, its connection broke). Work that has

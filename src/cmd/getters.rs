@@ -3,8 +3,8 @@
 use super::failure::response;
 use super::{Driver, Failure};
 use crate::proto::cmd_v1::{
-    DirtyRateStatsResponse, DomainResponse, DomainStatsResponse, GuestFilesystemsResponse, GuestInfoResponse,
-    GuestUserListResponse, LaunchMeasurementResponse, QemuVersionResponse, ScreenshotResponse, SevInfoResponse,
+    DomainResponse, GuestFilesystemsResponse, GuestInfoResponse, GuestUserListResponse, LaunchMeasurementResponse,
+    QemuVersionResponse, ScreenshotResponse, SevInfoResponse,
 };
 
 /// `GetDomain`: no domain is a success with an empty document.
@@ -24,16 +24,6 @@ pub(super) fn qemu_version(driver: &dyn Driver) -> QemuVersionResponse {
         Ok(version) => QemuVersionResponse { response: Some(response(Ok(()))), version },
         Err(failure) => QemuVersionResponse { response: Some(response(Err(failure))), version: String::new() },
     }
-}
-
-/// `GetDomainStats`.
-pub(super) fn domain_stats() -> DomainStatsResponse {
-    DomainStatsResponse { response: not_yet("GetDomainStats"), ..Default::default() }
-}
-
-/// `GetDomainDirtyRateStats`.
-pub(super) fn dirty_rate() -> DirtyRateStatsResponse {
-    DirtyRateStatsResponse { response: not_yet("GetDomainDirtyRateStats"), ..Default::default() }
 }
 
 /// `GetGuestInfo`.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tonic::{Request, Response as Reply, Status};
 
 use super::failure::response;
-use super::{Action, Driver, Failure, getters, guest, lifecycle};
+use super::{Action, Driver, Failure, getters, guest, lifecycle, measures};
 use crate::proto::cmd_info::cmd_info_server::CmdInfo;
 use crate::proto::cmd_info::{CmdInfoRequest, CmdInfoResponse};
 use crate::proto::cmd_v1::cmd_server::Cmd;
@@ -100,14 +100,14 @@ impl Cmd for CmdService {
     }
 
     async fn get_domain_stats(&self, _: Request<EmptyRequest>) -> Result<Reply<DomainStatsResponse>, Status> {
-        Ok(Reply::new(getters::domain_stats()))
+        Ok(Reply::new(measures::domain_stats(&*self.driver).await))
     }
 
     async fn get_domain_dirty_rate_stats(
         &self,
         _: Request<EmptyRequest>,
     ) -> Result<Reply<DirtyRateStatsResponse>, Status> {
-        Ok(Reply::new(getters::dirty_rate()))
+        Ok(Reply::new(measures::dirty_rate(&*self.driver).await))
     }
 
     async fn get_guest_info(&self, _: Request<EmptyRequest>) -> Result<Reply<GuestInfoResponse>, Status> {

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use super::boot::Boot;
 use super::operations::{self, Vm};
 use super::publisher::{Cause, Publications};
+use super::statistics::{self, Statistics};
 use crate::cmd::{self, Action, Answer, Failure};
 use crate::libvirt::{Event, Lifecycle};
 
@@ -36,6 +37,7 @@ pub struct DriverHandle {
     requests: mpsc::Sender<Request>,
     publications: Publications,
     version: watch::Receiver<Option<String>>,
+    pub(super) statistics: Statistics,
 }
 
 impl cmd::Driver for DriverHandle {
@@ -133,8 +135,13 @@ impl Driver {
         reconnect_pause: Duration,
     ) -> (Self, DriverHandle) {
         let (sender, requests) = mpsc::channel(WAITING);
-        let handle =
-            DriverHandle { requests: sender, publications: publications.clone(), version: signs.version.subscribe() };
+        let published = publications.published.clone();
+        let handle = DriverHandle {
+            requests: sender,
+            publications: publications.clone(),
+            version: signs.version.subscribe(),
+            statistics: Statistics::new(vm.clone(), published, statistics::Timings::default()),
+        };
         let driver = Driver {
             vm,
             boot: Arc::new(boot),

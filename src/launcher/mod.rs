@@ -8,6 +8,7 @@ pub mod facts;
 mod guest_time;
 pub mod hypervisor_process;
 pub mod lifecycle;
+mod measures;
 pub mod metadata;
 pub mod notification;
 pub mod operations;

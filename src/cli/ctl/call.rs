@@ -131,7 +131,7 @@ impl Caller {
         self.timeout.unwrap_or(usual)
     }
 
-    async fn connect(&self) -> Result<CmdClient<Channel>, CtlError> {
+    pub(super) async fn connect(&self) -> Result<CmdClient<Channel>, CtlError> {
         Ok(client::connect(&self.socket, self.within(deadline::SHORT)).await?)
     }
 
@@ -146,7 +146,7 @@ impl Caller {
             .map_err(|error| CtlError::Refused(format!("the launcher's domain document cannot be read: {error}")))
     }
 
-    async fn answer<T>(
+    pub(super) async fn answer<T>(
         &self,
         usual: Duration,
         call: impl Future<Output = Result<Reply<T>, Status>>,
@@ -167,7 +167,7 @@ impl Caller {
 }
 
 /// A reply is a failure if it says so and says why; virt-handler reads it the same way.
-fn check(reply: Option<&Response>) -> Result<(), CtlError> {
+pub(super) fn check(reply: Option<&Response>) -> Result<(), CtlError> {
     match reply {
         Some(Response { success: false, message }) if !message.is_empty() => Err(CtlError::Refused(message.clone())),
         Some(_) | None => Ok(()),

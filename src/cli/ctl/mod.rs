@@ -3,6 +3,7 @@
 mod call;
 mod console;
 mod events;
+mod measures;
 mod output;
 mod vmi_file;
 
@@ -58,6 +59,10 @@ enum Command {
     QemuVersion,
     /// Print the versions of the protocol and who serves the socket.
     Info,
+    /// Print what the VM has used so far: CPU, memory, disks, network.
+    Stats,
+    /// Measure for a second how much memory the guest writes.
+    DirtyRate,
     /// Suspend the guest.
     Pause(Target),
     /// Resume the guest.
@@ -146,6 +151,8 @@ fn run(ctl: Ctl) -> Result<(), CtlError> {
             Command::Ping => caller.ping().await,
             Command::QemuVersion => caller.qemu_version().await,
             Command::Info => caller.info().await,
+            Command::Stats => caller.stats().await,
+            Command::DirtyRate => caller.dirty_rate().await,
             Command::Pause(target) => caller.steer(call::Steer::Pause, target).await,
             Command::Unpause(target) => caller.steer(call::Steer::Unpause, target).await,
             Command::Shutdown(target) => caller.steer(call::Steer::Shutdown, target).await,
