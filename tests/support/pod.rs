@@ -29,7 +29,7 @@ pub fn image() -> Option<String> {
     image
 }
 
-fn podman() -> Command {
+pub fn podman() -> Command {
     Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("images/podman.sh"))
 }
 
