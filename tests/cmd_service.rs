@@ -50,7 +50,11 @@ impl Driver for Scripted {
         let note = match &action {
             Action::SignalTargetPodCleanup { target_pod } => format!("{} {target_pod}", action.rpc()),
             Action::Sync(request) => format!("{} {} plugins", action.rpc(), request.plugins.len()),
-            Action::Pause(_)
+            Action::SyncCpus(request) | Action::HotplugHostDevices(request) => {
+                format!("{} with topology: {}", action.rpc(), request.options.topology.is_some())
+            }
+            Action::SyncMemory(_)
+            | Action::Pause(_)
             | Action::Unpause(_)
             | Action::Reset(_)
             | Action::SoftReboot(_)
@@ -280,8 +284,6 @@ async fn calls_of_later_say_so_in_their_own_way() {
 
     let reply = client.freeze_virtual_machine(FreezeRequest::default()).await.unwrap().into_inner();
     assert_eq!(Some(reply), not_yet("FreezeVirtualMachine"));
-    let reply = client.sync_virtual_machine_cp_us(vmi_request()).await.unwrap().into_inner();
-    assert_eq!(Some(reply), not_yet("SyncVirtualMachineCPUs"));
     let reply = client.get_domain_stats(EmptyRequest {}).await.unwrap().into_inner();
     assert_eq!(reply.response, not_yet("GetDomainStats"));
     let reply = client.get_screenshot(vmi_request()).await.unwrap().into_inner();
@@ -500,4 +502,24 @@ async fn a_client_is_told_why_it_cannot_connect() {
     let _listener = std::os::unix::net::UnixListener::bind(&silent).unwrap();
     let error = client::connect(&silent, Duration::from_millis(100)).await.unwrap_err().to_string();
     assert!(error.contains("0.1 s"), "{error}");
+}
+
+#[tokio::test]
+async fn calls_for_cpus_memory_and_host_devices_reach_the_driver_with_their_options() {
+    let launcher = Launcher::obliging();
+    let mut client = launcher.client().await;
+    let options = VirtualMachineOptions { topology: Some(Topology::default()), ..VirtualMachineOptions::default() };
+    let with_options = VmiRequest { options: Some(options), ..vmi_request() };
+    assert!(client.sync_virtual_machine_cp_us(with_options).await.unwrap().into_inner().success);
+    assert!(client.sync_virtual_machine_memory(vmi_request()).await.unwrap().into_inner().success);
+    assert!(client.hotplug_host_devices(vmi_request()).await.unwrap().into_inner().success);
+    let asked = launcher.driver.asked.lock().unwrap().clone();
+    let expected = [
+        "SyncVirtualMachineCPUs with topology: true",
+        "SyncVirtualMachineMemory",
+        "HotplugHostDevices with topology: false",
+    ];
+    assert_eq!(asked, expected);
+    let reply = client.sync_virtual_machine_cp_us(VmiRequest::default()).await.unwrap().into_inner();
+    assert_eq!(reply.message, "No valid vmi object present in command server request");
 }

@@ -23,6 +23,12 @@ pub enum Action {
     Kill(Box<VirtualMachineInstance>),
     /// Undefine the domain.
     Delete(Box<VirtualMachineInstance>),
+    /// Plug or unplug vCPUs.
+    SyncCpus(Box<SyncRequest>),
+    /// Plug or unplug memory.
+    SyncMemory(Box<VirtualMachineInstance>),
+    /// Plug SR-IOV devices that the domain lacks.
+    HotplugHostDevices(Box<SyncRequest>),
     /// A migration target that is not needed any more: `target_pod` is `status.migrationState.targetPod` of the VMI.
     /// It means this launcher if it is the name of its own pod (`POD_NAME`); otherwise nothing is to be done.
     SignalTargetPodCleanup {
@@ -31,7 +37,7 @@ pub enum Action {
     },
 }
 
-/// What [`Action::Sync`] carries.
+/// What [`Action::Sync`] and its likes carry.
 #[derive(Debug)]
 pub struct SyncRequest {
     /// The VMI as virt-handler wants it.
@@ -54,6 +60,9 @@ impl Action {
             Action::Shutdown(_) => "ShutdownVirtualMachine",
             Action::Kill(_) => "KillVirtualMachine",
             Action::Delete(_) => "DeleteVirtualMachine",
+            Action::SyncCpus(_) => "SyncVirtualMachineCPUs",
+            Action::SyncMemory(_) => "SyncVirtualMachineMemory",
+            Action::HotplugHostDevices(_) => "HotplugHostDevices",
             Action::SignalTargetPodCleanup { .. } => "SignalTargetPodCleanup",
         }
     }

@@ -8,6 +8,16 @@ use crate::vmi::VirtualMachineInstance;
 
 /// `SyncVirtualMachine`.
 pub(super) async fn sync(driver: &dyn Driver, request: VmiRequest) -> Response {
+    with_options(driver, "SyncVirtualMachine", Action::Sync, request).await
+}
+
+/// A call that needs what the node adds to the VMI.
+pub(super) async fn with_options(
+    driver: &dyn Driver,
+    rpc: &'static str,
+    action: fn(Box<SyncRequest>) -> Action,
+    request: VmiRequest,
+) -> Response {
     response(
         async {
             let VmiRequest { vmi, options } = request;
@@ -15,8 +25,8 @@ pub(super) async fn sync(driver: &dyn Driver, request: VmiRequest) -> Response {
                 .unwrap_or_default()
                 .try_into()
                 .map_err(|error: OptionsError| Failure::text(error.to_string()))?;
-            let vmi = decode::vmi("SyncVirtualMachine", vmi)?;
-            driver.perform(Action::Sync(Box::new(SyncRequest { vmi, options, plugins }))).await
+            let vmi = decode::vmi(rpc, vmi)?;
+            driver.perform(action(Box::new(SyncRequest { vmi, options, plugins }))).await
         }
         .await,
     )

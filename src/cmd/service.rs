@@ -170,16 +170,27 @@ impl Cmd for CmdService {
         not_yet("FinalizeVirtualMachineMigration")
     }
 
-    async fn hotplug_host_devices(&self, _: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
-        not_yet("HotplugHostDevices")
+    async fn hotplug_host_devices(&self, request: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
+        Ok(Reply::new(
+            lifecycle::with_options(
+                &*self.driver,
+                "HotplugHostDevices",
+                Action::HotplugHostDevices,
+                request.into_inner(),
+            )
+            .await,
+        ))
     }
 
-    async fn sync_virtual_machine_cp_us(&self, _: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
-        not_yet("SyncVirtualMachineCPUs")
+    async fn sync_virtual_machine_cp_us(&self, request: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
+        Ok(Reply::new(
+            lifecycle::with_options(&*self.driver, "SyncVirtualMachineCPUs", Action::SyncCpus, request.into_inner())
+                .await,
+        ))
     }
 
-    async fn sync_virtual_machine_memory(&self, _: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
-        not_yet("SyncVirtualMachineMemory")
+    async fn sync_virtual_machine_memory(&self, request: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
+        self.steer("SyncVirtualMachineMemory", Action::SyncMemory, request).await
     }
 
     async fn virtual_machine_memory_dump(&self, _: Request<MemoryDumpRequest>) -> Result<Reply<Response>, Status> {

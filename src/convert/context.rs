@@ -161,19 +161,7 @@ impl<'a> Context<'a> {
 
     /// Sockets, cores, threads of the VMI (6.1), without hot-pluggable sockets.
     pub fn topology(&self) -> (u32, u32, u32) {
-        let domain = &self.vmi.spec.domain;
-        match &domain.cpu {
-            Some(cpu) if cpu.sockets != 0 || cpu.cores != 0 || cpu.threads != 0 => {
-                (cpu.sockets.max(1), cpu.cores.max(1), cpu.threads.max(1))
-            }
-            Some(_) | None => {
-                let resources = &domain.resources;
-                let cpus = [resources.limits.get("cpu"), resources.requests.get("cpu")];
-                let sockets =
-                    cpus.into_iter().flatten().next().map_or(1, |cpus| u32::try_from(cpus.value()).unwrap_or(1));
-                (sockets, 1, 1)
-            }
-        }
+        topology(self.vmi)
     }
 
     /// The CPU spec of a VMI with dedicated CPUs.
@@ -204,6 +192,22 @@ impl<'a> Context<'a> {
     /// Disks with dedicated or shared IO threads need counting (8.7).
     pub fn disks(&self) -> &'a [Disk] {
         &self.vmi.spec.domain.devices.disks
+    }
+}
+
+/// Sockets, cores, threads of a VMI (6.1), without hot-pluggable sockets; none is 0.
+pub fn topology(vmi: &VirtualMachineInstance) -> (u32, u32, u32) {
+    let domain = &vmi.spec.domain;
+    match &domain.cpu {
+        Some(cpu) if cpu.sockets != 0 || cpu.cores != 0 || cpu.threads != 0 => {
+            (cpu.sockets.max(1), cpu.cores.max(1), cpu.threads.max(1))
+        }
+        Some(_) | None => {
+            let resources = &domain.resources;
+            let cpus = [resources.limits.get("cpu"), resources.requests.get("cpu")];
+            let sockets = cpus.into_iter().flatten().next().map_or(1, |cpus| u32::try_from(cpus.value()).unwrap_or(1));
+            (sockets, 1, 1)
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use super::context::Context;
 use super::error::ConvertError;
 use super::facts::DirectIo;
-use crate::domain::{Disk, DiskSource, DomainSpec};
+use crate::domain::{Disk, DomainSpec};
 
 /// Fills in cache and IO mode of every disk.
 pub(super) fn probe(context: &Context<'_>, domain: &mut DomainSpec) -> Result<(), ConvertError> {
@@ -14,11 +14,6 @@ fn works(direct_io: &DirectIo, path: &str) -> bool {
     direct_io.paths.get(path).map_or(direct_io.default, |answer| answer == "yes")
 }
 
-/// The source that data goes to: the data store's if there is one.
-fn backend(source: &DiskSource) -> &DiskSource {
-    source.data_store.as_ref().and_then(|store| store.source.as_deref()).unwrap_or(source)
-}
-
 /// The path of the disk's cache mode in the VMI.
 fn field(context: &Context<'_>, disk: &Disk) -> String {
     let own = disk.alias.as_ref().map_or("", |alias| alias.name.as_str());
@@ -26,8 +21,9 @@ fn field(context: &Context<'_>, disk: &Disk) -> String {
     format!("spec.domain.devices.disks[{index}].cache")
 }
 
-fn probe_disk(context: &Context<'_>, disk: &mut Disk) -> Result<(), ConvertError> {
-    let source = backend(&disk.source);
+/// Fills in cache and IO mode of one disk.
+pub(super) fn probe_disk(context: &Context<'_>, disk: &mut Disk) -> Result<(), ConvertError> {
+    let source = disk.backend();
     let is_block = source.file.is_empty();
     let path = if is_block { source.dev.clone() } else { source.file.clone() };
     if path.is_empty() {

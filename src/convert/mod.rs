@@ -21,16 +21,17 @@ mod options;
 mod pci;
 mod steps;
 
-pub use context::{Arch, Context};
+pub use context::{Arch, Context, topology};
 pub use defines::Defines;
 pub use error::ConvertError;
 pub use facts::{
     BlockSizes, ContainerDiskInfo, DirectIo, HostFacts, HypervisorFacts, Link, NumaNode, Ovmf, PciDevice, Sysfs,
 };
+pub use network_phase2::hot_pluggable_tap;
 pub use options::{Cell, ClusterConfig, Distance, HostCpu, Smbios, SyncOptions, Topology};
 pub use steps::{STEPS, Step};
 
-use crate::domain::{DomainSpec, QEMU_NAMESPACE};
+use crate::domain::{CpuTune, DomainSpec, QEMU_NAMESPACE};
 use crate::vmi::VirtualMachineInstance;
 
 /// Converts a VMI to the document of the first define, pre-start additions included
@@ -46,24 +47,69 @@ pub fn convert_observed(
     observe: &mut dyn FnMut(&'static str, &DomainSpec),
 ) -> Result<DomainSpec, ConvertError> {
     let context = Context::new(vmi, facts)?;
+    let mut domain = run_steps(&context, observe)?;
+    cloud_init::check(&context)?;
+    network_phase2::fill_in_taps(&context, &mut domain, &|_| true)?;
+    observe("network phase 2", &domain);
+    io_modes::probe(&context, &mut domain)?;
+    observe("cache and IO modes", &domain);
+    Ok(domain)
+}
+
+/// Converts a VMI whose domain runs: what a later sync compares with libvirt's document. Pre-start additions are left to
+/// the devices that turn out to be new ([`fill_in_taps`], [`set_io_modes`]).
+pub fn convert_for_running(vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<DomainSpec, ConvertError> {
+    run_steps(&Context::new(vmi, facts)?, &mut |_, _| {})
+}
+
+/// Fills in target, MAC and MTU of the `wanted` interfaces from the pod's links.
+pub fn fill_in_taps(
+    vmi: &VirtualMachineInstance,
+    facts: &HostFacts,
+    domain: &mut DomainSpec,
+    wanted: &dyn Fn(&str) -> bool,
+) -> Result<(), ConvertError> {
+    network_phase2::fill_in_taps(&Context::new(vmi, facts)?, domain, wanted)
+}
+
+/// Fills in cache and IO mode of one disk from what `facts` say of its paths.
+pub fn set_io_modes(
+    vmi: &VirtualMachineInstance,
+    facts: &HostFacts,
+    disk: &mut crate::domain::Disk,
+) -> Result<(), ConvertError> {
+    io_modes::probe_disk(&Context::new(vmi, facts)?, disk)
+}
+
+/// Pinning for a domain whose vCPUs have changed, by the logic of the first define; `None` without dedicated CPUs.
+pub fn pinning(
+    vmi: &VirtualMachineInstance,
+    facts: &HostFacts,
+    live: &DomainSpec,
+) -> Result<Option<CpuTune>, ConvertError> {
+    let mut domain = live.clone();
+    domain.cpu_tune = None;
+    steps::pin(&Context::new(vmi, facts)?, &mut domain)?;
+    Ok(domain.cpu_tune)
+}
+
+fn run_steps(
+    context: &Context<'_>,
+    observe: &mut dyn FnMut(&'static str, &DomainSpec),
+) -> Result<DomainSpec, ConvertError> {
     let mut domain = DomainSpec::default();
     observe("document", &domain);
     for step in STEPS {
-        (step.run)(&context, &mut domain)?;
+        (step.run)(context, &mut domain)?;
         observe(step.name, &domain);
     }
-    place_pci_devices(&context, &mut domain)?;
+    place_pci_devices(context, &mut domain)?;
     observe("PCI placement", &domain);
     domain.xml_ns = QEMU_NAMESPACE.to_owned();
     if domain.type_.is_empty() {
         domain.type_ = "kvm".to_owned();
     }
     observe("document", &domain);
-    cloud_init::check(&context)?;
-    network_phase2::fill_in_taps(&context, &mut domain)?;
-    observe("network phase 2", &domain);
-    io_modes::probe(&context, &mut domain)?;
-    observe("cache and IO modes", &domain);
     Ok(domain)
 }
 

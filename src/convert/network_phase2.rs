@@ -8,8 +8,12 @@ use super::facts::Link;
 use crate::domain::{DomainSpec, InterfaceTarget, Mac, Mtu};
 use crate::vmi::{Interface, Network};
 
-/// Fills target, MAC and MTU of every interface on a tap.
-pub(super) fn fill_in_taps(context: &Context<'_>, domain: &mut DomainSpec) -> Result<(), ConvertError> {
+/// Fills target, MAC and MTU of the `wanted` interfaces that are on a tap.
+pub(super) fn fill_in_taps(
+    context: &Context<'_>,
+    domain: &mut DomainSpec,
+    wanted: &dyn Fn(&str) -> bool,
+) -> Result<(), ConvertError> {
     let mut secondary = 0_u32;
     let mut primary_seen = false;
     for (index, network) in context.vmi.spec.networks.iter().enumerate() {
@@ -26,7 +30,7 @@ pub(super) fn fill_in_taps(context: &Context<'_>, domain: &mut DomainSpec) -> Re
         let interfaces = &context.vmi.spec.domain.devices.interfaces;
         let Some(interface) = interfaces.iter().find(|interface| interface.name == network.name) else { continue };
         let attachment = context.facts.options().interface_domain_attachment.get(&interface.name);
-        if interface.state == "absent" || attachment.map(String::as_str) != Some("tap") {
+        if !wanted(&interface.name) || interface.state == "absent" || attachment.map(String::as_str) != Some("tap") {
             continue;
         }
         let path = format!("spec.networks[{index}]");
@@ -59,7 +63,8 @@ fn fill_in(
     let Some(link) = find(&named).or_else(|| find(ordinal)) else {
         return Err(ConvertError::field(path, format!("the pod has neither a link {named} nor {ordinal}")));
     };
-    let tap = if is_secondary { format!("tap{}", link.name.get(3..).unwrap_or_default()) } else { "tap0".to_owned() };
+    let tap =
+        if is_secondary { format!("tap{}", link.name.get(3..).unwrap_or_default()) } else { PRIMARY_TAP.to_owned() };
     let target = if find(&tap).is_some() { tap } else { link.name.clone() };
     let mac = mac_of(interface, link)?;
     let Some(device) = domain
@@ -76,10 +81,26 @@ fn fill_in(
     Ok(())
 }
 
+/// The tap of the primary network.
+const PRIMARY_TAP: &str = "tap0";
+
 fn hashed_pod_name(network: &str) -> String {
+    format!("pod{}", hash(network))
+}
+
+/// The first 11 digits of a network name's SHA-256.
+fn hash(network: &str) -> String {
     let digest = Sha256::digest(network.as_bytes());
     let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("pod{}", hex.get(..11).unwrap_or_default())
+    hex.get(..11).unwrap_or_default().to_owned()
+}
+
+/// The tap that a hot-pluggable network has: by its hash if it is secondary, else `tap0` (contract/cmd-server.md 5.7).
+pub fn hot_pluggable_tap(network: &Network) -> String {
+    match network.multus.as_ref().is_some_and(|multus| !multus.default) {
+        true => format!("tap{}", hash(&network.name)),
+        false => PRIMARY_TAP.to_owned(),
+    }
 }
 
 /// The interface's own address, else the link's, as libvirt prints addresses.

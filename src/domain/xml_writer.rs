@@ -13,6 +13,22 @@ impl DomainSpec {
     }
 }
 
+/// Devices that are attached, updated or detached by themselves.
+macro_rules! device_xml {
+    ($($device:ident: $name:literal),*) => {
+        $(
+            impl crate::domain::$device {
+                /// The device alone as XML, as libvirt's calls for single devices take it.
+                pub fn to_xml(&self) -> String {
+                    element_to_xml($name, self)
+                }
+            }
+        )*
+    };
+}
+
+device_xml!(Disk: "disk", Interface: "interface", HostDevice: "hostdev", MemoryDevice: "memory");
+
 /// One element with all below it, not indented.
 pub(super) fn element_to_xml(name: &str, element: &dyn Element) -> String {
     let mut writer = Writer { out: String::with_capacity(8 << 10), depth: 0 };

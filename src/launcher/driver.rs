@@ -15,6 +15,7 @@ use super::boot::Boot;
 use super::operations::{self, Vm};
 use super::publisher::{Cause, Publications};
 use super::statistics::{self, Statistics};
+use super::sync;
 use crate::cmd::{self, Action, Answer, Failure};
 use crate::libvirt::{Event, Lifecycle};
 
@@ -114,7 +115,13 @@ enum Turn {
 
 fn turn_of(action: &Action) -> Turn {
     match action {
-        Action::Sync(_) | Action::Pause(_) | Action::Unpause(_) | Action::Shutdown(_) => Turn::Exclusive,
+        Action::Sync(_)
+        | Action::SyncCpus(_)
+        | Action::SyncMemory(_)
+        | Action::HotplugHostDevices(_)
+        | Action::Pause(_)
+        | Action::Unpause(_)
+        | Action::Shutdown(_) => Turn::Exclusive,
         Action::Reset(_)
         | Action::SoftReboot(_)
         | Action::Kill(_)
@@ -176,10 +183,21 @@ impl Driver {
         if matches!(request.action, Action::Shutdown(_) | Action::Kill(_) | Action::Delete(_)) {
             self.signs.end_ordered.send_replace(true);
         }
+        if matches!(request.action, Action::HotplugHostDevices(_)) && self.is_plugging() {
+            // A caller that is gone does not mind.
+            let _ = request.reply.send(Err(sync::host_devices::in_progress()));
+            return;
+        }
         match turn_of(&request.action) {
             Turn::Exclusive if self.exclusive => self.waiting.push_back(request),
             turn @ (Turn::Exclusive | Turn::Free | Turn::Reconnected) => self.start(turn, request),
         }
+    }
+
+    /// Whether a plug of host devices runs or waits for its turn.
+    fn is_plugging(&self) -> bool {
+        self.vm.hotplug.host_devices.is_closed()
+            || self.waiting.iter().any(|request| matches!(request.action, Action::HotplugHostDevices(_)))
     }
 
     fn start(&mut self, turn: Turn, request: Request) {
@@ -191,6 +209,9 @@ impl Driver {
             let rpc = action.rpc();
             let result = match action {
                 Action::Sync(sync) => boot.sync(&vm, *sync, &signs.defined).await,
+                Action::SyncCpus(sync) => sync::cpu::synchronise(&vm, &boot, *sync).await,
+                Action::SyncMemory(vmi) => sync::memory::synchronise(&vm, &vmi).await,
+                Action::HotplugHostDevices(sync) => sync::host_devices::plug(&vm, &boot, *sync).await,
                 Action::Pause(vmi) => operations::pause(&vm, &vmi).await,
                 Action::Unpause(vmi) => operations::unpause(&vm, &vmi).await,
                 Action::Reset(_) => operations::reset(&vm).await,
@@ -242,9 +263,14 @@ impl Driver {
                     self.on_lifecycle(lifecycle);
                 }
             }
+            Event::DeviceRemoved(domain, alias) => {
+                if domain == self.vm.domain {
+                    self.vm.hotplug.device_removed(&alias);
+                    self.publications.look(Cause::Changed);
+                }
+            }
             Event::Agent(domain, _)
             | Event::DeviceAdded(domain)
-            | Event::DeviceRemoved(domain, _)
             | Event::JobCompleted(domain, _)
             | Event::MemoryDeviceSize(domain) => {
                 if domain == self.vm.domain {

@@ -17,6 +17,7 @@ pub mod publisher;
 pub mod saved;
 mod start;
 pub mod statistics;
+pub mod sync;
 pub mod timings;
 
 pub use config::Config;

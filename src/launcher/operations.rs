@@ -3,6 +3,7 @@
 use super::hypervisor_process::Tracker;
 use super::metadata::MetadataCache;
 use super::saved::SavedStore;
+use super::sync::Hotplug;
 use crate::cmd::Failure;
 use crate::domain::Time;
 use crate::libvirt::{Connection, Error, code, flags};
@@ -81,6 +82,8 @@ pub struct Vm {
     pub paused: PausedSet,
     /// The hypervisor's process.
     pub tracker: Tracker,
+    /// What later syncs remember of its devices.
+    pub hotplug: Hotplug,
 }
 
 /// PauseVirtualMachine.

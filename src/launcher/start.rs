@@ -174,6 +174,7 @@ impl Started {
                 },
                 saved,
             ),
+            hotplug: super::sync::Hotplug::default(),
         };
         let (publisher, publications) = Publisher::new(
             identity,

@@ -5,6 +5,7 @@
 
 mod agent;
 mod connection;
+mod devices;
 mod error;
 mod events;
 mod inquiry;
@@ -13,6 +14,7 @@ mod raw;
 
 pub use agent::guest_info;
 pub use connection::{Connection, Deadlines, DomainSnapshot};
+pub use devices::{BlockSize, cpu_map};
 pub use error::{Error, VirError, code};
 pub use events::{AgentChange, Event, Lifecycle};
 pub use inquiry::{JobStats, Screenshot, StatsRecord};

@@ -28,6 +28,15 @@ pub(super) enum Steer {
     SoftReboot,
 }
 
+/// Commands that bring something in line with a VMI.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Sync {
+    Devices,
+    Cpus,
+    Memory,
+    HostDevices,
+}
+
 /// Who calls whom, and how to show it.
 pub(super) struct Caller {
     pub(super) socket: PathBuf,
@@ -82,13 +91,19 @@ impl Caller {
         })
     }
 
-    pub(super) async fn sync(&self, file: &Path, options: Option<&Path>) -> Result<(), CtlError> {
+    pub(super) async fn sync(&self, sync: Sync, file: &Path, options: Option<&Path>) -> Result<(), CtlError> {
         let options = options.map(read_options).transpose()?;
         let mut client = self.connect().await?;
         let running = self.domain(&mut client).await?;
         let vmi = vmi_file::read(file, running.as_ref().map(vmi_file::uid).filter(|uid| !uid.is_empty()))?;
         let request = VmiRequest { vmi: Some(encode(&vmi)), options };
-        let reply = self.answer(deadline::LONG, client.sync_virtual_machine(request)).await?;
+        let within = deadline::LONG;
+        let reply = match sync {
+            Sync::Devices => self.answer(within, client.sync_virtual_machine(request)).await?,
+            Sync::Cpus => self.answer(within, client.sync_virtual_machine_cp_us(request)).await?,
+            Sync::Memory => self.answer(within, client.sync_virtual_machine_memory(request)).await?,
+            Sync::HostDevices => self.answer(within, client.hotplug_host_devices(request)).await?,
+        };
         self.done(&reply)
     }
 

@@ -51,6 +51,30 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         options: Option<PathBuf>,
     },
+    /// Plug or unplug vCPUs until the VM has those of the file.
+    SyncCpus {
+        /// YAML or JSON; `-` reads standard input.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// As for `sync`; pinning needs the `topology` of it.
+        #[arg(long, value_name = "FILE")]
+        options: Option<PathBuf>,
+    },
+    /// Plug or unplug memory until the VM has that of the file; its `status.memory.guestAtBoot` is needed.
+    SyncMemory {
+        /// YAML or JSON; `-` reads standard input.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Plug the SR-IOV devices of the file that the VM lacks.
+    HotplugHostDevices {
+        /// YAML or JSON; `-` reads standard input.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// As for `sync`.
+        #[arg(long, value_name = "FILE")]
+        options: Option<PathBuf>,
+    },
     /// Print the domain as virt-handler reads it.
     GetDomain,
     /// Ask whether the launcher answers.
@@ -146,7 +170,12 @@ fn run(ctl: Ctl) -> Result<(), CtlError> {
     let caller = call::Caller { socket: ctl.socket, timeout: ctl.timeout, format: ctl.output };
     runtime.block_on(async {
         match ctl.command {
-            Command::Sync { file, options } => caller.sync(&file, options.as_deref()).await,
+            Command::Sync { file, options } => caller.sync(call::Sync::Devices, &file, options.as_deref()).await,
+            Command::SyncCpus { file, options } => caller.sync(call::Sync::Cpus, &file, options.as_deref()).await,
+            Command::SyncMemory { file } => caller.sync(call::Sync::Memory, &file, None).await,
+            Command::HotplugHostDevices { file, options } => {
+                caller.sync(call::Sync::HostDevices, &file, options.as_deref()).await
+            }
             Command::GetDomain => caller.get_domain().await,
             Command::Ping => caller.ping().await,
             Command::QemuVersion => caller.qemu_version().await,

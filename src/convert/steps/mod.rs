@@ -75,6 +75,11 @@ pub const STEPS: &[Step] = &[
     Step { name: "NUMA passthrough", run: numa::numa_passthrough },
 ];
 
+/// The pinning step alone, for a domain that runs.
+pub(super) fn pin(context: &Context<'_>, domain: &mut DomainSpec) -> Result<(), ConvertError> {
+    pinning::pinning(context, domain)
+}
+
 /// `yes` or `no`.
 fn yes_no(yes: bool) -> String {
     if yes { "yes" } else { "no" }.to_owned()

@@ -152,3 +152,17 @@ elements! {
     /// `disk/shareable`: present: shared between VMs.
     pub struct Shareable {}
 }
+
+impl DiskSource {
+    /// The file or device; empty for an empty CD-ROM or a network image.
+    pub fn path(&self) -> &str {
+        if self.file.is_empty() { &self.dev } else { &self.file }
+    }
+}
+
+impl Disk {
+    /// The source that the guest's data goes to: behind an overlay with a data store, that store's.
+    pub fn backend(&self) -> &DiskSource {
+        self.source.data_store.as_ref().and_then(|store| store.source.as_deref()).unwrap_or(&self.source)
+    }
+}

@@ -1,5 +1,5 @@
 //! SyncVirtualMachine (contract/cmd-server.md 5): what a VMI needs before its domain can be defined, the defines, the
-//! start. A sync of a VMI that runs changes nothing yet but what was paused by nobody.
+//! start. What a later sync does to the devices is in `sync`.
 
 mod cloud_init;
 mod disks;
@@ -61,9 +61,9 @@ impl Boot {
     pub async fn sync(&self, vm: &Vm, request: SyncRequest, defined: &watch::Sender<bool>) -> Result<(), Failure> {
         let SyncRequest { vmi, options, .. } = request;
         self.check(vm, &vmi)?;
+        let facts = self.facts(&vmi, options).await?;
         if !vm.connection.exists(&vm.domain).await? {
-            let facts = self.facts(&vmi, options).await?;
-            let facts = self.prepare(&vmi, facts).await?;
+            let facts = self.prepare(&vmi, facts.clone()).await?;
             let defines = Defines::new(&vmi, &facts).map_err(|error| Failure::text(error.to_string()))?;
             self.define(vm, defines).await?;
             vm.metadata.set(|metadata| {
@@ -82,7 +82,7 @@ impl Boot {
         } else if now == state::PAUSED && !vm.paused.contains(&vmi.metadata.uid) {
             vm.connection.resume(&vm.domain).await?;
         }
-        Ok(())
+        super::sync::bring_in_line(vm, &vmi, &facts).await
     }
 
     /// The VMI must be this pod's, and must not ask for another hypervisor.

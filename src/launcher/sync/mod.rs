@@ -1,0 +1,115 @@
+//! What later syncs do to a domain that is there (contract/cmd-server.md 5.1, steps 10 to 13), and the RPCs that change
+//! its CPUs, memory and host devices. What has to be done is found by pure functions, one file per kind of device.
+
+pub mod cpu;
+pub mod disks;
+pub mod host_devices;
+pub mod interfaces;
+pub mod memory;
+pub mod resize;
+mod volumes;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::operations::{Vm, state};
+use crate::cmd::Failure;
+use crate::convert::{self, ConvertError, HostFacts};
+use crate::domain::{DomainSpec, Interface};
+use crate::vmi::VirtualMachineInstance;
+use interfaces::InterfaceChange;
+
+/// The guest agent is not to be probed while it is true.
+const PAUSE_PROBES: &str = "kubevirt.io/pause-guest-agent-probes";
+
+/// What is remembered between syncs. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Hotplug {
+    /// Sizes of claims when they were last told to the guest, by source path.
+    sizes: Arc<Mutex<BTreeMap<String, u64>>>,
+    /// Overlays of disks that the guest still has to let go of, by the device's alias in libvirt.
+    overlays: Arc<Mutex<BTreeMap<String, std::path::PathBuf>>>,
+    /// Whether host devices are being plugged.
+    pub host_devices: host_devices::Gate,
+    probes_paused: Arc<AtomicBool>,
+}
+
+impl Hotplug {
+    /// Whether GuestPing is to succeed without asking the guest (contract/cmd-server.md 8.2).
+    pub fn probes_are_paused(&self) -> bool {
+        self.probes_paused.load(Ordering::Relaxed)
+    }
+}
+
+fn worded(error: ConvertError) -> Failure {
+    Failure::text(error.to_string())
+}
+
+fn read_live(xml: &str) -> Result<DomainSpec, Failure> {
+    DomainSpec::from_xml(xml).map_err(|error| Failure::text(format!("libvirt's domain XML cannot be read: {error}")))
+}
+
+/// Brings the devices and the metadata of a defined domain in line with the VMI; `facts` are this sync's.
+pub async fn bring_in_line(vm: &Vm, vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<(), Failure> {
+    let snapshot = vm.connection.snapshot(&vm.domain).await?;
+    if let Some(xml) = snapshot.xml.filter(|_| !state::is_down(snapshot.state)) {
+        let live = read_live(&xml)?;
+        let mut wanted = convert::convert_for_running(vmi, facts).map_err(worded)?;
+        volumes::bring_in_line(vm, vmi, facts, &live.devices.disks, &wanted.devices.disks).await?;
+        if vmi.status.phase == "Running" {
+            let changes = interfaces::changes(vmi, &live.devices.interfaces, &wanted.devices.interfaces);
+            carry_out(vm, vmi, facts, &mut wanted, changes).await?;
+        }
+    }
+    remember(vm, vmi);
+    Ok(())
+}
+
+async fn carry_out(
+    vm: &Vm,
+    vmi: &VirtualMachineInstance,
+    facts: &HostFacts,
+    wanted: &mut DomainSpec,
+    changes: Vec<InterfaceChange>,
+) -> Result<(), Failure> {
+    for change in changes {
+        match change {
+            InterfaceChange::Attach(name) => {
+                convert::fill_in_taps(vmi, facts, wanted, &|other| other == name).map_err(worded)?;
+                let device = interfaces::find(&wanted.devices.interfaces, &name).ok_or_else(|| {
+                    Failure::text("could not retrieve the api.Interface object from the dummy domain")
+                })?;
+                tracing::info!("plugging interface {name} on {}", tap(device));
+                vm.connection.attach_device(&vm.domain, device.to_xml()).await?;
+            }
+            InterfaceChange::Detach(device) => {
+                tracing::info!("unplugging the interface on {}", tap(&device));
+                vm.connection.detach_device(&vm.domain, device.to_xml()).await?;
+            }
+            InterfaceChange::SetLink(device) => {
+                let link = device.link_state.as_ref().map_or("up", |link| link.state.as_str());
+                tracing::info!("setting the link of the interface on {} {link}", tap(&device));
+                vm.connection.update_device(&vm.domain, device.to_xml()).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn tap(device: &Interface) -> &str {
+    device.target.as_ref().map(|target| target.device.as_str()).unwrap_or_default()
+}
+
+/// Metadata that follows the VMI (5.1, step 13).
+fn remember(vm: &Vm, vmi: &VirtualMachineInstance) {
+    let seconds = vmi.spec.termination_grace_period_seconds.unwrap_or_default();
+    vm.metadata.edit(|metadata| metadata.grace_period.get_or_insert_default().deletion_grace_period_seconds = seconds);
+    let paused = vmi.annotation(PAUSE_PROBES).is_some_and(is_true);
+    vm.hotplug.probes_paused.store(paused, Ordering::Relaxed);
+}
+
+/// Go's notion of a true text.
+fn is_true(text: &str) -> bool {
+    matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True")
+}

@@ -1,0 +1,232 @@
+//! Carries out the changes of a domain's disks: waits for volumes to be ready, sets their cache, tells the guest of growth.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
+
+use super::super::facts;
+use super::super::operations::Vm;
+use super::disks::{self, DiskChange};
+use super::resize::{self, Backend, wanted_size};
+use super::{Hotplug, worded};
+use crate::cmd::Failure;
+use crate::convert::{self, HostFacts};
+use crate::domain::Disk;
+use crate::libvirt::BlockSize;
+use crate::vmi::VirtualMachineInstance;
+
+/// Bytes in a unit of `st_blocks`.
+const STAT_BLOCK: u64 = 512;
+
+pub(super) async fn bring_in_line(
+    vm: &Vm,
+    vmi: &VirtualMachineInstance,
+    facts: &HostFacts,
+    live: &[Disk],
+    wanted: &[Disk],
+) -> Result<(), Failure> {
+    vm.hotplug.forget_overlays_of_absent(live);
+    for change in disks::changes(live, wanted) {
+        match change {
+            DiskChange::Detach(disk) => {
+                tracing::info!("unplugging volume {} from {}", name(&disk), disk.target.device);
+                vm.hotplug.remember_overlay(&disk);
+                vm.connection.detach_device(&vm.domain, disk.to_xml()).await?;
+            }
+            DiskChange::Attach(mut disk) => {
+                if is_ready(&disk).await? {
+                    probe(vmi, facts, &mut disk).await?;
+                    tracing::info!("plugging volume {} as {}", name(&disk), disk.target.device);
+                    vm.connection.attach_device(&vm.domain, disk.to_xml()).await?;
+                }
+            }
+            DiskChange::ChangeMedium(disk) => {
+                if disk.source.path().is_empty() || is_ready(&disk).await? {
+                    let medium = if disk.source.path().is_empty() { "nothing" } else { disk.source.path() };
+                    tracing::info!("putting {medium} into the CD-ROM drive {}", disk.target.device);
+                    vm.connection.update_device(&vm.domain, disk.to_xml()).await?;
+                }
+            }
+        }
+    }
+    grow(vm, wanted).await;
+    Ok(())
+}
+
+fn name(disk: &Disk) -> String {
+    disk.alias.as_ref().map(|alias| alias.name.clone()).unwrap_or_default()
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    let done = tokio::task::spawn_blocking(work);
+    done.await.map_err(|error| Failure::text(format!("a look at the VM's volumes was cut short: {error}")))
+}
+
+/// Whether the volume can be used; one that cannot yet is left for the next sync.
+async fn is_ready(disk: &Disk) -> Result<bool, Failure> {
+    let (volume, path) = (name(disk), PathBuf::from(disk.backend().path()));
+    match blocking(move || readiness(&path).map_err(|error| (path, error))).await? {
+        Ok(Ok(())) => Ok(true),
+        Ok(Err(why)) => {
+            tracing::info!("volume {volume} is not ready, the next sync tries again: {why}");
+            Ok(false)
+        }
+        Err((path, error)) => Err(Failure::text(format!("volume {volume}: {}: {error}", path.display()))),
+    }
+}
+
+/// Ready, or why not yet; an error is one that waiting does not cure.
+fn readiness(path: &Path) -> std::io::Result<Result<(), String>> {
+    let found = match std::fs::metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(Err(format!("{} does not exist", path.display())));
+        }
+        Err(error) => return Err(error),
+    };
+    let writable = !found.file_type().is_block_device();
+    let opened = File::options().read(true).write(writable).open(path);
+    Ok(opened.map(drop).map_err(|error| format!("{} cannot be opened: {error}", path.display())))
+}
+
+/// Cache and IO mode of a disk that is new (contract/cmd-server.md 5.8).
+async fn probe(vmi: &VirtualMachineInstance, facts: &HostFacts, disk: &mut Disk) -> Result<(), Failure> {
+    let source = disk.backend();
+    let (path, is_file) = (PathBuf::from(source.path()), !source.file.is_empty());
+    let probed = path.clone();
+    let (direct, allocated) =
+        blocking(move || (facts::direct_io(&probed, is_file), is_file && facts::is_allocated(&probed))).await?;
+    let mut facts = facts.clone();
+    let path = path.display().to_string();
+    facts.direct_io.paths.insert(path.clone(), direct);
+    if allocated {
+        facts.preallocated_images.push(path);
+    }
+    convert::set_io_modes(vmi, &facts, disk).map_err(worded)
+}
+
+/// Tells the guest of claims that have grown. What fails is tried again at the next sync.
+async fn grow(vm: &Vm, wanted: &[Disk]) {
+    let claims: Vec<Disk> = wanted.iter().filter(|disk| disk.capacity.is_some()).cloned().collect();
+    let sizes = blocking(move || claims.iter().filter_map(size).collect::<Vec<_>>()).await.unwrap_or_default();
+    let resizes = resize::resizes(&mut vm.hotplug.sizes(), sizes);
+    for resize in resizes {
+        match vm.connection.block_resize(&vm.domain, &resize.path, resize.size).await {
+            Ok(()) => {
+                tracing::info!("{} has grown to {} bytes", resize.path, resize.bytes);
+                vm.hotplug.sizes().insert(resize.path, resize.bytes);
+            }
+            Err(error) => tracing::warn!("{} has grown, but the guest cannot be told: {error}", resize.path),
+        }
+    }
+}
+
+fn size(disk: &Disk) -> Option<(String, u64, BlockSize)> {
+    let (bytes, size) = wanted_size(disk, measure(Path::new(disk.backend().path()))?)?;
+    Some((disk.source.path().to_owned(), bytes, size))
+}
+
+/// A backend that is not there is measured at a later sync.
+fn measure(path: &Path) -> Option<Backend> {
+    let found = std::fs::metadata(path).ok()?;
+    if found.file_type().is_block_device() {
+        return Some(Backend::Device(File::open(path).ok()?.seek(SeekFrom::End(0)).ok()?));
+    }
+    let room = nix::sys::statvfs::statvfs(path).ok()?;
+    let free = room.blocks_available().saturating_mul(room.fragment_size());
+    Some(Backend::File { actual: found.blocks().saturating_mul(STAT_BLOCK), free })
+}
+
+impl Hotplug {
+    fn sizes(&self) -> std::sync::MutexGuard<'_, std::collections::BTreeMap<String, u64>> {
+        self.sizes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps in mind the overlay of a disk that is about to go. The original deletes it while the guest may still write
+    /// (contract/cmd-server.md 11, W9).
+    fn remember_overlay(&self, disk: &Disk) {
+        if let (Some(alias), Some(_)) = (&disk.alias, &disk.source.data_store) {
+            let mut overlays = self.overlays.lock().unwrap_or_else(PoisonError::into_inner);
+            overlays.insert(alias.xml_name().into_owned(), PathBuf::from(&disk.source.file));
+        }
+    }
+
+    /// The guest has let go of a device: its overlay goes too.
+    pub fn device_removed(&self, alias: &str) {
+        let overlay = self.overlays.lock().unwrap_or_else(PoisonError::into_inner).remove(alias);
+        if let Some(overlay) = overlay {
+            match std::fs::remove_file(&overlay) {
+                Ok(()) => tracing::info!("deleted the overlay {}", overlay.display()),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    tracing::warn!("failed to delete QCOW2 overlay {} of {alias}: {error}", overlay.display());
+                }
+            }
+        }
+    }
+
+    /// Overlays of disks that went without an event, as after a lost connection.
+    fn forget_overlays_of_absent(&self, live: &[Disk]) {
+        let there =
+            |alias: &str| live.iter().any(|disk| disk.alias.as_ref().is_some_and(|known| known.xml_name() == alias));
+        let gone: Vec<String> = {
+            let overlays = self.overlays.lock().unwrap_or_else(PoisonError::into_inner);
+            overlays.keys().filter(|alias| !there(alias)).cloned().collect()
+        };
+        gone.iter().for_each(|alias| self.device_removed(alias));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Alias, DataStore};
+
+    #[test]
+    fn a_volume_is_ready_once_it_can_be_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("v.img");
+        let why = readiness(&path).unwrap().unwrap_err();
+        assert!(why.contains("v.img") && why.contains("does not exist"), "{why}");
+        // A folder stands where the volume is to be mounted.
+        let why = readiness(folder.path()).unwrap().unwrap_err();
+        assert!(why.contains("cannot be opened"), "{why}");
+        std::fs::write(&path, "x").unwrap();
+        assert_eq!(readiness(&path).unwrap(), Ok(()));
+        let through_a_file = path.join("below");
+        assert!(readiness(&through_a_file).is_err(), "waiting does not cure this");
+    }
+
+    #[test]
+    fn a_file_is_measured_with_its_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("v.img");
+        assert_eq!(measure(&path), None);
+        std::fs::write(&path, vec![1; 1 << 20]).unwrap();
+        File::open(&path).unwrap().sync_all().unwrap();
+        let Some(Backend::File { actual, free }) = measure(&path) else { panic!() };
+        assert!(actual >= 1 << 20 && free > 0, "{actual} {free}");
+    }
+
+    #[test]
+    fn an_overlay_outlives_its_disk_until_the_guest_has_let_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let overlay = folder.path().join("v.qcow2");
+        std::fs::write(&overlay, "x").unwrap();
+        let mut disk = Disk { alias: Some(Alias::user("v")), ..Disk::default() };
+        disk.source.file = overlay.display().to_string();
+        let hotplug = Hotplug::default();
+        hotplug.remember_overlay(&disk);
+        hotplug.device_removed("ua-v");
+        assert!(overlay.exists(), "a disk without changed block tracking has no overlay");
+        disk.source.data_store = Some(DataStore::default());
+        hotplug.remember_overlay(&disk);
+        hotplug.forget_overlays_of_absent(std::slice::from_ref(&disk));
+        hotplug.device_removed("ua-other");
+        assert!(overlay.exists());
+        hotplug.forget_overlays_of_absent(&[]);
+        assert!(!overlay.exists());
+    }
+}
