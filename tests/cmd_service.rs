@@ -17,9 +17,10 @@ use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 use virt_launcher::cmd::{
-    self, Action, Answer, Driver, Failure, Measures, SocketError, SocketPaths, Timings, bind, client, publish, serve,
+    self, Action, Answer, Driver, Failure, GuestCommand, GuestOutput, Measures, SocketError, SocketPaths, Timings,
+    bind, client, publish, serve,
 };
-use virt_launcher::libvirt::VirError;
+use virt_launcher::libvirt::{self, VirError};
 use virt_launcher::proto::cmd_info::CmdInfoRequest;
 use virt_launcher::proto::cmd_info::cmd_info_client::CmdInfoClient;
 use virt_launcher::proto::cmd_v1::cmd_client::CmdClient;
@@ -60,7 +61,9 @@ impl Driver for Scripted {
             | Action::SoftReboot(_)
             | Action::Shutdown(_)
             | Action::Kill(_)
-            | Action::Delete(_) => action.rpc().to_owned(),
+            | Action::Delete(_)
+            | Action::Unfreeze(_) => action.rpc().to_owned(),
+            Action::Freeze(request) => format!("{} {}", action.rpc(), request.unfreeze_timeout_seconds),
         };
         self.asked.lock().unwrap().push(note);
         (self.answer)(&action)
@@ -72,6 +75,34 @@ impl Driver for Scripted {
 
     fn hypervisor_version(&self) -> Result<String, Failure> {
         Ok("QEMU 10.0.13".to_owned())
+    }
+
+    fn guest_info(&self) -> Result<String, Failure> {
+        Ok(r#"{"os":{}}"#.to_owned())
+    }
+
+    fn users(&self) -> Result<String, Failure> {
+        Ok("[]".to_owned())
+    }
+
+    fn filesystems(&self) -> Result<String, Failure> {
+        Err(Failure::text("they cannot be written"))
+    }
+
+    fn exec(&self, command: GuestCommand) -> Answer<GuestOutput> {
+        let GuestCommand { domain, path, arguments, timeout_seconds } = command;
+        Box::pin(async move {
+            match path.as_str() {
+                "/bin/nothing" => Err(no_domain().into()),
+                _ => {
+                    Ok(GuestOutput { exit_code: 3, stdout: format!("{domain} {path} {arguments:?} {timeout_seconds}") })
+                }
+            }
+        })
+    }
+
+    fn guest_ping(&self, domain: String) -> Answer<()> {
+        Box::pin(async move { if domain == "default_testvmi" { Ok(()) } else { Err(no_domain().into()) } })
     }
 }
 
@@ -123,7 +154,11 @@ fn vmi_request() -> VmiRequest {
     VmiRequest { vmi: Some(Vmi { vmi_json: VMI.into() }), options: None }
 }
 
-fn no_domain() -> VirError {
+fn no_domain() -> libvirt::Error {
+    libvirt::Error::Libvirt(vir_error())
+}
+
+fn vir_error() -> VirError {
     VirError {
         code: 42,
         domain: 10,
@@ -227,9 +262,9 @@ async fn failures_travel_in_the_reply() {
         let failure = if matches!(action, Action::Pause(_)) {
             Failure::DomainNotFound
         } else if matches!(action, Action::Reset(_)) {
-            Failure::Libvirt(no_domain())
+            Failure::Libvirt(vir_error())
         } else {
-            Failure::Wrapped { context: "preparing".to_owned(), error: no_domain() }
+            Failure::Wrapped { context: "preparing".to_owned(), error: vir_error() }
         };
         Box::pin(async { Err(failure) })
     });
@@ -282,8 +317,6 @@ async fn calls_of_later_say_so_in_their_own_way() {
     let mut client = launcher.client().await;
     let not_yet = |rpc: &str| Some(Response { success: false, message: format!("not implemented yet: {rpc}") });
 
-    let reply = client.freeze_virtual_machine(FreezeRequest::default()).await.unwrap().into_inner();
-    assert_eq!(Some(reply), not_yet("FreezeVirtualMachine"));
     let reply = client.get_domain_stats(EmptyRequest {}).await.unwrap().into_inner();
     assert_eq!(reply.response, not_yet("GetDomainStats"));
     let reply = client.get_screenshot(vmi_request()).await.unwrap().into_inner();
@@ -291,14 +324,47 @@ async fn calls_of_later_say_so_in_their_own_way() {
     let reply = client.redefine_checkpoint(RedefineCheckpointRequest::default()).await.unwrap().into_inner();
     assert_eq!(reply.response, not_yet("RedefineCheckpoint"));
 
-    for status in [
-        client.exec(ExecRequest::default()).await.unwrap_err(),
-        client.guest_ping(GuestPingRequest::default()).await.unwrap_err(),
-        client.get_vm_stats(VmStatsRequest::default()).await.unwrap_err(),
-    ] {
-        assert_eq!(status.code(), Code::Unknown);
-        assert!(status.message().starts_with("not implemented yet: "), "{status:?}");
+    let status = client.get_vm_stats(VmStatsRequest::default()).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unknown);
+    assert!(status.message().starts_with("not implemented yet: "), "{status:?}");
+}
+
+#[tokio::test]
+async fn calls_that_reach_into_the_guest_carry_everything() {
+    let ok = Some(Response { success: true, message: String::new() });
+    let launcher = Launcher::obliging();
+    let mut client = launcher.client().await;
+    let info = client.get_guest_info(EmptyRequest {}).await.unwrap().into_inner();
+    assert_eq!(info, GuestInfoResponse { response: ok.clone(), guest_info_response: r#"{"os":{}}"#.into() });
+    let users = client.get_users(EmptyRequest {}).await.unwrap().into_inner();
+    assert_eq!(users, GuestUserListResponse { response: ok.clone(), guest_user_list_response: "[]".into() });
+    let filesystems = client.get_filesystems(EmptyRequest {}).await.unwrap().into_inner();
+    assert_eq!(filesystems.response.unwrap().message, "they cannot be written");
+
+    let exec = |command: &str| ExecRequest {
+        domain_name: "default_testvmi".into(),
+        command: command.into(),
+        args: vec!["a\"b".into()],
+        timeout_seconds: 7,
+    };
+    let done = client.exec(exec("/bin/sh")).await.unwrap().into_inner();
+    let std_out = r#"default_testvmi /bin/sh ["a\"b"] 7"#.into();
+    assert_eq!(done, ExecResponse { response: ok.clone(), exit_code: 3, std_out });
+    let ping = |domain: &str| GuestPingRequest { domain_name: domain.into(), timeout_seconds: 1 };
+    let answered = client.guest_ping(ping("default_testvmi")).await.unwrap().into_inner();
+    assert_eq!(answered, GuestPingResponse { response: ok.clone() });
+    for status in
+        [client.exec(exec("/bin/nothing")).await.unwrap_err(), client.guest_ping(ping("other")).await.unwrap_err()]
+    {
+        assert_eq!((status.code(), status.message()), (Code::Unknown, vir_error().to_string().as_str()));
     }
+
+    let freeze = FreezeRequest { vmi: vmi_request().vmi, unfreeze_timeout_seconds: 9 };
+    assert!(client.freeze_virtual_machine(freeze).await.unwrap().into_inner().success);
+    assert!(client.unfreeze_virtual_machine(vmi_request()).await.unwrap().into_inner().success);
+    assert_eq!(*launcher.driver.asked.lock().unwrap(), ["FreezeVirtualMachine 9", "UnfreezeVirtualMachine"]);
+    let nobody = client.freeze_virtual_machine(FreezeRequest::default()).await.unwrap().into_inner();
+    assert_eq!(nobody.message, "No valid vmi object present in command server request");
 }
 
 #[tokio::test]

@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use virt_launcher::cmd::{Action, Answer, Driver, Failure, Measures, SocketPaths, Timings, bind, publish, serve};
+use virt_launcher::cmd::{
+    Action, Answer, Driver, Failure, GuestCommand, GuestOutput, Measures, SocketPaths, Timings, bind, publish, serve,
+};
 use virt_launcher::notify::{EventType, Leftover, Outbox, socket_below};
 
 /// For what must happen at once; generous, since the machine may be busy.
@@ -55,6 +57,30 @@ impl Driver for Obliging {
 
     fn hypervisor_version(&self) -> Result<String, Failure> {
         Ok("QEMU 10.0.13".to_owned())
+    }
+
+    fn guest_info(&self) -> Result<String, Failure> {
+        Ok(r#"{"guestAgentVersion":"7.2.22","hostname":"guest","os":{"prettyName":"Debian"}}"#.to_owned())
+    }
+
+    fn users(&self) -> Result<String, Failure> {
+        Ok(r#"[{"userName":"root"}]"#.to_owned())
+    }
+
+    fn filesystems(&self) -> Result<String, Failure> {
+        Ok("[]".to_owned())
+    }
+
+    fn exec(&self, command: GuestCommand) -> Answer<GuestOutput> {
+        let output = format!("{command:?}");
+        self.asked.lock().unwrap().push(output.clone());
+        let exit_code = if command.path == "/bin/false" { 1 } else { 0 };
+        Box::pin(async move { Ok(GuestOutput { exit_code, stdout: output }) })
+    }
+
+    fn guest_ping(&self, domain: String) -> Answer<()> {
+        self.asked.lock().unwrap().push(format!("ping {domain}"));
+        Box::pin(async { Ok(()) })
     }
 }
 
@@ -332,4 +358,28 @@ fn the_console_in_a_terminal_is_raw_and_leaves_by_its_escape() {
     let output = child.wait_with_output().unwrap();
     assert_exit(&output, 0);
     assert_eq!(tcgetattr(&terminal.slave).unwrap().local_flags, cooked.local_flags, "the terminal is as before");
+}
+
+#[test]
+fn the_guest_is_reached_by_its_agent() {
+    let launcher = Launcher::start();
+    launcher.has_domain(DOMAIN);
+    let info = stdout(&launcher.ctl(&["guest-info"]));
+    assert!(info.contains("AGENT") && info.contains("7.2.22") && info.contains("Debian"), "{info}");
+    assert_eq!(stdout(&launcher.ctl(&["users"])), "USER  root\n");
+    assert_eq!(stdout(&launcher.ctl(&["-o", "json", "filesystems"])), "[]\n");
+    let run = launcher.ctl(&["exec", "--limit", "3", "/bin/sh", "-c", "echo \"x\""]);
+    assert!(run.status.success(), "{}", stderr(&run));
+    let failed = launcher.ctl(&["exec", "/bin/false"]);
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(stderr(&failed).contains("exit code 1"), "{}", stderr(&failed));
+    assert!(launcher.ctl(&["guest-ping"]).status.success());
+    assert!(launcher.ctl(&["freeze", "--unfreeze-after", "30"]).status.success());
+    assert!(launcher.ctl(&["unfreeze"]).status.success());
+    let asked = launcher.asked().join("\n");
+    for part in
+        [r#"["-c", "echo \"x\""], timeout_seconds: 3"#, "ping ns_testvm", "unfreeze_timeout_seconds: 30", "Unfreeze("]
+    {
+        assert!(asked.contains(part), "{part}: {asked}");
+    }
 }

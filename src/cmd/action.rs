@@ -29,6 +29,10 @@ pub enum Action {
     SyncMemory(Box<VirtualMachineInstance>),
     /// Plug SR-IOV devices that the domain lacks.
     HotplugHostDevices(Box<SyncRequest>),
+    /// Freeze the guest's file systems, and thaw them after a while unless somebody else does.
+    Freeze(Box<FreezeRequest>),
+    /// Thaw the guest's file systems.
+    Unfreeze(Box<VirtualMachineInstance>),
     /// A migration target that is not needed any more: `target_pod` is `status.migrationState.targetPod` of the VMI.
     /// It means this launcher if it is the name of its own pod (`POD_NAME`); otherwise nothing is to be done.
     SignalTargetPodCleanup {
@@ -48,6 +52,37 @@ pub struct SyncRequest {
     pub plugins: Vec<serde_json::Value>,
 }
 
+/// What [`Action::Freeze`] carries.
+#[derive(Debug)]
+pub struct FreezeRequest {
+    /// The VMI.
+    pub vmi: VirtualMachineInstance,
+    /// Seconds until the file systems are thawed again in any case; 0: never.
+    pub unfreeze_timeout_seconds: i32,
+}
+
+/// A command to be run in the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestCommand {
+    /// libvirt's name of the domain.
+    pub domain: String,
+    /// The program's path in the guest.
+    pub path: String,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+    /// How long it may run, in seconds.
+    pub timeout_seconds: i32,
+}
+
+/// How a [`GuestCommand`] ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestOutput {
+    /// Its exit code.
+    pub exit_code: i32,
+    /// What it wrote to its standard output.
+    pub stdout: String,
+}
+
 impl Action {
     /// The RPC's name, for log lines and messages.
     pub fn rpc(&self) -> &'static str {
@@ -63,6 +98,8 @@ impl Action {
             Action::SyncCpus(_) => "SyncVirtualMachineCPUs",
             Action::SyncMemory(_) => "SyncVirtualMachineMemory",
             Action::HotplugHostDevices(_) => "HotplugHostDevices",
+            Action::Freeze(_) => "FreezeVirtualMachine",
+            Action::Unfreeze(_) => "UnfreezeVirtualMachine",
             Action::SignalTargetPodCleanup { .. } => "SignalTargetPodCleanup",
         }
     }

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use super::{Action, Failure, Measures};
+use super::{Action, Failure, GuestCommand, GuestOutput, Measures};
 
 /// An answer that takes its time.
 pub type Answer<T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send>>;
@@ -25,4 +25,31 @@ pub trait Driver: Measures {
 
     /// The hypervisor's name and version, such as `QEMU 10.0.13`.
     fn hypervisor_version(&self) -> Result<String, Failure>;
+
+    // What follows may be left to refuse: not every driver has a guest with an agent.
+
+    /// The document of GetGuestInfo (contract/cmd-server.md 9.3).
+    fn guest_info(&self) -> Result<String, Failure> {
+        Err(Failure::NotImplemented("GetGuestInfo"))
+    }
+
+    /// The document of GetUsers (contract/cmd-server.md 9.4).
+    fn users(&self) -> Result<String, Failure> {
+        Err(Failure::NotImplemented("GetUsers"))
+    }
+
+    /// The document of GetFilesystems (contract/cmd-server.md 9.4).
+    fn filesystems(&self) -> Result<String, Failure> {
+        Err(Failure::NotImplemented("GetFilesystems"))
+    }
+
+    /// Runs a command in the guest.
+    fn exec(&self, _command: GuestCommand) -> Answer<GuestOutput> {
+        Box::pin(async { Err(Failure::NotImplemented("Exec")) })
+    }
+
+    /// Whether the agent of the domain's guest answers, or has a good reason not to.
+    fn guest_ping(&self, _domain: String) -> Answer<()> {
+        Box::pin(async { Err(Failure::NotImplemented("GuestPing")) })
+    }
 }

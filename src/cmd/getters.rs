@@ -4,7 +4,7 @@ use super::failure::response;
 use super::{Driver, Failure};
 use crate::proto::cmd_v1::{
     DomainResponse, GuestFilesystemsResponse, GuestInfoResponse, GuestUserListResponse, LaunchMeasurementResponse,
-    QemuVersionResponse, ScreenshotResponse, SevInfoResponse,
+    QemuVersionResponse, Response, ScreenshotResponse, SevInfoResponse,
 };
 
 /// `GetDomain`: no domain is a success with an empty document.
@@ -27,18 +27,21 @@ pub(super) fn qemu_version(driver: &dyn Driver) -> QemuVersionResponse {
 }
 
 /// `GetGuestInfo`.
-pub(super) fn guest_info() -> GuestInfoResponse {
-    GuestInfoResponse { response: not_yet("GetGuestInfo"), ..Default::default() }
+pub(super) fn guest_info(driver: &dyn Driver) -> GuestInfoResponse {
+    let (response, guest_info_response) = document(driver.guest_info());
+    GuestInfoResponse { response, guest_info_response }
 }
 
 /// `GetUsers`.
-pub(super) fn users() -> GuestUserListResponse {
-    GuestUserListResponse { response: not_yet("GetUsers"), ..Default::default() }
+pub(super) fn users(driver: &dyn Driver) -> GuestUserListResponse {
+    let (response, guest_user_list_response) = document(driver.users());
+    GuestUserListResponse { response, guest_user_list_response }
 }
 
 /// `GetFilesystems`.
-pub(super) fn filesystems() -> GuestFilesystemsResponse {
-    GuestFilesystemsResponse { response: not_yet("GetFilesystems"), ..Default::default() }
+pub(super) fn filesystems(driver: &dyn Driver) -> GuestFilesystemsResponse {
+    let (response, guest_filesystems_response) = document(driver.filesystems());
+    GuestFilesystemsResponse { response, guest_filesystems_response }
 }
 
 /// `GetSEVInfo`.
@@ -56,6 +59,14 @@ pub(super) fn screenshot() -> ScreenshotResponse {
     ScreenshotResponse { response: not_yet("GetScreenshot"), ..Default::default() }
 }
 
-fn not_yet(rpc: &'static str) -> Option<crate::proto::cmd_v1::Response> {
+/// A reply and its document, which is empty if there is none.
+fn document(document: Result<String, Failure>) -> (Option<Response>, String) {
+    match document {
+        Ok(document) => (Some(response(Ok(()))), document),
+        Err(failure) => (Some(response(Err(failure))), String::new()),
+    }
+}
+
+fn not_yet(rpc: &'static str) -> Option<Response> {
     Some(response(Err(Failure::NotImplemented(rpc))))
 }

@@ -2,18 +2,24 @@
 
 use tonic::Status;
 
-use super::Failure;
-use super::failure::status;
-use crate::proto::cmd_v1::{ExecResponse, GuestPingResponse, VmStatsResponse};
+use super::failure::{response, status};
+use super::{Driver, Failure, GuestCommand, GuestOutput};
+use crate::proto::cmd_v1::{ExecRequest, ExecResponse, GuestPingRequest, GuestPingResponse, VmStatsResponse};
 
-/// `Exec`.
-pub(super) fn exec() -> Result<ExecResponse, Status> {
-    Err(status(&Failure::NotImplemented("Exec")))
+/// `Exec`: a command that ends with a code is a success, whatever the code.
+pub(super) async fn exec(driver: &dyn Driver, request: ExecRequest) -> Result<ExecResponse, Status> {
+    let ExecRequest { domain_name, command, args, timeout_seconds } = request;
+    let command = GuestCommand { domain: domain_name, path: command, arguments: args, timeout_seconds };
+    let GuestOutput { exit_code, stdout } = driver.exec(command).await.map_err(|failure| status(&failure))?;
+    Ok(ExecResponse { response: Some(response(Ok(()))), exit_code, std_out: stdout })
 }
 
 /// `GuestPing`.
-pub(super) fn ping() -> Result<GuestPingResponse, Status> {
-    Err(status(&Failure::NotImplemented("GuestPing")))
+pub(super) async fn ping(driver: &dyn Driver, request: GuestPingRequest) -> Result<GuestPingResponse, Status> {
+    // libvirt's own time limit counts.
+    let GuestPingRequest { domain_name, timeout_seconds: _ } = request;
+    driver.guest_ping(domain_name).await.map_err(|failure| status(&failure))?;
+    Ok(GuestPingResponse { response: Some(response(Ok(()))) })
 }
 
 /// `GetVMStats`.

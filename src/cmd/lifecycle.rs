@@ -3,7 +3,7 @@
 use super::failure::response;
 use super::options::{Options, OptionsError};
 use super::{Action, Driver, Failure, SyncRequest, decode};
-use crate::proto::cmd_v1::{Response, VmiRequest};
+use crate::proto::cmd_v1::{FreezeRequest, Response, VmiRequest};
 use crate::vmi::VirtualMachineInstance;
 
 /// `SyncVirtualMachine`.
@@ -41,6 +41,18 @@ pub(super) async fn steer(
 ) -> Response {
     match decode::vmi(rpc, request.vmi) {
         Ok(vmi) => response(driver.perform(action(Box::new(vmi))).await),
+        Err(failure) => response(Err(failure)),
+    }
+}
+
+/// `FreezeVirtualMachine`.
+pub(super) async fn freeze(driver: &dyn Driver, request: FreezeRequest) -> Response {
+    let FreezeRequest { vmi, unfreeze_timeout_seconds } = request;
+    match decode::vmi("FreezeVirtualMachine", vmi) {
+        Ok(vmi) => {
+            let request = super::FreezeRequest { vmi, unfreeze_timeout_seconds };
+            response(driver.perform(Action::Freeze(Box::new(request))).await)
+        }
         Err(failure) => response(Err(failure)),
     }
 }

@@ -19,7 +19,7 @@ mod server;
 mod service;
 mod socket;
 
-pub use action::{Action, SyncRequest};
+pub use action::{Action, FreezeRequest, GuestCommand, GuestOutput, SyncRequest};
 pub use driver::{Answer, Driver};
 pub use failure::Failure;
 pub use measures::Measures;

@@ -111,15 +111,15 @@ impl Cmd for CmdService {
     }
 
     async fn get_guest_info(&self, _: Request<EmptyRequest>) -> Result<Reply<GuestInfoResponse>, Status> {
-        Ok(Reply::new(getters::guest_info()))
+        Ok(Reply::new(getters::guest_info(&*self.driver)))
     }
 
     async fn get_users(&self, _: Request<EmptyRequest>) -> Result<Reply<GuestUserListResponse>, Status> {
-        Ok(Reply::new(getters::users()))
+        Ok(Reply::new(getters::users(&*self.driver)))
     }
 
     async fn get_filesystems(&self, _: Request<EmptyRequest>) -> Result<Reply<GuestFilesystemsResponse>, Status> {
-        Ok(Reply::new(getters::filesystems()))
+        Ok(Reply::new(getters::filesystems(&*self.driver)))
     }
 
     async fn get_sev_info(&self, _: Request<EmptyRequest>) -> Result<Reply<SevInfoResponse>, Status> {
@@ -134,24 +134,24 @@ impl Cmd for CmdService {
         Ok(Reply::new(getters::screenshot()))
     }
 
-    async fn exec(&self, _: Request<ExecRequest>) -> Result<Reply<ExecResponse>, Status> {
-        guest::exec().map(Reply::new)
+    async fn exec(&self, request: Request<ExecRequest>) -> Result<Reply<ExecResponse>, Status> {
+        guest::exec(&*self.driver, request.into_inner()).await.map(Reply::new)
     }
 
-    async fn guest_ping(&self, _: Request<GuestPingRequest>) -> Result<Reply<GuestPingResponse>, Status> {
-        guest::ping().map(Reply::new)
+    async fn guest_ping(&self, request: Request<GuestPingRequest>) -> Result<Reply<GuestPingResponse>, Status> {
+        guest::ping(&*self.driver, request.into_inner()).await.map(Reply::new)
     }
 
     async fn get_vm_stats(&self, _: Request<VmStatsRequest>) -> Result<Reply<VmStatsResponse>, Status> {
         guest::vm_stats().map(Reply::new)
     }
 
-    async fn freeze_virtual_machine(&self, _: Request<FreezeRequest>) -> Result<Reply<Response>, Status> {
-        not_yet("FreezeVirtualMachine")
+    async fn freeze_virtual_machine(&self, request: Request<FreezeRequest>) -> Result<Reply<Response>, Status> {
+        Ok(Reply::new(lifecycle::freeze(&*self.driver, request.into_inner()).await))
     }
 
-    async fn unfreeze_virtual_machine(&self, _: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
-        not_yet("UnfreezeVirtualMachine")
+    async fn unfreeze_virtual_machine(&self, request: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
+        self.steer("UnfreezeVirtualMachine", Action::Unfreeze, request).await
     }
 
     async fn sync_migration_target(&self, _: Request<VmiRequest>) -> Result<Reply<Response>, Status> {

@@ -18,8 +18,6 @@ const LOOKS: u32 = 10;
 /// What is to be run in the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
-    /// libvirt's name of the domain.
-    pub domain: String,
     /// The program's path in the guest.
     pub path: String,
     /// Its arguments.

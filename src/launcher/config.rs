@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use crate::guest_agent::Intervals as AgentIntervals;
+
 /// What the launcher was told (contract/lifecycle.md 2.1). `cli::launcher_flags` makes it; every field name is the flag's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -61,22 +63,6 @@ pub struct Config {
     pub verbosity: i32,
     /// What the environment adds.
     pub environment: Environment,
-}
-
-/// Longest pauses between two questions to the guest agent; every poller starts at 10 s at most and doubles up to its
-/// interval. None is zero.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AgentIntervals {
-    /// Interfaces, OS, host name, time zone, load.
-    pub sys: Duration,
-    /// File systems.
-    pub file: Duration,
-    /// Users.
-    pub user: Duration,
-    /// The agent itself.
-    pub version: Duration,
-    /// Freeze status.
-    pub fsfreeze_status: Duration,
 }
 
 /// A launcher that takes over the VM of one that died.

@@ -16,8 +16,8 @@ use super::operations::{self, Vm};
 use super::publisher::{Cause, Publications};
 use super::statistics::{self, Statistics};
 use super::sync;
-use crate::cmd::{self, Action, Answer, Failure};
-use crate::libvirt::{Event, Lifecycle};
+use crate::cmd::{self, Action, Answer, Failure, GuestCommand, GuestOutput};
+use crate::libvirt::{AgentChange, Event, Lifecycle};
 
 /// Requests that may wait for the driver before callers are refused.
 const WAITING: usize = 64;
@@ -39,6 +39,7 @@ pub struct DriverHandle {
     publications: Publications,
     version: watch::Receiver<Option<String>>,
     pub(super) statistics: Statistics,
+    vm: Vm,
 }
 
 impl cmd::Driver for DriverHandle {
@@ -61,6 +62,28 @@ impl cmd::Driver for DriverHandle {
 
     fn hypervisor_version(&self) -> Result<String, Failure> {
         self.version.borrow().clone().ok_or_else(|| Failure::text("the hypervisor's version is not known yet"))
+    }
+
+    fn guest_info(&self) -> Result<String, Failure> {
+        self.vm.guest.info()
+    }
+
+    fn users(&self) -> Result<String, Failure> {
+        self.vm.guest.users()
+    }
+
+    fn filesystems(&self) -> Result<String, Failure> {
+        self.vm.guest.filesystems()
+    }
+
+    fn exec(&self, command: GuestCommand) -> Answer<GuestOutput> {
+        let guest = self.vm.guest.clone();
+        Box::pin(async move { guest.exec(command).await })
+    }
+
+    fn guest_ping(&self, domain: String) -> Answer<()> {
+        let vm = self.vm.clone();
+        Box::pin(async move { vm.guest.ping(domain, &vm.metadata.snapshot()).await })
     }
 }
 
@@ -126,6 +149,8 @@ fn turn_of(action: &Action) -> Turn {
         | Action::SoftReboot(_)
         | Action::Kill(_)
         | Action::Delete(_)
+        | Action::Freeze(_)
+        | Action::Unfreeze(_)
         | Action::SignalTargetPodCleanup { .. } => Turn::Free,
     }
 }
@@ -148,6 +173,7 @@ impl Driver {
             publications: publications.clone(),
             version: signs.version.subscribe(),
             statistics: Statistics::new(vm.clone(), published, statistics::Timings::default()),
+            vm: vm.clone(),
         };
         let driver = Driver {
             vm,
@@ -208,10 +234,15 @@ impl Driver {
         self.running.spawn(async move {
             let rpc = action.rpc();
             let result = match action {
-                Action::Sync(sync) => boot.sync(&vm, *sync, &signs.defined).await,
                 Action::SyncCpus(sync) => sync::cpu::synchronise(&vm, &boot, *sync).await,
                 Action::SyncMemory(vmi) => sync::memory::synchronise(&vm, &vmi).await,
                 Action::HotplugHostDevices(sync) => sync::host_devices::plug(&vm, &boot, *sync).await,
+                Action::Sync(sync) => {
+                    let pause_probes = sync.vmi.annotation("kubevirt.io/pause-guest-agent-probes").map(str::to_owned);
+                    let synced = boot.sync(&vm, *sync, &signs.defined).await;
+                    vm.guest.pause_probes(pause_probes.as_deref());
+                    synced
+                }
                 Action::Pause(vmi) => operations::pause(&vm, &vmi).await,
                 Action::Unpause(vmi) => operations::unpause(&vm, &vmi).await,
                 Action::Reset(_) => operations::reset(&vm).await,
@@ -219,6 +250,8 @@ impl Driver {
                 Action::Shutdown(_) => operations::shutdown(&vm).await,
                 Action::Kill(_) => operations::kill(&vm).await,
                 Action::Delete(_) => operations::delete(&vm).await,
+                Action::Freeze(request) => vm.guest.freeze(*request, &vm.metadata.snapshot()).await,
+                Action::Unfreeze(_) => vm.guest.unfreeze().await,
                 Action::SignalTargetPodCleanup { target_pod } => {
                     if !target_pod.is_empty() && pod_name.as_deref() == Some(target_pod.as_str()) {
                         signs.leave_early.send_replace(true);
@@ -269,10 +302,16 @@ impl Driver {
                     self.publications.look(Cause::Changed);
                 }
             }
-            Event::Agent(domain, _)
-            | Event::DeviceAdded(domain)
-            | Event::JobCompleted(domain, _)
-            | Event::MemoryDeviceSize(domain) => {
+            Event::Agent(domain, change) => {
+                if domain == self.vm.domain {
+                    match change {
+                        AgentChange::Connected => self.vm.guest.agent_connected(),
+                        AgentChange::Disconnected => {}
+                    }
+                    self.publications.look(Cause::Changed);
+                }
+            }
+            Event::DeviceAdded(domain) | Event::JobCompleted(domain, _) | Event::MemoryDeviceSize(domain) => {
                 if domain == self.vm.domain {
                     self.publications.look(Cause::Changed);
                 }

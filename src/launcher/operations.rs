@@ -1,5 +1,6 @@
 //! What each order does to the VM (contract/cmd-server.md 4.1), one function each. The driver decides when.
 
+use super::guest::Guest;
 use super::hypervisor_process::Tracker;
 use super::metadata::MetadataCache;
 use super::saved::SavedStore;
@@ -80,6 +81,8 @@ pub struct Vm {
     pub metadata: MetadataCache,
     /// VMIs paused on purpose.
     pub paused: PausedSet,
+    /// The guest, by its agent.
+    pub guest: Guest,
     /// The hypervisor's process.
     pub tracker: Tracker,
     /// What later syncs remember of its devices.

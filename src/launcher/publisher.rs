@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::guest::Guest;
 use super::metadata::MetadataCache;
 use super::notification::Wanted;
 use crate::domain::{Domain, DomainSpec, DomainStatus, LifeCycle, ObjectMeta, StateReason, Time};
+use crate::guest_agent::GuestData;
 use crate::libvirt::{Connection, DomainSnapshot, Lifecycle};
 use crate::notify::{EventType, Outbox};
 
@@ -57,6 +59,9 @@ pub struct Publisher {
     connection: Connection,
     metadata: MetadataCache,
     outbox: Outbox,
+    guest: Guest,
+    /// What the guest's agent has told, with word of changes.
+    guest_data: watch::Receiver<GuestData>,
     causes: mpsc::UnboundedReceiver<Cause>,
     published: watch::Sender<Published>,
     /// Generation of the notification that told the deletion.
@@ -129,6 +134,7 @@ impl Publisher {
         connection: Connection,
         metadata: MetadataCache,
         outbox: Outbox,
+        guest: Guest,
         retry: Duration,
         seen: bool,
     ) -> (Self, Publications) {
@@ -141,20 +147,41 @@ impl Publisher {
             deletion: deletion.subscribe(),
             marked: marked.subscribe(),
         };
-        let publisher =
-            Publisher { identity, connection, metadata, outbox, causes, published, deletion, marked, retry, seen };
+        let publisher = Publisher {
+            identity,
+            connection,
+            metadata,
+            outbox,
+            guest_data: guest.data(),
+            guest,
+            causes,
+            published,
+            deletion,
+            marked,
+            retry,
+            seen,
+        };
         (publisher, publications)
     }
 
     /// Runs until every `Publications` is gone.
     pub async fn run(mut self) {
         let mut due = Due::default();
+        let mut told = GuestData::default();
         loop {
             tokio::select! {
                 cause = self.causes.recv() => match cause {
                     Some(cause) => due.add(cause),
                     None => return,
                 },
+                Ok(()) = self.guest_data.changed() => {
+                    let now = self.guest_data.borrow_and_update();
+                    if !now.tells_more_than(&told) {
+                        continue;
+                    }
+                    told.clone_from(&now);
+                    due.tell(Wanted::default());
+                }
                 () = self.metadata.changed() => due.tell(Wanted::default()),
                 // A daemon that hung and woke up again gives no sign of it.
                 () = tokio::time::sleep(self.retry), if due.told.is_some() => {}
@@ -180,12 +207,17 @@ impl Publisher {
         let metadata = self.metadata.snapshot();
         let marked = metadata.grace_period.as_ref().and_then(|grace| grace.marked_for_graceful_shutdown) == Some(true);
         let gone = snapshot.is_none();
+        let (interfaces, os_info, freeze) = {
+            let guest = self.guest_data.borrow();
+            (guest.interfaces.clone(), guest.os.clone(), guest.freeze.clone())
+        };
         let mut document = Domain {
             object_meta: ObjectMeta {
                 name: self.identity.name.clone(),
                 namespace: self.identity.namespace.clone(),
                 ..ObjectMeta::default()
             },
+            status: DomainStatus { interfaces, os_info, ..DomainStatus::default() },
             ..Domain::default()
         };
         let mut told_uid = self.identity.uid.clone();
@@ -194,15 +226,13 @@ impl Publisher {
                 document.status.status = LifeCycle::NoState;
                 document.status.reason = StateReason::NonExistent;
                 document.spec.metadata.kubevirt.uid.clone_from(&self.identity.uid);
+                self.guest.seen(None);
                 self.published.send_replace(Published::default());
             }
             Some(DomainSnapshot { state, reason, xml }) => {
                 let status = LifeCycle::from_libvirt(state);
-                document.status = DomainStatus {
-                    status,
-                    reason: StateReason::from_libvirt(status, reason),
-                    ..DomainStatus::default()
-                };
+                document.status.status = status;
+                document.status.reason = StateReason::from_libvirt(status, reason);
                 match xml.as_deref().map(DomainSpec::from_xml) {
                     Some(Ok(spec)) => {
                         document.spec = spec;
@@ -212,11 +242,13 @@ impl Publisher {
                     None => {}
                 }
                 document.spec.metadata.kubevirt = metadata;
+                self.guest.seen(Some(&document));
                 self.publish_document(&document);
             }
         }
         let Some(wanted) = wanted else { return };
         document.object_meta.uid = told_uid;
+        document.status.fs_freeze_status = freeze;
         let deleted = gone && (wanted.deletion_if_gone || self.deletion.borrow().is_some());
         if deleted {
             document.object_meta.deletion_timestamp = Some(Time::now());

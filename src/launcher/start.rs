@@ -13,6 +13,7 @@ use super::boot::Boot;
 use super::config::{Adoption, Config};
 use super::directories::{self, Directories, DirectoryError};
 use super::driver::{Driver, DriverHandle, Signs};
+use super::guest::Guest;
 use super::hypervisor_process::{HypervisorProcess, Search, Tracker, pid_file};
 use super::lifecycle::{self, Ending, Orders, Watched};
 use super::metadata::MetadataCache;
@@ -161,9 +162,12 @@ impl Started {
         let outbox = Outbox::start(notify_socket(&config), crate::notify::Timings::default());
         let (queue, events) = mpsc::unbounded_channel();
         let (uri, _user) = runtime.libvirt_uri_and_user();
+        let connection = Connection::new(uri.to_owned(), timings.libvirt, queue);
+        let guest = Guest::new(&identity, connection.clone(), outbox.clone(), tpm_state(&config));
         let vm = Vm {
             domain: identity.domain.clone(),
-            connection: Connection::new(uri.to_owned(), timings.libvirt, queue),
+            connection,
+            guest: guest.clone(),
             metadata: MetadataCache::saved_in(saved.clone()),
             paused: PausedSet::saved_in(saved.clone()),
             tracker: Tracker::new(
@@ -181,10 +185,12 @@ impl Started {
             vm.connection.clone(),
             vm.metadata.clone(),
             outbox.clone(),
+            guest.clone(),
             Duration::from_secs(1),
             inherited.process.is_some(),
         );
         tokio::spawn(publisher.run());
+        guest.start_poller(config.agent);
         let signs = Signs::default();
         let boot = Boot {
             config: Arc::clone(&config),
@@ -298,6 +304,14 @@ async fn run_standalone(handle: &DriverHandle, vmi: vmi::VirtualMachineInstance)
     let request = SyncRequest { vmi, options: SyncOptions::default(), plugins: Vec::new() };
     let synced = handle.perform(Action::Sync(Box::new(request))).await;
     synced.map_err(|failure| StartError::Standalone(failure.message()))
+}
+
+/// Where libvirt keeps the state of persistent TPMs (contract/lifecycle.md 4.6).
+fn tpm_state(config: &Config) -> PathBuf {
+    match config.run_as_nonroot {
+        true => Path::new(directories::PRIVATE_DIR).join("libvirt/qemu/swtpm"),
+        false => "/var/lib/libvirt/swtpm".into(),
+    }
 }
 
 /// Where virt-handler listens.

@@ -26,6 +26,7 @@ pub(super) enum Steer {
     Delete,
     Reset,
     SoftReboot,
+    Unfreeze,
 }
 
 /// Commands that bring something in line with a VMI.
@@ -109,13 +110,7 @@ impl Caller {
 
     pub(super) async fn steer(&self, steer: Steer, target: Target) -> Result<(), CtlError> {
         let mut client = self.connect().await?;
-        let vmi =
-            match target.vmi {
-                Some(file) => vmi_file::read(&file, None)?,
-                None => vmi_file::of_domain(&self.domain(&mut client).await?.ok_or_else(|| {
-                    CtlError::Refused("no domain is defined; name the VM with --vmi FILE".to_owned())
-                })?),
-            };
+        let vmi = self.target(&mut client, target).await?;
         let request = VmiRequest { vmi: Some(encode(&vmi)), options: None };
         let within = deadline::LONG;
         let reply = match steer {
@@ -126,6 +121,7 @@ impl Caller {
             Steer::Delete => self.answer(within, client.delete_virtual_machine(request)).await?,
             Steer::Reset => self.answer(within, client.reset_virtual_machine(request)).await?,
             Steer::SoftReboot => self.answer(within, client.soft_reboot_virtual_machine(request)).await?,
+            Steer::Unfreeze => self.answer(within, client.unfreeze_virtual_machine(request)).await?,
         };
         self.done(&reply)
     }
@@ -146,11 +142,23 @@ impl Caller {
         self.timeout.unwrap_or(usual)
     }
 
+    /// The VMI that a command means.
+    pub(super) async fn target(&self, client: &mut CmdClient<Channel>, target: Target) -> Result<Value, CtlError> {
+        match target.vmi {
+            Some(file) => vmi_file::read(&file, None),
+            None => {
+                Ok(vmi_file::of_domain(&self.domain(client).await?.ok_or_else(|| {
+                    CtlError::Refused("no domain is defined; name the VM with --vmi FILE".to_owned())
+                })?))
+            }
+        }
+    }
+
     pub(super) async fn connect(&self) -> Result<CmdClient<Channel>, CtlError> {
         Ok(client::connect(&self.socket, self.within(deadline::SHORT)).await?)
     }
 
-    async fn domain(&self, client: &mut CmdClient<Channel>) -> Result<Option<Value>, CtlError> {
+    pub(super) async fn domain(&self, client: &mut CmdClient<Channel>) -> Result<Option<Value>, CtlError> {
         let reply = self.answer(deadline::SHORT, client.get_domain(EmptyRequest {})).await?;
         check(reply.response.as_ref())?;
         if reply.domain.is_empty() {
@@ -175,7 +183,7 @@ impl Caller {
             .map_err(|status| CtlError::Refused(format!("{:?}: {}", status.code(), status.message())))
     }
 
-    fn done(&self, reply: &Response) -> Result<(), CtlError> {
+    pub(super) fn done(&self, reply: &Response) -> Result<(), CtlError> {
         check(Some(reply))?;
         output::print(self.format, &json!(reply), || vec![("", "ok".to_owned())])
     }
@@ -189,11 +197,11 @@ pub(super) fn check(reply: Option<&Response>) -> Result<(), CtlError> {
     }
 }
 
-fn no_domain() -> CtlError {
+pub(super) fn no_domain() -> CtlError {
     CtlError::Refused("no domain is defined".to_owned())
 }
 
-fn encode(vmi: &Value) -> Vmi {
+pub(super) fn encode(vmi: &Value) -> Vmi {
     Vmi { vmi_json: vmi.to_string().into_bytes() }
 }
 

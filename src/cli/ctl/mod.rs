@@ -3,6 +3,7 @@
 mod call;
 mod console;
 mod events;
+mod guest;
 mod measures;
 mod output;
 mod vmi_file;
@@ -101,6 +102,20 @@ enum Command {
     Reset(Target),
     /// Ask the guest to reboot.
     SoftReboot(Target),
+    /// Print what the guest agent has told of the guest.
+    GuestInfo,
+    /// Print who is logged in to the guest.
+    Users,
+    /// Print the guest's mounted file systems.
+    Filesystems,
+    /// Run a command in the guest and print its standard output; fails if the command does.
+    Exec(guest::Exec),
+    /// Ask whether the guest agent answers.
+    GuestPing,
+    /// Freeze the guest's file systems.
+    Freeze(guest::Freeze),
+    /// Thaw the guest's file systems.
+    Unfreeze(Target),
     /// Connect to the guest's first serial port; `^]` leaves.
     Console(console::Options),
     /// Stand in for virt-handler: listen on the notify socket and print what the launcher tells.
@@ -189,6 +204,13 @@ fn run(ctl: Ctl) -> Result<(), CtlError> {
             Command::Delete(target) => caller.steer(call::Steer::Delete, target).await,
             Command::Reset(target) => caller.steer(call::Steer::Reset, target).await,
             Command::SoftReboot(target) => caller.steer(call::Steer::SoftReboot, target).await,
+            Command::GuestInfo => caller.learnt(guest::Learnt::Info).await,
+            Command::Users => caller.learnt(guest::Learnt::Users).await,
+            Command::Filesystems => caller.learnt(guest::Learnt::Filesystems).await,
+            Command::Exec(exec) => caller.exec(exec).await,
+            Command::GuestPing => caller.guest_ping().await,
+            Command::Freeze(freeze) => caller.freeze(freeze).await,
+            Command::Unfreeze(target) => caller.steer(call::Steer::Unfreeze, target).await,
             Command::Console(options) => {
                 let path = match options.path() {
                     Some(path) => path,

@@ -1,0 +1,197 @@
+//! FreezeVirtualMachine and UnfreezeVirtualMachine (contract/cmd-server.md 7.1), and the thaw that nobody has to ask for.
+
+use std::io;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::Guest;
+use super::ping::migrating;
+use crate::cmd::{Failure, FreezeRequest};
+use crate::domain::KubeVirtMetadata;
+use crate::guest_agent::{self, AgentError, FROZEN};
+use crate::libvirt::Error;
+use crate::vmi::VirtualMachineInstance;
+
+/// Between two attempts of a safety thaw; libvirt does not tell when an agent that is stuck answers again.
+const THAW_PAUSE: Duration = Duration::from_secs(5);
+/// How often a safety thaw is tried before somebody else has to do it: an hour.
+const THAW_ATTEMPTS: u32 = 720;
+/// How long the state of TPMs may take to reach its disk.
+const TPM_SYNC: Duration = Duration::from_secs(10);
+
+/// The one pending safety thaw.
+#[derive(Debug, Default)]
+pub(super) struct SafetyThaw(Mutex<Option<AbortHandle>>);
+
+impl SafetyThaw {
+    /// `next` is the pending thaw from now on, the one before is cancelled.
+    fn replace(&self, next: Option<AbortHandle>) {
+        let before = std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), next);
+        if let Some(before) = before {
+            before.abort();
+        }
+    }
+}
+
+impl Guest {
+    /// FreezeVirtualMachine. `metadata` says whether a migration is under way.
+    pub async fn freeze(&self, request: FreezeRequest, metadata: &KubeVirtMetadata) -> Result<(), Failure> {
+        if migrating(metadata) {
+            return Err(Failure::text("failed to freeze VMI, VMI is currently during migration"));
+        }
+        let agent = &self.shared.agent;
+        let deadlines = agent.connection.deadlines();
+        let end = Instant::now() + deadlines.control;
+        if guest_agent::status(agent, deadlines.agent.min(deadlines.control)).await? == FROZEN {
+            return Ok(());
+        }
+        if has_persistent_tpm(&request.vmi) {
+            self.sync_tpm().await?;
+        }
+        let seconds = u64::try_from(request.unfreeze_timeout_seconds).unwrap_or_default();
+        let thaw_after = (request.unfreeze_timeout_seconds != 0).then(|| Duration::from_secs(seconds));
+        match guest_agent::freeze(agent, end.saturating_duration_since(Instant::now())).await {
+            Ok(()) => {
+                self.shared.thaw.replace(thaw_after.map(|after| self.thaw_later(after)));
+                Ok(())
+            }
+            Err(error) => {
+                if may_still_happen(&error) {
+                    self.shared.thaw.replace(Some(self.thaw_later(thaw_after.unwrap_or_default())));
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    /// UnfreezeVirtualMachine.
+    pub async fn unfreeze(&self) -> Result<(), Failure> {
+        self.shared.thaw.replace(None);
+        Ok(self.thaw().await?)
+    }
+
+    async fn thaw(&self) -> Result<(), AgentError> {
+        let agent = &self.shared.agent;
+        let deadlines = agent.connection.deadlines();
+        guest_agent::thaw(agent, deadlines.agent, deadlines.control).await
+    }
+
+    fn thaw_later(&self, after: Duration) -> AbortHandle {
+        let guest = self.clone();
+        let task = tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            for attempt in 0..THAW_ATTEMPTS {
+                match guest.thaw().await {
+                    Ok(()) => return tracing::info!("thawed the guest's file systems, since nobody else did"),
+                    Err(AgentError::Libvirt(error)) if error.is_no_domain() => return,
+                    Err(error) if attempt == 0 => tracing::warn!("cannot thaw the guest's file systems yet: {error}"),
+                    Err(_) => {}
+                }
+                tokio::time::sleep(THAW_PAUSE).await;
+            }
+            tracing::error!("the guest's file systems may still be frozen, their thaw failed {THAW_ATTEMPTS} times");
+        });
+        task.abort_handle()
+    }
+
+    async fn sync_tpm(&self) -> Result<(), Failure> {
+        let path = self.shared.tpm_state.clone();
+        let failed = |why: String| {
+            Failure::text(format!("cannot sync the TPM's state in {}: {why}", self.shared.tpm_state.display()))
+        };
+        let synced = tokio::task::spawn_blocking(move || sync_tree(&path, 8));
+        match tokio::time::timeout(TPM_SYNC, synced).await {
+            Ok(Ok(result)) => result.map_err(|error| failed(error.to_string())),
+            Ok(Err(error)) => Err(failed(error.to_string())),
+            Err(_) => Err(failed(format!("not done within {} s", TPM_SYNC.as_secs()))),
+        }
+    }
+}
+
+/// Whether libvirt may carry out a freeze although it has not said so.
+fn may_still_happen(error: &AgentError) -> bool {
+    match error {
+        AgentError::Libvirt(error) => match error {
+            Error::Deadline { .. } | Error::Aborted { .. } => true,
+            Error::Libvirt(_) | Error::AgentBusy { .. } | Error::Disconnected { .. } => false,
+        },
+        AgentError::Reply { .. }
+        | AgentError::FreezeStatus(_)
+        | AgentError::Pid { .. }
+        | AgentError::Timeout { .. }
+        | AgentError::NoTime(_)
+        | AgentError::Exit { .. } => false,
+    }
+}
+
+fn has_persistent_tpm(vmi: &VirtualMachineInstance) -> bool {
+    let tpm = vmi.spec.domain.devices.tpm.as_ref();
+    tpm.is_some_and(|tpm| tpm.enabled.unwrap_or(true) && tpm.persistent.unwrap_or(false))
+}
+
+/// Writes everything below `path` to its disk, `depth` folders deep.
+fn sync_tree(path: &Path, depth: u32) -> io::Result<()> {
+    if depth > 0 {
+        for entry in std::fs::read_dir(path)? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                sync_tree(&entry.path(), depth - 1)?;
+            } else if kind.is_file() {
+                std::fs::File::open(entry.path())?.sync_all()?;
+            }
+        }
+    }
+    std::fs::File::open(path)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_persistent_tpm_has_state_to_keep() {
+        let vmi = |tpm: &str| {
+            let text = format!(r#"{{"spec":{{"domain":{{"devices":{{"tpm":{tpm}}}}}}}}}"#);
+            crate::vmi::parse(text.as_bytes()).unwrap()
+        };
+        assert!(!has_persistent_tpm(&vmi("null")));
+        assert!(!has_persistent_tpm(&vmi("{}")));
+        assert!(has_persistent_tpm(&vmi(r#"{"persistent":true}"#)));
+        assert!(!has_persistent_tpm(&vmi(r#"{"persistent":true,"enabled":false}"#)));
+    }
+
+    #[test]
+    fn the_state_of_tpms_must_be_there() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("tpm2")).unwrap();
+        std::fs::write(dir.path().join("tpm2/state"), "x").unwrap();
+        sync_tree(dir.path(), 8).unwrap();
+        assert!(sync_tree(&dir.path().join("absent"), 8).is_err());
+    }
+
+    #[test]
+    fn only_a_freeze_without_an_answer_has_to_be_undone() {
+        let deadline = Error::Deadline { call: "virDomainFSFreeze", after: THAW_PAUSE };
+        let refused = Error::Libvirt(crate::libvirt::VirError { code: 86, domain: 0, message: String::new() });
+        assert!(may_still_happen(&deadline.into()));
+        assert!(!may_still_happen(&refused.into()));
+    }
+
+    #[tokio::test]
+    async fn there_is_one_safety_thaw_at_a_time() {
+        let pending = || tokio::spawn(std::future::pending::<()>());
+        let (first, second) = (pending(), pending());
+        let thaw = SafetyThaw::default();
+        thaw.replace(Some(first.abort_handle()));
+        thaw.replace(Some(second.abort_handle()));
+        assert!(first.await.unwrap_err().is_cancelled());
+        assert!(!second.is_finished());
+        thaw.replace(None);
+        assert!(second.await.unwrap_err().is_cancelled());
+    }
+}

@@ -1,0 +1,154 @@
+//! The guest through its agent: what is known of it, commands, pings, freezing (contract/cmd-server.md 7.1, 8.1, 8.2).
+//!
+//! What the reader can rely on: reads answer from what the poller has learnt and never reach into the guest; a freeze
+//! that was asked for with a time limit is undone even if libvirt's answer to it never came.
+
+mod freeze;
+mod ping;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use tokio::sync::watch;
+
+use super::publisher::Identity;
+use crate::cmd::{Failure, GuestCommand, GuestOutput};
+use crate::domain::{Domain, LifeCycle};
+use crate::guest_agent::{self, AgentError, GuestData, Intervals, LibvirtAgent, Presence};
+use crate::libvirt::Connection;
+use crate::notify::{InvolvedObject, K8sEvent, K8sEventType, Outbox};
+
+/// The agent's channel (contract/domain-xml-qemu.md 7.1).
+const CHANNEL: &str = "org.qemu.guest_agent.0";
+
+/// The guest. Clones share everything.
+#[derive(Clone)]
+pub struct Guest {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    agent: LibvirtAgent,
+    outbox: Outbox,
+    object: InvolvedObject,
+    /// Where libvirt keeps the state of persistent TPMs.
+    tpm_state: PathBuf,
+    data: watch::Sender<GuestData>,
+    presence: watch::Sender<Presence>,
+    /// How often libvirt has told that the agent connected.
+    connections: AtomicU64,
+    probes_paused: AtomicBool,
+    thaw: freeze::SafetyThaw,
+}
+
+impl Guest {
+    /// The guest of the domain that `identity` names; nothing is known of it yet.
+    pub fn new(identity: &Identity, connection: Connection, outbox: Outbox, tpm_state: PathBuf) -> Self {
+        let object = InvolvedObject {
+            namespace: identity.namespace.clone(),
+            name: identity.name.clone(),
+            uid: identity.uid.clone(),
+        };
+        Guest {
+            shared: Arc::new(Shared {
+                agent: LibvirtAgent { connection, domain: identity.domain.clone() },
+                outbox,
+                object,
+                tpm_state,
+                data: watch::Sender::default(),
+                presence: watch::Sender::default(),
+                connections: AtomicU64::new(1),
+                probes_paused: AtomicBool::new(false),
+                thaw: freeze::SafetyThaw::default(),
+            }),
+        }
+    }
+
+    /// Asks the agent again and again, for as long as the runtime lives.
+    pub fn start_poller(&self, intervals: Intervals) {
+        let Shared { agent, presence, data, .. } = &*self.shared;
+        tokio::spawn(guest_agent::poll(agent.clone(), intervals, presence.subscribe(), data.clone()));
+    }
+
+    /// What the agent has told so far, and word of every change.
+    pub fn data(&self) -> watch::Receiver<GuestData> {
+        self.shared.data.subscribe()
+    }
+
+    /// libvirt tells that an agent has connected: it may be another one than before.
+    pub fn agent_connected(&self) {
+        self.shared.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The domain as libvirt shows it now, `None` if there is none: whether there is an agent that can be asked.
+    pub fn seen(&self, domain: Option<&Domain>) {
+        let present = domain.is_some_and(|domain| {
+            let target = |channel: &crate::domain::Channel| channel.target.clone().unwrap_or_default();
+            let mut targets = domain.spec.devices.channels.iter().map(target);
+            domain.status.status == LifeCycle::Running
+                && targets.any(|target| target.name == CHANNEL && target.state == "connected")
+        });
+        let now = present.then(|| self.shared.connections.load(Ordering::Relaxed));
+        self.shared.presence.send_if_modified(|before| std::mem::replace(before, now) != now);
+    }
+
+    /// Whether probes of the guest are to be answered without asking it (`kubevirt.io/pause-guest-agent-probes`).
+    pub fn pause_probes(&self, annotation: Option<&str>) {
+        // What Go's ParseBool takes for true.
+        let paused = annotation.is_some_and(|value| matches!(value, "1" | "t" | "T" | "TRUE" | "true" | "True"));
+        self.shared.probes_paused.store(paused, Ordering::Relaxed);
+    }
+
+    /// GetGuestInfo.
+    pub fn info(&self) -> Result<String, Failure> {
+        document(guest_agent::guest_info(&self.shared.data.borrow()))
+    }
+
+    /// GetUsers.
+    pub fn users(&self) -> Result<String, Failure> {
+        document(guest_agent::user_list(&self.shared.data.borrow()))
+    }
+
+    /// GetFilesystems.
+    pub fn filesystems(&self) -> Result<String, Failure> {
+        document(guest_agent::filesystem_list(&self.shared.data.borrow()))
+    }
+
+    /// Exec.
+    pub async fn exec(&self, command: GuestCommand) -> Result<GuestOutput, Failure> {
+        let GuestCommand { domain, path, arguments, timeout_seconds } = command;
+        let agent = LibvirtAgent { domain, ..self.shared.agent.clone() };
+        let command = guest_agent::Command { path, arguments, timeout_seconds };
+        let guest_agent::Finished { exit_code, output } = guest_agent::exec(&agent, &command).await?;
+        Ok(GuestOutput { exit_code, stdout: output })
+    }
+
+    fn warning(&self, reason: &str, message: String) {
+        let event = K8sEvent {
+            involved_object: self.shared.object.clone(),
+            event_type: K8sEventType::Warning,
+            reason: reason.to_owned(),
+            message,
+        };
+        self.shared.outbox.k8s_event(&event);
+    }
+}
+
+fn document(written: Result<String, serde_json::Error>) -> Result<String, Failure> {
+    written.map_err(|error| Failure::text(format!("what the guest agent told cannot be written as JSON: {error}")))
+}
+
+impl From<AgentError> for Failure {
+    fn from(error: AgentError) -> Self {
+        match error {
+            AgentError::Libvirt(error) => error.into(),
+            error @ (AgentError::Reply { .. }
+            | AgentError::FreezeStatus(_)
+            | AgentError::Pid { .. }
+            | AgentError::Timeout { .. }
+            | AgentError::NoTime(_)
+            | AgentError::Exit { .. }) => Failure::text(error.to_string()),
+        }
+    }
+}
