@@ -29,6 +29,7 @@ pub use facts::{
 };
 pub use network_phase2::hot_pluggable_tap;
 pub use options::{Cell, ClusterConfig, Distance, HostCpu, Smbios, SyncOptions, Topology};
+pub use pci::kernel_name;
 pub use steps::{STEPS, Step};
 
 use crate::domain::{CpuTune, DomainSpec, QEMU_NAMESPACE};

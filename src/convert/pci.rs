@@ -93,7 +93,7 @@ pub(super) fn address(text: &str) -> Option<Address> {
 }
 
 /// The address as the kernel names devices: `dddd:bb:ss.f`.
-pub(super) fn kernel_name(address: &Address) -> String {
+pub fn kernel_name(address: &Address) -> String {
     let digits = |text: &str| text.strip_prefix("0x").unwrap_or(text).to_owned();
     format!(
         "{}:{}:{}.{}",

@@ -97,3 +97,44 @@ pub struct Environment {
     /// `PCI_RESOURCE_*`, `MDEV_PCI_RESOURCE_*` and `USB_RESOURCE_*` by their whole names: device addresses.
     pub device_resources: BTreeMap<String, Vec<String>>,
 }
+
+/// What virt-controller passes for a VM `ns/vm`, for tests.
+#[cfg(test)]
+pub(crate) fn example() -> Config {
+    let second = Duration::from_secs(1);
+    Config {
+        qemu_timeout: 240 * second,
+        kubevirt_share_dir: "/var/run/kubevirt".into(),
+        ephemeral_disk_dir: "/var/run/kubevirt-ephemeral-disks".into(),
+        container_disk_dir: "/var/run/kubevirt/container-disks".into(),
+        hotplug_disk_dir: "/var/run/kubevirt/hotplug-disks".into(),
+        name: "vm".into(),
+        uid: "u-1".into(),
+        namespace: "ns".into(),
+        grace_period: 45 * second,
+        allow_emulation: false,
+        allow_cross_arch_emulation: false,
+        run_as_nonroot: true,
+        image_volume: false,
+        upgrade_ordinal_ifaces: false,
+        vgpu_dedicated_hook: false,
+        vm_stats_collector: false,
+        firmware_auto_selection: false,
+        hook_sidecars: 0,
+        disk_memory_limit: 2_097_152_000,
+        ovmf_path: "/usr/share/edk2/ovmf".into(),
+        agent: AgentIntervals {
+            sys: 120 * second,
+            file: 300 * second,
+            user: 10 * second,
+            version: 300 * second,
+            fsfreeze_status: 5 * second,
+        },
+        simulate_crash: false,
+        libvirt_log_filters: None,
+        hypervisor: Some("kvm".into()),
+        hypervisor_catalogue: None,
+        verbosity: 2,
+        environment: Environment::default(),
+    }
+}

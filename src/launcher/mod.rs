@@ -8,6 +8,7 @@ pub mod facts;
 pub mod guest;
 mod guest_time;
 pub mod hypervisor_process;
+mod iommufd;
 pub mod lifecycle;
 mod measures;
 pub mod metadata;

@@ -201,6 +201,7 @@ impl Started {
             root: PathBuf::from("/"),
             inspected: Mutex::default(),
             cloud_init: Mutex::default(),
+            iommufd: Arc::default(),
         };
         let (driver, handle) = Driver::new(
             vm.clone(),

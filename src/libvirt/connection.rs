@@ -1,5 +1,7 @@
 //! One connection to the daemon, re-opened by its owner; every call runs in a blocking thread under a deadline.
 
+use std::ffi::CStr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -288,6 +290,14 @@ impl Connection {
     pub async fn undefine(&self, name: &str, flags: u32) -> Result<(), Error> {
         self.on_domain("virDomainUndefineFlags", self.shared.deadlines.define, name, move |domain| {
             Ok(domain.undefine_flags(flags)?)
+        })
+        .await
+    }
+
+    /// `virDomainFDAssociate`: gives libvirt a copy of `descriptor` under `name` until the connection closes.
+    pub async fn associate(&self, name: &str, group: &'static CStr, descriptor: OwnedFd) -> Result<(), Error> {
+        self.on_domain("virDomainFDAssociate", self.shared.deadlines.control, name, move |domain| {
+            raw::associate(domain, group, descriptor.as_fd())
         })
         .await
     }

@@ -3,6 +3,7 @@
 use std::ffi::{CStr, c_int, c_void};
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use virt::connect::Connect;
 use virt::domain::Domain;
@@ -65,6 +66,16 @@ pub(super) fn domain_state(domain: &Domain) -> Result<(i32, i32), VirError> {
     // SAFETY: the domain pointer is alive while `domain` is borrowed; both out pointers are valid.
     match unsafe { virt_sys::virDomainGetState(domain.as_ptr(), &mut state, &mut reason, 0) } {
         0 => Ok((state, reason)),
+        _ => Err(last_error()),
+    }
+}
+
+/// `virDomainFDAssociate`: libvirt gets copies of the descriptors, known by `name` in the domain's document.
+pub(super) fn associate(domain: &Domain, name: &CStr, descriptor: BorrowedFd<'_>) -> Result<(), VirError> {
+    let mut numbers = [descriptor.as_raw_fd()];
+    // SAFETY: domain, name and the array with its one number live through the call, which keeps none of them.
+    match unsafe { virt_sys::virDomainFDAssociate(domain.as_ptr(), name.as_ptr(), 1, numbers.as_mut_ptr(), 0) } {
+        0 => Ok(()),
         _ => Err(last_error()),
     }
 }

@@ -45,7 +45,12 @@ pub(super) fn facts(
         .build()
         .map_err(|error| Problem::Machine(error.to_string()))?;
     let disks = runtime.block_on(inspect(config, vmi))?;
-    Ok(facts::gather(&Pod { config, hypervisor, device }, vmi, SyncOptions::default(), &disks))
+    Ok(facts::gather(
+        &Pod { root: Path::new("/"), config, hypervisor, device, iommufd: false },
+        vmi,
+        SyncOptions::default(),
+        &disks,
+    ))
 }
 
 async fn inspect(config: &Config, vmi: &VirtualMachineInstance) -> Result<BTreeMap<String, ImageInfo>, Problem> {

@@ -16,6 +16,7 @@ use disks::Disks;
 
 use super::config::Config;
 use super::facts::{self, Pod};
+use super::iommufd::{self, Iommufd};
 use super::operations::{Vm, state};
 use crate::cmd::{Failure, SyncRequest};
 use crate::convert::{Defines, HostFacts, SyncOptions};
@@ -43,6 +44,8 @@ pub struct Boot {
     pub inspected: Mutex<BTreeMap<String, ImageInfo>>,
     /// Cloud-init data that waits for the start.
     pub cloud_init: Mutex<Option<CloudInit>>,
+    /// The descriptor that a device plugin gave the pod.
+    pub iommufd: Arc<Iommufd>,
 }
 
 /// Looks at the machine on a thread that may wait.
@@ -136,11 +139,14 @@ impl Boot {
         let hypervisor = if self.runtime.virt_type() == "hyperv" { "hyperv-direct" } else { "kvm" };
         let device = self.runtime.device_node().map(Path::to_owned);
         let root = self.root.clone();
+        let iommufd = Arc::clone(&self.iommufd);
         blocking(move || {
-            let pod = Pod { config: &config, hypervisor, device: device.as_deref() };
-            facts::collect(&root, &pod, &vmi, options, &inspected)
+            let iommufd = iommufd.receive(&facts::below(&root, iommufd::SOCKET), iommufd::DEADLINE)?;
+            let pod = Pod { root: &root, config: &config, hypervisor, device: device.as_deref(), iommufd };
+            Ok(facts::collect(&pod, &vmi, options, &inspected))
         })
-        .await
+        .await?
+        .map_err(|why: String| Failure::text(why))
     }
 
     fn inspected(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, ImageInfo>> {
@@ -202,6 +208,10 @@ impl Boot {
     }
 
     async fn start(&self, vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+        if let Some(descriptor) = self.iommufd.copy().map_err(Failure::text)? {
+            let given = vm.connection.associate(&vm.domain, c"iommu", descriptor).await;
+            given.map_err(|error| Failure::text(format!("failed to associate IOMMUFD FD with domain: {error}")))?;
+        }
         let data = self.cloud_init.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(data) = data {
             let meta = &vmi.metadata;

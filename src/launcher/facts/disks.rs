@@ -2,8 +2,9 @@
 //! contract/domain-xml-qemu.md 8.8, 8.9).
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use super::files::below;
 use crate::convert::{BlockSizes, HostFacts};
 use crate::domain::{DiskSource, DomainSpec};
 
@@ -27,11 +28,6 @@ fn place(source: &DiskSource) -> Place<'_> {
         "" => Place { path: &source.dev, is_file: false },
         file => Place { path: file, is_file: true },
     }
-}
-
-/// An absolute path of the pod, below `root`.
-fn below(root: &Path, path: &str) -> PathBuf {
-    root.join(path.trim_start_matches('/'))
 }
 
 /// Finds out where O_DIRECT works and which raw images are fully allocated; best after the disks are made. Blocking:
