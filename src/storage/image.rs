@@ -95,6 +95,17 @@ pub async fn create_empty_disk(
     create(tools, disk, owner, "make the empty disk", arguments).await
 }
 
+/// Grows a raw image to `bytes`. One that is allocated as a whole stays so: its new blocks are allocated too.
+pub async fn grow_image(tools: &Tools, path: &Path, bytes: u64, allocated: bool) -> Result<(), StorageError> {
+    let preallocation = if allocated { "--preallocation=falloc" } else { "--preallocation=off" };
+    let bytes = bytes.to_string();
+    // The format is named: a guest that wrote the header of another one must not be believed.
+    let arguments =
+        ["resize".as_ref(), "-f".as_ref(), "raw".as_ref(), preallocation.as_ref(), path.as_os_str(), bytes.as_ref()];
+    let job = Job { tool: "qemu-img", what: "grow", path, deadline: tools.timings.growth };
+    run(&tools.qemu_img, arguments, job, None).await.map(drop)
+}
+
 async fn create(
     tools: &Tools,
     path: &Path,

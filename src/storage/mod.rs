@@ -13,7 +13,7 @@ mod tool;
 
 pub use cloud_init::{CloudInit, CloudInitSource, MetaData, PublicKeys, make_cloud_init_disk};
 pub use config_disk::{ConfigDisk, ConfigSource, make_config_disk, make_config_disk_placeholder};
-pub use image::{ImageInfo, InspectionLimits, create_empty_disk, create_overlay, inspect};
+pub use image::{ImageInfo, InspectionLimits, create_empty_disk, create_overlay, grow_image, inspect};
 pub use iso::make_iso_of_directory;
 pub use metrics_disk::make_metrics_disk;
 pub use tool::{Timings, Tools};

@@ -17,11 +17,13 @@ pub struct Timings {
     pub image: Duration,
     /// The ISO tool. The original's 10 s fire on loaded nodes (contract/lifecycle.md 12.23).
     pub iso: Duration,
+    /// Growing a disk, whose new blocks may have to be allocated.
+    pub growth: Duration,
 }
 
 impl Default for Timings {
     fn default() -> Self {
-        Timings { image: Duration::from_secs(30), iso: Duration::from_secs(30) }
+        Timings { image: Duration::from_secs(30), iso: Duration::from_secs(30), growth: Duration::from_secs(60) }
     }
 }
 

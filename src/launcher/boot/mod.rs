@@ -3,6 +3,7 @@
 
 mod cloud_init;
 mod disks;
+mod growth;
 mod image_volumes;
 mod missing;
 
@@ -173,11 +174,13 @@ impl Boot {
         self.disks().prepare(vmi, &inspected).await?;
         missing::check(&self.root, &self.cloud_init_dir(), vmi, &domain)?;
         let root = self.root.clone();
-        blocking(move || {
+        let (facts, domain) = blocking(move || {
             facts::probe_disks(&root, &domain, &mut facts);
-            facts
+            (facts, domain)
         })
-        .await
+        .await?;
+        growth::grow(&self.tools, &self.root, &domain.devices.disks).await;
+        Ok(facts)
     }
 
     fn cloud_init_dir(&self) -> PathBuf {

@@ -9,6 +9,8 @@ pub mod memory;
 pub mod resize;
 mod volumes;
 
+pub(super) use volumes::measure;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

@@ -129,7 +129,7 @@ fn size(disk: &Disk) -> Option<(String, u64, BlockSize)> {
 }
 
 /// A backend that is not there is measured at a later sync.
-fn measure(path: &Path) -> Option<Backend> {
+pub(in crate::launcher) fn measure(path: &Path) -> Option<Backend> {
     let found = std::fs::metadata(path).ok()?;
     if found.file_type().is_block_device() {
         return Some(Backend::Device(File::open(path).ok()?.seek(SeekFrom::End(0)).ok()?));
