@@ -1,7 +1,9 @@
 //! What is fed, with what it starts from.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use serde_json::value::RawValue;
+use virt_launcher::convert::{Defines, HostFacts};
 use virt_launcher::domain::{Domain, DomainSpec};
 use virt_launcher::vmi::{self, Quantity};
 
@@ -17,6 +19,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "domain-json", seeds: domain_json_seeds, run: domain_json },
     Target { name: "vmi-json", seeds: vmi_seeds, run: vmi_json },
     Target { name: "vmi-document", seeds: vmi_seeds, run: vmi_document },
+    Target { name: "convert", seeds: boot_seeds, run: convert },
     Target { name: "quantity", seeds: quantity_seeds, run: quantity },
 ];
 
@@ -55,6 +58,34 @@ fn vmi_document(input: &[u8]) -> bool {
     vmi::parse_document(&String::from_utf8_lossy(input)).is_ok()
 }
 
+/// A VMI, the facts it meets and what libvirt reads back, in one document.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Boot {
+    vmi: Box<RawValue>,
+    facts: HostFacts,
+    readback: String,
+}
+
+/// All defines of a boot or an error, and each define reads back.
+fn convert(input: &[u8]) -> bool {
+    let Ok(input) = serde_json::from_slice::<Boot>(input) else { return false };
+    let Ok(vmi) = vmi::parse(input.vmi.get().as_bytes()) else { return false };
+    let Ok(mut boot) = Defines::new(&vmi, &input.facts) else { return false };
+    loop {
+        let xml = boot.xml();
+        let read = DomainSpec::from_define_xml(&xml).unwrap();
+        assert_eq!(boot.document().round_trip().unwrap().to_xml(), read.to_xml());
+        if boot.is_last() {
+            return true;
+        }
+        // Where there is no read-back, what was defined serves as one.
+        let readback = if input.readback.is_empty() { &xml } else { &input.readback };
+        if boot.next(Some(readback)).is_err() {
+            return false;
+        }
+    }
+}
+
 fn quantity(input: &[u8]) -> bool {
     let Ok(quantity) = Quantity::parse(&String::from_utf8_lossy(input)) else { return false };
     // None of these panics, and a number that is exact is the rounded one.
@@ -68,6 +99,26 @@ fn vmi_seeds() -> Vec<Vec<u8>> {
     let mut seeds = recorded(&[".vmi.json"], 60);
     seeds.push(include_bytes!("seeds/vmi.yaml").to_vec());
     seeds
+}
+
+fn boot_seeds() -> Vec<Vec<u8>> {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let raw = |text: String| RawValue::from_string(text).unwrap();
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+    let facts: HostFacts = serde_json::from_str(&read(&project.join("tests/vmis/facts.json"))).unwrap();
+    let own = ["small", "typical", "big"].map(|name| {
+        let vmi = vmi::parse_document(&read(&project.join(format!("tests/vmis/{name}.yaml")))).unwrap();
+        Boot { vmi: raw(serde_json::to_string(&vmi).unwrap()), facts: facts.clone(), readback: String::new() }
+    });
+    let recorded = recorded_paths(&[".vmi.json"], 120).into_iter().filter_map(|path| {
+        let beside = |suffix: &str| path.to_str().unwrap().replace(".vmi.json", suffix);
+        Some(Boot {
+            vmi: raw(read(&path)),
+            facts: serde_json::from_str(&read(Path::new(&beside(".ctx.json")))).ok()?,
+            readback: std::fs::read_to_string(beside(".readback.xml")).unwrap_or_default(),
+        })
+    });
+    own.into_iter().chain(recorded).map(|boot| serde_json::to_vec(&boot).unwrap()).collect()
 }
 
 fn quantity_seeds() -> Vec<Vec<u8>> {
@@ -89,11 +140,15 @@ fn domain_json_seeds() -> Vec<Vec<u8>> {
 
 /// Up to `limit` golden cases' files, if they are at hand.
 fn recorded(suffixes: &[&str], limit: usize) -> Vec<Vec<u8>> {
+    recorded_paths(suffixes, limit).iter().map(|path| std::fs::read(path).unwrap()).collect()
+}
+
+fn recorded_paths(suffixes: &[&str], limit: usize) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/conformance/domain-xml");
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| suffixes.iter().any(|suffix| path.to_str().unwrap().ends_with(suffix)));
     paths.sort();
     let step = (paths.len() / limit).max(1);
-    paths.iter().step_by(step).map(|path| std::fs::read(path).unwrap()).collect()
+    paths.into_iter().step_by(step).collect()
 }

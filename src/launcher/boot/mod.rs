@@ -68,6 +68,9 @@ impl Boot {
         let facts = self.facts(&vmi, options).await?;
         if !vm.connection.exists(&vm.domain).await? {
             let facts = self.prepare(&vmi, facts.clone()).await?;
+            if let Ok(facts) = serde_json::to_string(&facts) {
+                tracing::info!(v = 5, facts, "converting the VMI");
+            }
             let defines = Defines::new(&vmi, &facts).map_err(|error| Failure::text(error.to_string()))?;
             self.define(vm, defines).await?;
             vm.metadata.set(|metadata| {
@@ -191,7 +194,9 @@ impl Boot {
     async fn define(&self, vm: &Vm, mut defines: Defines) -> Result<(), Failure> {
         let result = async {
             loop {
-                vm.connection.define(defines.xml()).await?;
+                let xml = defines.xml();
+                tracing::info!(v = 5, xml, "defining the domain");
+                vm.connection.define(xml).await?;
                 if defines.is_last() {
                     return Ok(());
                 }
