@@ -17,7 +17,7 @@ declare -A group=(
     # Containers; debootstrap makes the base image where no registry answers.
     [image]="podman runc debootstrap debian-archive-keyring tar"
     # Integration tests and the demo call these on the host.
-    [test]="procps util-linux jq qemu-utils xorriso"
+    [test]="procps util-linux iproute2 jq qemu-utils xorriso"
 )
 
 as_root() {

@@ -2,7 +2,7 @@
 //! unless a call says otherwise.
 
 use super::connection::Connection;
-use super::error::Error;
+use super::error::{Error, code};
 
 /// `VIR_DOMAIN_AFFECT_LIVE | VIR_DOMAIN_AFFECT_CONFIG`, also under the names `DEVICE_MODIFY_…` and `VCPU_…`.
 const LIVE_AND_CONFIG: u32 = 1 | 2;
@@ -28,10 +28,26 @@ impl Connection {
     }
 
     /// `virDomainDetachDeviceFlags`: asks the guest to let go of the device. libvirt waits some seconds for it; success
-    /// after that only means that the guest was asked, and an event tells the rest.
+    /// after that only means that the guest was asked, and an event tells the rest. To ask again, or for a device that has
+    /// gone meanwhile, is no error.
     pub async fn detach_device(&self, name: &str, xml: String) -> Result<(), Error> {
+        let missing =
+            |result: &Result<(), Error>| result.as_ref().is_err_and(|error| error.code() == Some(code::DEVICE_MISSING));
+        let mut result = self.detach(name, xml.clone(), LIVE_AND_CONFIG).await;
+        if missing(&result) {
+            // An earlier request has taken it out of the definition; the guest may still have it.
+            result = self.detach(name, xml, LIVE).await;
+        }
+        match result {
+            Err(error) if error.is_unplugging() => Ok(()),
+            result if missing(&result) => Ok(()),
+            result => result,
+        }
+    }
+
+    async fn detach(&self, name: &str, xml: String, flags: u32) -> Result<(), Error> {
         self.on_domain("virDomainDetachDeviceFlags", self.deadlines().control, name, move |domain| {
-            Ok(domain.detach_device_flags(&xml, LIVE_AND_CONFIG)?)
+            Ok(domain.detach_device_flags(&xml, flags)?)
         })
         .await
     }

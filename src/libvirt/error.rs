@@ -32,6 +32,8 @@ pub mod code {
     pub const OPERATION_UNSUPPORTED: i32 = 84;
     /// The guest agent does not answer.
     pub const AGENT_UNRESPONSIVE: i32 = 86;
+    /// The domain has no such device.
+    pub const DEVICE_MISSING: i32 = 99;
 }
 
 /// An error that libvirt reported, in libvirt's own numbers.
@@ -109,6 +111,12 @@ impl Error {
                 None
             }
         }
+    }
+
+    /// Whether QEMU said that the guest has been asked for the device and has not answered yet. There is no number for
+    /// it.
+    pub fn is_unplugging(&self) -> bool {
+        matches!(self, Error::Libvirt(error) if error.message.contains("already in the process of unplug"))
     }
 
     /// Whether libvirt said that the domain does not exist.

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use super::console::Console;
 use super::virt_handler::{Options, VirtHandler};
 use super::{expect, wait_for};
 
@@ -232,10 +233,30 @@ impl Pod {
         seen
     }
 
-    pub fn sync(&self, vmi: &str) -> Output {
+    /// A shell in the guest, once it is up.
+    pub fn console(&self) -> Console {
+        Console::open(&self.volume("private").join(UID).join("virt-serial0"))
+    }
+
+    /// Runs a program of this machine in the pod's network namespace.
+    pub fn in_network(&self, words: &[&str]) -> String {
+        succeed(Command::new("nsenter").args(["-n", "-t", &self.pid_1().to_string()]).args(words))
+    }
+
+    /// Gives a device node of the container to the VM's user, as virt-handler does.
+    pub fn open_device(&self, path: &str) {
+        succeed(podman().args(["exec", "--user", "0", "--privileged", &self.name, "chown", "107:107", path]));
+    }
+
+    /// `virt-launcher ctl` with a VMI's file at the end.
+    pub fn ctl_with(&self, words: &[&str], vmi: &str) -> Output {
         let file = self.volume("public").join("vmi.yaml");
         fs::write(&file, vmi).unwrap();
-        self.ctl(&["sync", file.to_str().unwrap()])
+        self.ctl(&[words, &[file.to_str().unwrap()]].concat())
+    }
+
+    pub fn sync(&self, vmi: &str) -> Output {
+        self.ctl_with(&["sync"], vmi)
     }
 
     /// `Status.Status` of the domain.
