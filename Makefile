@@ -50,6 +50,15 @@ test: images ## everything: unit tests, and integration tests on the real image 
 	@images/deps.sh test
 	VIRT_LAUNCHER_STATIC=$(CURDIR)/$(DIST) VIRT_LAUNCHER_IMAGE=localhost/virt-launcher-qemu VIRT_LAUNCHER_GUEST_IMAGE=localhost/virt-launcher-guest cargo test --locked
 
+.PHONY: test-forms
+test-forms: images ## the image's tests with both forms of libvirt: the monolithic libvirtd, and virtqemud
+	@images/deps.sh test
+	@images/build.sh qemu-modular
+	for image in localhost/virt-launcher-qemu localhost/virt-launcher-qemu:modular; do \
+	    echo "== $$image"; \
+	    VIRT_LAUNCHER_IMAGE=$$image VIRT_LAUNCHER_GUEST_IMAGE=localhost/virt-launcher-guest cargo test --locked --test image; \
+	done
+
 .PHONY: conformance
 conformance: ## run the golden cases: [DIR=folder] [ONLY=substring] [SHOW=failures shown in full]
 	CONFORMANCE_DIR='$(DIR)' CONFORMANCE_ONLY='$(ONLY)' CONFORMANCE_SHOW='$(SHOW)' cargo test --locked --quiet --test conformance

@@ -1,7 +1,12 @@
 #!/usr/bin/env bash
-# Builds the images: localhost/virt-launcher-qemu (from target/dist/virt-launcher, see `make static`) and
-# localhost/virt-launcher-guest, or what VIRT_LAUNCHER_IMAGE and VIRT_LAUNCHER_GUEST_IMAGE call them. podman's layer cache
-# makes a repeated run quick; the sizes are printed.
+# Builds images from target/dist/virt-launcher (see `make static`). podman's layer cache makes a repeated run quick; the
+# sizes are printed.
+#
+#   build.sh [guest|qemu|qemu-modular]...     default: guest qemu
+#
+#   guest          localhost/virt-launcher-guest, the tests' and the demo's guest; or named by VIRT_LAUNCHER_GUEST_IMAGE
+#   qemu           localhost/virt-launcher-qemu, with Debian's monolithic libvirtd; or named by VIRT_LAUNCHER_IMAGE
+#   qemu-modular   localhost/virt-launcher-qemu:modular, with virtqemud of images/libvirt
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -23,6 +28,21 @@ build() {
 
 base=$("$here/base/build.sh")
 echo "images: base $base"
-build "${VIRT_LAUNCHER_GUEST_IMAGE:-localhost/virt-launcher-guest}" --build-arg BASE="$base" -f "$here/guest/Containerfile" "$here/guest"
-[ "${1:-}" = guest ] ||
-    build "${VIRT_LAUNCHER_IMAGE:-localhost/virt-launcher-qemu}" --build-arg BASE="$base" -f "$here/../Containerfile.qemu" "$here/.."
+guest=${VIRT_LAUNCHER_GUEST_IMAGE:-localhost/virt-launcher-guest}
+qemu=${VIRT_LAUNCHER_IMAGE:-localhost/virt-launcher-qemu}
+[ $# -gt 0 ] || set -- guest qemu
+for image in "$@"; do
+    case $image in
+    guest) build "$guest" --build-arg BASE="$base" -f "$here/guest/Containerfile" "$here/guest" ;;
+    qemu) build "$qemu" --build-arg BASE="$base" -f "$here/../Containerfile.qemu" "$here/.." ;;
+    qemu-modular)
+        libvirt=$("$here/libvirt/build.sh" "$base")
+        build "${qemu%:*}:modular" --build-arg BASE="$base" --build-arg LIBVIRT=modular \
+            --build-arg LIBVIRT_IMAGE="$libvirt" -f "$here/../Containerfile.qemu" "$here/.."
+        ;;
+    *)
+        echo "images: error: there is no image $image" >&2
+        exit 2
+        ;;
+    esac
+done

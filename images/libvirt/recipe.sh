@@ -45,8 +45,8 @@ sources() {
 tools() {
     apt-get install -y -q --no-install-recommends gcc libc6-dev meson ninja-build pkgconf gettext xsltproc libxml2-utils python3 \
         dpkg-dev curl ca-certificates xz-utils file libglib2.0-dev libgnutls28-dev libxml2-dev libtirpc-dev libjson-c-dev \
-        libcurl4-gnutls-dev libnl-3-dev libnl-route-3-dev libcap-ng-dev libnuma-dev libattr1-dev libacl1-dev libpciaccess-dev \
-        libudev-dev libreadline-dev rpcsvc-proto
+        libcurl4-gnutls-dev libnl-3-dev libnl-route-3-dev libcap-ng-dev libnuma-dev libattr1-dev libacl1-dev libreadline-dev \
+        rpcsvc-proto
 }
 
 # Some mirrors do not know "%2b" as "+": what apt cannot get is asked for by its plain address, and its hash checked.
@@ -85,12 +85,13 @@ fetch() {
 # monolithic extras: networks, storage pools and secrets have no daemon in a launcher pod. QEMU's user is the pod's.
 configure() {
     cd /src/libvirt
-    meson setup build -Dauto_features=disabled -Dsystem=true --buildtype=release -Dtests=disabled -Ddocs=disabled \
-        -Dinit_script=none -Dlibdir="lib/$(gcc -print-multiarch)" \
+    # Not -Dsystem=true, whose library directory is lib64.
+    meson setup build --prefix=/usr --libdir="lib/$(gcc -print-multiarch)" --sysconfdir=/etc --localstatedir=/var -Drunstatedir=/run \
+        -Dauto_features=disabled --buildtype=release -Dtests=disabled -Ddocs=disabled -Dnls=disabled -Dinit_script=none \
         -Ddriver_libvirtd=enabled -Ddriver_remote=enabled -Ddriver_qemu=enabled -Ddriver_ch=enabled -Ddriver_lxc=enabled \
         -Dqemu_user=qemu -Dqemu_group=qemu -Dch_user=root -Dch_group=root \
-        -Djson_c=enabled -Dcurl=enabled -Dlibnl=enabled -Dcapng=enabled -Dnumactl=enabled -Dattr=enabled -Dpciaccess=enabled \
-        -Dudev=enabled -Dreadline=enabled
+        -Djson_c=enabled -Dcurl=enabled -Dlibnl=enabled -Dcapng=enabled -Dnumactl=enabled -Dattr=enabled \
+        -Dreadline=enabled
 }
 
 compile() {
