@@ -203,7 +203,10 @@ fn what_cannot_be_used_is_named() {
         "/nonexistent/rb.xml: No such file",
     );
     files.refused(&[&vmi, "--context", &context, "--hypervisor", "xen"], "--hypervisor: ");
-    files.refused(&[&vmi, "--context", &context, "--hypervisor", "cloud-hypervisor"], "cloud-hypervisor");
+    files.refused(
+        &[&vmi, "--context", &context, "--hypervisor", "cloud-hypervisor"],
+        "no firmware for Cloud Hypervisor",
+    );
     files.refused(&[&vmi, "--context", &context, "--defines-dir", &vmi], "vmi.yaml");
     for (text, said) in [
         ("{", "bad: not a document"),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::error::ConvertError;
-use super::facts::HostFacts;
+use super::facts::{HostFacts, Profile};
 use super::firmware::{EfiChoice, choose_efi};
 use super::options::ClusterConfig;
 use super::{grace, host_devices};
@@ -77,7 +77,10 @@ impl<'a> Context<'a> {
         let security = spec.domain.launch_security.as_ref();
         let sev = security.is_some_and(|security| security.sev.is_some() || security.snp.is_some());
         let cluster = facts.options().cluster_config.clone().unwrap_or_default();
-        let efi = choose_efi(vmi, facts, arch)?;
+        let efi = match facts.hypervisor.profile {
+            Profile::Qemu => choose_efi(vmi, facts, arch)?,
+            Profile::CloudHypervisor => None,
+        };
         let host_devices = host_devices::assign(vmi, facts)?;
         let devices = &spec.domain.devices;
         let cpu = spec.domain.cpu.as_ref();

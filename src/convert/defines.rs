@@ -2,7 +2,7 @@
 
 use super::context::{Arch, Context, virtio_model};
 use super::error::ConvertError;
-use super::facts::HostFacts;
+use super::facts::{HostFacts, Profile};
 use super::{convert, pci};
 use crate::domain::{Alias, Controller, DomainSpec, Interface, InterfaceTarget, Model};
 use crate::vmi::VirtualMachineInstance;
@@ -39,7 +39,7 @@ impl Defines {
     pub fn new(vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<Self, ConvertError> {
         let mut converted = convert(vmi, facts)?;
         let context = Context::new(vmi, facts)?;
-        if !has_pcie_topology(vmi) {
+        if facts.hypervisor.profile != Profile::Qemu || !has_pcie_topology(vmi) {
             return Ok(Defines { current: converted.clone(), converted, extra_ports: 0, stage: Stage::Last });
         }
         let placeholders = placeholders(&context)?;

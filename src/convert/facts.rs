@@ -116,6 +116,17 @@ impl Default for HostFacts {
     }
 }
 
+/// What kind of document the pod's libvirt driver takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    /// libvirt's QEMU driver.
+    #[default]
+    Qemu,
+    /// libvirt's Cloud Hypervisor driver.
+    CloudHypervisor,
+}
+
 /// The hypervisor of the pod.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
@@ -124,6 +135,12 @@ pub struct HypervisorFacts {
     pub name: String,
     /// Whether `/dev/kvm` (or `/dev/mshv`) exists.
     pub device_present: bool,
+    /// The kind of document.
+    pub profile: Profile,
+    /// A firmware image to boot by in place of a kernel, where the profile knows no other firmware; empty if there is none.
+    pub firmware_image: String,
+    /// libvirt's name for the domain, where the VMI's would be too long; else empty.
+    pub domain_name: String,
 }
 
 /// Firmware files.

@@ -1,7 +1,8 @@
 //! VMI to domain document, pure: all facts about the machine come in as values.
 //!
-//! `convert` runs the steps of `STEPS` in order on an empty document, then the pre-start additions; `Defines` is the
-//! sequence of defines with libvirt's read-back in between. Nothing here touches the machine or reads a clock.
+//! `convert` runs the steps of the hypervisor's profile in order on an empty document, then the pre-start additions;
+//! `Defines` is the sequence of defines with libvirt's read-back in between. Nothing here touches the machine or reads a
+//! clock.
 
 mod cloud_init;
 mod context;
@@ -25,12 +26,13 @@ pub use context::{Arch, Context, topology};
 pub use defines::Defines;
 pub use error::ConvertError;
 pub use facts::{
-    BlockSizes, ContainerDiskInfo, DirectIo, HostFacts, HypervisorFacts, Link, NumaNode, Ovmf, PciDevice, Sysfs,
+    BlockSizes, ContainerDiskInfo, DirectIo, HostFacts, HypervisorFacts, Link, NumaNode, Ovmf, PciDevice, Profile,
+    Sysfs,
 };
 pub use network_phase2::hot_pluggable_tap;
 pub use options::{Cell, ClusterConfig, Distance, HostCpu, Smbios, SyncOptions, Topology};
 pub use pci::kernel_name;
-pub use steps::{STEPS, Step};
+pub use steps::{STEPS, Step, serial_socket, steps};
 
 use crate::domain::{CpuTune, DomainSpec, QEMU_NAMESPACE};
 use crate::vmi::VirtualMachineInstance;
@@ -52,8 +54,10 @@ pub fn convert_observed(
     cloud_init::check(&context)?;
     network_phase2::fill_in_taps(&context, &mut domain, &|_| true)?;
     observe("network phase 2", &domain);
-    io_modes::probe(&context, &mut domain)?;
-    observe("cache and IO modes", &domain);
+    if facts.hypervisor.profile == Profile::Qemu {
+        io_modes::probe(&context, &mut domain)?;
+        observe("cache and IO modes", &domain);
+    }
     Ok(domain)
 }
 
@@ -100,17 +104,20 @@ fn run_steps(
 ) -> Result<DomainSpec, ConvertError> {
     let mut domain = DomainSpec::default();
     observe("document", &domain);
-    for step in STEPS {
+    let profile = context.facts.hypervisor.profile;
+    for step in steps(profile) {
         (step.run)(context, &mut domain)?;
         observe(step.name, &domain);
     }
-    place_pci_devices(context, &mut domain)?;
-    observe("PCI placement", &domain);
-    domain.xml_ns = QEMU_NAMESPACE.to_owned();
-    if domain.type_.is_empty() {
-        domain.type_ = "kvm".to_owned();
+    if profile == Profile::Qemu {
+        place_pci_devices(context, &mut domain)?;
+        observe("PCI placement", &domain);
+        domain.xml_ns = QEMU_NAMESPACE.to_owned();
+        if domain.type_.is_empty() {
+            domain.type_ = "kvm".to_owned();
+        }
+        observe("document", &domain);
     }
-    observe("document", &domain);
     Ok(domain)
 }
 

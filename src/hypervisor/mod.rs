@@ -15,7 +15,9 @@ pub use features::{
 };
 pub use libvirt_files::{Append, ConfigFile, LibvirtFiles, LogFilters, log_filters};
 pub use runtime::{Environment, Runtime, RuntimeError};
-pub use schema::{Daemon, Entry, Launcher, Monolithic, Overheads, PerUser, RuntimeUser, RuntimeUsers, Virtlogd};
+pub use schema::{
+    Control, Conversion, Daemon, Entry, Launcher, Monolithic, Overheads, PerUser, RuntimeUser, RuntimeUsers, Virtlogd,
+};
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -83,6 +85,12 @@ pub trait Hypervisor {
     fn requires_boot_order(&self) -> bool;
     /// Whether there is a memory balloon.
     fn supports_memory_ballooning(&self) -> bool;
+    /// Whether it follows an image's backing files; without, a VM needs copies.
+    fn follows_backing_chains(&self) -> bool;
+    /// What the driver leaves to the launcher while the VM lives.
+    fn control(&self) -> Control;
+    /// libvirt's name for the domain `<namespace>_<name>`: itself, or a short one that is unique to it.
+    fn domain_name(&self, name: &str) -> String;
     /// `<domain type=…>` with hardware virtualisation.
     fn virt_type(&self) -> &str;
 }

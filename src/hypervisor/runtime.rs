@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::features::{Feature, FeatureError, features_of};
 use super::libvirt_files::{ConfigFile, LibvirtFiles};
-use super::schema::{Entry, Overheads, RuntimeUser};
+use super::schema::{Control, Entry, Overheads, RuntimeUser};
 use super::{DaemonSpec, Hypervisor, LibvirtWrapper};
 
 /// Facts of the environment that go into libvirt's configuration.
@@ -142,6 +142,11 @@ impl Runtime {
         Ok(Runtime { name: name.to_owned(), entry: entry.clone(), root, vcpu_regex, daemon, features })
     }
 
+    /// The entry.
+    pub fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
     /// What this hypervisor makes of a VMI's fields.
     pub fn features(&self) -> &[Feature] {
         &self.features
@@ -273,6 +278,18 @@ impl Hypervisor for Runtime {
         self.entry.launcher.supports_memory_ballooning
     }
 
+    fn follows_backing_chains(&self) -> bool {
+        self.entry.launcher.follows_backing_chains
+    }
+
+    fn control(&self) -> Control {
+        self.entry.launcher.control
+    }
+
+    fn domain_name(&self, name: &str) -> String {
+        self.entry.domain_name(name)
+    }
+
     fn virt_type(&self) -> &str {
         &self.entry.launcher.virt_type
     }
@@ -287,6 +304,23 @@ mod tests {
         let catalogue = Catalogue::builtin().unwrap();
         let (name, entry) = catalogue.get("kvm").unwrap();
         Runtime::resolve(name, entry, root, |path| present.iter().any(|present| Path::new(present) == path))
+    }
+
+    #[test]
+    fn names_too_long_for_a_socket_are_shortened_each_to_its_own() {
+        let catalogue = Catalogue::builtin().unwrap();
+        let (name, entry) = catalogue.get("ch").unwrap();
+        let runtime = Runtime::resolve(name, entry, false, |_| true).unwrap();
+        assert_eq!(runtime.domain_name("default_demo"), "default_demo");
+        let long = |last: &str| format!("{}_{}{last}", "n".repeat(63), "v".repeat(62));
+        let (one, other) = (runtime.domain_name(&long("a")), runtime.domain_name(&long("b")));
+        assert_ne!(one, other);
+        for name in [&one, &other] {
+            // What libvirt makes of it in session mode must fit sun_path.
+            let socket = format!("/var/run/libvirt/ch/run/{name}-socket");
+            assert!(socket.len() < 108 && name.starts_with("nnn"), "{socket}");
+        }
+        assert_eq!(one, runtime.domain_name(&long("a")));
     }
 
     const VIRTLOGD: &str = "/usr/sbin/virtlogd";

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::features::Feature;
 
@@ -39,6 +40,22 @@ pub struct Entry {
     /// What the draft lacks.
     #[serde(default)]
     pub launcher: Launcher,
+}
+
+impl Entry {
+    /// libvirt's name for the domain `<namespace>_<name>`: itself, or where it is too long for the driver, what fits of
+    /// its beginning, for a person, and a digest that tells names of the same beginning apart.
+    pub fn domain_name(&self, name: &str) -> String {
+        let Some(limit) = self.launcher.domain_name_limit.filter(|limit| name.len() > *limit) else {
+            return name.to_owned();
+        };
+        let digest: String = Sha256::digest(name.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let mut cut = limit.saturating_sub(digest.len() + 1).min(name.len());
+        while !name.is_char_boundary(cut) {
+            cut -= 1;
+        }
+        format!("{}-{digest}", name.get(..cut).unwrap_or_default())
+    }
 }
 
 fn default_disk_driver() -> String {
@@ -109,6 +126,18 @@ pub struct Launcher {
     pub driver_config: Option<DriverConfig>,
     /// Where libvirt keeps the hypervisor's log.
     pub log_directory: Option<PerUser>,
+    /// What kind of domain document the driver takes.
+    pub conversion: Conversion,
+    /// What the driver leaves to the launcher while the VM lives.
+    pub control: Control,
+    /// Firmware images in the image, of which the first that exists boots a VMI without a kernel of its own; for
+    /// hypervisors that take one in place of a kernel.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub firmware_images: Vec<PathBuf>,
+    /// Most bytes of a domain's name that the driver can make socket paths of; longer ones are replaced towards libvirt.
+    pub domain_name_limit: Option<usize>,
+    /// Whether it follows an image's backing files; without, a VM gets copies in place of overlays.
+    pub follows_backing_chains: bool,
     /// Whether there is a memory balloon.
     pub supports_memory_ballooning: bool,
     /// Whether disks need explicit boot order.
@@ -118,6 +147,28 @@ pub struct Launcher {
     /// What it makes of a VMI's fields; these rules go before those of the built-in table for this name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub features: Vec<Feature>,
+}
+
+/// Kinds of domain documents.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Conversion {
+    /// For libvirt's QEMU driver.
+    #[default]
+    Qemu,
+    /// For libvirt's Cloud Hypervisor driver.
+    CloudHypervisor,
+}
+
+/// Who controls a running VM.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Control {
+    /// libvirt alone.
+    #[default]
+    Libvirt,
+    /// libvirt, and Cloud Hypervisor's own API for what the driver lacks.
+    CloudHypervisor,
 }
 
 impl Default for Launcher {
@@ -130,6 +181,11 @@ impl Default for Launcher {
             virtlogd: None,
             driver_config: None,
             log_directory: None,
+            conversion: Conversion::default(),
+            control: Control::default(),
+            firmware_images: Vec::new(),
+            domain_name_limit: None,
+            follows_backing_chains: true,
             supports_memory_ballooning: true,
             requires_boot_order: true,
             virt_type: "kvm".into(),

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use tokio::io::AsyncWriteExt;
 
+use super::fat::make_fat_image;
 use super::iso::make_iso_of_directory;
 use super::tool::Tools;
 use super::{Owner, StorageError, make_directory, volume_component};
@@ -34,12 +35,23 @@ impl CloudInitSource {
     }
 
     /// The image's file name.
-    pub fn file_name(self) -> &'static str {
-        match self {
-            CloudInitSource::NoCloud => "noCloud.iso",
-            CloudInitSource::ConfigDrive => "configdrive.iso",
+    pub fn file_name(self, kind: ImageKind) -> &'static str {
+        match (self, kind) {
+            (CloudInitSource::NoCloud, ImageKind::Iso) => "noCloud.iso",
+            (CloudInitSource::NoCloud, ImageKind::Fat) => "noCloud.img",
+            (CloudInitSource::ConfigDrive, ImageKind::Iso) => "configdrive.iso",
+            (CloudInitSource::ConfigDrive, ImageKind::Fat) => "configdrive.img",
         }
     }
+}
+
+/// What the data is on; guests look for either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageKind {
+    /// ISO 9660, for a CD-ROM drive.
+    Iso,
+    /// FAT, for a plain disk: a guest's initramfs has it more often than ISO 9660 (contract/cloud-hypervisor.md 6.3).
+    Fat,
 }
 
 /// Metadata of either layout.
@@ -99,8 +111,8 @@ struct ConfigDriveMetaData<'a> {
 
 impl CloudInit {
     /// The image's path below `<ephemeral>/cloud-init-data`.
-    pub fn path(&self, cloud_init_dir: &Path, namespace: &str, name: &str) -> PathBuf {
-        cloud_init_dir.join(namespace).join(name).join(self.source.file_name())
+    pub fn path(&self, kind: ImageKind, cloud_init_dir: &Path, namespace: &str, name: &str) -> PathBuf {
+        cloud_init_dir.join(namespace).join(name).join(self.source.file_name(kind))
     }
 
     fn files(&self) -> Result<Vec<(&'static str, Vec<u8>)>, StorageError> {
@@ -139,12 +151,15 @@ impl CloudInit {
 pub async fn make_cloud_init_disk(
     tools: &Tools,
     data: &CloudInit,
+    kind: ImageKind,
     cloud_init_dir: &Path,
-    namespace: &str,
-    name: &str,
+    (namespace, name): (&str, &str),
     owner: Owner,
 ) -> Result<(), StorageError> {
-    let image = data.path(cloud_init_dir, volume_component(namespace)?, volume_component(name)?);
+    let image = data.path(kind, cloud_init_dir, volume_component(namespace)?, volume_component(name)?);
+    if kind == ImageKind::Fat {
+        return make_fat_image(&image, data.source.label(), data.files()?, owner).await;
+    }
     let staging = image.with_file_name("data");
     let made = async {
         for (file, content) in data.files()? {
@@ -214,8 +229,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for (source, label) in [(CloudInitSource::NoCloud, "cidata"), (CloudInitSource::ConfigDrive, "config-2")] {
             let data = data(source);
-            make_cloud_init_disk(&Tools::default(), &data, folder.path(), "ns", "vm", me()).await.unwrap();
-            let image = std::fs::read(data.path(folder.path(), "ns", "vm")).unwrap();
+            make_cloud_init_disk(&Tools::default(), &data, ImageKind::Iso, folder.path(), ("ns", "vm"), me())
+                .await
+                .unwrap();
+            let image = std::fs::read(data.path(ImageKind::Iso, folder.path(), "ns", "vm")).unwrap();
             assert_eq!(image[0x8028..].iter().take(label.len()).copied().collect::<Vec<u8>>(), label.as_bytes());
             assert!(String::from_utf8_lossy(&image).contains("echo hi"));
         }

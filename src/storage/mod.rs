@@ -5,14 +5,17 @@
 
 mod cloud_init;
 mod config_disk;
+mod copy;
+mod fat;
 mod image;
 pub mod image_volume;
 mod iso;
 mod metrics_disk;
 mod tool;
 
-pub use cloud_init::{CloudInit, CloudInitSource, MetaData, PublicKeys, make_cloud_init_disk};
+pub use cloud_init::{CloudInit, CloudInitSource, ImageKind, MetaData, PublicKeys, make_cloud_init_disk};
 pub use config_disk::{ConfigDisk, ConfigSource, make_config_disk, make_config_disk_placeholder};
+pub use copy::copy_image;
 pub use image::{ImageInfo, InspectionLimits, create_empty_disk, create_overlay, grow_image, inspect};
 pub use iso::make_iso_of_directory;
 pub use metrics_disk::make_metrics_disk;

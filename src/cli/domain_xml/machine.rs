@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::Problem;
 use crate::cli::launcher_flags::{self, Asked};
-use crate::convert::{HostFacts, SyncOptions};
+use crate::convert::{HostFacts, HypervisorFacts, SyncOptions};
 use crate::launcher::Config;
 use crate::launcher::facts::{self, Pod};
 use crate::storage::{self, ImageInfo, InspectionLimits, Tools};
@@ -36,8 +36,7 @@ pub(super) fn config(vmi: &VirtualMachineInstance, flags: &[OsString]) -> Result
 /// Looks at the machine.
 pub(super) fn facts(
     config: &Config,
-    hypervisor: &str,
-    device: Option<&Path>,
+    hypervisor: HypervisorFacts,
     vmi: &VirtualMachineInstance,
 ) -> Result<HostFacts, Problem> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -45,12 +44,8 @@ pub(super) fn facts(
         .build()
         .map_err(|error| Problem::Machine(error.to_string()))?;
     let disks = runtime.block_on(inspect(config, vmi))?;
-    Ok(facts::gather(
-        &Pod { root: Path::new("/"), config, hypervisor, device, iommufd: false },
-        vmi,
-        SyncOptions::default(),
-        &disks,
-    ))
+    let pod = Pod { root: Path::new("/"), config, hypervisor, iommufd: false };
+    Ok(facts::gather(&pod, vmi, SyncOptions::default(), &disks))
 }
 
 async fn inspect(config: &Config, vmi: &VirtualMachineInstance) -> Result<BTreeMap<String, ImageInfo>, Problem> {

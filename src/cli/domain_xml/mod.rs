@@ -11,9 +11,10 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use super::{NOT_THERE, USAGE, say};
-use crate::convert::{ConvertError, Defines, HostFacts, convert_observed};
+use crate::convert::{ConvertError, Defines, HostFacts, HypervisorFacts, convert_observed};
 use crate::domain::DomainSpec;
 use crate::hypervisor::{Catalogue, CatalogueError};
+use crate::launcher::facts::hypervisor_facts;
 use crate::vmi::{self, VirtualMachineInstance};
 use explain::{Stage, explanation};
 
@@ -81,14 +82,6 @@ enum Problem {
         field: &'static str,
         /// Why not.
         error: CatalogueError,
-    },
-    /// There is, but its domains are not libvirt's QEMU ones.
-    #[error("{field}: not implemented yet: domain XML for {name}")]
-    OtherDriver {
-        /// Who named it.
-        field: &'static str,
-        /// Its name.
-        name: String,
     },
     /// The catalogue cannot be used.
     #[error(transparent)]
@@ -187,12 +180,8 @@ fn printed(arguments: &Arguments) -> Result<String, Problem> {
 fn facts(arguments: &Arguments, vmi: &VirtualMachineInstance) -> Result<HostFacts, Problem> {
     let catalogue = Catalogue::load(arguments.hypervisor_catalogue.as_deref()).map_err(Problem::Catalogue)?;
     let find = |field: &'static str, name: &str| {
-        let (name, entry) = catalogue.get(name).map_err(|error| Problem::Hypervisor { field, error })?;
-        match (entry.disk_driver.as_str(), entry.launcher.virt_type.as_str()) {
-            ("qemu", "hyperv") => Ok(("hyperv-direct", entry.launcher.device.clone())),
-            ("qemu", _) => Ok(("kvm", entry.launcher.device.clone())),
-            (_, _) => Err(Problem::OtherDriver { field, name: name.to_owned() }),
-        }
+        let (_, entry) = catalogue.get(name).map_err(|error| Problem::Hypervisor { field, error })?;
+        Ok(hypervisor_facts(entry, Path::new("/"), &vmi.domain_name()))
     };
     let own = Some(vmi.spec.hypervisor.as_str()).filter(|name| !name.is_empty());
     let asked = arguments.hypervisor.as_deref().map(|name| find("--hypervisor", name)).transpose()?;
@@ -200,11 +189,11 @@ fn facts(arguments: &Arguments, vmi: &VirtualMachineInstance) -> Result<HostFact
     let Some(path) = &arguments.context else {
         let config = machine::config(vmi, &arguments.launcher_flags)?;
         let flag = config.hypervisor.as_deref().map(|name| find("--hypervisor", name)).transpose()?;
-        let (hypervisor, device) = match asked.or(flag).or(wanted) {
+        let hypervisor = match asked.or(flag).or(wanted) {
             Some(found) => found,
             None => find("--hypervisor", crate::hypervisor::DEFAULT_HYPERVISOR)?,
         };
-        return machine::facts(&config, hypervisor, device.as_deref(), vmi);
+        return machine::facts(&config, hypervisor, vmi);
     };
     let text = read(path)?;
     let mut reader = serde_json::Deserializer::from_str(&text);
@@ -216,11 +205,12 @@ fn facts(arguments: &Arguments, vmi: &VirtualMachineInstance) -> Result<HostFact
                 .map_err(|error| serde_path_to_error::Error::new(serde_path_to_error::Track::new().path(), error))
         })
         .map_err(|error| Problem::Document { path: path.clone(), why: at(&error.path().to_string(), error.inner()) })?;
-    if facts.hypervisor.name.is_empty() {
-        facts.hypervisor.name = wanted.map(|(name, _)| name.to_owned()).unwrap_or_default();
-    }
-    if let Some((name, _)) = asked {
-        facts.hypervisor.name = name.to_owned();
+    let named = !facts.hypervisor.name.is_empty();
+    if let Some(hypervisor) = asked.or(wanted.filter(|_| !named)) {
+        // The context says what is there, but not which hypervisor it is for.
+        let HypervisorFacts { name, profile, domain_name, .. } = hypervisor;
+        let of_context = std::mem::take(&mut facts.hypervisor);
+        facts.hypervisor = HypervisorFacts { name, profile, domain_name, ..of_context };
     }
     Ok(facts)
 }

@@ -3,6 +3,7 @@
 mod balloon;
 mod channels;
 mod clock;
+mod cloud_hypervisor;
 mod console;
 mod controllers;
 mod cpu;
@@ -26,8 +27,11 @@ mod sysinfo;
 mod volumes;
 mod watchdog;
 
+pub use cloud_hypervisor::serial_socket;
+
 use super::context::Context;
 use super::error::ConvertError;
+use super::facts::Profile;
 use crate::domain::DomainSpec;
 
 /// One step.
@@ -38,7 +42,15 @@ pub struct Step {
     pub run: fn(&Context<'_>, &mut DomainSpec) -> Result<(), ConvertError>,
 }
 
-/// All steps in order (contract/domain-xml-qemu.md 1.1). List items stand in the order of the steps that add them.
+/// The steps that make a hypervisor's document.
+pub fn steps(profile: Profile) -> &'static [Step] {
+    match profile {
+        Profile::Qemu => STEPS,
+        Profile::CloudHypervisor => cloud_hypervisor::STEPS,
+    }
+}
+
+/// All steps for QEMU in order (contract/domain-xml-qemu.md 1.1). List items stand in the order of the steps that add them.
 pub const STEPS: &[Step] = &[
     Step { name: "name", run: small::name },
     Step { name: "interfaces", run: interfaces::interfaces },

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::wrapped;
 use crate::cmd::Failure;
-use crate::storage::{self, ConfigDisk, ConfigSource, ImageInfo, Owner, Tools};
+use crate::storage::{self, ConfigDisk, ConfigSource, ImageInfo, Owner, StorageError, Tools};
 use crate::vmi::{VirtualMachineInstance, Volume};
 
 /// Where virt-handler puts claims and host disks, below the root.
@@ -19,6 +19,8 @@ const METRICS_DISK: &str = "var/run/kubevirt-private/downwardapi-disks/vhostmd0"
 pub(super) struct Disks<'a> {
     /// The image's tools.
     pub(super) tools: &'a Tools,
+    /// Whether the hypervisor follows backing files.
+    pub(super) backing_chains: bool,
     /// Owner of everything the hypervisor opens.
     pub(super) owner: Owner,
     /// The file system that holds the pod's directories.
@@ -70,6 +72,14 @@ impl Disks<'_> {
             .map_err(wrapped("PrepareLocalPath failed"))
     }
 
+    /// The guest's own image over or of one that stays as it is.
+    async fn make_writable(&self, image: &Path, from: &Path, format: &str, volume: &str) -> Result<(), StorageError> {
+        match self.backing_chains {
+            true => storage::create_overlay(self.tools, image, from, format, self.owner).await,
+            false => storage::copy_image(self.tools, image, from, format, volume, self.owner).await,
+        }
+    }
+
     async fn volume(
         &self,
         index: usize,
@@ -80,13 +90,13 @@ impl Disks<'_> {
         let overlay = self.ephemeral_disk_dir.join("disk-data").join(name).join("disk.qcow2");
         if volume.container_disk.is_some() {
             let format = inspected.get(&volume.name).map(|info| info.format.clone()).unwrap_or_default();
-            storage::create_overlay(self.tools, &overlay, &self.container_disk(index), &format, self.owner)
+            self.make_writable(&overlay, &self.container_disk(index), &format, name)
                 .await
                 .map_err(wrapped("preparing ephemeral container disk images failed"))?;
         } else if volume.ephemeral.is_some() {
             let block = self.root.join("dev").join(name);
             let backing = if block.exists() { block } else { self.root.join(VMI_DISKS).join(name).join("disk.img") };
-            storage::create_overlay(self.tools, &overlay, &backing, "raw", self.owner)
+            self.make_writable(&overlay, &backing, "raw", name)
                 .await
                 .map_err(wrapped("preparing ephemeral images failed"))?;
         } else if let Some(empty) = &volume.empty_disk {
@@ -151,6 +161,7 @@ mod tests {
         let (ephemeral, container) = (root.join("eph"), root.join("containers"));
         let disks = Disks {
             tools: &Tools::default(),
+            backing_chains: true,
             owner,
             root,
             ephemeral_disk_dir: &ephemeral,

@@ -8,7 +8,7 @@ mod image_volumes;
 mod missing;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
@@ -24,7 +24,7 @@ use crate::convert::{Defines, HostFacts, SyncOptions};
 use crate::domain::GracePeriodMetadata;
 use crate::hypervisor::{Catalogue, Hypervisor, Runtime, Verdict, host_architecture};
 use crate::libvirt::flags;
-use crate::storage::{self, CloudInit, ImageInfo, InspectionLimits, Owner, StorageError, Tools};
+use crate::storage::{self, CloudInit, ImageInfo, ImageKind, InspectionLimits, Owner, StorageError, Tools};
 use crate::vmi::VirtualMachineInstance;
 
 /// The means of a boot, and what is remembered between its calls.
@@ -140,13 +140,12 @@ impl Boot {
             }
         }
         let (config, vmi, inspected) = (Arc::clone(&self.config), vmi.clone(), self.inspected().clone());
-        let hypervisor = if self.runtime.virt_type() == "hyperv" { "hyperv-direct" } else { "kvm" };
-        let device = self.runtime.device_node().map(Path::to_owned);
+        let hypervisor = facts::hypervisor_facts(self.runtime.entry(), &self.root, &vmi.domain_name());
         let root = self.root.clone();
         let iommufd = Arc::clone(&self.iommufd);
         blocking(move || {
             let iommufd = iommufd.receive(&facts::below(&root, iommufd::SOCKET), iommufd::DEADLINE)?;
-            let pod = Pod { root: &root, config: &config, hypervisor, device: device.as_deref(), iommufd };
+            let pod = Pod { root: &root, config: &config, hypervisor, iommufd };
             Ok(facts::collect(&pod, &vmi, options, &inspected))
         })
         .await?
@@ -160,6 +159,7 @@ impl Boot {
     fn disks(&self) -> Disks<'_> {
         Disks {
             tools: &self.tools,
+            backing_chains: self.runtime.follows_backing_chains(),
             owner: self.owner,
             root: &self.root,
             ephemeral_disk_dir: &self.config.ephemeral_disk_dir,
@@ -224,7 +224,8 @@ impl Boot {
         if let Some(data) = data {
             let meta = &vmi.metadata;
             let folder = self.cloud_init_dir();
-            storage::make_cloud_init_disk(&self.tools, &data, &folder, &meta.namespace, &meta.name, self.owner)
+            let kind = if self.runtime.supports_iso() { ImageKind::Iso } else { ImageKind::Fat };
+            storage::make_cloud_init_disk(&self.tools, &data, kind, &folder, (&meta.namespace, &meta.name), self.owner)
                 .await
                 .map_err(wrapped("generating local cloud-init data failed"))?;
         }

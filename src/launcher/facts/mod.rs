@@ -19,9 +19,10 @@ use nix::unistd::Pid;
 
 use super::config::Config;
 use crate::convert::{
-    self, ContainerDiskInfo, ConvertError, DirectIo, HostFacts, HypervisorFacts, Link, Ovmf, SyncOptions,
+    self, ContainerDiskInfo, ConvertError, DirectIo, HostFacts, HypervisorFacts, Link, Ovmf, Profile, SyncOptions,
 };
 use crate::domain::DomainSpec;
+use crate::hypervisor::{Conversion, Entry};
 use crate::storage::ImageInfo;
 use crate::vmi::VirtualMachineInstance;
 
@@ -35,12 +36,28 @@ pub struct Pod<'a> {
     pub root: &'a Path,
     /// The launcher's configuration.
     pub config: &'a Config,
-    /// `kvm` or `hyperv-direct`, as the conversion names them.
-    pub hypervisor: &'a str,
-    /// The device that shows hardware virtualisation.
-    pub device: Option<&'a Path>,
+    /// What the conversion has to know of the hypervisor.
+    pub hypervisor: HypervisorFacts,
     /// Whether an IOMMUFD descriptor was received.
     pub iommufd: bool,
+}
+
+/// What the conversion has to know of the hypervisor, on the machine whose file system is `root`.
+pub fn hypervisor_facts(entry: &Entry, root: &Path, domain: &str) -> HypervisorFacts {
+    let launcher = &entry.launcher;
+    let there = |path: &Path| below(root, path).exists();
+    let image = launcher.firmware_images.iter().find(|path| there(path));
+    let name = entry.domain_name(domain);
+    HypervisorFacts {
+        name: if launcher.virt_type == "hyperv" { "hyperv-direct" } else { "kvm" }.to_owned(),
+        device_present: launcher.device.as_deref().is_some_and(there),
+        profile: match launcher.conversion {
+            Conversion::Qemu => Profile::Qemu,
+            Conversion::CloudHypervisor => Profile::CloudHypervisor,
+        },
+        firmware_image: image.map(|path| path.display().to_string()).unwrap_or_default(),
+        domain_name: if name == domain { String::new() } else { name },
+    }
 }
 
 /// Kubernetes' name of the architecture this binary was built for.
@@ -85,10 +102,7 @@ pub fn collect(
     let (permanent, hotplug) = (below(root, "/dev"), below(root, &config.hotplug_disk_dir));
     let mut facts = HostFacts {
         host_arch: host_arch(),
-        hypervisor: HypervisorFacts {
-            name: pod.hypervisor.to_owned(),
-            device_present: pod.device.is_some_and(|device| below(root, device).exists()),
-        },
+        hypervisor: pod.hypervisor.clone(),
         allow_emulation: config.allow_emulation,
         allow_cross_arch_emulation: config.allow_cross_arch_emulation,
         emulator_binaries: emulators(root),
@@ -252,11 +266,12 @@ mod tests {
             std::fs::write(path, content).unwrap();
         }
         let config = crate::launcher::config::example();
+        let catalogue = crate::hypervisor::Catalogue::builtin().unwrap();
+        let (_, entry) = catalogue.get("kvm").unwrap();
         let pod = Pod {
             root: root.path(),
             config: &config,
-            hypervisor: "kvm",
-            device: Some(Path::new("/dev/kvm")),
+            hypervisor: hypervisor_facts(entry, root.path(), "ns_vm"),
             iommufd: true,
         };
         let vmi = |networks: &str| {
