@@ -267,7 +267,7 @@ fn a_launcher_that_dies_is_followed_by_another_while_the_hypervisor_lives() {
     assert_eq!(container.read("launchers"), format!("first {name}\n1 {name}\n2 {name}\n3 {name}\n4 {name}\n"));
     // The last one had finished its job, whatever it left.
     assert_eq!(container.read("graceful"), "yes\n");
-    let record = container.record("virt-launcher died and its hypervisor lives");
+    let record = container.record("virt-launcher died and its VM needs one");
     assert_eq!((record["level"].as_str(), record["attempt"].as_str()), (Some("warning"), Some("1")));
 }
 

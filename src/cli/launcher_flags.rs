@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::pflag::{Flag, Mistake, Parsed, Target, parse, usage};
 use crate::launcher::config::{Adoption, AgentIntervals, Config, Environment};
-use crate::monitor::adoption;
+use crate::process::handover;
 
 /// Longest path of a unix socket: `sun_path` less its final zero.
 const SOCKET_PATH_LIMIT: usize = 107;
@@ -355,8 +355,8 @@ fn read_environment(variables: impl Iterator<Item = (OsString, OsString)>, mista
                 }
             }
             "POD_NAME" => environment.pod_name = text("POD_NAME", value, mistakes),
-            adoption::ATTEMPT => attempt = value.to_str().and_then(|text| text.parse().ok()),
-            adoption::TERMINATING_FOR => {
+            handover::ATTEMPT => attempt = value.to_str().and_then(|text| text.parse().ok()),
+            handover::TERMINATING_FOR => {
                 terminating_for = value.to_str().and_then(|text| text.parse().ok()).map(Duration::from_millis);
             }
             "VIRT_LAUNCHER_TARGET_POD_EXIT_SIGNAL" => environment.target_pod_exit_signal = true,

@@ -13,7 +13,8 @@ pub struct RestartPolicy {
     pub longest: Duration,
     /// The part of the pause that chance may add, from 0 to 1, so that many VMs of a node do not restart in step.
     pub jitter: f64,
-    /// After this many failures in a row there is no further attempt; none: attempts never end.
+    /// After this many failures in a row there is no further attempt; none: attempts never end. For a daemon only starts count
+    /// that never came as far as a socket: one that serves for a while, however often it dies, is worth another start.
     pub limit: Option<u32>,
     /// A daemon that was ready for this long has shown its health: its failures so far are forgotten.
     pub healthy_after: Duration,
@@ -21,15 +22,16 @@ pub struct RestartPolicy {
 
 impl Default for RestartPolicy {
     /// The first restart comes at once as far as a person can tell, since nothing works without the daemon; the pause grows
-    /// to 10 s, and attempts never end, because the VM runs on without it (contract/lifecycle.md 4.3).
+    /// to the original's second (contract/lifecycle.md 4.3). The VM runs on without it, so that there is time for many
+    /// attempts: about two minutes of them.
     fn default() -> Self {
         RestartPolicy {
             first: Duration::from_millis(100),
             factor: 2.0,
-            longest: Duration::from_secs(10),
+            longest: Duration::from_secs(1),
             jitter: 0.1,
-            limit: None,
-            healthy_after: Duration::from_secs(30),
+            limit: Some(100),
+            healthy_after: Duration::from_secs(10),
         }
     }
 }

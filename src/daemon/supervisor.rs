@@ -227,6 +227,8 @@ enum Ended {
 impl Task {
     async fn run(mut self) {
         let mut failures = 0;
+        // Those since it last came as far as a socket.
+        let mut failed_starts = 0_u32;
         let mut generation = 0;
         loop {
             generation += 1;
@@ -237,9 +239,12 @@ impl Task {
             };
             let reason = error.to_string();
             failures = self.settings.restart.count(failures, ready_for);
+            failed_starts = if ready_for.is_zero() { failed_starts.saturating_add(1) } else { 0 };
+            let policy = self.settings.restart;
             let next = match generation {
                 1 if never_startable(&error) => Restart::GiveUp,
-                _ => self.settings.restart.next(failures, chance()),
+                _ if policy.limit.is_some_and(|limit| failed_starts >= limit) => Restart::GiveUp,
+                _ => RestartPolicy { limit: None, ..policy }.next(failures, chance()),
             };
             let name = &self.spec.name;
             let Restart::After(pause) = next else {

@@ -15,7 +15,7 @@ use nix::unistd::{Gid, Uid};
 pub const QEMU_USER: &str = "qemu";
 
 /// Where the private files of a VM are.
-pub const PRIVATE_DIR: &str = "/var/run/kubevirt-private";
+pub use crate::process::handover::PRIVATE_DIR;
 
 /// The image's users.
 pub const PASSWD_FILE: &str = "/etc/passwd";

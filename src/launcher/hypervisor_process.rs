@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use nix::sys::signal::Signal;
 use tokio::sync::watch;
 
 use super::saved::SavedStore;
@@ -47,17 +48,19 @@ pub struct Tracker {
     search: Search,
     state: watch::Sender<HypervisorProcess>,
     saved: SavedStore,
+    /// There was a launcher before this one.
+    adopts: bool,
 }
 
 impl Tracker {
     /// A tracker that has not looked yet. `domain` is libvirt's name, for the log. A process that the launcher before this
     /// one saw, and that has ended since, is gone: there will be no other.
-    pub fn new(domain: String, search: Search, saved: SavedStore) -> Self {
+    pub fn new(domain: String, search: Search, saved: SavedStore, adopts: bool) -> Self {
         let state = match saved.state().hypervisor_ended() {
             true => HypervisorProcess::Gone,
             false => HypervisorProcess::Unknown,
         };
-        Tracker { domain, search, state: watch::Sender::new(state), saved }
+        Tracker { domain, search, state: watch::Sender::new(state), saved, adopts }
     }
 
     /// The process's state and its changes.
@@ -70,6 +73,33 @@ impl Tracker {
         match *self.state.borrow() {
             HypervisorProcess::Running(pid) => Some(pid),
             HypervisorProcess::Unknown | HypervisorProcess::Gone => None,
+        }
+    }
+
+    /// Whether a process was seen, by this launcher or by the one before it.
+    pub fn was_seen(&self) -> bool {
+        *self.state.borrow() != HypervisorProcess::Unknown || self.saved.state().process.is_some()
+    }
+
+    /// Whether the process was seen and is no more.
+    pub fn has_ended(&self) -> bool {
+        *self.state.borrow() == HypervisorProcess::Gone
+    }
+
+    /// Kills what a launcher that died in the middle of a start may have left: a hypervisor that libvirt does not know, since
+    /// this is called when libvirt knows of none that runs. It never ran its guest: libvirt lets it go on as its last step.
+    pub fn end_strays(&self) {
+        if !self.adopts || self.was_seen() {
+            return;
+        }
+        // Hypervisors are re-parented to the monitor; nobody else's are touched.
+        let monitor = nix::unistd::getppid().as_raw();
+        for stray in find_by_command_prefix(&self.search.command_prefixes, Some(monitor)) {
+            tracing::warn!("ending {} with pid {}, which libvirt does not know", stray.name, stray.pid);
+            let killed = PidFd::open(stray.pid).and_then(|process| process.signal(Signal::SIGKILL));
+            if let Err(error) = killed {
+                tracing::warn!("cannot end it: {error}");
+            }
         }
     }
 

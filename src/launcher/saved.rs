@@ -10,10 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::private_dir::PrivateDir;
 use crate::domain::KubeVirtMetadata;
+use crate::process::handover::STATE_FILE as FILE;
 use crate::process::{ProcessId, identify};
 
-/// The file's name.
-const FILE: &str = "launcher-state.json";
 /// No state is that large; a larger file is not ours.
 const LIMIT: u64 = 1024 * 1024;
 /// The format. A launcher of another image never reads it: an image does not change while its container runs.
@@ -86,13 +85,13 @@ impl SavedStore {
                 tracing::warn!(reason = %error, "{} cannot be used, the launcher before this one left nothing", path.display());
                 SavedState::default()
             }),
-            false => {
-                // It would only be there if the pod's first launcher were not the first.
-                let _ = directory.remove(FILE);
-                SavedState::default()
-            }
+            // A file would only be there if the pod's first launcher were not the first.
+            false => SavedState::default(),
         };
-        SavedStore::with(Some(directory), state)
+        let store = SavedStore::with(Some(directory), state);
+        // From now on there is something to take over, and the monitor sees it.
+        store.write(&mut store.locked());
+        store
     }
 
     fn locked(&self) -> MutexGuard<'_, Inner> {
@@ -111,10 +110,13 @@ impl SavedStore {
         let mut inner = self.locked();
         let before = inner.state.clone();
         change(&mut inner.state);
-        inner.state.version = VERSION;
-        if inner.state == before {
-            return;
+        if inner.state != before {
+            self.write(&mut inner);
         }
+    }
+
+    fn write(&self, inner: &mut Inner) {
+        inner.state.version = VERSION;
         let Some(directory) = &inner.directory else { return };
         let written =
             serde_json::to_vec(&inner.state).map_err(io::Error::from).and_then(|bytes| directory.replace(FILE, &bytes));
@@ -151,7 +153,7 @@ mod tests {
     fn what_was_changed_is_there_for_the_next_and_gone_for_a_first_one() {
         let folder = tempfile::tempdir().unwrap();
         let store = SavedStore::open(folder.path(), false);
-        assert!(!folder.path().join(FILE).exists());
+        assert!(folder.path().join(FILE).exists(), "the monitor sees that there is something to take over");
         let own = identify(i32::try_from(std::process::id()).unwrap()).unwrap();
         store.change(|state| {
             state.metadata.uid = "u".into();

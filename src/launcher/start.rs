@@ -2,6 +2,7 @@
 //! made while the daemons start, the emulator is probed while virt-handler still prepares the pod.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -177,6 +178,7 @@ impl Started {
                     command_prefixes: runtime.hypervisor_command_prefixes().to_vec(),
                 },
                 saved,
+                adoption.is_some(),
             ),
             hotplug: super::sync::Hotplug::default(),
         };
@@ -202,6 +204,7 @@ impl Started {
             inspected: Mutex::default(),
             cloud_init: Mutex::default(),
             iommufd: Arc::default(),
+            prepared: AtomicBool::new(false),
         };
         let (driver, handle) = Driver::new(
             vm.clone(),

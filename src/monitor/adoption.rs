@@ -1,17 +1,13 @@
 //! When a launcher that died is followed by another: its VM lives on, and somebody has to own it.
 //!
-//! The original ends the VM with its launcher (contract/lifecycle.md 12.16). Here that happens with `--no-adopt`, when no
-//! hypervisor is left, and when new launchers die too often.
+//! The original ends the VM with its launcher (contract/lifecycle.md 12.16). Here that happens with `--no-adopt`, when there
+//! is nothing left to own, and when new launchers die too often. A VM that has not been started yet, or whose end
+//! virt-handler has not heard of yet, has an owner, too: a launcher that was killed once it had begun is followed by another.
 
 use std::time::Duration;
 
 use crate::daemon::{Restart, RestartPolicy};
 use crate::process::Outcome;
-
-/// The environment variable that tells a launcher how many came before it; absent for the first one.
-pub const ATTEMPT: &str = "VIRT_LAUNCHER_ADOPTION";
-/// The environment variable with the milliseconds since the first termination signal, if there was one.
-pub const TERMINATING_FOR: &str = "VIRT_LAUNCHER_TERMINATING_FOR_MS";
 
 /// The exit code of a launcher that refused to begin, or whose pod was told to leave (contract/lifecycle.md 2.5).
 const REFUSED: i32 = 2;
@@ -26,6 +22,15 @@ pub const POLICY: RestartPolicy = RestartPolicy {
     limit: Some(100),
     healthy_after: Duration::from_secs(60),
 };
+
+/// What a launcher left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Left {
+    /// A hypervisor that lives.
+    pub hypervisor: bool,
+    /// Its state file: it had begun to serve its VM.
+    pub begun: bool,
+}
 
 /// The launchers so far.
 #[derive(Debug)]
@@ -46,14 +51,14 @@ impl Adoption {
         self.attempt
     }
 
-    /// Whether a launcher that ended like this may have left work behind. Exit code 0 says that it has not; the first
-    /// launcher's refusal comes before there is a VM, but an adopting one that cannot start leaves the VM without owner.
-    pub fn is_unfinished(&self, outcome: Outcome) -> bool {
+    /// Whether a launcher that ended like this left work behind. Exit code 0 says that it has not; the first launcher's
+    /// refusal comes before there is a VM, but an adopting one that cannot start leaves the VM without owner.
+    pub fn is_unfinished(&self, outcome: Outcome, left: &Left) -> bool {
         match outcome {
-            Outcome::Signaled(_) => true,
+            Outcome::Signaled(_) => left.hypervisor || left.begun,
             Outcome::Exited(0) => false,
-            Outcome::Exited(REFUSED) => self.attempt > 0,
-            Outcome::Exited(_) => true,
+            Outcome::Exited(REFUSED) => self.attempt > 0 && left.hypervisor,
+            Outcome::Exited(_) => left.hypervisor,
         }
     }
 
@@ -77,17 +82,22 @@ mod tests {
     #[test]
     fn what_is_unfinished_depends_on_how_it_ended_and_which_launcher_it_was() {
         let mut adoption = Adoption::new(POLICY);
-        for (outcome, first, later) in [
-            (Outcome::Exited(0), false, false),
-            (Outcome::Exited(2), false, true),
-            (Outcome::Exited(101), true, true),
-            (Outcome::Signaled(9), true, true),
-            (Outcome::Signaled(15), true, true),
+        let nothing = Left { hypervisor: false, begun: false };
+        let vm = Left { hypervisor: true, begun: true };
+        let no_vm_yet = Left { hypervisor: false, begun: true };
+        for (outcome, first, later, without_vm) in [
+            (Outcome::Exited(0), false, false, false),
+            (Outcome::Exited(2), false, true, false),
+            (Outcome::Exited(101), true, true, false),
+            (Outcome::Signaled(9), true, true, true),
+            (Outcome::Signaled(15), true, true, true),
         ] {
-            assert_eq!(adoption.is_unfinished(outcome), first, "{outcome}");
+            assert_eq!(adoption.is_unfinished(outcome, &vm), first, "{outcome}");
             let mut later_one = Adoption::new(POLICY);
             assert!(later_one.next(Duration::ZERO).is_some());
-            assert_eq!(later_one.is_unfinished(outcome), later, "{outcome}");
+            assert_eq!(later_one.is_unfinished(outcome, &vm), later, "{outcome}");
+            assert_eq!(later_one.is_unfinished(outcome, &no_vm_yet), without_vm, "{outcome}");
+            assert!(!later_one.is_unfinished(outcome, &nothing), "{outcome}");
         }
         assert_eq!(adoption.attempt(), 0);
         assert_eq!(adoption.next(Duration::ZERO), Some(POLICY.first));

@@ -22,6 +22,8 @@ pub struct Flags {
     pub no_adopt: bool,
     /// How many launchers may die in a row before the VM is ended; `None`: the policy's own number.
     pub adopt_limit: Option<u32>,
+    /// The VMI's UID, which names the folder of what a launcher remembers.
+    pub uid: String,
     /// Log verbosity.
     pub verbosity: i32,
     /// The launcher's catalogue file: its hypervisors are ended, too.
@@ -35,6 +37,7 @@ impl Default for Flags {
             keep_after_failure: false,
             no_adopt: false,
             adopt_limit: None,
+            uid: String::new(),
             verbosity: crate::logging::DEFAULT_VERBOSITY,
             hypervisor_catalogue: None,
         }
@@ -102,6 +105,7 @@ pub fn read(words: &[OsString]) -> Asked {
                         flags.hypervisor_catalogue =
                             Some(path.into()).filter(|path: &PathBuf| !path.as_os_str().is_empty());
                     }
+                    ("--uid", Some(uid)) => flags.uid = uid,
                     ("--v" | "-v", Some(number)) => set_verbosity(&mut flags, &number),
                     _ => {}
                 }

@@ -25,8 +25,8 @@ pub use exit::Exit;
 
 use crate::daemon::RestartPolicy;
 use crate::logging::{Level, Logger};
-use crate::process::{Outcome, find_descendants_by_command_prefix, raise_ambient_net_bind_service};
-use adoption::Adoption;
+use crate::process::{Outcome, find_descendants_by_command_prefix, handover, raise_ambient_net_bind_service};
+use adoption::{Adoption, Left};
 use aftermath::Hypervisors;
 use flags::{Asked, Flags};
 use reaper::{Event, Reaper};
@@ -116,10 +116,10 @@ fn start_and_wait(log: &Logger, flags: &Flags, arguments: &[OsString]) -> io::Re
     loop {
         let mut environment = Vec::new();
         if adoption.attempt() > 0 {
-            environment.push((adoption::ATTEMPT, adoption.attempt().to_string()));
+            environment.push((handover::ATTEMPT, adoption.attempt().to_string()));
         }
         if let Some(since) = since.map(|since: Instant| since.elapsed().as_millis()) {
-            environment.push((adoption::TERMINATING_FOR, since.to_string()));
+            environment.push((handover::TERMINATING_FOR, since.to_string()));
         }
         let started = Instant::now();
         let ended = match reaper.start(&program, arguments, &environment) {
@@ -137,21 +137,19 @@ fn start_and_wait(log: &Logger, flags: &Flags, arguments: &[OsString]) -> io::Re
             },
         };
         outcome = Some(ended);
-        if flags.no_adopt || !adoption.is_unfinished(ended) || !hypervisor_lives(log, flags) {
+        let left = || Left { hypervisor: hypervisor_lives(log, flags), begun: has_begun(&flags.uid) };
+        if flags.no_adopt || !adoption.is_unfinished(ended, &left()) {
             break;
         }
         let Some(pause) = adoption.next(started.elapsed()) else {
             log.error("virt-launcher dies again and again, ending its VM", &ended);
             break;
         };
-        log.record(Level::Warning, "virt-launcher died and its hypervisor lives, starting another virt-launcher")
+        log.record(Level::Warning, "virt-launcher died and its VM needs one, starting another virt-launcher")
             .field("reason", ended.to_string())
             .field("attempt", adoption.attempt().to_string())
             .write();
         reaper.pause(pause, |event| since = tell(event));
-        if !hypervisor_lives(log, flags) {
-            break;
-        }
     }
     if let Err(error) = reaper.discard_orphans() {
         log.warning(&format!("orphans of the launcher stay zombies until the end: {error}"));
@@ -163,6 +161,11 @@ fn start_and_wait(log: &Logger, flags: &Flags, arguments: &[OsString]) -> io::Re
 fn hypervisor_lives(log: &Logger, flags: &Flags) -> bool {
     let prefixes = aftermath::command_prefixes(log, flags.hypervisor_catalogue.as_deref());
     !find_descendants_by_command_prefix(&prefixes, nix::unistd::getpid().as_raw()).is_empty()
+}
+
+/// Whether a launcher has begun to remember what the next one needs.
+fn has_begun(uid: &str) -> bool {
+    handover::state_file(uid).is_some_and(|path| path.symlink_metadata().is_ok())
 }
 
 /// `virt-launcher` beside our own executable, so that a tree outside `/usr/bin` works; else the usual place. Its name is

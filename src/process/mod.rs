@@ -3,6 +3,7 @@
 mod appearance;
 mod capability;
 mod faults;
+pub mod handover;
 mod outcome;
 mod pidfd;
 mod table;

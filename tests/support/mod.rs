@@ -5,6 +5,7 @@
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 
+pub mod beats;
 pub mod console;
 pub mod daemon;
 pub mod guest;

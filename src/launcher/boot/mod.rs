@@ -9,6 +9,7 @@ mod missing;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
@@ -47,6 +48,8 @@ pub struct Boot {
     pub cloud_init: Mutex<Option<CloudInit>>,
     /// The descriptor that a device plugin gave the pod.
     pub iommufd: Arc<Iommufd>,
+    /// This launcher has made the domain and everything that its start needs.
+    pub prepared: AtomicBool,
 }
 
 /// Looks at the machine on a thread that may wait.
@@ -65,8 +68,12 @@ impl Boot {
     pub async fn sync(&self, vm: &Vm, request: SyncRequest, defined: &watch::Sender<bool>) -> Result<(), Failure> {
         let SyncRequest { vmi, options, .. } = request;
         self.check(vm, &vmi)?;
+        if vm.tracker.has_ended() {
+            // A VM that has run is not run again, whatever virt-handler knows by now: that would be another VM.
+            return Ok(());
+        }
         let facts = self.facts(&vmi, options).await?;
-        if !vm.connection.exists(&vm.domain).await? {
+        if self.must_define(vm).await? {
             let facts = self.prepare(&vmi, facts.clone()).await?;
             if let Ok(facts) = serde_json::to_string(&facts) {
                 tracing::info!(v = 5, facts, "converting the VMI");
@@ -80,16 +87,31 @@ impl Boot {
                     ..GracePeriodMetadata::default()
                 });
             });
+            self.prepared.store(true, Ordering::Relaxed);
             defined.send_replace(true);
         }
         let (now, _reason) = vm.connection.state(&vm.domain).await?;
         let phase = vmi.status.phase.as_str();
         if state::is_down(now) && !matches!(phase, "Running" | "Failed" | "Succeeded") {
+            vm.tracker.end_strays();
             self.start(vm, &vmi).await?;
         } else if now == state::PAUSED && !vm.paused.contains(&vmi.metadata.uid) {
             vm.connection.resume(&vm.domain).await?;
         }
         super::sync::bring_in_line(vm, &vmi, &facts).await
+    }
+
+    /// Whether the domain has to be defined: it is not there, or a launcher that died left it half-made. How far that one
+    /// came does not matter; a domain that has never run is made anew, with all it needs.
+    async fn must_define(&self, vm: &Vm) -> Result<bool, Failure> {
+        if !vm.connection.exists(&vm.domain).await? {
+            return Ok(true);
+        }
+        if self.prepared.load(Ordering::Relaxed) || vm.tracker.was_seen() {
+            return Ok(false);
+        }
+        let (now, _reason) = vm.connection.state(&vm.domain).await?;
+        Ok(state::is_down(now))
     }
 
     /// The VMI must be this pod's, and must not ask for another hypervisor.

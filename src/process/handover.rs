@@ -1,0 +1,32 @@
+//! What the monitor and a launcher that follows another one know of each other: names, and nothing more.
+
+use std::path::{Path, PathBuf};
+
+/// The environment variable that tells a launcher how many came before it; absent for the first one.
+pub const ATTEMPT: &str = "VIRT_LAUNCHER_ADOPTION";
+/// The environment variable with the milliseconds since the first termination signal, if there was one.
+pub const TERMINATING_FOR: &str = "VIRT_LAUNCHER_TERMINATING_FOR_MS";
+
+/// The pod's private directory (contract/lifecycle.md 1.4).
+pub const PRIVATE_DIR: &str = "/var/run/kubevirt-private";
+/// What a launcher remembers for the next one, in the VM's folder below [`PRIVATE_DIR`].
+pub const STATE_FILE: &str = "launcher-state.json";
+
+/// The state file of the VMI with this UID; none if that is no single name.
+pub fn state_file(uid: &str) -> Option<PathBuf> {
+    let single = !matches!(uid, "" | "." | "..") && !uid.contains(['/', '\0']);
+    single.then(|| Path::new(PRIVATE_DIR).join(uid).join(STATE_FILE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uid_leads_nowhere_else() {
+        assert_eq!(state_file("u-1").unwrap(), Path::new("/var/run/kubevirt-private/u-1/launcher-state.json"));
+        for uid in ["", ".", "..", "../x", "/etc", "a/b", "a\0b"] {
+            assert_eq!(state_file(uid), None, "{uid:?}");
+        }
+    }
+}

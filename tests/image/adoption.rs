@@ -1,0 +1,285 @@
+//! The launcher dies, its VM lives on: SIGKILL at every point of a VM's life, and again and again.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::support::beats::Heartbeat;
+use super::support::pod::{Pod, Setup, image, text};
+use super::support::virt_handler::VirtHandler;
+use super::support::{expect, wait_for};
+use super::{boot, children, comm, owner, send, try_owner, vmi};
+
+/// For a new launcher to answer, on a machine that is busy with other things. `make faults` prints what it took.
+const BACK: Duration = Duration::from_secs(30);
+/// Kills in a row.
+const KILLS: u32 = 50;
+
+fn hypervisors(pod: &Pod) -> Vec<u32> {
+    let of =
+        |parent| children(parent).into_iter().filter(|(_, comm)| comm.starts_with("qemu-system")).map(|(pid, _)| pid);
+    of(pod.pid_1()).collect()
+}
+
+fn the_hypervisor(pod: &Pod) -> u32 {
+    match hypervisors(pod)[..] {
+        [pid] => pid,
+        ref other => panic!("hypervisors: {other:?}; {}", pod.log()),
+    }
+}
+
+/// Kills the launcher and waits until another one, and none but one, serves the socket.
+fn replace_launcher(pod: &Pod) -> u32 {
+    let old = owner(pod);
+    send(old, Signal::SIGKILL);
+    wait_for("another launcher", BACK, || {
+        let new = try_owner(pod).ok_or_else(|| format!("nobody listens: {}", pod.log()))?;
+        expect(new != old && comm(new) == "virt-launcher", new)?;
+        Ok::<_, String>(new)
+    })
+}
+
+/// What the launcher and its monitor wrote, without what they forward.
+fn own_lines(pod: &Pod) -> String {
+    let own = |line: &&String| !line.contains("\"subcomponent\"") && !line.contains("\"pos\":\"dump.rs");
+    pod.lines().iter().filter(own).map(|line| line.as_str()).collect::<Vec<_>>().join("\n")
+}
+
+/// As virt-handler does: again until it works.
+fn sync_until_it_works(pod: &Pod, vmi: &str) {
+    wait_for("sync", BACK * 4, || {
+        let synced = pod.sync(vmi);
+        expect(synced.status.success(), text(&synced))
+    });
+}
+
+/// virt-handler heard of the end and did what follows it; it may have heard more than once before that was done.
+fn assert_only_deleted(virt_handler: &VirtHandler) {
+    let mut calls = virt_handler.calls();
+    calls.dedup();
+    assert_eq!(calls, ["DeleteVirtualMachine"]);
+}
+
+/// The VM runs, in one hypervisor, and its end is as it should be.
+fn assert_runs_and_ends(pod: &Pod, vmi: &str) {
+    pod.wait_status("Running");
+    the_hypervisor(pod);
+    let virt_handler = pod.virt_handler(vmi);
+    let killed = pod.ctl(&["kill"]);
+    assert!(killed.status.success(), "{}", text(&killed));
+    assert_eq!(pod.wait_exit(), 0, "{}", pod.log());
+    assert_only_deleted(&virt_handler);
+}
+
+#[test]
+fn a_launcher_killed_before_the_define_is_followed_by_one_that_starts_the_vm() {
+    let Some(image) = image() else { return };
+    let pod = Pod::start(&image, "demo", &[]);
+    pod.wait_ready();
+    pod.provide_disks();
+    replace_launcher(&pod);
+    sync_until_it_works(&pod, &vmi("demo"));
+    assert_runs_and_ends(&pod, &vmi("demo"));
+}
+
+/// A script in place of the ISO tool, which is called between the define and the start: it waits to be killed, the first time.
+fn tool_that_waits(dir: &tempfile::TempDir) -> PathBuf {
+    let tool = dir.path().join("xorrisofs");
+    let script = "#!/bin/sh\n\
+        reached=/var/run/kubevirt/reached\n\
+        if [ ! -e $reached ]; then : >$reached; exec sleep 600; fi\n\
+        exec /usr/bin/xorrisofs \"$@\"\n";
+    fs::write(&tool, script).unwrap();
+    fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
+    tool
+}
+
+#[test]
+fn a_launcher_killed_between_define_and_start_is_followed_by_one_that_starts_the_vm() {
+    let Some(image) = image() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let pod = Setup::new(&image, "demo").mount(&tool_that_waits(&dir), "/usr/local/bin/xorrisofs").start();
+    pod.wait_ready();
+    pod.provide_disks();
+    std::thread::scope(|scope| {
+        // Fails with its launcher.
+        scope.spawn(|| pod.sync(&vmi("demo")));
+        wait_for("the moment between define and start", BACK, || {
+            expect(pod.volume("public").join("reached").exists(), pod.log())
+        });
+        replace_launcher(&pod);
+    });
+    assert_eq!(hypervisors(&pod), [0_u32; 0]);
+    sync_until_it_works(&pod, &vmi("demo"));
+    assert_runs_and_ends(&pod, &vmi("demo"));
+}
+
+#[test]
+fn a_launcher_killed_during_the_start_leaves_one_vm_with_an_owner() {
+    let Some(image) = image() else { return };
+    // From the moment the hypervisor's process is there.
+    for after in [0, 30, 100, 300] {
+        let pod = Pod::start(&image, "demo", &[]);
+        pod.wait_ready();
+        pod.provide_disks();
+        let pid_file = pod.volume("libvirt-runtime").join("qemu/run/default_demo.pid");
+        std::thread::scope(|scope| {
+            scope.spawn(|| pod.sync(&vmi("demo")));
+            wait_for("the hypervisor's start", BACK * 2, || expect(pid_file.exists(), pod.log()));
+            std::thread::sleep(Duration::from_millis(after));
+            replace_launcher(&pod);
+        });
+        sync_until_it_works(&pod, &vmi("demo"));
+        assert_runs_and_ends(&pod, &vmi("demo"));
+    }
+}
+
+#[test]
+fn a_paused_vm_stays_paused_under_the_next_launcher() {
+    let Some(image) = image() else { return };
+    let pod = Pod::start(&image, "demo", &[]);
+    boot(&pod, &vmi("demo"));
+    let hypervisor = the_hypervisor(&pod);
+    assert!(pod.ctl(&["pause"]).status.success());
+    pod.wait_status("Paused");
+    replace_launcher(&pod);
+    pod.wait_status("Paused");
+    sync_until_it_works(&pod, &vmi("demo"));
+    assert_eq!(pod.status(), "Paused", "a sync resumes only what nobody paused");
+    assert!(pod.ctl(&["unpause"]).status.success());
+    pod.wait_status("Running");
+    replace_launcher(&pod);
+    pod.wait_status("Running");
+    assert_eq!(the_hypervisor(&pod), hypervisor);
+}
+
+#[test]
+fn a_launcher_killed_during_the_shutdown_is_followed_by_one_that_finishes_it() {
+    let Some(image) = image() else { return };
+    for pod_is_told in [true, false] {
+        let pod = Pod::start(&image, "demo", &[]);
+        boot(&pod, &vmi("demo"));
+        pod.wait_console("guest: ready");
+        let virt_handler = pod.virt_handler(&vmi("demo"));
+        let launcher = owner(&pod);
+        if pod_is_told {
+            send(pod.pid_1(), Signal::SIGTERM);
+        } else {
+            assert!(pod.ctl(&["shutdown"]).status.success());
+        }
+        send(launcher, Signal::SIGKILL);
+        assert_eq!(pod.wait_exit(), 0, "{}", pod.log());
+        let calls = virt_handler.calls();
+        assert_eq!(calls.last(), Some(&"DeleteVirtualMachine"), "{calls:?}: {}", own_lines(&pod));
+        assert!(!calls.contains(&"KillVirtualMachine"), "{calls:?}");
+    }
+}
+
+#[test]
+fn a_vm_that_ended_while_nobody_looked_is_told_and_not_started_again() {
+    let Some(image) = image() else { return };
+    let pod = Pod::start(&image, "demo", &[]);
+    boot(&pod, &vmi("demo"));
+    let hypervisor = the_hypervisor(&pod);
+    send(owner(&pod), Signal::SIGKILL);
+    send(hypervisor, Signal::SIGKILL);
+    wait_for("another launcher", BACK, || try_owner(&pod).ok_or_else(|| pod.log()));
+    // virt-handler has not heard of it yet.
+    let _ = pod.sync(&vmi("demo"));
+    assert_eq!(hypervisors(&pod), [0_u32; 0]);
+    let virt_handler = pod.virt_handler(&vmi("demo"));
+    assert_eq!(pod.wait_exit(), 0, "{}", pod.log());
+    assert_only_deleted(&virt_handler);
+}
+
+#[test]
+fn after_the_limit_the_vm_is_ended_gracefully() {
+    let Some(image) = image() else { return };
+    let pod = Pod::start(&image, "demo", &["--adopt-limit=2"]);
+    boot(&pod, &vmi("demo"));
+    replace_launcher(&pod);
+    send(owner(&pod), Signal::SIGKILL);
+    assert_eq!(pod.wait_exit(), 255, "{}", pod.log());
+    let said = |start: &str| {
+        let start = start.to_owned();
+        move |record: &serde_json::Value| record["msg"].as_str().is_some_and(|text| text.starts_with(&start))
+    };
+    assert!(pod.records("error").iter().any(said("virt-launcher dies again and again")));
+    assert!(pod.records("info").iter().any(said("ending the hypervisor qemu-system-x86")));
+}
+
+/// Who is killed.
+#[derive(Debug, Clone, Copy)]
+struct Victims {
+    launcher: bool,
+    daemon: bool,
+}
+
+fn the_daemon(launcher: u32) -> Option<u32> {
+    let daemons = ["libvirtd", "virtqemud"];
+    children(launcher).into_iter().find(|(_, comm)| daemons.contains(&comm.as_str())).map(|(pid, _)| pid)
+}
+
+/// Kills again and again, at moments that differ, and looks each time that the VM is the same and that it answers.
+fn survives(victims: Victims) {
+    let Some(image) = image() else { return };
+    let pod = Pod::start(&image, "demo", &["--adopt-limit=1000"]);
+    let vmi = vmi("demo");
+    boot(&pod, &vmi);
+    pod.wait_console("guest: ready");
+    let virt_handler = pod.virt_handler(&vmi);
+    let hypervisor = the_hypervisor(&pod);
+    let heartbeat = Heartbeat::listen(&pod);
+    let (mut longest, mut random) = (Duration::ZERO, 12345_u64);
+    for kill in 0..KILLS {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        std::thread::sleep(Duration::from_millis((random >> 33) % 300));
+        let launcher = wait_for("a launcher", BACK, || try_owner(&pod).ok_or_else(|| pod.log()));
+        let daemon = wait_for("a daemon", BACK, || the_daemon(launcher).ok_or_else(|| pod.log()));
+        if victims.daemon {
+            send(daemon, Signal::SIGKILL);
+        }
+        if victims.launcher {
+            send(launcher, Signal::SIGKILL);
+        }
+        let killed = Instant::now();
+        wait_for("an answer", BACK, || {
+            if victims.launcher {
+                expect(try_owner(&pod).is_some_and(|new| new != launcher), pod.log())?;
+            }
+            let status = pod.status();
+            expect(status == "Running", format!("{status}: {}", pod.log()))
+        });
+        longest = longest.max(killed.elapsed());
+        assert_eq!(the_hypervisor(&pod), hypervisor, "after kill {kill}");
+        heartbeat.wait_beat();
+    }
+    println!(
+        "{victims:?}: answers again within {longest:?}; longest pause between two heartbeats {:?}",
+        heartbeat.longest()
+    );
+    assert!(heartbeat.longest() < Duration::from_secs(20), "{:?}", heartbeat.longest());
+    assert_eq!(virt_handler.calls(), [""; 0], "nothing told virt-handler that the VM had ended");
+    let asked = pod.ctl(&["shutdown"]);
+    assert!(asked.status.success(), "{}", text(&asked));
+    assert_eq!(pod.wait_exit(), 0, "{}", pod.log());
+    assert_only_deleted(&virt_handler);
+}
+
+#[test]
+fn the_vm_survives_fifty_deaths_of_its_launcher() {
+    survives(Victims { launcher: true, daemon: false });
+}
+
+#[test]
+fn the_vm_survives_fifty_deaths_of_the_libvirt_daemon() {
+    survives(Victims { launcher: false, daemon: true });
+}
+
+#[test]
+fn the_vm_survives_fifty_deaths_of_both() {
+    survives(Victims { launcher: true, daemon: true });
+}
