@@ -54,6 +54,8 @@ impl Driver for Scripted {
             Action::SyncCpus(request) | Action::HotplugHostDevices(request) => {
                 format!("{} with topology: {}", action.rpc(), request.options.topology.is_some())
             }
+            Action::MemoryDump { path } => format!("{} {path}", action.rpc()),
+            Action::InjectLaunchSecret { header, secret } => format!("{} {header} {secret}", action.rpc()),
             Action::SyncMemory(_)
             | Action::Pause(_)
             | Action::Unpause(_)
@@ -312,21 +314,32 @@ async fn the_published_state_is_what_getters_read() {
 }
 
 #[tokio::test]
-async fn calls_of_later_say_so_in_their_own_way() {
+async fn migration_is_refused_and_its_absence_is_no_failure() {
     let launcher = Launcher::obliging();
     let mut client = launcher.client().await;
-    let not_yet = |rpc: &str| Some(Response { success: false, message: format!("not implemented yet: {rpc}") });
+    let said = |reply: tonic::Response<Response>| reply.into_inner().message;
+    let migration = MigrationRequest { vmi: vmi_request().vmi, options: b"{}".to_vec() };
+    let sent = said(client.migrate_virtual_machine(migration).await.unwrap());
+    assert!(sent.starts_with("not implemented yet: MigrateVirtualMachine: "), "{sent}");
+    let received = said(client.sync_migration_target(vmi_request()).await.unwrap());
+    assert!(received.starts_with("not implemented yet: SyncMigrationTarget: "), "{received}");
 
-    let reply = client.get_domain_stats(EmptyRequest {}).await.unwrap().into_inner();
-    assert_eq!(reply.response, not_yet("GetDomainStats"));
-    let reply = client.get_screenshot(vmi_request()).await.unwrap().into_inner();
-    assert_eq!(reply.response, not_yet("GetScreenshot"));
-    let reply = client.redefine_checkpoint(RedefineCheckpointRequest::default()).await.unwrap().into_inner();
-    assert_eq!(reply.response, not_yet("RedefineCheckpoint"));
-
-    let status = client.get_vm_stats(VmStatsRequest::default()).await.unwrap_err();
-    assert_eq!(status.code(), Code::Unknown);
-    assert!(status.message().starts_with("not implemented yet: "), "{status:?}");
+    // Nothing migrates, so there is nothing to cancel and nothing to finish.
+    assert!(client.cancel_virtual_machine_migration(vmi_request()).await.unwrap().into_inner().success);
+    assert!(client.finalize_virtual_machine_migration(vmi_request()).await.unwrap().into_inner().success);
+    let refresh = InterfaceBindingMigration { method: "link-refresh".into() };
+    let options =
+        VirtualMachineOptions { interface_migration: [("net1".into(), refresh)].into(), ..Default::default() };
+    let request = VmiRequest { options: Some(options), ..vmi_request() };
+    let refused = said(client.finalize_virtual_machine_migration(request).await.unwrap());
+    assert!(refused.ends_with(": net1"), "{refused}");
+    for nobody in [
+        client.cancel_virtual_machine_migration(VmiRequest::default()).await.unwrap(),
+        client.finalize_virtual_machine_migration(VmiRequest::default()).await.unwrap(),
+        client.sync_migration_target(VmiRequest::default()).await.unwrap(),
+    ] {
+        assert_eq!(said(nobody), "No valid vmi object present in command server request");
+    }
 }
 
 #[tokio::test]
@@ -588,4 +601,29 @@ async fn calls_for_cpus_memory_and_host_devices_reach_the_driver_with_their_opti
     assert_eq!(asked, expected);
     let reply = client.sync_virtual_machine_cp_us(VmiRequest::default()).await.unwrap().into_inner();
     assert_eq!(reply.message, "No valid vmi object present in command server request");
+}
+
+#[tokio::test]
+async fn a_memory_dump_needs_a_vmi_and_a_secret_its_two_parts() {
+    let launcher = Launcher::obliging();
+    let mut client = launcher.client().await;
+    let vmi = vmi_request().vmi;
+    let dump = MemoryDumpRequest { vmi: vmi.clone(), dump_path: "/dumps/a.memory.dump".into() };
+    assert!(client.virtual_machine_memory_dump(dump.clone()).await.unwrap().into_inner().success);
+    let nobody = client.virtual_machine_memory_dump(MemoryDumpRequest { vmi: None, ..dump }).await.unwrap();
+    assert_eq!(nobody.into_inner().message, "No valid vmi object present in command server request");
+    for (options, said) in [
+        ("", "No valid secret options present in command server request"),
+        ("7", "No valid secret options present in command server request"),
+        ("null", "Header is required"),
+        ("{}", "Header is required"),
+        (r#"{"header":"h"}"#, "Secret is required"),
+        (r#"{"header":"h","secret":"s","more":1}"#, ""),
+    ] {
+        let request = InjectLaunchSecretRequest { vmi: vmi.clone(), options: options.into() };
+        let reply = client.inject_launch_secret(request).await.unwrap().into_inner();
+        assert_eq!((reply.message.as_str(), reply.success), (said, said.is_empty()), "{options:?}");
+    }
+    let asked = launcher.driver.asked.lock().unwrap();
+    assert_eq!(*asked, ["VirtualMachineMemoryDump /dumps/a.memory.dump", "InjectLaunchSecret h s"]);
 }

@@ -33,6 +33,18 @@ pub enum Action {
     Freeze(Box<FreezeRequest>),
     /// Thaw the guest's file systems.
     Unfreeze(Box<VirtualMachineInstance>),
+    /// Write the guest's memory to a file; the answer comes when that has begun.
+    MemoryDump {
+        /// Where to.
+        path: String,
+    },
+    /// Hand the guest a secret that its owner has encrypted for it (SEV).
+    InjectLaunchSecret {
+        /// The secret's header.
+        header: String,
+        /// The secret.
+        secret: String,
+    },
     /// A migration target that is not needed any more: `target_pod` is `status.migrationState.targetPod` of the VMI.
     /// It means this launcher if it is the name of its own pod (`POD_NAME`); otherwise nothing is to be done.
     SignalTargetPodCleanup {
@@ -100,6 +112,8 @@ impl Action {
             Action::HotplugHostDevices(_) => "HotplugHostDevices",
             Action::Freeze(_) => "FreezeVirtualMachine",
             Action::Unfreeze(_) => "UnfreezeVirtualMachine",
+            Action::MemoryDump { .. } => "VirtualMachineMemoryDump",
+            Action::InjectLaunchSecret { .. } => "InjectLaunchSecret",
             Action::SignalTargetPodCleanup { .. } => "SignalTargetPodCleanup",
         }
     }

@@ -3,8 +3,7 @@
 use super::failure::response;
 use super::{Driver, Failure};
 use crate::proto::cmd_v1::{
-    DomainResponse, GuestFilesystemsResponse, GuestInfoResponse, GuestUserListResponse, LaunchMeasurementResponse,
-    QemuVersionResponse, Response, ScreenshotResponse, SevInfoResponse,
+    DomainResponse, GuestFilesystemsResponse, GuestInfoResponse, GuestUserListResponse, QemuVersionResponse, Response,
 };
 
 /// `GetDomain`: no domain is a success with an empty document.
@@ -44,29 +43,10 @@ pub(super) fn filesystems(driver: &dyn Driver) -> GuestFilesystemsResponse {
     GuestFilesystemsResponse { response, guest_filesystems_response }
 }
 
-/// `GetSEVInfo`.
-pub(super) fn sev_info() -> SevInfoResponse {
-    SevInfoResponse { response: not_yet("GetSEVInfo"), ..Default::default() }
-}
-
-/// `GetLaunchMeasurement`.
-pub(super) fn launch_measurement() -> LaunchMeasurementResponse {
-    LaunchMeasurementResponse { response: not_yet("GetLaunchMeasurement"), ..Default::default() }
-}
-
-/// `GetScreenshot`.
-pub(super) fn screenshot() -> ScreenshotResponse {
-    ScreenshotResponse { response: not_yet("GetScreenshot"), ..Default::default() }
-}
-
 /// A reply and its document, which is empty if there is none.
 fn document(document: Result<String, Failure>) -> (Option<Response>, String) {
     match document {
         Ok(document) => (Some(response(Ok(()))), document),
         Err(failure) => (Some(response(Err(failure))), String::new()),
     }
-}
-
-fn not_yet(rpc: &'static str) -> Option<Response> {
-    Some(response(Err(Failure::NotImplemented(rpc))))
 }

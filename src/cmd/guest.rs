@@ -3,8 +3,8 @@
 use tonic::Status;
 
 use super::failure::{response, status};
-use super::{Driver, Failure, GuestCommand, GuestOutput};
-use crate::proto::cmd_v1::{ExecRequest, ExecResponse, GuestPingRequest, GuestPingResponse, VmStatsResponse};
+use super::{Driver, GuestCommand, GuestOutput};
+use crate::proto::cmd_v1::{ExecRequest, ExecResponse, GuestPingRequest, GuestPingResponse};
 
 /// `Exec`: a command that ends with a code is a success, whatever the code.
 pub(super) async fn exec(driver: &dyn Driver, request: ExecRequest) -> Result<ExecResponse, Status> {
@@ -20,9 +20,4 @@ pub(super) async fn ping(driver: &dyn Driver, request: GuestPingRequest) -> Resu
     let GuestPingRequest { domain_name, timeout_seconds: _ } = request;
     driver.guest_ping(domain_name).await.map_err(|failure| status(&failure))?;
     Ok(GuestPingResponse { response: Some(response(Ok(()))) })
-}
-
-/// `GetVMStats`.
-pub(super) fn vm_stats() -> Result<VmStatsResponse, Status> {
-    Err(status(&Failure::NotImplemented("GetVMStats")))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tonic::{Request, Response as Reply, Status};
 
 use super::failure::response;
-use super::{Action, Driver, Failure, getters, guest, lifecycle, measures};
+use super::{Action, Driver, Failure, getters, guest, jobs, lifecycle, measures, migration, vm_stats};
 use crate::proto::cmd_info::cmd_info_server::CmdInfo;
 use crate::proto::cmd_info::{CmdInfoRequest, CmdInfoResponse};
 use crate::proto::cmd_v1::cmd_server::Cmd;
@@ -123,15 +123,18 @@ impl Cmd for CmdService {
     }
 
     async fn get_sev_info(&self, _: Request<EmptyRequest>) -> Result<Reply<SevInfoResponse>, Status> {
-        Ok(Reply::new(getters::sev_info()))
+        Ok(Reply::new(measures::sev_info(&*self.driver).await))
     }
 
-    async fn get_launch_measurement(&self, _: Request<VmiRequest>) -> Result<Reply<LaunchMeasurementResponse>, Status> {
-        Ok(Reply::new(getters::launch_measurement()))
+    async fn get_launch_measurement(
+        &self,
+        request: Request<VmiRequest>,
+    ) -> Result<Reply<LaunchMeasurementResponse>, Status> {
+        Ok(Reply::new(measures::launch_measurement(&*self.driver, request.into_inner()).await))
     }
 
-    async fn get_screenshot(&self, _: Request<VmiRequest>) -> Result<Reply<ScreenshotResponse>, Status> {
-        Ok(Reply::new(getters::screenshot()))
+    async fn get_screenshot(&self, request: Request<VmiRequest>) -> Result<Reply<ScreenshotResponse>, Status> {
+        Ok(Reply::new(measures::screenshot(&*self.driver, request.into_inner()).await))
     }
 
     async fn exec(&self, request: Request<ExecRequest>) -> Result<Reply<ExecResponse>, Status> {
@@ -142,8 +145,8 @@ impl Cmd for CmdService {
         guest::ping(&*self.driver, request.into_inner()).await.map(Reply::new)
     }
 
-    async fn get_vm_stats(&self, _: Request<VmStatsRequest>) -> Result<Reply<VmStatsResponse>, Status> {
-        guest::vm_stats().map(Reply::new)
+    async fn get_vm_stats(&self, request: Request<VmStatsRequest>) -> Result<Reply<VmStatsResponse>, Status> {
+        vm_stats::vm_stats(&*self.driver, request.into_inner()).await.map(Reply::new)
     }
 
     async fn freeze_virtual_machine(&self, request: Request<FreezeRequest>) -> Result<Reply<Response>, Status> {
@@ -154,20 +157,23 @@ impl Cmd for CmdService {
         self.steer("UnfreezeVirtualMachine", Action::Unfreeze, request).await
     }
 
-    async fn sync_migration_target(&self, _: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
-        not_yet("SyncMigrationTarget")
+    async fn sync_migration_target(&self, request: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
+        Ok(Reply::new(migration::sync_target(request.into_inner())))
     }
 
-    async fn migrate_virtual_machine(&self, _: Request<MigrationRequest>) -> Result<Reply<Response>, Status> {
-        not_yet("MigrateVirtualMachine")
+    async fn migrate_virtual_machine(&self, request: Request<MigrationRequest>) -> Result<Reply<Response>, Status> {
+        Ok(Reply::new(migration::migrate(request.into_inner())))
     }
 
-    async fn cancel_virtual_machine_migration(&self, _: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
-        not_yet("CancelVirtualMachineMigration")
+    async fn cancel_virtual_machine_migration(&self, request: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
+        Ok(Reply::new(migration::cancel(request.into_inner())))
     }
 
-    async fn finalize_virtual_machine_migration(&self, _: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
-        not_yet("FinalizeVirtualMachineMigration")
+    async fn finalize_virtual_machine_migration(
+        &self,
+        request: Request<VmiRequest>,
+    ) -> Result<Reply<Response>, Status> {
+        Ok(Reply::new(migration::finalize(request.into_inner())))
     }
 
     async fn hotplug_host_devices(&self, request: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
@@ -193,12 +199,18 @@ impl Cmd for CmdService {
         self.steer("SyncVirtualMachineMemory", Action::SyncMemory, request).await
     }
 
-    async fn virtual_machine_memory_dump(&self, _: Request<MemoryDumpRequest>) -> Result<Reply<Response>, Status> {
-        not_yet("VirtualMachineMemoryDump")
+    async fn virtual_machine_memory_dump(
+        &self,
+        request: Request<MemoryDumpRequest>,
+    ) -> Result<Reply<Response>, Status> {
+        Ok(Reply::new(jobs::memory_dump(&*self.driver, request.into_inner()).await))
     }
 
-    async fn inject_launch_secret(&self, _: Request<InjectLaunchSecretRequest>) -> Result<Reply<Response>, Status> {
-        not_yet("InjectLaunchSecret")
+    async fn inject_launch_secret(
+        &self,
+        request: Request<InjectLaunchSecretRequest>,
+    ) -> Result<Reply<Response>, Status> {
+        Ok(Reply::new(jobs::inject_launch_secret(&*self.driver, request.into_inner()).await))
     }
 
     async fn backup_virtual_machine(&self, _: Request<BackupRequest>) -> Result<Reply<Response>, Status> {

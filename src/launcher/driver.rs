@@ -12,8 +12,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::boot::Boot;
+use super::jobs::Jobs;
 use super::operations::{self, Vm};
 use super::publisher::{Cause, Publications};
+use super::sev::{self, Sev};
 use super::statistics::{self, Statistics};
 use super::sync;
 use crate::cmd::{self, Action, Answer, Failure, GuestCommand, GuestOutput};
@@ -40,6 +42,8 @@ pub struct DriverHandle {
     version: watch::Receiver<Option<String>>,
     pub(super) statistics: Statistics,
     vm: Vm,
+    pub(super) sev: Sev,
+    pub(super) collects_vm_stats: bool,
 }
 
 impl cmd::Driver for DriverHandle {
@@ -115,6 +119,7 @@ impl Default for Signs {
 pub struct Driver {
     vm: Vm,
     boot: Arc<Boot>,
+    jobs: Jobs,
     publications: Publications,
     signs: Signs,
     /// This pod's name (`POD_NAME`).
@@ -151,6 +156,8 @@ fn turn_of(action: &Action) -> Turn {
         | Action::Delete(_)
         | Action::Freeze(_)
         | Action::Unfreeze(_)
+        | Action::MemoryDump { .. }
+        | Action::InjectLaunchSecret { .. }
         | Action::SignalTargetPodCleanup { .. } => Turn::Free,
     }
 }
@@ -172,10 +179,13 @@ impl Driver {
             requests: sender,
             publications: publications.clone(),
             version: signs.version.subscribe(),
+            collects_vm_stats: boot.config.vm_stats_collector,
+            sev: Sev::new(vm.clone(), boot.config.ovmf_path.clone()),
             statistics: Statistics::new(vm.clone(), published, statistics::Timings::default()),
             vm: vm.clone(),
         };
         let driver = Driver {
+            jobs: Jobs::new(vm.clone()),
             vm,
             boot: Arc::new(boot),
             publications,
@@ -229,6 +239,7 @@ impl Driver {
     fn start(&mut self, turn: Turn, request: Request) {
         self.exclusive |= turn == Turn::Exclusive;
         let (vm, boot, publications) = (self.vm.clone(), self.boot.clone(), self.publications.clone());
+        let jobs = self.jobs.clone();
         let (signs, pod_name) = (self.signs.clone(), self.pod_name.clone());
         let Request { action, reply } = request;
         self.running.spawn(async move {
@@ -252,6 +263,8 @@ impl Driver {
                 Action::Delete(_) => operations::delete(&vm).await,
                 Action::Freeze(request) => vm.guest.freeze(*request, &vm.metadata.snapshot()).await,
                 Action::Unfreeze(_) => vm.guest.unfreeze().await,
+                Action::MemoryDump { path } => jobs.memory_dump(path),
+                Action::InjectLaunchSecret { header, secret } => sev::inject_secret(&vm, &header, &secret).await,
                 Action::SignalTargetPodCleanup { target_pod } => {
                     if !target_pod.is_empty() && pod_name.as_deref() == Some(target_pod.as_str()) {
                         signs.leave_early.send_replace(true);

@@ -25,7 +25,7 @@ pub struct StatsRecord {
 }
 
 /// A picture of the guest's first screen.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Screenshot {
     /// As libvirt names it, such as `image/png`.
     pub mime: String,

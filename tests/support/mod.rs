@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 pub mod beats;
 pub mod console;
 pub mod daemon;
+pub mod driver;
 pub mod guest;
 pub mod pod;
 pub mod virt_handler;

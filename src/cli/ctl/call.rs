@@ -110,8 +110,7 @@ impl Caller {
 
     pub(super) async fn steer(&self, steer: Steer, target: Target) -> Result<(), CtlError> {
         let mut client = self.connect().await?;
-        let vmi = self.target(&mut client, target).await?;
-        let request = VmiRequest { vmi: Some(encode(&vmi)), options: None };
+        let request = VmiRequest { vmi: Some(self.vmi(&mut client, target).await?), options: None };
         let within = deadline::LONG;
         let reply = match steer {
             Steer::Pause => self.answer(within, client.pause_virtual_machine(request)).await?,
@@ -152,6 +151,11 @@ impl Caller {
                 })?))
             }
         }
+    }
+
+    /// The same, as a request carries it.
+    pub(super) async fn vmi(&self, client: &mut CmdClient<Channel>, target: Target) -> Result<Vmi, CtlError> {
+        Ok(encode(&self.target(client, target).await?))
     }
 
     pub(super) async fn connect(&self) -> Result<CmdClient<Channel>, CtlError> {

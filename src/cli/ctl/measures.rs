@@ -1,11 +1,14 @@
 //! Commands that have the launcher measure something.
 
+use std::io::Write;
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use super::call::{Caller, check};
-use super::{CtlError, output};
+use super::{CtlError, Target, output};
 use crate::cmd::client::deadline;
-use crate::proto::cmd_v1::EmptyRequest;
+use crate::proto::cmd_v1::{EmptyRequest, VmiRequest};
 
 impl Caller {
     pub(super) async fn stats(&self) -> Result<(), CtlError> {
@@ -23,6 +26,46 @@ impl Caller {
         check(reply.response.as_ref())?;
         let rate = reply.dirty_rate_mbs;
         output::print(self.format, &json!({ "dirtyRateMbs": rate }), || vec![("", format!("{rate} MiB/s"))])
+    }
+}
+
+impl Caller {
+    pub(super) async fn screenshot(&self, file: &Path, target: Target) -> Result<(), CtlError> {
+        let mut client = self.connect().await?;
+        let request = VmiRequest { vmi: Some(self.vmi(&mut client, target).await?), options: None };
+        let reply = self.answer(deadline::SHORT, client.get_screenshot(request)).await?;
+        check(reply.response.as_ref())?;
+        if file == Path::new("-") {
+            let written = std::io::stdout().write_all(&reply.data);
+            return written.map_err(|error| CtlError::Refused(format!("stdout: {error}")));
+        }
+        std::fs::write(file, &reply.data).map_err(|error| CtlError::Usage(format!("{}: {error}", file.display())))?;
+        let document = json!({ "mime": reply.mime, "bytes": reply.data.len(), "file": file });
+        output::print(self.format, &document, || {
+            vec![("", format!("{}: {}, {} bytes", file.display(), reply.mime, reply.data.len()))]
+        })
+    }
+
+    pub(super) async fn sev_info(&self) -> Result<(), CtlError> {
+        let mut client = self.connect().await?;
+        let reply = self.answer(deadline::SHORT, client.get_sev_info(EmptyRequest {})).await?;
+        check(reply.response.as_ref())?;
+        self.document(&reply.sev_info)
+    }
+
+    pub(super) async fn launch_measurement(&self, target: Target) -> Result<(), CtlError> {
+        let mut client = self.connect().await?;
+        let request = VmiRequest { vmi: Some(self.vmi(&mut client, target).await?), options: None };
+        let reply = self.answer(deadline::SHORT, client.get_launch_measurement(request)).await?;
+        check(reply.response.as_ref())?;
+        self.document(&reply.launch_measurement)
+    }
+
+    /// Prints a JSON object of texts and numbers.
+    fn document(&self, json: &[u8]) -> Result<(), CtlError> {
+        let document: Value = serde_json::from_slice(json)
+            .map_err(|error| CtlError::Refused(format!("the launcher's answer cannot be read: {error}")))?;
+        output::print(self.format, &document, || vec![("", document.to_string())])
     }
 }
 

@@ -4,8 +4,10 @@ mod call;
 mod console;
 mod events;
 mod guest;
+mod jobs;
 mod measures;
 mod output;
+mod vm_stats;
 mod vmi_file;
 
 use std::ffi::OsString;
@@ -88,6 +90,30 @@ enum Command {
     Stats,
     /// Measure for a second how much memory the guest writes.
     DirtyRate,
+    /// Print statistics and what the guest's agent counts, in one call.
+    VmStats(vm_stats::Parts),
+    /// Save a picture of the guest's screen.
+    Screenshot {
+        /// Where to; `-` is standard output.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Write the guest's memory to a file in the launcher's container; get-domain tells how it ended.
+    MemoryDump {
+        /// The file, as the launcher sees it.
+        #[arg(value_name = "PATH")]
+        path: PathBuf,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Print what the node's SEV firmware says of itself.
+    SevInfo,
+    /// Print the measurement of a started SEV guest.
+    LaunchMeasurement(Target),
+    /// Hand an SEV guest its owner's secret.
+    InjectLaunchSecret(jobs::Secret),
     /// Suspend the guest.
     Pause(Target),
     /// Resume the guest.
@@ -197,6 +223,12 @@ fn run(ctl: Ctl) -> Result<(), CtlError> {
             Command::Info => caller.info().await,
             Command::Stats => caller.stats().await,
             Command::DirtyRate => caller.dirty_rate().await,
+            Command::VmStats(parts) => caller.vm_stats(parts).await,
+            Command::Screenshot { file, target } => caller.screenshot(&file, target).await,
+            Command::MemoryDump { path, target } => caller.memory_dump(&path, target).await,
+            Command::SevInfo => caller.sev_info().await,
+            Command::LaunchMeasurement(target) => caller.launch_measurement(target).await,
+            Command::InjectLaunchSecret(secret) => caller.inject_launch_secret(secret).await,
             Command::Pause(target) => caller.steer(call::Steer::Pause, target).await,
             Command::Unpause(target) => caller.steer(call::Steer::Unpause, target).await,
             Command::Shutdown(target) => caller.steer(call::Steer::Shutdown, target).await,

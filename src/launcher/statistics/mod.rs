@@ -1,6 +1,7 @@
 //! Statistics on demand (contract/cmd-server.md 4.2, 9.2): measured when somebody asks, once for all who ask at the same
 //! time, and with a deadline below the client's.
 
+mod agent;
 pub mod coalesce;
 pub mod document;
 
@@ -14,8 +15,8 @@ use self::coalesce::Coalesced;
 use super::operations::Vm;
 use super::publisher::Published;
 use crate::cmd::Failure;
-use crate::domain::stats::LoadStats;
-use crate::libvirt;
+use crate::domain::stats::{Load, LoadStats};
+use crate::libvirt::{self, Screenshot};
 
 /// How long a measured dirty rate is passed on, as with the original: measuring costs a second and slows the guest.
 const DIRTY_RATE_KEPT: Duration = Duration::from_secs(3);
@@ -36,6 +37,8 @@ pub struct Timings {
     pub stats: Duration,
     /// From the start of a dirty-rate measurement to its result, beyond the second that it takes; the client waits 20 s.
     pub dirty_rate: Duration,
+    /// All that GetVMStats asks the guest's agent; its client waits 5 s.
+    pub agent: Duration,
     /// Between two looks at whether a measurement has ended: libvirt has no event for it.
     pub dirty_rate_pause: Duration,
 }
@@ -45,6 +48,7 @@ impl Default for Timings {
         Timings {
             stats: Duration::from_secs(4),
             dirty_rate: Duration::from_secs(2),
+            agent: Duration::from_secs(4),
             dirty_rate_pause: Duration::from_millis(100),
         }
     }
@@ -58,6 +62,8 @@ pub struct Statistics {
     timings: Timings,
     stats: Arc<Coalesced<Result<Arc<str>, Failure>>>,
     dirty_rate: Arc<Coalesced<Result<i64, Failure>>>,
+    screenshot: Arc<Coalesced<Result<Screenshot, Failure>>>,
+    agent: agent::Answers,
 }
 
 impl Statistics {
@@ -69,6 +75,8 @@ impl Statistics {
             timings,
             stats: Arc::new(Coalesced::new(Duration::ZERO)),
             dirty_rate: Arc::new(Coalesced::new(DIRTY_RATE_KEPT)),
+            screenshot: Arc::new(Coalesced::new(Duration::ZERO)),
+            agent: agent::Answers::default(),
         }
     }
 
@@ -79,11 +87,29 @@ impl Statistics {
         shared.await.unwrap_or_else(|| Err(ended("GetDomainStats")))
     }
 
+    /// The version of the guest's agent, as it was told last.
+    pub fn agent_version(&self) -> String {
+        self.vm.guest.data().borrow().agent.as_ref().map(|agent| agent.version.clone()).unwrap_or_default()
+    }
+
+    /// The guest's load, as its agent told it last.
+    fn load(&self) -> LoadStats {
+        let load = self.vm.guest.data().borrow().load;
+        LoadStats { load1m: load.one.map(Load), load5m: load.five.map(Load), load15m: load.fifteen.map(Load) }
+    }
+
     /// GetDomainDirtyRateStats: MiB per second that the guest writes.
     pub async fn dirty_rate(&self) -> Result<i64, Failure> {
         let own = self.clone();
         let shared = self.dirty_rate.get(Result::is_ok, move || async move { own.measure_dirty_rate().await });
         shared.await.unwrap_or_else(|| Err(ended("GetDomainDirtyRateStats")))
+    }
+
+    /// GetScreenshot.
+    pub async fn screenshot(&self) -> Result<Screenshot, Failure> {
+        let own = self.clone();
+        let take = move || async move { Ok(own.vm.connection.screenshot(&own.vm.domain).await?) };
+        self.screenshot.get(Result::is_ok, take).await.unwrap_or_else(|| Err(ended("GetScreenshot")))
     }
 
     async fn measure(&self) -> Result<Arc<str>, Failure> {
@@ -95,7 +121,7 @@ impl Statistics {
         let vcpus = record.params.unsigned("vcpu.current").and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
         let pins = connection.vcpu_pins(name, vcpus, until).await.map_err(failed)?;
         let aliases = self.published.borrow().domain.as_ref().map(|domain| document::aliases(&domain.spec));
-        let document = document::document(&record, pins, &aliases.unwrap_or_default(), LoadStats::default());
+        let document = document::document(&record, pins, &aliases.unwrap_or_default(), self.load());
         let json = serde_json::to_string(&document);
         json.map(Arc::from).map_err(|error| Failure::text(format!("failed to get domain stats: {error}")))
     }
