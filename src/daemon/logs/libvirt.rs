@@ -1,8 +1,11 @@
 //! Lines of a libvirt daemon's standard error (contract/lifecycle.md 5.2).
 
+use std::time::Instant;
+
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::lines::Lines;
+use super::repeats::Repeats;
 use super::{Forwarded, Sink};
 use crate::logging::Level;
 
@@ -22,22 +25,38 @@ pub struct LibvirtLog {
 pub async fn forward_libvirt(mut log: impl AsyncRead + Unpin, to: LibvirtLog) {
     let mut lines = Lines::default();
     let mut buffer = vec![0; 8 * 1024];
-    let mut each = |line: super::Line<'_>| {
-        if let Some(record) = parse_libvirt_line(&line.text(), to.verbosity) {
-            to.sink.put(record);
-        }
-    };
+    let mut repeats = Repeats::new(to.sink);
     loop {
-        match log.read(&mut buffer).await {
+        let read = match repeats.due() {
+            None => log.read(&mut buffer).await,
+            // What a read that did not come to its end would have read is still there for the next one.
+            Some(due) => match tokio::time::timeout_at(due.into(), log.read(&mut buffer)).await {
+                Ok(read) => read,
+                Err(_) => {
+                    repeats.settle();
+                    continue;
+                }
+            },
+        };
+        match read {
             Ok(0) => break,
-            Ok(count) => lines.push(buffer.get(..count).unwrap_or_default(), &mut each),
+            Ok(count) => {
+                lines.push(buffer.get(..count).unwrap_or_default(), |line| show(&mut repeats, &line, to.verbosity))
+            }
             Err(error) => {
                 tracing::warn!(reason = %error, "cannot read a libvirt daemon's log any further");
                 break;
             }
         }
     }
-    lines.finish(&mut each);
+    lines.finish(|line| show(&mut repeats, &line, to.verbosity));
+    repeats.settle();
+}
+
+fn show(repeats: &mut Repeats, line: &super::Line<'_>, verbosity: i32) {
+    if let Some(record) = parse_libvirt_line(&line.text(), verbosity) {
+        repeats.put(record, Instant::now());
+    }
 }
 
 /// Takes a line apart: `time: thread: severity : function:line : text`. None for one that is not to be shown. What has not

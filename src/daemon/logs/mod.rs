@@ -10,6 +10,7 @@ mod libvirt;
 mod limit;
 mod lines;
 mod qemu;
+mod repeats;
 
 pub use firmware::{FirmwareLog, FirmwareLogError};
 pub use follow::{Follower, Progress};
