@@ -9,7 +9,7 @@ pub(super) fn check(context: &Context<'_>) -> Result<(), ConvertError> {
     let secret = |volume: &str, key: &str| {
         let keys = files.get(&format!("secret/{volume}"))?;
         // The facts know that the key is there, and conversion needs no more.
-        keys.iter().any(|known| known == key).then(|| "present".to_owned())
+        keys.iter().any(|known| known == key).then(|| b"present".to_vec())
     };
     match context.vmi.spec.cloud_init_data(&secret) {
         Ok(_) => Ok(()),

@@ -106,7 +106,7 @@ impl Started {
         let signalled =
             watch_signals(adoption.and_then(|adoption| adoption.terminating_for)).map_err(StartError::Signals)?;
         let standalone = standalone(&config)?;
-        let config = Arc::new(with_identity(config, standalone.as_ref()));
+        let config = Arc::new(with_standalone(config, standalone.as_ref()));
         let catalogue = Catalogue::load(config.hypervisor_catalogue.as_deref())?;
         let (name, entry) = catalogue.get(config.hypervisor.as_deref().unwrap_or(DEFAULT_HYPERVISOR))?;
         let runtime = Runtime::resolve(name, entry, !config.run_as_nonroot, Path::exists)?;
@@ -283,9 +283,11 @@ impl Started {
     }
 }
 
-/// The name of the VM is the flags', or that of the standalone VMI.
-fn with_identity(mut config: Config, standalone: Option<&vmi::VirtualMachineInstance>) -> Config {
+/// The name of the VM is the flags', or that of the standalone VMI, which may run in emulation whatever the flags say
+/// (contract/lifecycle.md 3.1 step 16).
+fn with_standalone(mut config: Config, standalone: Option<&vmi::VirtualMachineInstance>) -> Config {
     if let Some(vmi) = standalone {
+        config.allow_emulation = true;
         for (own, theirs) in [
             (&mut config.name, &vmi.metadata.name),
             (&mut config.namespace, &vmi.metadata.namespace),

@@ -79,9 +79,9 @@ pub struct CloudInit {
     /// Metadata.
     pub meta_data: MetaData,
     /// User data, decoded.
-    pub user_data: String,
+    pub user_data: Vec<u8>,
     /// Network data, decoded; no file if empty.
-    pub network_data: String,
+    pub network_data: Vec<u8>,
 }
 
 #[derive(Serialize)]
@@ -139,9 +139,9 @@ impl CloudInit {
                 ("openstack/latest/meta_data.json", "openstack/latest/user_data", "openstack/latest/network_data.json")
             }
         };
-        let mut files = vec![(meta_data, json), (user_data, self.user_data.clone().into_bytes())];
+        let mut files = vec![(meta_data, json), (user_data, self.user_data.clone())];
         if !self.network_data.is_empty() {
-            files.push((network_data, self.network_data.clone().into_bytes()));
+            files.push((network_data, self.network_data.clone()));
         }
         Ok(files)
     }
@@ -203,7 +203,7 @@ mod tests {
                 ..MetaData::default()
             },
             user_data: "#!/bin/sh\necho hi\n".into(),
-            network_data: String::new(),
+            network_data: Vec::new(),
         }
     }
 

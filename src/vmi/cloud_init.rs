@@ -12,6 +12,9 @@ const NETWORK_DATA: [&str; 2] = ["networkdata", "networkData"];
 /// All of these keys.
 pub const CLOUD_INIT_KEYS: [&str; 4] = [USER_DATA[0], USER_DATA[1], NETWORK_DATA[0], NETWORK_DATA[1]];
 
+/// What a VMI itself may carry of either, in bytes, as the API server has it; secrets may hold more.
+const INLINE_LIMIT: usize = 2048;
+
 /// How the data is laid out on its disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloudInitKind {
@@ -28,10 +31,10 @@ pub struct CloudInitData {
     pub kind: CloudInitKind,
     /// The volume's name.
     pub volume: String,
-    /// User data.
-    pub user_data: String,
+    /// User data: text, or an archive that cloud-init understands.
+    pub user_data: Vec<u8>,
     /// Network data.
-    pub network_data: String,
+    pub network_data: Vec<u8>,
 }
 
 impl VirtualMachineInstanceSpec {
@@ -40,7 +43,7 @@ impl VirtualMachineInstanceSpec {
     /// it has no data.
     pub fn cloud_init_data(
         &self,
-        secret: &dyn Fn(&str, &str) -> Option<String>,
+        secret: &dyn Fn(&str, &str) -> Option<Vec<u8>>,
     ) -> Result<Option<CloudInitData>, String> {
         let Some((kind, volume, source)) = self.volumes.iter().find_map(source_of) else { return Ok(None) };
         let name = &volume.name;
@@ -52,12 +55,12 @@ impl VirtualMachineInstanceSpec {
         if user_secret == Some(None) && network_secret == Some(None) {
             return Err(format!("no cloud-init data-source found at volume: {name}"));
         }
-        let pick = |secret: Option<Option<String>>, raw: &str, encoded: &str, field: &str| match secret
+        let pick = |secret: Option<Option<Vec<u8>>>, raw: &str, encoded: &str, field: &str| match secret
             .flatten()
-            .filter(|text| !text.is_empty())
+            .filter(|data| !data.is_empty())
         {
-            Some(text) => Ok(text),
-            None if !raw.is_empty() => Ok(raw.to_owned()),
+            Some(data) => Ok(data),
+            None if !raw.is_empty() => Ok(raw.as_bytes().to_vec()),
             None => decoded(encoded).map_err(|error| format!("volume {name}: {field}: {error}")),
         };
         let user_data = pick(user_secret, &source.user_data, &source.user_data_base64, "userDataBase64")?;
@@ -68,6 +71,27 @@ impl VirtualMachineInstanceSpec {
         }
         Ok(Some(CloudInitData { kind, volume: name.clone(), user_data, network_data }))
     }
+
+    /// Fails if the VMI itself carries more cloud-init data than the API server lets through. In a cluster nothing of
+    /// the kind arrives; a VMI from a file has passed nobody else.
+    pub fn check_cloud_init_size(&self) -> Result<(), String> {
+        let Some((_, volume, source)) = self.volumes.iter().find_map(source_of) else { return Ok(()) };
+        let fields = [
+            ("userData", &source.user_data, &source.user_data_base64, "secretRef"),
+            ("networkData", &source.network_data, &source.network_data_base64, "networkDataSecretRef"),
+        ];
+        for (field, raw, encoded, remedy) in fields {
+            // Bad base64 is reported by those who need the data.
+            let size = if raw.is_empty() { decoded(encoded).unwrap_or_default().len() } else { raw.len() };
+            if size > INLINE_LIMIT {
+                return Err(format!(
+                    "volume {}: {field} exceeds {INLINE_LIMIT} byte limit with {size} bytes; {remedy} can hold more",
+                    volume.name
+                ));
+            }
+        }
+        Ok(())
+    }
 }
 
 fn source_of(volume: &Volume) -> Option<(CloudInitKind, &Volume, &CloudInitSource)> {
@@ -77,22 +101,21 @@ fn source_of(volume: &Volume) -> Option<(CloudInitKind, &Volume, &CloudInitSourc
 }
 
 /// Line breaks are no part of the alphabet, and `base64` of a shell makes them every 76 characters.
-fn decoded(encoded: &str) -> Result<String, base64::DecodeError> {
+fn decoded(encoded: &str) -> Result<Vec<u8>, base64::DecodeError> {
     let one_line: String = encoded.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
-    let bytes = base64::engine::general_purpose::STANDARD.decode(one_line)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    base64::engine::general_purpose::STANDARD.decode(one_line)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn data(volumes: &str, secret: &dyn Fn(&str, &str) -> Option<String>) -> Result<Option<CloudInitData>, String> {
+    fn data(volumes: &str, secret: &dyn Fn(&str, &str) -> Option<Vec<u8>>) -> Result<Option<CloudInitData>, String> {
         let text = format!(r#"{{"spec":{{"domain":{{}},"volumes":[{volumes}]}}}}"#);
         super::super::parse(text.as_bytes()).unwrap().spec.cloud_init_data(secret)
     }
 
-    fn nothing(_: &str, _: &str) -> Option<String> {
+    fn nothing(_: &str, _: &str) -> Option<Vec<u8>> {
         None
     }
 
@@ -105,22 +128,22 @@ mod tests {
         );
         let found = found.unwrap().unwrap();
         assert_eq!((found.kind, found.volume.as_str()), (CloudInitKind::ConfigDrive, "a"));
-        assert_eq!((found.user_data.as_str(), found.network_data.as_str()), ("x", ""));
+        assert_eq!((found.user_data.as_slice(), found.network_data.as_slice()), (b"x".as_slice(), b"".as_slice()));
         assert_eq!(data(r#"{"name":"r","emptyDisk":{}}"#, &nothing), Ok(None));
     }
 
     #[test]
     fn base64_may_have_line_breaks() {
         let found = data(r#"{"name":"a","cloudInitNoCloud":{"networkDataBase64":"aGVs\r\nbG8=\n"}}"#, &nothing);
-        assert_eq!(found.unwrap().unwrap().network_data, "hello");
+        assert_eq!(found.unwrap().unwrap().network_data, b"hello");
     }
 
     #[test]
     fn secrets_beat_the_vmi_and_a_missing_key_falls_back_to_it() {
         let volume = r#"{"name":"a","cloudInitNoCloud":{"secretRef":{"name":"s"},"userData":"inline"}}"#;
-        let secret = |volume: &str, key: &str| (volume == "a" && key == "userData").then(|| "secret".to_owned());
-        assert_eq!(data(volume, &secret).unwrap().unwrap().user_data, "secret");
-        assert_eq!(data(volume, &nothing).unwrap().unwrap().user_data, "inline");
+        let secret = |volume: &str, key: &str| (volume == "a" && key == "userData").then(|| b"secret".to_vec());
+        assert_eq!(data(volume, &secret).unwrap().unwrap().user_data, b"secret");
+        assert_eq!(data(volume, &nothing).unwrap().unwrap().user_data, b"inline");
         let both = r#"{"name":"a","cloudInitNoCloud":{"secretRef":{"name":"s"},"networkDataSecretRef":{"name":"s"},
                       "userData":"inline"}}"#;
         assert!(data(both, &nothing).unwrap_err().contains("found at volume: a"));
@@ -132,5 +155,29 @@ mod tests {
         assert!(error.contains("volume seed") && error.contains("userDataBase64"), "{error}");
         let error = data(r#"{"name":"seed","cloudInitNoCloud":{}}"#, &nothing).unwrap_err();
         assert!(error.contains("neither user data nor network data"), "{error}");
+    }
+
+    #[test]
+    fn compressed_data_stays_as_it_is() {
+        let found = data(r#"{"name":"a","cloudInitNoCloud":{"userDataBase64":"H4sIAP8="}}"#, &nothing);
+        assert_eq!(found.unwrap().unwrap().user_data, [0x1f, 0x8b, 0x08, 0x00, 0xff]);
+    }
+
+    #[test]
+    fn a_vmi_carries_two_kib_at_most() {
+        let check = |source: &str| {
+            let text = format!(
+                r#"{{"spec":{{"domain":{{}},"volumes":[{{"name":"seed","cloudInitNoCloud":{{{source}}}}}]}}}}"#
+            );
+            super::super::parse(text.as_bytes()).unwrap().spec.check_cloud_init_size()
+        };
+        let encoded = |size| base64::engine::general_purpose::STANDARD.encode("x".repeat(size));
+        for (field, data) in [("userData", "x".repeat(2048)), ("networkDataBase64", encoded(2048))] {
+            assert_eq!(check(&format!(r#""{field}":"{data}""#)), Ok(()), "{field}");
+        }
+        for (field, data) in [("networkData", "x".repeat(2049)), ("userDataBase64", encoded(2049))] {
+            let why = check(&format!(r#""{field}":"{data}""#)).unwrap_err();
+            assert!(why.starts_with("volume seed: ") && why.contains(&field[..8]) && why.contains("2049"), "{why}");
+        }
     }
 }

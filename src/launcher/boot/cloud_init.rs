@@ -14,11 +14,12 @@ const HOSTNAME: usize = 63;
 
 /// The data of the first cloud-init volume (contract/lifecycle.md 9.5).
 pub(super) fn cloud_init(vmi: &VirtualMachineInstance, root: &Path) -> Result<Option<CloudInit>, String> {
+    vmi.spec.check_cloud_init_size()?;
     let secrets = root.join(SECRETS);
     let secret = |volume: &str, key: &str| {
         let path = secrets.join(volume_component(volume).ok()?).join(key);
         // A key that the secret does not have is there as an empty directory.
-        std::fs::read_to_string(&path).inspect_err(|error| debug!("cloud-init: {}: {error}", path.display())).ok()
+        std::fs::read(&path).inspect_err(|error| debug!("cloud-init: {}: {error}", path.display())).ok()
     };
     let Some(data) = vmi.spec.cloud_init_data(&secret)? else { return Ok(None) };
     let source = match data.kind {
@@ -97,7 +98,7 @@ mod tests {
     #[test]
     fn cloud_init_data_is_decoded_and_named() {
         let data = read(&vmi(r#""cloudInitNoCloud":{"userDataBase64":"aGk="}"#)).unwrap().unwrap();
-        assert_eq!((data.user_data.as_str(), data.meta_data.hostname.as_str()), ("hi", "vm"));
+        assert_eq!((data.user_data.as_slice(), data.meta_data.hostname.as_str()), (b"hi".as_slice(), "vm"));
         assert_eq!(data.meta_data.instance_id, "u-1");
         let data = read(&vmi(r#""cloudInitConfigDrive":{"userData":"x"}"#)).unwrap().unwrap();
         assert_eq!(data.meta_data.instance_id, "vm.sub.ns");

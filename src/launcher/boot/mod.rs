@@ -26,7 +26,7 @@ use crate::domain::GracePeriodMetadata;
 use crate::hypervisor::{Catalogue, Hypervisor, Runtime, Verdict, host_architecture};
 use crate::libvirt::flags;
 use crate::storage::{self, CloudInit, ImageInfo, ImageKind, InspectionLimits, Owner, StorageError, Tools};
-use crate::vmi::VirtualMachineInstance;
+use crate::vmi::{Quantity, VirtualMachineInstance};
 
 /// The means of a boot, and what is remembered between its calls.
 pub struct Boot {
@@ -74,6 +74,7 @@ impl Boot {
         }
         let facts = self.facts(&vmi, options).await?;
         if self.must_define(vm).await? {
+            Self::check_memory(&vmi)?;
             let facts = self.prepare(&vmi, facts.clone()).await?;
             if let Ok(facts) = serde_json::to_string(&facts) {
                 tracing::info!(v = 5, facts, "converting the VMI");
@@ -133,6 +134,17 @@ impl Boot {
         }
         let verdict = Verdict::of(self.runtime.name(), self.runtime.features(), vmi, host_architecture(), None);
         verdict.refusal().map_or(Ok(()), |refusal| Err(Failure::text(refusal)))
+    }
+
+    /// libvirt would refuse too, in words that name no field of the VMI.
+    fn check_memory(vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+        match vmi.spec.domain.virtual_memory().map(Quantity::value) {
+            Some(1..) => Ok(()),
+            Some(amount) => Err(Failure::text(format!("spec.domain.memory.guest: {amount} bytes are no memory"))),
+            None => Err(Failure::text(
+                "spec.domain.memory.guest is missing, and so are spec.domain.resources.requests.memory and limits.memory",
+            )),
+        }
     }
 
     /// What the machine and the pod look like now, but for the disks' files.
