@@ -1,6 +1,8 @@
 //! What the container's end looks like, and what PID 1 does for it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -21,6 +23,15 @@ fn assert_ended_gracefully(pod: &Pod) {
     assert_eq!(errors[0]["msg"], "dirty virt-launcher shutdown: exit-code -1");
 }
 
+/// A script in the launcher's place, and its folder.
+fn fake_launcher(script: &str) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let launcher = dir.path().join("virt-launcher");
+    fs::write(&launcher, script).unwrap();
+    fs::set_permissions(&launcher, fs::Permissions::from_mode(0o755)).unwrap();
+    (dir, launcher)
+}
+
 #[test]
 fn a_launcher_killed_in_mid_run_takes_qemu_along_gracefully() {
     let Some(image) = image() else { return };
@@ -37,16 +48,13 @@ fn a_launcher_killed_in_mid_run_takes_qemu_along_gracefully() {
 #[test]
 fn a_launcher_killed_by_sigterm_counts_as_killed() {
     let Some(image) = image() else { return };
-    let dir = tempfile::tempdir().unwrap();
-    let launcher = dir.path().join("virt-launcher");
     // QEMU is ready to be asked once it catches SIGTERM, the fifteenth of the mask.
     let script = "#!/bin/sh\n\
         (qemu-system-x86_64 -name left-behind -machine none -display none 2>/var/run/kubevirt/qemu.log &)\n\
         catches() { [ $((0x$(sed -n 's/^SigCgt:[[:space:]]*//p' \"/proc/$1/status\") >> 14 & 1)) = 1 ]; }\n\
         until qemu=$(pidof qemu-system-x86_64) && catches \"$qemu\"; do :; done\n\
         kill -TERM $$\n";
-    fs::write(&launcher, script).unwrap();
-    fs::set_permissions(&launcher, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let (_dir, launcher) = fake_launcher(script);
     let pod = Setup::new(&image, "demo").flags(&["--no-adopt"]).mount(&launcher, "/usr/bin/virt-launcher").start();
     assert_eq!(pod.wait_exit(), 255, "{}", pod.log());
     assert_ended_gracefully(&pod);
@@ -55,6 +63,25 @@ fn a_launcher_killed_by_sigterm_counts_as_killed() {
         last_words.contains("terminating on signal 15 from pid 1 (/usr/bin/virt-launcher-monitor)"),
         "{last_words}"
     );
+}
+
+/// PID 1 for one of them; the others by monitors that PID 1's launcher starts, for 256 containers would take minutes.
+#[test]
+fn every_exit_code_of_the_launcher_comes_through() {
+    let Some(image) = image() else { return };
+    let script = "#!/bin/bash\n\
+        [ -z \"$CODE\" ] || exit \"$CODE\"\n\
+        for code in {0..255}; do\n\
+            CODE=$code virt-launcher-monitor 2>>/var/run/kubevirt/monitors.log\n\
+            echo \"$code $?\" >>/var/run/kubevirt/codes\n\
+        done\n\
+        exit 42\n";
+    let (_dir, launcher) = fake_launcher(script);
+    let pod = Setup::new(&image, "demo").mount(&launcher, "/usr/bin/virt-launcher").start();
+    assert_eq!(pod.wait_exit(), 42, "{}", pod.log());
+    let codes = fs::read_to_string(pod.volume("public").join("codes")).unwrap();
+    let expected: String = (0..=255).map(|code| format!("{code} {code}\n")).collect();
+    assert_eq!(codes, expected);
 }
 
 #[test]

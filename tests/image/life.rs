@@ -1,7 +1,9 @@
 //! From first boot to graceful shutdown, in every kind of pod.
 
+use nix::sys::signal::Signal;
+
 use super::support::pod::{Setup, image, text};
-use super::{boot, children, comm, owner, parent, vmi};
+use super::{boot, children, comm, owner, parent, send, vmi};
 
 /// The same story as root and as uid 107.
 fn whole_life(root: bool) {
@@ -54,4 +56,21 @@ fn virt_handler_finds_its_way_and_a_vm_named_like_a_hypervisor_shuts_down() {
 #[test]
 fn a_pod_that_runs_as_root_does_the_same() {
     whole_life(true);
+}
+
+#[test]
+fn a_standalone_vmi_boots_without_virt_handler() {
+    let Some(image) = image() else { return };
+    // No name, no permission to emulate: the VMI itself says all.
+    let flags = ["--name", "", "--namespace", "", "--uid", "", "--allow-emulation=false"];
+    let pod = Setup::new(&image, "").flags(&flags).env("STANDALONE_VMI", &vmi("alone")).disks().start();
+    pod.wait_ready();
+    pod.wait_status("Running");
+    assert!(pod.virsh(&["list", "--name"]).contains("default_alone"));
+    let console = pod.wait_console("guest: ready");
+    assert!(console.contains("demo: user-data of alone ran on Linux"), "{console}");
+    // Asked to end, it shuts the guest down although nobody orders it to.
+    send(owner(&pod), Signal::SIGTERM);
+    assert_eq!(pod.wait_exit(), 0, "{}", pod.log());
+    assert!(pod.records("error").iter().all(|record| !record["subcomponent"].is_null()), "{}", pod.log());
 }

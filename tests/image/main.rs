@@ -31,6 +31,12 @@ fn with(vmi: &str, from: &str, to: &str) -> String {
     vmi.replace(from, to)
 }
 
+/// What virt-handler sends for it.
+fn json(vmi: &str) -> Vec<u8> {
+    let vmi: serde_json::Value = serde_norway::from_str(vmi).unwrap();
+    vmi.to_string().into_bytes()
+}
+
 fn comm(pid: u32) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
 }

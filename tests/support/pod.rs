@@ -9,12 +9,17 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use virt_launcher::cmd::client;
+use virt_launcher::proto::cmd_v1::{Vmi, VmiRequest};
+
 use super::console::Console;
 use super::virt_handler::{Options, VirtHandler};
 use super::{expect, wait_for};
 
 /// From the start of the container to its socket, on a busy machine.
 const READY: Duration = Duration::from_secs(120);
+/// From the start of QEMU to the guest's last word of its boot.
+const BOOTED: Duration = Duration::from_secs(300);
 /// Ending a VM that answers, with all that the launcher does afterwards.
 const ENDED: Duration = Duration::from_secs(120);
 
@@ -71,12 +76,16 @@ pub struct Setup<'a> {
     root: bool,
     flags: Vec<String>,
     podman: Vec<String>,
+    /// A volume that is a file system of so many KiB.
+    small: Option<(&'a str, u32)>,
+    /// Whether the disks are there before the launcher is.
+    disks: bool,
 }
 
 impl<'a> Setup<'a> {
     /// The pod of a cluster with default settings: uid 107.
     pub fn new(image: &'a str, vm: &'a str) -> Self {
-        Setup { image, vm, root: false, flags: Vec::new(), podman: Vec::new() }
+        Setup { image, vm, root: false, flags: Vec::new(), podman: Vec::new(), small: None, disks: false }
     }
 
     /// The pod of a cluster that runs VMs as root, if `root`.
@@ -94,6 +103,23 @@ impl<'a> Setup<'a> {
     /// Further options for `podman run`.
     pub fn podman(mut self, options: &[&str]) -> Self {
         self.podman.extend(options.iter().map(|option| (*option).to_owned()));
+        self
+    }
+
+    /// Sets a variable of the container's environment.
+    pub fn env(self, name: &str, value: &str) -> Self {
+        self.podman(&["-e", &format!("{name}={value}")])
+    }
+
+    /// Makes this volume a file system of its own with so little room.
+    pub fn small(mut self, volume: &'a str, kib: u32) -> Self {
+        self.small = Some((volume, kib));
+        self
+    }
+
+    /// Provides the disks first, see [`Pod::provide_disks`].
+    pub fn disks(mut self) -> Self {
+        self.disks = true;
         self
     }
 
@@ -148,6 +174,10 @@ impl Pod {
             ("libvirt-runtime", "/var/run/libvirt"),
             ("container-disks", "/var/run/kubevirt/container-disks"),
         ] {
+            if let Some((_, kib)) = setup.small.filter(|(small, _)| *small == volume) {
+                command.args(["--tmpfs", &format!("{at}:size={kib}k,mode=1777")]);
+                continue;
+            }
             let path = dir.path().join(volume);
             fs::create_dir(&path).unwrap();
             std::os::unix::fs::chown(&path, None, Some(107)).unwrap();
@@ -166,8 +196,12 @@ impl Pod {
             command.arg("--run-as-nonroot");
         }
         command.args(&setup.flags);
+        let pod = Pod { name, root: setup.root, dir };
+        if setup.disks {
+            pod.provide_disks();
+        }
         succeed(&mut command);
-        Pod { name, root: setup.root, dir }
+        pod
     }
 
     /// The folder that stands for one of the pod's emptyDirs.
@@ -224,13 +258,13 @@ impl Pod {
         self.exec(&[&["sh", "-c", connect, mode], words].concat())
     }
 
-    /// The guest's serial console up to a line with `text`; guests in emulation take their time.
+    /// What the guest has written to its serial console, once `text` is there; guests in emulation take their time.
     pub fn wait_console(&self, text: &str) -> String {
-        let console = self.volume("private").join(UID).join("virt-serial0");
-        let output = self.ctl(&["--timeout", "300", "console", "--path", console.to_str().unwrap(), "--until", text]);
-        let seen = self::text(&output);
-        assert!(output.status.success() && seen.contains(text), "no {text:?} on the console: {seen}\n{}", self.log());
-        seen
+        let log = self.volume("private").join(UID).join("virt-serial0-log");
+        wait_for(text, BOOTED, || {
+            let seen = String::from_utf8_lossy(&fs::read(&log).unwrap_or_default()).into_owned();
+            if seen.contains(text) { Ok(seen) } else { Err(format!("{seen}\n{}", self.log())) }
+        })
     }
 
     /// A shell in the guest, once it is up.
@@ -257,6 +291,17 @@ impl Pod {
 
     pub fn sync(&self, vmi: &str) -> Output {
         self.ctl_with(&["sync"], vmi)
+    }
+
+    /// A `SyncVirtualMachine` that carries these bytes: whether it succeeded, and its message.
+    pub fn sync_raw(&self, vmi_json: &[u8]) -> (bool, String) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let request = VmiRequest { vmi: Some(Vmi { vmi_json: vmi_json.to_vec() }), options: None };
+        runtime.block_on(async {
+            let mut launcher = client::connect(&self.socket(), client::deadline::SHORT).await.unwrap();
+            let reply = launcher.sync_virtual_machine(request).await.unwrap().into_inner();
+            (reply.success, reply.message)
+        })
     }
 
     /// `Status.Status` of the domain.
@@ -290,6 +335,16 @@ impl Pod {
     /// The end of the container's log, for messages.
     pub fn log(&self) -> String {
         text(&podman().args(["logs", "--tail", "30", &self.name]).output().unwrap())
+    }
+
+    /// The value of `reason` in the record that says why the launcher could not start; it must be the only error that the
+    /// launcher tells.
+    pub fn why_not_started(&self) -> String {
+        let told = self.records("error");
+        let launcher: Vec<_> = told.iter().filter(|record| record["component"] == "virt-launcher").collect();
+        assert_eq!(launcher.len(), 1, "one clear message: {told:#?}");
+        assert_eq!(launcher[0]["msg"], "the launcher cannot start");
+        launcher[0]["reason"].as_str().unwrap().to_owned()
     }
 
     /// All lines of the container's standard error.
