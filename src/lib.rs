@@ -10,6 +10,7 @@ pub mod tools;
 
 pub mod cmd;
 pub mod daemon;
+pub mod dhcp;
 pub mod guest_agent;
 pub mod notify;
 pub mod storage;

@@ -4,19 +4,34 @@ use sha2::{Digest, Sha256};
 
 use super::context::Context;
 use super::error::ConvertError;
-use super::facts::Link;
+use super::facts::{HostFacts, Link};
 use crate::domain::{DomainSpec, InterfaceTarget, Mac, Mtu};
-use crate::vmi::{Interface, Network};
+use crate::vmi::{Interface, Network, VirtualMachineInstance};
 
-/// Fills target, MAC and MTU of the `wanted` interfaces that are on a tap.
-pub(super) fn fill_in_taps(
-    context: &Context<'_>,
-    domain: &mut DomainSpec,
-    wanted: &dyn Fn(&str) -> bool,
-) -> Result<(), ConvertError> {
+/// An interface on a tap, and where in the pod it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Tap<'a> {
+    /// The interface.
+    pub interface: &'a Interface,
+    /// Its place in `spec.domain.devices.interfaces`.
+    pub index: usize,
+    /// Its network.
+    pub network: &'a Network,
+    /// The pod's link.
+    pub link: &'a Link,
+    is_secondary: bool,
+}
+
+/// The `wanted` interfaces that are on taps, in the order of their networks, each with the link it stands on or what is
+/// wrong.
+pub fn taps<'a>(
+    vmi: &'a VirtualMachineInstance,
+    facts: &'a HostFacts,
+    wanted: &'a dyn Fn(&str) -> bool,
+) -> impl Iterator<Item = Result<Tap<'a>, ConvertError>> {
     let mut secondary = 0_u32;
     let mut primary_seen = false;
-    for (index, network) in context.vmi.spec.networks.iter().enumerate() {
+    vmi.spec.networks.iter().enumerate().filter_map(move |(place, network)| {
         let is_secondary = network.multus.as_ref().is_some_and(|multus| !multus.default);
         let ordinal = if is_secondary {
             secondary += 1;
@@ -27,57 +42,62 @@ pub(super) fn fill_in_taps(
         } else {
             None
         };
-        let interfaces = &context.vmi.spec.domain.devices.interfaces;
-        let Some(interface) = interfaces.iter().find(|interface| interface.name == network.name) else { continue };
-        let attachment = context.facts.options().interface_domain_attachment.get(&interface.name);
+        let mut interfaces = vmi.spec.domain.devices.interfaces.iter().enumerate();
+        let (index, interface) = interfaces.find(|(_, interface)| interface.name == network.name)?;
+        let attachment = facts.options().interface_domain_attachment.get(&interface.name);
         if !wanted(&interface.name) || interface.state == "absent" || attachment.map(String::as_str) != Some("tap") {
-            continue;
+            return None;
         }
-        let path = format!("spec.networks[{index}]");
-        let Some(ordinal) = ordinal else {
-            return Err(ConvertError::field(path, format!("network {} has no pod interface name", network.name)));
-        };
-        fill_in(context, domain, interface, network, is_secondary, &ordinal, &path)?;
-    }
-    Ok(())
+        let link = link(vmi, facts, network, is_secondary, ordinal.as_deref());
+        let error = |why| ConvertError::field(format!("spec.networks[{place}]"), why);
+        Some(link.map(|link| Tap { interface, index, network, link, is_secondary }).map_err(error))
+    })
 }
 
-fn fill_in(
-    context: &Context<'_>,
-    domain: &mut DomainSpec,
-    interface: &Interface,
+/// The link of a network, by its hashed name or by its ordinal one.
+fn link<'a>(
+    vmi: &VirtualMachineInstance,
+    facts: &'a HostFacts,
     network: &Network,
     is_secondary: bool,
-    ordinal: &str,
-    path: &str,
-) -> Result<(), ConvertError> {
-    let links = &context.facts.links;
-    let find = |name: &str| links.iter().find(|link| link.name == name);
+    ordinal: Option<&str>,
+) -> Result<&'a Link, String> {
+    let ordinal = ordinal.ok_or_else(|| format!("network {} has no pod interface name", network.name))?;
+    let find = |name: &str| facts.links.iter().find(|link| link.name == name);
     let named = if is_secondary {
         hashed_pod_name(&network.name)
     } else {
-        let status = context.vmi.status.interfaces.iter().find(|status| status.name == network.name);
+        let status = vmi.status.interfaces.iter().find(|status| status.name == network.name);
         let name = status.map(|status| status.pod_interface_name.clone()).filter(|name| !name.is_empty());
         name.unwrap_or_else(|| "eth0".to_owned())
     };
-    let Some(link) = find(&named).or_else(|| find(ordinal)) else {
-        return Err(ConvertError::field(path, format!("the pod has neither a link {named} nor {ordinal}")));
-    };
-    let tap =
-        if is_secondary { format!("tap{}", link.name.get(3..).unwrap_or_default()) } else { PRIMARY_TAP.to_owned() };
-    let target = if find(&tap).is_some() { tap } else { link.name.clone() };
-    let mac = mac_of(interface, link)?;
-    let Some(device) = domain
-        .devices
-        .interfaces
-        .iter_mut()
-        .find(|device| device.alias.as_ref().is_some_and(|alias| alias.name == interface.name))
-    else {
-        return Ok(());
-    };
-    device.target = Some(InterfaceTarget { device: target, managed: "no".into() });
-    device.mac = Some(Mac { mac });
-    device.mtu = Some(Mtu { size: link.mtu.to_string() });
+    find(&named).or_else(|| find(ordinal)).ok_or_else(|| format!("the pod has neither a link {named} nor {ordinal}"))
+}
+
+/// Fills target, MAC and MTU of the `wanted` interfaces that are on a tap.
+pub(super) fn fill_in_taps(
+    context: &Context<'_>,
+    domain: &mut DomainSpec,
+    wanted: &dyn Fn(&str) -> bool,
+) -> Result<(), ConvertError> {
+    for found in taps(context.vmi, context.facts, wanted) {
+        let Tap { interface, link, is_secondary, .. } = found?;
+        let tap = if is_secondary {
+            format!("tap{}", link.name.get(3..).unwrap_or_default())
+        } else {
+            PRIMARY_TAP.to_owned()
+        };
+        let is_there = context.facts.links.iter().any(|link| link.name == tap);
+        let target = if is_there { tap } else { link.name.clone() };
+        let mac = mac_of(interface, link)?;
+        let mut devices = domain.devices.interfaces.iter_mut();
+        let device = devices.find(|device| device.alias.as_ref().is_some_and(|alias| alias.name == interface.name));
+        if let Some(device) = device {
+            device.target = Some(InterfaceTarget { device: target, managed: "no".into() });
+            device.mac = Some(Mac { mac });
+            device.mtu = Some(Mtu { size: link.mtu.to_string() });
+        }
+    }
     Ok(())
 }
 

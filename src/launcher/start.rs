@@ -26,6 +26,7 @@ use crate::cmd::{self, Action, Driver as _, SocketError, SocketPaths, SyncReques
 use crate::convert::SyncOptions;
 use crate::daemon::logs::{FirmwareLog, LibvirtLog, LinesPerSecond, QemuLog, Sink};
 use crate::daemon::{self, DaemonError, FileError, Settings, Supervisor, Watcher};
+use crate::dhcp::Dhcp;
 use crate::hypervisor::{
     Catalogue, CatalogueError, DEFAULT_HYPERVISOR, Environment, LibvirtWrapper, LogFilters, Runtime, RuntimeError,
     log_filters,
@@ -205,6 +206,7 @@ impl Started {
             cloud_init: Mutex::default(),
             iommufd: Arc::default(),
             prepared: AtomicBool::new(false),
+            dhcp: Dhcp::default(),
         };
         let (driver, handle) = Driver::new(
             vm.clone(),

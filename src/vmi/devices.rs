@@ -120,9 +120,21 @@ api! {
         binding: Option<PluginBinding>,
         bridge: Option<serde_json::Value>,
         masquerade: Option<serde_json::Value>,
+        dhcp_options: Option<DhcpOptions>,
         sriov: Option<serde_json::Value>,
         passt_binding: Option<serde_json::Value>,
     }
+
+    /// What the guest is told by DHCP.
+    DhcpOptions {
+        boot_file_name: String,
+        tftp_server_name: String,
+        ntp_servers: Vec<String>,
+        private_options: Vec<DhcpPrivateOption>,
+    }
+
+    /// A DHCP option of the site's own.
+    DhcpPrivateOption { option: i64, value: String, }
 
     /// A port of an interface.
     Port { name: String, protocol: String, port: i64, }

@@ -64,6 +64,7 @@ api! {
         architecture: String,
         domain: DomainSpec,
         hostname: String,
+        subdomain: String,
         hypervisor: String,
         networks: Vec<Network>,
         resource_claims: Vec<ResourceClaim>,
@@ -77,9 +78,17 @@ api! {
     /// A network that interfaces refer to by name.
     Network {
         name: String,
-        pod: Option<serde_json::Value>,
+        pod: Option<PodNetwork>,
         multus: Option<MultusNetwork>,
         resource_claim: Option<ClaimRequest>,
+    }
+
+    /// `pod`.
+    PodNetwork {
+        #[serde(rename = "vmNetworkCIDR")]
+        vm_network_cidr: String,
+        #[serde(rename = "vmIPv6NetworkCIDR")]
+        vm_ipv6_network_cidr: String,
     }
 
     /// `multus`.

@@ -6,6 +6,7 @@ mod disks;
 mod growth;
 mod image_volumes;
 mod missing;
+mod pod_network;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 use disks::Disks;
+use pod_network::Nics;
 
 use super::config::Config;
 use super::facts::{self, Pod};
@@ -22,6 +24,7 @@ use super::iommufd::{self, Iommufd};
 use super::operations::{Vm, state};
 use crate::cmd::{Failure, SyncRequest};
 use crate::convert::{Defines, HostFacts, SyncOptions};
+use crate::dhcp::Dhcp;
 use crate::domain::GracePeriodMetadata;
 use crate::hypervisor::{Catalogue, Hypervisor, Runtime, Verdict, host_architecture};
 use crate::libvirt::flags;
@@ -50,6 +53,8 @@ pub struct Boot {
     pub iommufd: Arc<Iommufd>,
     /// This launcher has made the domain and everything that its start needs.
     pub prepared: AtomicBool,
+    /// Tells guests their addresses.
+    pub dhcp: Dhcp,
 }
 
 /// Looks at the machine on a thread that may wait.
@@ -90,6 +95,10 @@ impl Boot {
             });
             self.prepared.store(true, Ordering::Relaxed);
             defined.send_replace(true);
+        } else {
+            // NICs that came while the VM runs, or that a launcher before this one served.
+            let served = pod_network::serve(self, &vmi, &facts, Nics::ThatAreThere).await;
+            served.unwrap_or_else(|why| tracing::warn!("DHCP: {why}"));
         }
         let (now, _reason) = vm.connection.state(&vm.domain).await?;
         let phase = vmi.status.phase.as_str();
@@ -207,6 +216,8 @@ impl Boot {
         let data = cloud_init::cloud_init(vmi, &self.root)
             .map_err(|why| Failure::text(format!("ReadCloudInitVolumeDataSource failed: {why}")))?;
         *self.cloud_init.lock().unwrap_or_else(PoisonError::into_inner) = data;
+        let served = pod_network::serve(self, vmi, &facts, Nics::All).await;
+        served.map_err(|why| Failure::text(format!("preparing the pod network failed: {why}")))?;
         let inspected = self.inspected().clone();
         self.disks().prepare(vmi, &inspected).await?;
         missing::check(&self.root, &self.cloud_init_dir(), vmi, &domain)?;
