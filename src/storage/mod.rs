@@ -12,6 +12,7 @@ pub mod image_volume;
 mod iso;
 mod metrics_disk;
 mod tool;
+mod tracking_overlay;
 
 pub use cloud_init::{CloudInit, CloudInitSource, ImageKind, MetaData, PublicKeys, make_cloud_init_disk};
 pub use config_disk::{ConfigDisk, ConfigSource, make_config_disk, make_config_disk_placeholder};
@@ -20,6 +21,7 @@ pub use image::{ImageInfo, InspectionLimits, create_empty_disk, create_overlay, 
 pub use iso::make_iso_of_directory;
 pub use metrics_disk::make_metrics_disk;
 pub use tool::{Timings, Tools};
+pub use tracking_overlay::create_tracking_overlay;
 
 use std::io;
 use std::path::{Path, PathBuf};

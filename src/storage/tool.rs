@@ -34,13 +34,20 @@ pub struct Tools {
     pub qemu_img: PathBuf,
     /// Makes ISO 9660 images.
     pub xorrisofs: PathBuf,
+    /// Makes overlays for changed block tracking.
+    pub qemu_storage_daemon: PathBuf,
     /// Deadlines.
     pub timings: Timings,
 }
 
 impl Default for Tools {
     fn default() -> Self {
-        Tools { qemu_img: "qemu-img".into(), xorrisofs: "xorrisofs".into(), timings: Timings::default() }
+        Tools {
+            qemu_img: "qemu-img".into(),
+            xorrisofs: "xorrisofs".into(),
+            qemu_storage_daemon: "qemu-storage-daemon".into(),
+            timings: Timings::default(),
+        }
     }
 }
 

@@ -1,11 +1,11 @@
 //! What has to be on disk before a domain is defined (contract/cmd-server.md 5.4).
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::wrapped;
 use crate::cmd::Failure;
-use crate::storage::{self, ConfigDisk, ConfigSource, ImageInfo, Owner, StorageError, Tools};
+use crate::convert::HostFacts;
+use crate::storage::{self, ConfigDisk, ConfigSource, Owner, StorageError, Tools};
 use crate::vmi::{VirtualMachineInstance, Volume};
 
 /// Where virt-handler puts claims and host disks, below the root.
@@ -38,15 +38,11 @@ impl Disks<'_> {
     }
 
     /// Makes everything that has to be there before the define, in the contract's order. Overlays and empty disks that
-    /// exist are kept; disks with the cluster's data are made anew at every attempt. `inspected` are the container disks.
-    pub(super) async fn prepare(
-        &self,
-        vmi: &VirtualMachineInstance,
-        inspected: &BTreeMap<String, ImageInfo>,
-    ) -> Result<(), Failure> {
+    /// exist are kept; disks with the cluster's data are made anew at every attempt.
+    pub(super) async fn prepare(&self, vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<(), Failure> {
         self.ignition(vmi).await?;
         for (index, volume) in vmi.spec.volumes.iter().enumerate() {
-            self.volume(index, volume, inspected).await?;
+            self.volume(index, volume, facts).await?;
         }
         for disk in config_disks(vmi) {
             storage::make_config_disk(self.tools, &disk, self.root, self.owner)
@@ -80,22 +76,19 @@ impl Disks<'_> {
         }
     }
 
-    async fn volume(
-        &self,
-        index: usize,
-        volume: &Volume,
-        inspected: &BTreeMap<String, ImageInfo>,
-    ) -> Result<(), Failure> {
+    async fn volume(&self, index: usize, volume: &Volume, facts: &HostFacts) -> Result<(), Failure> {
         let name = storage::volume_component(&volume.name).map_err(|error| Failure::text(error.to_string()))?;
         let overlay = self.ephemeral_disk_dir.join("disk-data").join(name).join("disk.qcow2");
         if volume.container_disk.is_some() {
-            let format = inspected.get(&volume.name).map(|info| info.format.clone()).unwrap_or_default();
+            let format = facts.container_disks.get(name).map(|info| info.format.clone()).unwrap_or_default();
             self.make_writable(&overlay, &self.container_disk(index), &format, name)
                 .await
                 .map_err(wrapped("preparing ephemeral container disk images failed"))?;
         } else if volume.ephemeral.is_some() {
-            let block = self.root.join("dev").join(name);
-            let backing = if block.exists() { block } else { self.root.join(VMI_DISKS).join(name).join("disk.img") };
+            let backing = match facts.block_volumes.iter().any(|block| block == name) {
+                true => self.root.join("dev").join(name),
+                false => self.root.join(VMI_DISKS).join(name).join("disk.img"),
+            };
             self.make_writable(&overlay, &backing, "raw", name)
                 .await
                 .map_err(wrapped("preparing ephemeral images failed"))?;
@@ -167,7 +160,7 @@ mod tests {
             ephemeral_disk_dir: &ephemeral,
             container_disk_dir: &container,
         };
-        disks.prepare(vmi, &BTreeMap::new()).await.map_err(|failure| format!("{failure:?}"))
+        disks.prepare(vmi, &HostFacts::default()).await.map_err(|failure| format!("{failure:?}"))
     }
 
     const VOLUMES: &str = r#"{"name":"cm","configMap":{"name":"x","volumeLabel":"mine"}},{"name":"unused","secret":{}},

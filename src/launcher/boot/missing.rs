@@ -21,8 +21,7 @@ pub(super) fn check(
     };
     for disk in &domain.devices.disks {
         let backing = disk.backing_store.as_ref().and_then(|store| store.source.as_ref());
-        for source in std::iter::once(&disk.source).chain(backing) {
-            let path = path(source);
+        for path in [disk.source.path(), disk.backend().path()].into_iter().chain(backing.map(DiskSource::path)) {
             if Path::new(path).starts_with(made_at_start) || !is_missing(path) {
                 continue;
             }
@@ -33,7 +32,10 @@ pub(super) fn check(
             };
             return Err(Failure::text(format!(
                 "spec.volumes[{index}] ({name}): {path} does not exist: {}",
-                explanation(volume)
+                match disk.source.data_store.is_some() && path == disk.source.path() {
+                    true => "the VM's backend storage has lost the overlay of changed block tracking",
+                    false => explanation(volume),
+                }
             )));
         }
     }
@@ -47,11 +49,6 @@ pub(super) fn check(
         }
     }
     Ok(())
-}
-
-fn path(source: &DiskSource) -> &str {
-    let source = source.data_store.as_ref().and_then(|store| store.source.as_deref()).unwrap_or(source);
-    if source.file.is_empty() { &source.dev } else { &source.file }
 }
 
 /// Who should have put it there.

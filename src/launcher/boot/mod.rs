@@ -7,6 +7,7 @@ mod growth;
 mod image_volumes;
 mod missing;
 mod pod_network;
+mod tracking;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -78,6 +79,7 @@ impl Boot {
             return Ok(());
         }
         let facts = self.facts(&vmi, options).await?;
+        tracking::make_overlays(self, &vmi, &facts).await?;
         if self.must_define(vm).await? {
             Self::check_memory(&vmi)?;
             let facts = self.prepare(&vmi, facts.clone()).await?;
@@ -218,8 +220,7 @@ impl Boot {
         *self.cloud_init.lock().unwrap_or_else(PoisonError::into_inner) = data;
         let served = pod_network::serve(self, vmi, &facts, Nics::All).await;
         served.map_err(|why| Failure::text(format!("preparing the pod network failed: {why}")))?;
-        let inspected = self.inspected().clone();
-        self.disks().prepare(vmi, &inspected).await?;
+        self.disks().prepare(vmi, &facts).await?;
         missing::check(&self.root, &self.cloud_init_dir(), vmi, &domain)?;
         let root = self.root.clone();
         let (facts, domain) = blocking(move || {
