@@ -63,6 +63,10 @@ test-forms: images ## the image's tests with both forms of libvirt: the monolith
 conformance: ## run the golden cases: [DIR=folder] [ONLY=substring] [SHOW=failures shown in full]
 	CONFORMANCE_DIR='$(DIR)' CONFORMANCE_ONLY='$(ONLY)' CONFORMANCE_SHOW='$(SHOW)' cargo test --locked --quiet --test conformance
 
+.PHONY: bench
+bench: static ## figures, each with how it was taken: [ONLY=group] [JSON=1]
+	@cargo bench --locked --quiet --bench figures -- $(if $(JSON),--json) $(ONLY)
+
 .PHONY: fuzz
 fuzz: ## feed mutated documents for [SECONDS=60]
 	FUZZ_SECONDS='$(or $(SECONDS),60)' cargo test --locked --quiet --test fuzz

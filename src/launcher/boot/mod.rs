@@ -250,6 +250,9 @@ impl Boot {
                     true => Some(vm.connection.xml(&vm.domain, flags::DOMAIN_XML_INACTIVE).await?),
                     false => None,
                 };
+                if let Some(readback) = &readback {
+                    tracing::info!(v = 5, readback, "read the domain back");
+                }
                 defines.next(readback.as_deref()).map_err(|error| Failure::text(error.to_string()))?;
             }
         }
