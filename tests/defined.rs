@@ -20,10 +20,13 @@ use virt_launcher::vmi;
 /// Gives the pod the interfaces that virt-handler would: the pod's own and the VM's tap.
 fn provide_interfaces(pod: &Pod) {
     let pid = pod.pid_1().to_string();
-    let ip = |words: &[&str]| {
-        let output = Command::new("nsenter").args(["-t", &pid, "-n", "ip"]).args(words).output().unwrap();
-        assert!(output.status.success(), "ip {words:?}: {}", text(&output));
+    let within = |namespace: &str, words: &[&str]| {
+        let output = Command::new("nsenter").args(["-t", &pid, namespace]).args(words).output().unwrap();
+        assert!(output.status.success(), "{words:?}: {}", text(&output));
     };
+    let ip = |words: &[&str]| within("-n", &[&["ip"], words].concat());
+    // The device plugin's permissions; the node is the container's own.
+    within("-m", &["chmod", "0666", "/dev/net/tun"]);
     ip(&["tuntap", "add", "mode", "tap", "name", "eth0"]);
     ip(&["link", "set", "eth0", "address", "02:00:00:00:00:01", "mtu", "1450"]);
     ip(&["tuntap", "add", "mode", "tap", "user", "107", "group", "107", "name", "tap0"]);
@@ -43,6 +46,13 @@ fn logged(records: &[Value], message: &str, field: &str) -> Vec<String> {
     told.map(|record| record[field].as_str().expect(field).to_owned()).collect()
 }
 
+/// What virt-handler adds to a VMI of one pod network.
+const OPTIONS: &str = r#"{
+  "VirtualMachineSMBios": {"manufacturer": "KubeVirt", "product": "None", "family": "KubeVirt"},
+  "MemBalloonStatsPeriod": 10,
+  "interfaceDomainAttachment": {"default": "tap"}
+}"#;
+
 /// Boots the VMI of the file; `extra` are further files of the container disks' folder.
 fn boots_as_printed(image: &str, file: &Path, extra: &[(&str, &str)]) {
     let document = fs::read_to_string(file).unwrap();
@@ -60,7 +70,10 @@ fn boots_as_printed(image: &str, file: &Path, extra: &[(&str, &str)]) {
         fs::copy(folder.join(from), folder.join(to)).unwrap();
     }
     provide_interfaces(&pod);
-    let synced = pod.sync(&document);
+    let (vmi_file, options) = (pod.volume("public").join("vmi.yaml"), pod.volume("public").join("options.json"));
+    fs::write(&vmi_file, &document).unwrap();
+    fs::write(&options, OPTIONS).unwrap();
+    let synced = pod.ctl(&["sync", vmi_file.to_str().unwrap(), "--options", options.to_str().unwrap()]);
     assert!(synced.status.success(), "{}\n{}", text(&synced), pod.log());
     pod.wait_status("Running");
 

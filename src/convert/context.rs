@@ -143,9 +143,9 @@ impl<'a> Context<'a> {
         self.permanent.is_empty() || self.permanent.contains(volume)
     }
 
-    /// The volume of a disk.
+    /// The volume of a disk; the last one of that name.
     pub fn volume(&self, name: &str) -> Option<(usize, &'a Volume)> {
-        self.vmi.spec.volumes.iter().enumerate().find(|(_, volume)| volume.name == name)
+        self.vmi.spec.volumes.iter().enumerate().rfind(|(_, volume)| volume.name == name)
     }
 
     /// A launcher-private directory that depends on the user.

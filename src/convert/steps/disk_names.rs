@@ -1,6 +1,6 @@
 //! Target names of disks (contract/domain-xml-qemu.md 8.2).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The prefix that a bus's names have.
 pub(super) fn prefix(bus: &str) -> &'static str {
@@ -24,36 +24,48 @@ fn letters(index: usize) -> String {
     String::from_utf8_lossy(&letters).into_owned()
 }
 
+/// Most letters that a name is given.
+const MOST_LETTERS: usize = 3;
+
 /// The zero-based index of a name with this prefix; 0 for any other name.
 pub(super) fn index(name: &str, prefix: &str) -> u64 {
-    let Some(letters) = name.strip_prefix(prefix) else { return 0 };
-    let value = letters.bytes().fold(0_u64, |value, byte| {
-        value.saturating_mul(26).saturating_add(u64::from(byte.wrapping_sub(b'a')).saturating_add(1))
-    });
+    let letters = name.strip_prefix(prefix).unwrap_or_default();
+    if letters.len() > MOST_LETTERS || !letters.bytes().all(|byte| byte.is_ascii_lowercase()) {
+        return 0;
+    }
+    let value = letters.bytes().fold(0, |value, byte| value * 26 + u64::from(byte - b'a') + 1);
     value.saturating_sub(1)
 }
 
-/// Gives names out.
+/// Gives names out: per prefix, and to two disks of one name the same.
+#[derive(Default)]
 pub(super) struct Names {
-    taken: BTreeSet<String>,
+    /// Target names by prefix and disk name.
+    given: BTreeMap<(&'static str, String), String>,
+    /// Prefixes with the target names that are taken.
+    taken: BTreeSet<(&'static str, String)>,
 }
 
 impl Names {
-    /// Reserves the names that disks keep.
-    pub(super) fn new(kept: impl IntoIterator<Item = String>) -> Self {
-        Names { taken: kept.into_iter().collect() }
+    /// Reserves the name that a disk keeps.
+    pub(super) fn keep(&mut self, disk: &str, bus: &str, target: &str) {
+        let prefix = prefix(bus);
+        self.given.insert((prefix, disk.to_owned()), target.to_owned());
+        self.taken.insert((prefix, target.to_owned()));
     }
 
-    /// The first free name of a bus.
-    pub(super) fn next(&mut self, bus: &str) -> String {
+    /// The name that the disk has or keeps, else the first free one of its bus.
+    pub(super) fn of(&mut self, disk: &str, bus: &str) -> String {
         let prefix = prefix(bus);
-        for number in 0.. {
-            let name = format!("{prefix}{}", letters(number));
-            if self.taken.insert(name.clone()) {
-                return name;
-            }
+        let key = (prefix, disk.to_owned());
+        if let Some(name) = self.given.get(&key) {
+            return name.clone();
         }
-        String::new()
+        // There are fewer names taken than numbers.
+        let mut names = (0..).map(|number| format!("{prefix}{}", letters(number)));
+        let name = names.find(|name| self.taken.insert((prefix, name.clone()))).unwrap_or_default();
+        self.given.insert(key, name.clone());
+        name
     }
 }
 
@@ -69,15 +81,23 @@ mod tests {
             assert_eq!(letters(number), text);
             assert_eq!(index(&format!("vd{text}"), "vd"), number as u64);
         }
-        assert_eq!(index("vda", "sd"), 0);
+        for other in ["vda", "sd", "sdA", "sdb1", "sdabcd"] {
+            assert_eq!(index(other, "sd"), 0, "{other}");
+        }
     }
 
     #[test]
     fn kept_names_are_skipped_and_buses_share_a_prefix() {
-        let mut names = Names::new(["sdb".to_owned()]);
-        assert_eq!(names.next("sata"), "sda");
-        assert_eq!(names.next("scsi"), "sdc");
-        assert_eq!(names.next("virtio"), "vda");
-        assert_eq!(names.next("odd"), "a");
+        let mut names = Names::default();
+        names.keep("kept", "sata", "sdb");
+        names.keep("moved", "usb", "vda");
+        assert_eq!(names.of("one", "sata"), "sda");
+        assert_eq!(names.of("two", "scsi"), "sdc");
+        assert_eq!(names.of("kept", "scsi"), "sdb");
+        assert_eq!(names.of("one", "sata"), "sda");
+        // A name of another prefix is taken among its own bus's names only.
+        assert_eq!(names.of("moved", "usb"), "vda");
+        assert_eq!(names.of("three", "virtio"), "vda");
+        assert_eq!(names.of("four", "odd"), "a");
     }
 }

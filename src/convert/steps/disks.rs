@@ -16,9 +16,13 @@ use crate::vmi::{BlockSize, ClaimInfo, Disk, FeatureState, VolumeStatus};
 const S390X_BLOCK: u64 = 4096;
 
 pub(super) fn disks(context: &Context<'_>, domain: &mut DomainSpec) -> Result<(), ConvertError> {
-    let status = |name: &str| context.vmi.status.volume_status.iter().find(|status| status.name == name);
-    let kept = context.disks().iter().filter_map(|disk| status(&disk.name)).map(|status| status.target.clone());
-    let mut names = Names::new(kept.filter(|target| !target.is_empty()));
+    let status = |name: &str| context.vmi.status.volume_status.iter().rfind(|status| status.name == name);
+    let mut names = Names::default();
+    for disk in context.disks() {
+        if let Some(status) = status(&disk.name).filter(|status| !status.target.is_empty()) {
+            names.keep(&disk.name, bus(disk), &status.target);
+        }
+    }
     let mut threads = Assignment::new(io_threads::count(context)?);
     for (index, disk) in context.disks().iter().enumerate() {
         let path = format!("spec.domain.devices.disks[{index}]");
@@ -110,12 +114,11 @@ impl Builder<'_> {
 
     fn target(&self, bus: &str, names: &mut Names, device: &mut Device) -> Result<(), ConvertError> {
         let Builder { disk, status, path, .. } = *self;
-        let kept = status.map(|status| status.target.as_str()).filter(|target| !target.is_empty());
         let has_target = disk.disk.is_some() || disk.lun.is_some() || disk.cdrom.is_some();
         if !has_target {
             return Ok(());
         }
-        let name = kept.map_or_else(|| names.next(bus), str::to_owned);
+        let name = names.of(&disk.name, bus);
         let unit = disk_names::index(&name, disk_names::prefix(bus));
         device.target = DiskTarget { bus: bus.to_owned(), device: name, tray: String::new() };
         let scsi = || Address {
