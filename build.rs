@@ -5,8 +5,17 @@
 
 use std::error::Error;
 
-const PROTOS: &[&str] =
-    &["src/proto/cmd_info.proto", "src/proto/cmd_v1.proto", "src/proto/notify_info.proto", "src/proto/notify_v1.proto"];
+const PROTOS: &[&str] = &[
+    "src/proto/cmd_info.proto",
+    "src/proto/cmd_v1.proto",
+    "src/proto/hooks_info.proto",
+    "src/proto/hooks_v1alpha1.proto",
+    "src/proto/hooks_v1alpha2.proto",
+    "src/proto/hooks_v1alpha3.proto",
+    "src/proto/notify_info.proto",
+    "src/proto/notify_v1.proto",
+    "src/proto/plugins_v1alpha1.proto",
+];
 
 /// `google.protobuf.FieldDescriptorProto.Type.TYPE_BYTES`.
 const TYPE_BYTES: i32 = 12;

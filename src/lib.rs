@@ -12,6 +12,7 @@ pub mod cmd;
 pub mod daemon;
 pub mod dhcp;
 pub mod guest_agent;
+pub mod hooks;
 pub mod notify;
 pub mod storage;
 

@@ -62,6 +62,8 @@ pub struct SyncRequest {
     pub options: SyncOptions,
     /// `plugin.kubevirt.io/v1alpha1` Plugin documents; they replace all earlier ones, an empty list clears them.
     pub plugins: Vec<serde_json::Value>,
+    /// The VMI as it was sent, with what this launcher does not know of it; for hook sidecars.
+    pub vmi_json: Vec<u8>,
 }
 
 /// What [`Action::Freeze`] carries.

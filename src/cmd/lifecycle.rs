@@ -25,8 +25,9 @@ pub(super) async fn with_options(
                 .unwrap_or_default()
                 .try_into()
                 .map_err(|error: OptionsError| Failure::text(error.to_string()))?;
+            let vmi_json = vmi.as_ref().map(|vmi| vmi.vmi_json.clone()).unwrap_or_default();
             let vmi = decode::vmi(rpc, vmi)?;
-            driver.perform(action(Box::new(SyncRequest { vmi, options, plugins }))).await
+            driver.perform(action(Box::new(SyncRequest { vmi, options, plugins, vmi_json }))).await
         }
         .await,
     )

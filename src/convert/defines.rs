@@ -61,6 +61,13 @@ impl Defines {
         &self.current
     }
 
+    /// Takes what hooks have made of this define's XML; the defines after it begin with that.
+    pub fn replace(&mut self, xml: &str) -> Result<(), ConvertError> {
+        self.current = DomainSpec::from_xml(xml)
+            .map_err(|error| ConvertError::known(format!("the domain that a hook changed cannot be read: {error}")))?;
+        Ok(())
+    }
+
     /// Whether another define follows, and what libvirt made of this one has to be read first.
     pub fn needs_readback(&self) -> bool {
         matches!(self.stage, Stage::Placeholders | Stage::Plain)

@@ -22,12 +22,30 @@ pub(super) fn bare(command: &str) -> String {
 
 /// `guest-exec` with its output kept for `guest-exec-status`.
 pub(super) fn exec(path: &str, arguments: &[String]) -> String {
-    json!({ "execute": EXEC, "arguments": { "path": path, "arg": arguments, "capture-output": true } }).to_string()
+    ascii(
+        &json!({ "execute": EXEC, "arguments": { "path": path, "arg": arguments, "capture-output": true } })
+            .to_string(),
+    )
 }
 
 /// `guest-exec-status`.
 pub(super) fn exec_status(pid: i64) -> String {
     json!({ "execute": EXEC_STATUS, "arguments": { "pid": pid } }).to_string()
+}
+
+/// JSON without other than ASCII characters, which not every libvirt takes.
+fn ascii(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for character in json.chars() {
+        if character.is_ascii() {
+            text.push(character);
+        } else {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                text.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -47,10 +65,11 @@ mod tests {
     #[test]
     fn what_a_caller_writes_stays_a_text() {
         let hostile = r#"x","capture-output":false},"execute":"guest-shutdown","y":{"z":""#;
-        let command: serde_json::Value =
-            serde_json::from_str(&exec(hostile, &["a\nb\"\\".to_owned(), "ü\u{0}".to_owned()])).unwrap();
+        let text = exec(hostile, &["a\nb\"\\".to_owned(), "ü𝄞\u{0}".to_owned()]);
+        assert!(text.is_ascii() && text.contains("\\u00fc\\ud834\\udd1e"), "{text}");
+        let command: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(command["execute"], "guest-exec");
         assert_eq!(command["arguments"]["path"], hostile);
-        assert_eq!(command["arguments"]["arg"], json!(["a\nb\"\\", "ü\u{0}"]));
+        assert_eq!(command["arguments"]["arg"], json!(["a\nb\"\\", "ü𝄞\u{0}"]));
     }
 }

@@ -27,6 +27,7 @@ use crate::convert::SyncOptions;
 use crate::daemon::logs::{FirmwareLog, LibvirtLog, LinesPerSecond, QemuLog, Sink};
 use crate::daemon::{self, DaemonError, FileError, Settings, Supervisor, Watcher};
 use crate::dhcp::Dhcp;
+use crate::hooks::{HookError, Hooks};
 use crate::hypervisor::{
     Catalogue, CatalogueError, DEFAULT_HYPERVISOR, Environment, LibvirtWrapper, LogFilters, Runtime, RuntimeError,
     log_filters,
@@ -38,6 +39,11 @@ use crate::vmi;
 
 /// QEMU writes its firmware's debug port there (contract/lifecycle.md 4.5).
 const FIRMWARE_LOG: &str = "/var/run/kubevirt-private/QEMUSeaBiosDebugPipe";
+
+/// Each hook sidecar has a folder there.
+const HOOKS: &str = "/var/run/kubevirt-hooks";
+/// How long hook sidecars may take to answer to a launcher that takes over a VM which runs already.
+const HOOKS_OF_ADOPTED: Duration = Duration::from_secs(5);
 
 /// Why the launcher could not start.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +74,9 @@ pub enum StartError {
         /// Why.
         error: libvirt::Error,
     },
+    /// Hook sidecars are missing or cannot be used.
+    #[error(transparent)]
+    Hooks(#[from] HookError),
     /// Signals cannot be received.
     #[error("cannot receive signals: {0}")]
     Signals(std::io::Error),
@@ -91,6 +100,7 @@ pub(super) struct Started {
     stop_server: oneshot::Sender<()>,
     server: tokio::task::JoinHandle<()>,
     logs: Logs,
+    hooks: Hooks,
 }
 
 /// Logs that are followed while this lives.
@@ -195,12 +205,14 @@ impl Started {
         tokio::spawn(publisher.run());
         guest.start_poller(config.agent);
         let signs = Signs::default();
+        let hooks = hooks(&config, signalled.clone()).await?;
         let boot = Boot {
             config: Arc::clone(&config),
             runtime,
             catalogue,
             tools: Tools::default(),
             owner: Owner { uid: qemu.uid, gid: qemu.gid },
+            hooks: hooks.clone(),
             root: PathBuf::from("/"),
             inspected: Mutex::default(),
             cloud_init: Mutex::default(),
@@ -251,14 +263,14 @@ impl Started {
             process: vm.tracker.subscribe(),
             deletion_told: told(publications.deletion.clone(), outbox.acknowledged()),
         };
-        Ok(Started { config, timings, vm, watched, daemons, outbox, sockets, stop_server, server, logs })
+        Ok(Started { config, timings, vm, watched, daemons, outbox, sockets, stop_server, server, logs, hooks })
     }
 
     /// Waits for the VM's end and takes everything down.
     pub(super) async fn run_to_the_end(self) -> Ending {
-        let Started { config, timings, vm, watched, daemons, outbox, sockets, stop_server, server, logs } = self;
+        let Started { config, timings, vm, watched, daemons, outbox, sockets, stop_server, server, logs, hooks } = self;
         let notify_socket = notify_socket(&config);
-        let orders = VmOrders { vm: vm.clone(), notify_socket };
+        let orders = VmOrders { vm: vm.clone(), notify_socket, hooks };
         let ending = lifecycle::run(watched, &orders, config.qemu_timeout, config.grace_period, &timings).await;
         let left = outbox.close(Duration::ZERO).await;
         if left.domain_events > 0 || left.k8s_events > 0 {
@@ -309,7 +321,8 @@ fn standalone(config: &Config) -> Result<Option<vmi::VirtualMachineInstance>, St
 }
 
 async fn run_standalone(handle: &DriverHandle, vmi: vmi::VirtualMachineInstance) -> Result<(), StartError> {
-    let request = SyncRequest { vmi, options: SyncOptions::default(), plugins: Vec::new() };
+    let vmi_json = serde_json::to_vec(&vmi).map_err(|error| StartError::Standalone(error.to_string()))?;
+    let request = SyncRequest { vmi, options: SyncOptions::default(), plugins: Vec::new(), vmi_json };
     let synced = handle.perform(Action::Sync(Box::new(request))).await;
     synced.map_err(|failure| StartError::Standalone(failure.message()))
 }
@@ -325,6 +338,25 @@ fn tpm_state(config: &Config) -> PathBuf {
 /// Where virt-handler listens.
 fn notify_socket(config: &Config) -> PathBuf {
     config.kubevirt_share_dir.join("domain-notify-pipe.sock")
+}
+
+/// The pod's hook sidecars (contract/lifecycle.md 10.1). A launcher that takes over a running VM goes on without those that
+/// are gone, and one that is told to end does not wait for them.
+async fn hooks(config: &Config, mut signalled: watch::Receiver<Option<Instant>>) -> Result<Hooks, StartError> {
+    let count = usize::try_from(config.hook_sidecars).unwrap_or(usize::MAX);
+    let adopts = config.environment.adoption.is_some();
+    let within = if adopts { HOOKS_OF_ADOPTED } else { config.qemu_timeout };
+    let collected = tokio::select! {
+        collected = Hooks::collect(Path::new(HOOKS), count, within, crate::hooks::Timings::default()) => collected,
+        Ok(_) = signalled.wait_for(Option::is_some) => return Ok(Hooks::default()),
+    };
+    match collected {
+        Err(error) if adopts => {
+            tracing::warn!("going on without hook sidecars: {error}");
+            Ok(Hooks::default())
+        }
+        collected => Ok(collected?),
+    }
 }
 
 fn filters(config: &Config) -> Option<String> {
@@ -462,6 +494,7 @@ fn told(mut wanted: watch::Receiver<Option<u64>>, mut acknowledged: watch::Recei
 struct VmOrders {
     vm: Vm,
     notify_socket: PathBuf,
+    hooks: Hooks,
 }
 
 impl Orders for VmOrders {
@@ -499,5 +532,8 @@ impl Orders for VmOrders {
 
     async fn hypervisor_gone(&self) {
         tracing::info!("the hypervisor's process is gone");
+        if let Err(error) = self.hooks.shutdown().await {
+            tracing::warn!("Shutdown hook: {error}");
+        }
     }
 }

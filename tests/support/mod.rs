@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod driver;
 pub mod guest;
 pub mod pod;
+pub mod sidecar;
 pub mod virt_handler;
 
 /// Between two looks at a condition that nobody announces.

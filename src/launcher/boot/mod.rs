@@ -4,6 +4,7 @@
 mod cloud_init;
 mod disks;
 mod growth;
+mod hooks;
 mod image_volumes;
 mod missing;
 mod pod_network;
@@ -17,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 use disks::Disks;
+use hooks::Extensions;
 use pod_network::Nics;
 
 use super::config::Config;
@@ -27,6 +29,7 @@ use crate::cmd::{Failure, SyncRequest};
 use crate::convert::{Defines, HostFacts, SyncOptions};
 use crate::dhcp::Dhcp;
 use crate::domain::GracePeriodMetadata;
+use crate::hooks::Hooks;
 use crate::hypervisor::{Catalogue, Hypervisor, Runtime, Verdict, host_architecture};
 use crate::libvirt::flags;
 use crate::storage::{self, CloudInit, ImageInfo, ImageKind, InspectionLimits, Owner, StorageError, Tools};
@@ -56,6 +59,8 @@ pub struct Boot {
     pub prepared: AtomicBool,
     /// Tells guests their addresses.
     pub dhcp: Dhcp,
+    /// The pod's hook sidecars.
+    pub hooks: Hooks,
 }
 
 /// Looks at the machine on a thread that may wait.
@@ -72,7 +77,8 @@ fn wrapped(context: &'static str) -> impl Fn(StorageError) -> Failure {
 impl Boot {
     /// One sync. `defined` is set as soon as libvirt knows the domain.
     pub async fn sync(&self, vm: &Vm, request: SyncRequest, defined: &watch::Sender<bool>) -> Result<(), Failure> {
-        let SyncRequest { vmi, options, .. } = request;
+        let SyncRequest { vmi, options, plugins, vmi_json } = request;
+        let extensions = Extensions::new(&self.hooks, &plugins, vmi_json)?;
         self.check(vm, &vmi)?;
         if vm.tracker.has_ended() {
             // A VM that has run is not run again, whatever virt-handler knows by now: that would be another VM.
@@ -82,12 +88,12 @@ impl Boot {
         tracking::make_overlays(self, &vmi, &facts).await?;
         if self.must_define(vm).await? {
             Self::check_memory(&vmi)?;
-            let facts = self.prepare(&vmi, facts.clone()).await?;
+            let facts = self.prepare(&vmi, facts.clone(), &extensions).await?;
             if let Ok(facts) = serde_json::to_string(&facts) {
                 tracing::info!(v = 5, facts, "converting the VMI");
             }
             let defines = Defines::new(&vmi, &facts).map_err(|error| Failure::text(error.to_string()))?;
-            self.define(vm, defines).await?;
+            self.define(vm, defines, &extensions).await?;
             vm.metadata.set(|metadata| {
                 metadata.uid.clone_from(&vmi.metadata.uid);
                 metadata.grace_period = Some(GracePeriodMetadata {
@@ -213,10 +219,19 @@ impl Boot {
     }
 
     /// Everything that has to be there before the define, and the facts with what the disks' files can do.
-    async fn prepare(&self, vmi: &VirtualMachineInstance, mut facts: HostFacts) -> Result<HostFacts, Failure> {
+    async fn prepare(
+        &self,
+        vmi: &VirtualMachineInstance,
+        mut facts: HostFacts,
+        extensions: &Extensions<'_>,
+    ) -> Result<HostFacts, Failure> {
         let domain = facts::draft(vmi, &facts).map_err(|error| Failure::text(error.to_string()))?;
         let data = cloud_init::cloud_init(vmi, &self.root)
             .map_err(|why| Failure::text(format!("ReadCloudInitVolumeDataSource failed: {why}")))?;
+        let data = match data {
+            Some(data) => Some(extensions.pre_cloud_init_iso(data).await?),
+            None => None,
+        };
         *self.cloud_init.lock().unwrap_or_else(PoisonError::into_inner) = data;
         let served = pod_network::serve(self, vmi, &facts, Nics::All).await;
         served.map_err(|why| Failure::text(format!("preparing the pod network failed: {why}")))?;
@@ -237,10 +252,14 @@ impl Boot {
     }
 
     /// The boot's defines; a define that fails leaves no half-made domain behind.
-    async fn define(&self, vm: &Vm, mut defines: Defines) -> Result<(), Failure> {
+    async fn define(&self, vm: &Vm, mut defines: Defines, extensions: &Extensions<'_>) -> Result<(), Failure> {
         let result = async {
             loop {
-                let xml = defines.xml();
+                let converted = defines.xml();
+                let xml = extensions.on_define_domain(converted.clone()).await?;
+                if xml != converted {
+                    defines.replace(&xml).map_err(|error| Failure::text(error.to_string()))?;
+                }
                 tracing::info!(v = 5, xml, "defining the domain");
                 vm.connection.define(xml).await?;
                 if defines.is_last() {

@@ -26,9 +26,10 @@ impl Guest {
     }
 }
 
-/// The agent does not answer, or there is no domain that has one.
+/// The agent does not answer, or there is no domain that has one. libvirt calls a paused domain an invalid operation,
+/// which the original takes for a failure although it means to let paused domains pass.
 fn is_silence(error: &AgentError) -> bool {
-    matches!(error.code(), Some(code::AGENT_UNRESPONSIVE | code::NO_DOMAIN))
+    matches!(error.code(), Some(code::AGENT_UNRESPONSIVE | code::NO_DOMAIN | code::OPERATION_INVALID))
 }
 
 /// A migration was started and has not ended (contract/cmd-server.md 6.4).

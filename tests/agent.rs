@@ -1,0 +1,186 @@
+//! The guest agent as Debian ships it, in a real guest in the real image: what the launcher learns from it, what it asks
+//! of it, and what happens when it goes away. Without VIRT_LAUNCHER_IMAGE these tests pass without looking.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test ends by panicking
+
+mod support;
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::pod::{Pod, image, text};
+use support::virt_handler::{Received, VirtHandler};
+use support::{expect, wait_for};
+
+/// For what a guest in emulation does on a busy machine.
+const GUEST: Duration = Duration::from_secs(180);
+
+/// The demo's VMI with a file system that can be frozen.
+fn vmi() -> String {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/images/demo/vmi.yaml");
+    let vmi = fs::read_to_string(path).unwrap();
+    let mount = "mke2fs /dev/vdc >/dev/null && mkdir -p /data && mount -t ext4 /dev/vdc /data && touch /data/file";
+    let user_data = "#!/bin/sh\n";
+    assert!(vmi.contains(user_data));
+    vmi.replace(user_data, &format!("{user_data}          {mount}; echo mounted $?\n"))
+}
+
+fn json(output: &std::process::Output) -> Value {
+    assert!(output.status.success(), "{}", text(output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Runs a command in the guest: its exit code and output.
+fn exec(pod: &Pod, words: &[&str]) -> (i64, String) {
+    let output = pod.ctl(&[&["-o", "json", "exec", "--limit", "30"], words].concat());
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output)));
+    (answer["exitCode"].as_i64().unwrap(), answer["stdOut"].as_str().unwrap().to_owned())
+}
+
+/// `fsFreezeStatus` as virt-handler was told last.
+fn told_freeze(virt_handler: &VirtHandler) -> String {
+    let told = virt_handler.pipe.received();
+    let last = told.iter().rev().find_map(|event| match event {
+        Received::Domain { domain, .. } => Some(domain),
+        Received::K8s(_) => None,
+    });
+    last.and_then(|domain| domain.pointer("/Status/FSFreezeStatus/Status")?.as_str().map(str::to_owned))
+        .unwrap_or_default()
+}
+
+fn wait_told(virt_handler: &VirtHandler, status: &str) {
+    wait_for(status, GUEST, || {
+        let told = told_freeze(virt_handler);
+        expect(told == status, told)
+    });
+}
+
+#[test]
+fn a_real_agent_is_asked_and_obeys() {
+    let Some(image) = image() else { return };
+    let pod = Pod::start(&image, "demo", &["--qemu-fsfreeze-status-interval", "1s"]);
+    pod.wait_ready();
+    pod.provide_disks();
+    let virt_handler = pod.virt_handler(&vmi());
+    let synced = pod.sync(&vmi());
+    assert!(synced.status.success(), "{}", text(&synced));
+    pod.wait_status("Running");
+
+    // Before the agent is there: what the original answered in the same state.
+    let silent =
+        "virError(Code=86, Domain=10, Message='Guest agent is not responding: QEMU guest agent is not connected')";
+    for command in [&["exec", "/bin/true"][..], &["guest-ping"]] {
+        let refused = pod.ctl(command);
+        assert!(text(&refused).contains(silent), "{command:?}: {}", text(&refused));
+    }
+    let refused = pod.ctl(&["freeze"]);
+    assert!(text(&refused).contains(&silent.replace("virError", "LibvirtError")), "{}", text(&refused));
+    assert_eq!(
+        json(&pod.ctl(&["-o", "json", "guest-info"])),
+        serde_json::json!({"os": {}, "timezone": ", 0", "fsInfo": {"disks": null}})
+    );
+
+    pod.wait_console("mounted 0");
+    let info = wait_for("the agent's answers", GUEST, || {
+        let info = json(&pod.ctl(&["-o", "json", "guest-info"]));
+        expect(info["guestAgentVersion"].is_string() && info["hostname"] == "demo", &info).map(|()| info)
+    });
+    assert_eq!(info["os"]["prettyName"], "Test guest");
+    assert_eq!(info["os"]["machine"], "x86_64");
+    let commands = info["supportedCommands"].as_array().unwrap();
+    assert!(commands.iter().any(|command| command["name"] == "guest-exec" && command["enabled"] == true));
+    assert_eq!(json(&pod.ctl(&["-o", "json", "users"])), serde_json::json!([]));
+    let domain = json(&pod.ctl(&["-o", "json", "get-domain"]));
+    assert_eq!(domain["Status"]["OSInfo"]["PrettyName"], "Test guest");
+    wait_told(&virt_handler, "thawed");
+
+    assert!(pod.ctl(&["guest-ping"]).status.success());
+    assert_eq!(exec(&pod, &["/bin/echo", "a\"b\\c $HOME; ü"]), (0, "a\"b\\c $HOME; ü\n".to_owned()));
+    assert_eq!(exec(&pod, &["/bin/sh", "-c", "echo out; echo err >&2; exit 7"]), (7, "out\n".to_owned()));
+    let missing = pod.ctl(&["exec", "/no/such/program"]);
+    assert!(!missing.status.success() && text(&missing).contains("virError("), "{}", text(&missing));
+    let started = Instant::now();
+    let slow = pod.ctl(&["exec", "--limit", "1", "/bin/sleep", "600"]);
+    assert!(text(&slow).contains("Timed out waiting for guest pid ["), "{}", text(&slow));
+    assert!(text(&slow).contains("for command [/bin/sleep] to exit"), "{}", text(&slow));
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+
+    freeze_and_thaw(&pod, &virt_handler);
+    pause(&pod);
+    disconnect(&pod, &virt_handler);
+}
+
+fn freeze_and_thaw(pod: &Pod, virt_handler: &VirtHandler) {
+    // Frozen file systems are listed by name.
+    let filesystems = wait_for("the mounted file system", GUEST, || {
+        let list = json(&pod.ctl(&["-o", "json", "filesystems"]));
+        let found = list.as_array().unwrap().iter().any(|filesystem| filesystem["mountPoint"] == "/data");
+        // The list is asked for every 10 s at first.
+        expect(found, &list).map(|()| list)
+    });
+    assert_eq!(filesystems[0]["fileSystemType"], "ext4", "{filesystems}");
+
+    for _ in 0..2 {
+        let frozen = pod.ctl(&["freeze", "--unfreeze-after", "0"]);
+        assert!(frozen.status.success(), "freezing what is frozen succeeds: {}", text(&frozen));
+    }
+    wait_told(virt_handler, "frozen");
+    for _ in 0..2 {
+        let thawed = pod.ctl(&["unfreeze"]);
+        assert!(thawed.status.success(), "thawing what is thawed succeeds: {}", text(&thawed));
+    }
+    wait_told(virt_handler, "thawed");
+
+    let begun = Instant::now();
+    let frozen = pod.ctl(&["freeze", "--unfreeze-after", "6"]);
+    assert!(frozen.status.success(), "{}", text(&frozen));
+    wait_told(virt_handler, "frozen");
+    wait_told(virt_handler, "thawed");
+    assert!(begun.elapsed() >= Duration::from_secs(6), "the safety timer came early: {:?}", begun.elapsed());
+    assert_eq!(exec(pod, &["/bin/touch", "/data/again"]).0, 0);
+}
+
+fn pause(pod: &Pod) {
+    assert!(pod.ctl(&["pause"]).status.success());
+    pod.wait_status("Paused");
+    let healthy = pod.ctl(&["guest-ping"]);
+    assert!(healthy.status.success(), "a guest that was paused on purpose is healthy: {}", text(&healthy));
+    assert!(pod.ctl(&["unpause"]).status.success());
+    pod.wait_status("Running");
+    wait_for("the agent after the pause", GUEST, || {
+        let ping = pod.ctl(&["guest-ping"]);
+        expect(ping.status.success(), text(&ping))
+    });
+}
+
+fn disconnect(pod: &Pod, virt_handler: &VirtHandler) {
+    // In the background, so that the agent can still answer.
+    let (code, _) = exec(pod, &["/bin/sh", "-c", "(sleep 1; kill $(cat /run/qemu-ga.pid)) >/dev/null 2>&1 &"]);
+    assert_eq!(code, 0);
+    let channel = |state: &str| {
+        wait_for(state, GUEST, || {
+            let domain = json(&pod.ctl(&["-o", "json", "get-domain"]));
+            let channels = domain["Spec"]["Devices"]["Channels"].as_array().unwrap().clone();
+            let agent = channels.iter().find(|channel| channel["Target"]["Name"] == "org.qemu.guest_agent.0").unwrap();
+            expect(agent["Target"]["State"] == state, agent)
+        });
+    };
+    channel("disconnected");
+    let known = json(&pod.ctl(&["-o", "json", "guest-info"]));
+    assert_eq!(known["hostname"], "demo", "what was learnt stays");
+    let before = virt_handler.pipe.received().len();
+    let refused = pod.ctl(&["guest-ping"]);
+    assert!(text(&refused).contains("virError(Code=86"), "{}", text(&refused));
+    let event = wait_for("the event", GUEST, || {
+        let events = virt_handler.pipe.received();
+        let event = events.iter().skip(before).find_map(|event| match event {
+            Received::K8s(event) => Some(event.clone()),
+            Received::Domain { .. } => None,
+        });
+        event.ok_or("none yet")
+    });
+    assert_eq!(event["reason"], "GuestAgentPingFailed");
+    assert_eq!(event["type"], "Warning");
+    assert_eq!(event["message"], "GuestAgentPing probe failed for VMI demo");
+}
