@@ -59,6 +59,13 @@ test-forms: images ## the image's tests with both forms of libvirt: the monolith
 	    VIRT_LAUNCHER_IMAGE=$$image VIRT_LAUNCHER_GUEST_IMAGE=localhost/virt-launcher-guest cargo test --locked --test image; \
 	done
 
+.PHONY: test-ch
+test-ch: images ## Cloud Hypervisor under the real virtchd; the VMM is the file CLOUD_HYPERVISOR, or a double where KVM does not work
+	@images/deps.sh test
+	cargo build --locked --example fake-cloud-hypervisor
+	CLOUD_HYPERVISOR=$(or $(CLOUD_HYPERVISOR),target/debug/examples/fake-cloud-hypervisor) images/build.sh ch
+	VIRT_LAUNCHER_CH_IMAGE=localhost/virt-launcher-ch cargo test --locked --test cloud_hypervisor
+
 .PHONY: conformance
 conformance: ## run the golden cases: [DIR=folder] [ONLY=substring] [SHOW=failures shown in full]
 	CONFORMANCE_DIR='$(DIR)' CONFORMANCE_ONLY='$(ONLY)' CONFORMANCE_SHOW='$(SHOW)' cargo test --locked --quiet --test conformance

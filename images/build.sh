@@ -2,11 +2,14 @@
 # Builds images from target/dist/virt-launcher (see `make static`). podman's layer cache makes a repeated run quick; the
 # sizes are printed.
 #
-#   build.sh [guest|qemu|qemu-modular]...     default: guest qemu
+#   build.sh [guest|qemu|qemu-modular|ch]...     default: guest qemu
 #
 #   guest          localhost/virt-launcher-guest, the tests' and the demo's guest; or named by VIRT_LAUNCHER_GUEST_IMAGE
 #   qemu           localhost/virt-launcher-qemu, with Debian's monolithic libvirtd; or named by VIRT_LAUNCHER_IMAGE
 #   qemu-modular   localhost/virt-launcher-qemu:modular, with virtqemud of images/libvirt
+#   ch             localhost/virt-launcher-ch, with virtchd of images/libvirt; or named by VIRT_LAUNCHER_CH_IMAGE. The VMM is
+#                  the file CLOUD_HYPERVISOR, else the official release CLOUD_HYPERVISOR_VERSION with the checksum
+#                  CLOUD_HYPERVISOR_SHA256. CLOUD_HYPERVISOR_FIRMWARE names a folder with CLOUDHV.fd or hypervisor-fw.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -26,6 +29,24 @@ build() {
     printf 'images: %-34s %4d MB  (%d s)\n' "$name" "$(($("$podman" image inspect -f '{{.Size}}' "$name") / 1000000))" $((SECONDS - start))
 }
 
+# The VMM for the build context, and what to tell the build about it.
+vmm() {
+    local folder=$1 firmware
+    mkdir -p "$folder"
+    rm -f "$folder"/*
+    if [ -n "${CLOUD_HYPERVISOR:-}" ]; then
+        [ -f "$CLOUD_HYPERVISOR" ] || { echo "images: error: CLOUD_HYPERVISOR=$CLOUD_HYPERVISOR: no such file" >&2; exit 1; }
+        cp "$CLOUD_HYPERVISOR" "$folder/cloud-hypervisor"
+        vmm=(--build-arg CLOUD_HYPERVISOR=given)
+    else
+        vmm=(--build-arg CLOUD_HYPERVISOR_SHA256="${CLOUD_HYPERVISOR_SHA256:-}")
+        [ -z "${CLOUD_HYPERVISOR_VERSION:-}" ] || vmm+=(--build-arg CLOUD_HYPERVISOR_VERSION="$CLOUD_HYPERVISOR_VERSION")
+    fi
+    for firmware in CLOUDHV.fd CLOUDHV_EFI.fd hypervisor-fw; do
+        [ ! -f "${CLOUD_HYPERVISOR_FIRMWARE:-}/$firmware" ] || cp "$CLOUD_HYPERVISOR_FIRMWARE/$firmware" "$folder/"
+    done
+}
+
 base=$("$here/base/build.sh")
 echo "images: base $base"
 guest=${VIRT_LAUNCHER_GUEST_IMAGE:-localhost/virt-launcher-guest}
@@ -39,6 +60,12 @@ for image in "$@"; do
         libvirt=$("$here/libvirt/build.sh" "$base")
         build "${qemu%:*}:modular" --build-arg BASE="$base" --build-arg LIBVIRT=modular \
             --build-arg LIBVIRT_IMAGE="$libvirt" -f "$here/../Containerfile.qemu" "$here/.."
+        ;;
+    ch)
+        libvirt=$("$here/libvirt/build.sh" "$base")
+        vmm "$here/../target/ch"
+        build "${VIRT_LAUNCHER_CH_IMAGE:-localhost/virt-launcher-ch}" --build-arg BASE="$base" --build-arg LIBVIRT_IMAGE="$libvirt" \
+            "${vmm[@]}" -f "$here/../Containerfile.ch" "$here/.."
         ;;
     *)
         echo "images: error: there is no image $image" >&2

@@ -1,5 +1,10 @@
-//! Cloud Hypervisor as the second hypervisor: its documents.
-#![allow(clippy::unwrap_used)] // a test ends by panicking
+//! Cloud Hypervisor as the second hypervisor: its documents, and VMs in the image under the real virtchd. KVM works on few
+//! build machines: where it does not, a double stands in for the VMM, and the tests say so.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test ends by panicking
+
+mod support;
+
+use support::pod::{Pod, Setup, UID, text};
 
 use virt_launcher::convert::{Defines, HostFacts, HypervisorFacts, Profile};
 use virt_launcher::vmi::{self, VirtualMachineInstance};
@@ -150,5 +155,250 @@ fn what_cannot_be_said_to_the_driver_is_an_error_with_its_path() {
     ] {
         let error = Defines::new(&document(vmi), facts).unwrap_err().to_string();
         assert!(error.contains(said), "{said}: {error}");
+    }
+}
+
+// From here on: the image, with the real virtchd. `images/build.sh ch` builds it, VIRT_LAUNCHER_CH_IMAGE names it; without,
+// these tests pass without looking.
+
+/// The VMM under test and the image; `None` without an image.
+fn setup<'a>(image: &'a str, vm: &'a str) -> Setup<'a> {
+    let fake = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("examples/fake-cloud-hypervisor");
+    let given = std::env::var_os("CLOUD_HYPERVISOR").map(std::path::PathBuf::from).filter(|_| kvm_works());
+    eprintln!("the VMM is {}", if given.is_some() { "the real one" } else { "the fake one" });
+    Setup::new(image, vm)
+        .flags(&["--hypervisor", "cloud-hypervisor"])
+        .podman(&["--device", "/dev/kvm"])
+        .mount(&given.unwrap_or(fake), "/usr/bin/cloud-hypervisor:ro")
+}
+
+fn kvm_works() -> bool {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/images/kvm-works.sh");
+    std::process::Command::new(script).output().is_ok_and(|output| output.status.success())
+}
+
+fn image() -> Option<String> {
+    let image = std::env::var("VIRT_LAUNCHER_CH_IMAGE").ok();
+    if image.is_none() {
+        eprintln!("skipped: VIRT_LAUNCHER_CH_IMAGE is not set (images/build.sh ch builds the image)");
+    }
+    image
+}
+
+/// What virt-controller made of the user's VMI.
+fn guest(name: &str, arguments: &str) -> String {
+    format!(
+        r#"
+apiVersion: kubevirt.io/v1
+kind: VirtualMachineInstance
+metadata: {{name: "{name}", namespace: default, uid: {UID}}}
+spec:
+  architecture: amd64
+  terminationGracePeriodSeconds: 5
+  domain:
+    cpu: {{cores: 2}}
+    memory: {{guest: 64Mi}}
+    resources: {{requests: {{memory: 64Mi}}}}
+    firmware:
+      kernelBoot: {{kernelArgs: "console=ttyS0 {arguments}", container: {{image: x, kernelPath: /boot/vmlinuz}}}}
+    devices:
+      logSerialConsole: true
+      disks:
+        - {{name: root, disk: {{bus: virtio}}}}
+        - {{name: seed, disk: {{bus: virtio}}}}
+  volumes:
+    - {{name: root, containerDisk: {{image: x}}}}
+    - {{name: seed, cloudInitNoCloud: {{userData: "x"}}}}
+status: {{phase: Scheduled, runtimeUser: 107}}
+"#
+    )
+}
+
+fn started(setup: Setup<'_>) -> Pod {
+    let pod = setup.start();
+    pod.give_device("/dev/kvm");
+    pod.wait_ready();
+    let disks = pod.volume("container-disks");
+    std::fs::create_dir_all(disks.join("kernel-boot")).unwrap();
+    std::fs::write(disks.join("kernel-boot/vmlinuz"), b"\x7fELF").unwrap();
+    let disk = std::fs::File::create(disks.join("disk_0.img")).unwrap();
+    disk.set_len(8 << 20).unwrap();
+    pod
+}
+
+fn ok(output: std::process::Output) {
+    assert!(output.status.success(), "{}", text(&output));
+}
+
+fn vmms(pod: &Pod) -> String {
+    pod.exec(&["sh", "-c", "ps -e -o comm= | grep -c '^cloud-hyperviso' || true"])
+}
+
+fn reason(pod: &Pod) -> String {
+    let domain: serde_json::Value =
+        serde_json::from_slice(&pod.ctl(&["-o", "json", "get-domain"]).stdout).unwrap_or_default();
+    domain.pointer("/Status/Reason").and_then(|reason| reason.as_str()).unwrap_or_default().to_owned()
+}
+
+/// Types a line at the guest's console.
+fn type_line(pod: &Pod, line: &str) {
+    use std::io::Write;
+    let path = pod.volume("private").join(UID).join("virt-serial0");
+    let mut console = std::os::unix::net::UnixStream::connect(path).unwrap();
+    writeln!(console, "{line}").unwrap();
+    // Closing at once would drop it on its way.
+    let _ = std::io::Read::read(&mut console, &mut [0; 64]);
+}
+
+#[test]
+fn a_vm_lives_and_shuts_down_in_order() {
+    let Some(image) = image() else { return };
+    let pod = started(setup(&image, "demo"));
+    let vmi = guest("demo", "");
+    let handler = pod.virt_handler(&vmi);
+    ok(pod.sync(&vmi));
+    pod.wait_status("Running");
+    pod.wait_console("fake guest: boot 1");
+    ok(pod.sync(&vmi));
+    for (command, status) in [("pause", "Paused"), ("unpause", "Running")] {
+        ok(pod.ctl(&[command]));
+        pod.wait_status(status);
+    }
+    ok(pod.ctl(&["reset"]));
+    pod.wait_console("fake guest: boot 2");
+    ok(pod.ctl(&["shutdown"]));
+    assert_eq!(pod.wait_exit(), 0, "{}", pod.log());
+    let log = std::fs::read_to_string(pod.volume("private").join(UID).join("virt-serial0-log")).unwrap();
+    for line in ["boot 1", "boot 2", "power button", "going down"] {
+        assert!(log.contains(line), "{line}: {log}");
+    }
+    drop(handler);
+}
+
+#[test]
+fn a_crash_is_told_within_a_second() {
+    let Some(image) = image() else { return };
+    let pod = started(setup(&image, "demo"));
+    ok(pod.sync(&guest("demo", "")));
+    pod.wait_status("Running");
+    pod.exec(&["sh", "-c", "kill -9 $(pgrep cloud-hyperviso)"]);
+    let killed = std::time::Instant::now();
+    pod.wait_status("Shutoff");
+    assert!(killed.elapsed() < std::time::Duration::from_millis(1500), "{:?}", killed.elapsed());
+    assert_eq!(reason(&pod), "Crashed");
+    assert_eq!(vmms(&pod), "0");
+}
+
+#[test]
+fn a_guest_s_own_power_off_is_no_crash() {
+    let Some(image) = image() else { return };
+    let pod = started(setup(&image, "demo"));
+    ok(pod.sync(&guest("demo", "")));
+    pod.wait_status("Running");
+    type_line(&pod, "poweroff");
+    pod.wait_status("Shutoff");
+    assert_eq!(reason(&pod), "Shutdown");
+}
+
+#[test]
+fn a_vm_that_does_not_listen_is_ended() {
+    let Some(image) = image() else { return };
+    let pod = started(setup(&image, "demo"));
+    let vmi = guest("demo", "ignore-power-button stubborn");
+    let handler = pod.virt_handler(&vmi);
+    ok(pod.sync(&vmi));
+    pod.wait_status("Running");
+    ok(pod.ctl(&["shutdown"]));
+    pod.wait_console("power button");
+    ok(pod.ctl(&["kill"]));
+    assert_eq!(pod.wait_exit(), 0, "{}", pod.log());
+    drop(handler);
+}
+
+#[test]
+fn a_vm_outlives_its_daemon_and_stays_under_control() {
+    let Some(image) = image() else { return };
+    let pod = started(setup(&image, "demo"));
+    let vmi = guest("demo", "");
+    let handler = pod.virt_handler(&vmi);
+    ok(pod.sync(&vmi));
+    pod.wait_status("Running");
+    pod.exec(&["sh", "-c", "kill -9 $(pgrep virtchd)"]);
+    support::wait_for("the new daemon", std::time::Duration::from_secs(20), || {
+        let listed = pod.exec(&[
+            "sh",
+            "-c",
+            "virsh -c 'ch+unix:///session?socket=/run/libvirt/virtchd-sock' list --all || true",
+        ]);
+        support::expect(listed.contains("Id") && !listed.contains("demo"), listed)
+    });
+    assert_eq!(pod.status(), "Running");
+    for (command, status) in [("pause", "Paused"), ("unpause", "Running")] {
+        ok(pod.ctl(&[command]));
+        pod.wait_status(status);
+    }
+    ok(pod.ctl(&["shutdown"]));
+    assert_eq!(pod.wait_exit(), 0, "{}", pod.log());
+    drop(handler);
+}
+
+#[test]
+fn starts_that_fail_say_why_and_leave_nothing() {
+    let Some(image) = image() else { return };
+    let pod = started(setup(&image, "demo"));
+    let kernel = pod.volume("container-disks").join("kernel-boot/vmlinuz");
+    std::fs::write(&kernel, "no kernel").unwrap();
+    let refused = pod.sync(&guest("demo", ""));
+    assert!(!refused.status.success() && text(&refused).contains("invalid ELF magic"), "{}", text(&refused));
+    assert_eq!(vmms(&pod), "0");
+    std::fs::remove_file(&kernel).unwrap();
+    let refused = pod.sync(&guest("demo", ""));
+    assert!(!refused.status.success() && text(&refused).contains("kernel-boot/vmlinuz"), "{}", text(&refused));
+    assert!(pod.ctl(&["ping"]).status.success());
+    std::fs::write(&kernel, b"\x7fELF").unwrap();
+    ok(pod.sync(&guest("demo", "")));
+    pod.wait_status("Running");
+    assert_eq!(vmms(&pod), "1");
+}
+
+#[test]
+fn without_the_device_it_says_so_and_does_not_hang() {
+    let Some(image) = image() else { return };
+    let pod = setup(&image, "demo").start();
+    pod.wait_ready();
+    let disks = pod.volume("container-disks");
+    std::fs::create_dir_all(disks.join("kernel-boot")).unwrap();
+    std::fs::write(disks.join("kernel-boot/vmlinuz"), b"\x7fELF").unwrap();
+    std::fs::File::create(disks.join("disk_0.img")).unwrap().set_len(1 << 20).unwrap();
+    let refused = pod.sync(&guest("demo", ""));
+    assert!(!refused.status.success() && text(&refused).contains("/dev/kvm"), "{}", text(&refused));
+    assert!(pod.ctl(&["ping"]).status.success());
+}
+
+#[test]
+fn the_longest_name_works_and_is_told_in_full() {
+    let Some(image) = image() else { return };
+    let name = "v".repeat(63);
+    let pod = started(setup(&image, &name).flags(&["--namespace", &"n".repeat(63)]));
+    let vmi = guest(&name, "").replace("namespace: default", &format!("namespace: {}", "n".repeat(63)));
+    ok(pod.sync(&vmi));
+    pod.wait_status("Running");
+    let domain: serde_json::Value = serde_json::from_slice(&pod.ctl(&["-o", "json", "get-domain"]).stdout).unwrap();
+    assert_eq!(domain.pointer("/Spec/Name").unwrap(), &format!("{}_{name}", "n".repeat(63)));
+}
+
+#[test]
+fn what_it_cannot_do_is_refused_in_one_answer() {
+    let Some(image) = image() else { return };
+    let pod = started(setup(&image, "demo"));
+    let bad = guest("demo", "")
+        .replace("cpu: {cores: 2}", "cpu: {cores: 2, model: Skylake-Client}")
+        .replace("logSerialConsole: true", "tpm: {}\n      watchdog: {name: w, i6300esb: {action: reset}}")
+        .replace("{name: seed, disk: {bus: virtio}}", "{name: seed, cdrom: {bus: sata}}");
+    let refused = text(&pod.sync(&bad));
+    for path in
+        ["spec.domain.devices.tpm", "spec.domain.devices.watchdog", "spec.domain.cpu.model", "disks[1].cdrom.bus"]
+    {
+        assert!(refused.contains(path), "{path}: {refused}");
     }
 }

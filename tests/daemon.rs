@@ -374,6 +374,7 @@ async fn a_real_daemon_is_supervised_where_there_is_one() {
         .unwrap();
     let socket = folder.path().join(if name == "libvirtd" { "libvirt-sock" } else { "virtqemud-sock" });
     let spec = DaemonSpec {
+        run_as: None,
         name: name.into(),
         program: program.to_owned(),
         field: "libvirtDaemon.libvirtDaemonExecutable",

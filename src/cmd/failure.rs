@@ -2,6 +2,7 @@
 
 use tonic::Status;
 
+use crate::hypervisor::ControlError;
 use crate::libvirt::{self, VirError};
 use crate::proto::cmd_v1::Response;
 
@@ -81,6 +82,15 @@ impl From<libvirt::Error> for Failure {
 }
 
 /// The `Response` of any call: gRPC OK, success or a message.
+impl From<ControlError> for Failure {
+    fn from(error: ControlError) -> Self {
+        match error {
+            ControlError::Libvirt(error) => error.into(),
+            ControlError::Hypervisor(why) => Failure::Text(why),
+        }
+    }
+}
+
 pub(super) fn response(result: Result<(), Failure>) -> Response {
     match result {
         Ok(()) => Response { success: true, message: String::new() },

@@ -33,7 +33,7 @@ pub use network_phase2::hot_pluggable_tap;
 pub use network_phase2::{Tap, taps};
 pub use options::{Cell, ClusterConfig, Distance, HostCpu, Smbios, SyncOptions, Topology};
 pub use pci::kernel_name;
-pub use steps::{STEPS, Step, serial_socket, steps};
+pub use steps::{STEPS, Step, steps};
 
 use crate::domain::{CpuTune, DomainSpec, QEMU_NAMESPACE};
 use crate::vmi::VirtualMachineInstance;

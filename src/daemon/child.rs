@@ -43,6 +43,9 @@ pub(super) async fn spawn(spec: &DaemonSpec) -> io::Result<Child> {
     command.args(&spec.args).stdin(Stdio::null()).stdout(Stdio::null());
     command.stderr(if spec.forward_log { Stdio::piped() } else { Stdio::null() });
     command.process_group(0).kill_on_drop(true);
+    if let Some(user) = &spec.run_as {
+        command.uid(user.uid).gid(user.gid).envs(user.environment.iter().map(|(name, value)| (name, value)));
+    }
     let parent = nix::unistd::getpid();
     let net_bind_service = spec.ambient_net_bind_service;
     // SAFETY: `prepare` makes system calls only, no allocation and no locks.

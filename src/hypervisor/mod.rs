@@ -4,17 +4,24 @@
 //! methods describe what is to be done as data; `daemon` does it. Nothing falls back to another hypervisor silently.
 
 mod catalogue;
+mod cloud_hypervisor;
+mod cloud_hypervisor_checks;
+mod cloud_hypervisor_rest;
+mod cloud_hypervisor_serial;
+mod control;
 mod features;
 mod libvirt_files;
 mod runtime;
 mod schema;
 
 pub use catalogue::{Catalogue, CatalogueError, DEFAULT_CATALOGUE_FILE, DEFAULT_HYPERVISOR};
+pub use cloud_hypervisor::CloudHypervisor;
+pub use control::{Answer, ControlError, VmControl};
 pub use features::{
     Feature, FeatureError, FeatureTable, Finding, Level, Verdict, Version, features_of, host_architecture,
 };
 pub use libvirt_files::{Append, ConfigFile, LibvirtFiles, LogFilters, log_filters};
-pub use runtime::{Environment, Runtime, RuntimeError};
+pub use runtime::{Environment, Runtime, RuntimeError, VmSetup};
 pub use schema::{
     Control, Conversion, Daemon, Entry, Launcher, Monolithic, Overheads, PerUser, RuntimeUser, RuntimeUsers, Virtlogd,
 };
@@ -35,10 +42,23 @@ pub struct DaemonSpec {
     pub args: Vec<OsString>,
     /// Whether it keeps CAP_NET_BIND_SERVICE when it does not run as root (contract/lifecycle.md 4.3).
     pub ambient_net_bind_service: bool,
+    /// User and environment that differ from the launcher's.
+    pub run_as: Option<RunAs>,
     /// Whether its standard error is libvirt's log, to be forwarded.
     pub forward_log: bool,
     /// The socket that shows that it is ready.
     pub socket: PathBuf,
+}
+
+/// The user of a daemon that must not be root, and what such a daemon looks for its folders by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunAs {
+    /// User number.
+    pub uid: u32,
+    /// Group number.
+    pub gid: u32,
+    /// Environment variables to set.
+    pub environment: Vec<(&'static str, OsString)>,
 }
 
 /// How the launcher brings up and talks to a hypervisor's libvirt daemon.
@@ -47,8 +67,9 @@ pub trait LibvirtWrapper {
     fn setup_libvirt(&self, filters: Option<&str>, environment: &Environment) -> LibvirtFiles;
     /// Names that the hypervisor's executable begins with.
     fn hypervisor_command_prefixes(&self) -> &[String];
-    /// The libvirt daemon to start: the modular one where its executable exists, else the monolithic one.
-    fn start_hypervisor_daemon(&self) -> DaemonSpec;
+    /// The libvirt daemon to start: the modular one where its executable exists, else the monolithic one. `qemu` is the
+    /// user for a daemon that must not be root, although the launcher is.
+    fn start_hypervisor_daemon(&self, qemu: (u32, u32)) -> DaemonSpec;
     /// The log daemon to start, where the hypervisor's driver uses one.
     fn start_virtlog(&self) -> Option<DaemonSpec>;
     /// Whether libvirt runs in system mode.
@@ -87,8 +108,6 @@ pub trait Hypervisor {
     fn supports_memory_ballooning(&self) -> bool;
     /// Whether it follows an image's backing files; without, a VM needs copies.
     fn follows_backing_chains(&self) -> bool;
-    /// What the driver leaves to the launcher while the VM lives.
-    fn control(&self) -> Control;
     /// libvirt's name for the domain `<namespace>_<name>`: itself, or a short one that is unique to it.
     fn domain_name(&self, name: &str) -> String;
     /// `<domain type=…>` with hardware virtualisation.

@@ -1,11 +1,31 @@
 //! An entry of the catalogue, resolved for one pod: its user, and the daemon that the image has.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::cloud_hypervisor::{CloudHypervisor, Place, Timings as CloudHypervisorTimings};
+use super::control::{LibvirtControl, VmControl};
 use super::features::{Feature, FeatureError, features_of};
 use super::libvirt_files::{ConfigFile, LibvirtFiles};
 use super::schema::{Control, Entry, Overheads, RuntimeUser};
-use super::{DaemonSpec, Hypervisor, LibvirtWrapper};
+use super::{DaemonSpec, Hypervisor, LibvirtWrapper, RunAs};
+use crate::libvirt::{Connection, Event};
+
+/// What the control of a VM is made of.
+pub struct VmSetup {
+    /// The connection to libvirt.
+    pub connection: Connection,
+    /// Where libvirt's events go.
+    pub events: UnboundedSender<Event>,
+    /// libvirt's name of the domain.
+    pub domain: String,
+    /// The VM's private directory.
+    pub private: PathBuf,
+    /// User and group of the hypervisor.
+    pub owner: (u32, u32),
+}
 
 /// Facts of the environment that go into libvirt's configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -152,10 +172,33 @@ impl Runtime {
         &self.features
     }
 
+    /// The way to handle the VM.
+    pub fn vm_control(&self, setup: VmSetup) -> Arc<dyn VmControl> {
+        let VmSetup { connection, events, domain, private, owner } = setup;
+        match self.entry.launcher.control {
+            Control::Libvirt => Arc::new(LibvirtControl { connection, domain }),
+            Control::CloudHypervisor => {
+                let place = Place {
+                    run_dir: self.user().pid_dir.clone(),
+                    log: self.domain_log(&domain),
+                    kept_xml: private.join("vmm-domain.xml"),
+                    command_prefixes: self.entry.hypervisor_command_prefixes.clone(),
+                    devices: self.entry.launcher.device.iter().cloned().collect(),
+                    domain,
+                    owner,
+                };
+                Arc::new(CloudHypervisor::new(connection, events, place, CloudHypervisorTimings::default()))
+            }
+        }
+    }
+
     fn user(&self) -> &RuntimeUser {
         if self.root { &self.entry.runtime_user.root } else { &self.entry.runtime_user.non_root }
     }
 }
+
+/// Where a session daemon keeps its configuration and logs.
+const PRIVATE: &str = "/var/run/kubevirt-private";
 
 /// A string as libvirt's configuration files quote it.
 fn quoted(text: &str) -> String {
@@ -189,8 +232,17 @@ impl LibvirtWrapper for Runtime {
         &self.entry.hypervisor_command_prefixes
     }
 
-    fn start_hypervisor_daemon(&self) -> DaemonSpec {
+    fn start_hypervisor_daemon(&self, (uid, gid): (u32, u32)) -> DaemonSpec {
+        // What virt-controller sets for a pod that does not run as root.
+        let environment = [
+            ("XDG_RUNTIME_DIR", "/var/run"),
+            ("HOME", PRIVATE),
+            ("XDG_CACHE_HOME", PRIVATE),
+            ("XDG_CONFIG_HOME", PRIVATE),
+        ];
+        let environment = environment.map(|(name, value)| (name, value.into())).to_vec();
         DaemonSpec {
+            run_as: (self.root && self.entry.launcher.never_root).then_some(RunAs { uid, gid, environment }),
             name: basename(&self.daemon.executable),
             program: self.daemon.executable.clone(),
             field: self.daemon.field,
@@ -204,6 +256,7 @@ impl LibvirtWrapper for Runtime {
     fn start_virtlog(&self) -> Option<DaemonSpec> {
         let virtlogd = self.entry.launcher.virtlogd.as_ref()?;
         Some(DaemonSpec {
+            run_as: None,
             name: basename(&virtlogd.executable),
             program: virtlogd.executable.clone(),
             field: "launcher.virtlogd.executable",
@@ -282,10 +335,6 @@ impl Hypervisor for Runtime {
         self.entry.launcher.follows_backing_chains
     }
 
-    fn control(&self) -> Control {
-        self.entry.launcher.control
-    }
-
     fn domain_name(&self, name: &str) -> String {
         self.entry.domain_name(name)
     }
@@ -328,7 +377,7 @@ mod tests {
     #[test]
     fn the_modular_daemon_goes_before_the_monolithic_one() {
         let both = runtime(false, &["/usr/sbin/virtqemud", "/usr/sbin/libvirtd", VIRTLOGD]).unwrap();
-        let daemon = both.start_hypervisor_daemon();
+        let daemon = both.start_hypervisor_daemon((107, 107));
         assert_eq!((daemon.name.as_str(), daemon.ambient_net_bind_service), ("virtqemud", true));
         assert_eq!(daemon.args, ["-f", "/var/run/libvirt/virtqemud.conf"]);
         assert_eq!(
@@ -337,7 +386,7 @@ mod tests {
         );
 
         let debian = runtime(false, &["/usr/sbin/libvirtd", VIRTLOGD]).unwrap();
-        assert_eq!(debian.start_hypervisor_daemon().name, "libvirtd");
+        assert_eq!(debian.start_hypervisor_daemon((107, 107)).name, "libvirtd");
         assert_eq!(debian.libvirt_uri_and_user().0, "qemu+unix:///session?socket=/var/run/libvirt/libvirt-sock");
         assert_eq!(debian.libvirt_socket_path(), Path::new("/var/run/libvirt/libvirt-sock"));
         let root = runtime(true, &["/usr/sbin/virtqemud", VIRTLOGD]).unwrap();

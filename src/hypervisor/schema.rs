@@ -138,6 +138,10 @@ pub struct Launcher {
     pub domain_name_limit: Option<usize>,
     /// Whether it follows an image's backing files; without, a VM gets copies in place of overlays.
     pub follows_backing_chains: bool,
+    /// Whether the libvirt daemon must not be root: in a root pod it runs as the hypervisor's user.
+    pub never_root: bool,
+    /// Whether devices, vCPUs and memory of a running VM can be brought in line with a changed VMI.
+    pub hot_plug: bool,
     /// Whether there is a memory balloon.
     pub supports_memory_ballooning: bool,
     /// Whether disks need explicit boot order.
@@ -186,6 +190,8 @@ impl Default for Launcher {
             firmware_images: Vec::new(),
             domain_name_limit: None,
             follows_backing_chains: true,
+            hot_plug: true,
+            never_root: false,
             supports_memory_ballooning: true,
             requires_boot_order: true,
             virt_type: "kvm".into(),

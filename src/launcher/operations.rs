@@ -1,5 +1,7 @@
 //! What each order does to the VM (contract/cmd-server.md 4.1), one function each. The driver decides when.
 
+use std::sync::Arc;
+
 use super::guest::Guest;
 use super::hypervisor_process::Tracker;
 use super::metadata::MetadataCache;
@@ -7,7 +9,8 @@ use super::saved::SavedStore;
 use super::sync::Hotplug;
 use crate::cmd::Failure;
 use crate::domain::Time;
-use crate::libvirt::{Connection, Error, code, flags};
+use crate::hypervisor::{ControlError, VmControl};
+use crate::libvirt::{Connection, code, flags};
 use crate::vmi::VirtualMachineInstance;
 
 /// `virDomainState` values.
@@ -77,6 +80,8 @@ pub struct Vm {
     pub domain: String,
     /// The connection to libvirt.
     pub connection: Connection,
+    /// How the VM is handled, with all that its hypervisor's driver lacks.
+    pub control: Arc<dyn VmControl>,
     /// What is remembered of the VM.
     pub metadata: MetadataCache,
     /// VMIs paused on purpose.
@@ -94,7 +99,7 @@ pub async fn pause(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure>
     if known_state(vm).await? == state::RUNNING {
         // Before: if this launcher dies in between, the next one sees what was meant.
         vm.paused.insert(&vmi.metadata.uid);
-        if let Err(error) = vm.connection.suspend(&vm.domain).await {
+        if let Err(error) = vm.control.suspend().await {
             vm.paused.remove(&vmi.metadata.uid);
             return Err(error.into());
         }
@@ -109,7 +114,7 @@ pub async fn unpause(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failur
         let paused = vm.paused.contains(uid);
         // Before, for the same reason: then the next sync resumes it.
         vm.paused.remove(uid);
-        if let Err(error) = vm.connection.resume(&vm.domain).await {
+        if let Err(error) = vm.control.resume().await {
             if paused {
                 vm.paused.insert(uid);
             }
@@ -121,7 +126,7 @@ pub async fn unpause(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failur
 }
 
 async fn known_state(vm: &Vm) -> Result<i32, Failure> {
-    match vm.connection.state(&vm.domain).await {
+    match vm.control.state().await {
         Ok((state, _reason)) => Ok(state),
         Err(error) if error.is_no_domain() => Err(Failure::text("Domain not found.")),
         Err(error) => Err(error.into()),
@@ -130,7 +135,7 @@ async fn known_state(vm: &Vm) -> Result<i32, Failure> {
 
 /// ResetVirtualMachine.
 pub async fn reset(vm: &Vm) -> Result<(), Failure> {
-    Ok(vm.connection.reset(&vm.domain).await?)
+    Ok(vm.control.reset().await?)
 }
 
 /// SoftRebootVirtualMachine.
@@ -142,7 +147,7 @@ pub async fn soft_reboot(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Fa
             return Err(Failure::text("VMI neither have the agent connected nor the ACPI feature enabled"));
         }
     };
-    match vm.connection.reboot(&vm.domain, flags).await {
+    match vm.control.reboot(flags).await {
         Err(error) if error.code() == Some(code::AGENT_UNRESPONSIVE) => Ok(()),
         result => Ok(result?),
     }
@@ -150,9 +155,9 @@ pub async fn soft_reboot(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Fa
 
 /// ShutdownVirtualMachine: asks the guest, and records when it was asked first.
 pub async fn shutdown(vm: &Vm) -> Result<(), Failure> {
-    let Some((now, _reason)) = absent_is_fine(vm.connection.state(&vm.domain).await)? else { return Ok(()) };
+    let Some((now, _reason)) = absent_is_fine(vm.control.state().await)? else { return Ok(()) };
     if matches!(now, state::RUNNING | state::PAUSED) {
-        if absent_is_fine(vm.connection.shutdown(&vm.domain).await)?.is_none() {
+        if absent_is_fine(vm.control.shutdown().await)?.is_none() {
             return Ok(());
         }
         vm.metadata.edit(|metadata| {
@@ -164,20 +169,20 @@ pub async fn shutdown(vm: &Vm) -> Result<(), Failure> {
 
 /// KillVirtualMachine.
 pub async fn kill(vm: &Vm) -> Result<(), Failure> {
-    let Some((now, _reason)) = absent_is_fine(vm.connection.state(&vm.domain).await)? else { return Ok(()) };
+    let Some((now, _reason)) = absent_is_fine(vm.control.state().await)? else { return Ok(()) };
     if matches!(now, state::RUNNING | state::PAUSED | state::SHUTDOWN) {
-        absent_is_fine(vm.connection.destroy(&vm.domain, flags::DOMAIN_DESTROY_GRACEFUL).await)?;
+        absent_is_fine(vm.control.destroy().await)?;
     }
     Ok(())
 }
 
 /// DeleteVirtualMachine.
 pub async fn delete(vm: &Vm) -> Result<(), Failure> {
-    absent_is_fine(vm.connection.undefine(&vm.domain, flags::DOMAIN_UNDEFINE).await)?;
+    absent_is_fine(vm.control.undefine().await)?;
     Ok(())
 }
 
-fn absent_is_fine<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
+fn absent_is_fine<T>(result: Result<T, ControlError>) -> Result<Option<T>, ControlError> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.is_no_domain() => Ok(None),

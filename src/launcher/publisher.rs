@@ -14,7 +14,8 @@ use super::metadata::MetadataCache;
 use super::notification::Wanted;
 use crate::domain::{Domain, DomainSpec, DomainStatus, LifeCycle, ObjectMeta, StateReason, Time};
 use crate::guest_agent::GuestData;
-use crate::libvirt::{Connection, DomainSnapshot, Lifecycle};
+use crate::hypervisor::VmControl;
+use crate::libvirt::{DomainSnapshot, Lifecycle};
 use crate::notify::{EventType, Outbox};
 
 /// Why the publisher should look.
@@ -56,7 +57,7 @@ pub struct Identity {
 /// The publisher's means and its outputs.
 pub struct Publisher {
     identity: Identity,
-    connection: Connection,
+    control: Arc<dyn VmControl>,
     metadata: MetadataCache,
     outbox: Outbox,
     guest: Guest,
@@ -131,7 +132,7 @@ impl Publisher {
     /// A publisher and the handle by which it is asked. `seen`: an earlier launcher has shown this domain to virt-handler.
     pub fn new(
         identity: Identity,
-        connection: Connection,
+        control: Arc<dyn VmControl>,
         metadata: MetadataCache,
         outbox: Outbox,
         guest: Guest,
@@ -149,7 +150,7 @@ impl Publisher {
         };
         let publisher = Publisher {
             identity,
-            connection,
+            control,
             metadata,
             outbox,
             guest_data: guest.data(),
@@ -189,7 +190,7 @@ impl Publisher {
             while let Ok(cause) = self.causes.try_recv() {
                 due.add(cause);
             }
-            match self.connection.snapshot(&self.identity.domain).await {
+            match self.control.snapshot().await {
                 Ok(snapshot) => self.publish(due.told.take(), Some(snapshot)),
                 Err(error) if error.is_no_domain() => self.publish(due.told.take(), None),
                 Err(error) => tracing::warn!("the domain's state cannot be read now, its notification waits: {error}"),
@@ -236,6 +237,8 @@ impl Publisher {
                 match xml.as_deref().map(DomainSpec::from_xml) {
                     Some(Ok(spec)) => {
                         document.spec = spec;
+                        // libvirt's may be a shorter one.
+                        document.spec.name.clone_from(&self.identity.domain);
                         told_uid.clone_from(&metadata.uid);
                     }
                     Some(Err(error)) => tracing::error!(reason = %error, "libvirt's domain XML cannot be read"),

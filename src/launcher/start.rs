@@ -29,8 +29,8 @@ use crate::daemon::{self, DaemonError, FileError, Settings, Supervisor, Watcher}
 use crate::dhcp::Dhcp;
 use crate::hooks::{HookError, Hooks};
 use crate::hypervisor::{
-    Catalogue, CatalogueError, DEFAULT_HYPERVISOR, Environment, LibvirtWrapper, LogFilters, Runtime, RuntimeError,
-    log_filters,
+    Catalogue, CatalogueError, ControlError, DEFAULT_HYPERVISOR, Environment, Hypervisor, LibvirtWrapper, LogFilters,
+    Runtime, RuntimeError, VmSetup, log_filters,
 };
 use crate::libvirt::{self, Connection};
 use crate::notify::Outbox;
@@ -147,8 +147,12 @@ impl Started {
         let sink = Sink::log();
         let libvirt_log = LibvirtLog { verbosity: config.verbosity, sink: sink.clone() };
         let settings = Settings::default();
-        let mut daemons =
-            vec![Supervisor::start(runtime.start_hypervisor_daemon(), settings, &watcher, libvirt_log.clone())];
+        let mut daemons = vec![Supervisor::start(
+            runtime.start_hypervisor_daemon((qemu.uid, qemu.gid)),
+            settings,
+            &watcher,
+            libvirt_log.clone(),
+        )];
         if let Some(virtlogd) = runtime.start_virtlog() {
             daemons.push(Supervisor::start(virtlogd, settings, &watcher, libvirt_log));
         }
@@ -162,11 +166,11 @@ impl Started {
             name: config.name.clone(),
             uid: config.uid.clone(),
         };
+        // What libvirt calls it.
+        let domain = runtime.domain_name(&identity.domain);
         let rate = LinesPerSecond::default();
         let logs = Logs {
-            _qemu: runtime
-                .domain_log(&identity.domain)
-                .map(|path| QemuLog::follow(&path, &watcher, rate, sink.clone())),
+            _qemu: runtime.domain_log(&domain).map(|path| QemuLog::follow(&path, &watcher, rate, sink.clone())),
             _firmware: FirmwareLog::open(Path::new(FIRMWARE_LOG), rate, sink)
                 .inspect_err(|error| tracing::warn!("no firmware log: {error}"))
                 .ok(),
@@ -174,18 +178,26 @@ impl Started {
         let outbox = Outbox::start(notify_socket(&config), crate::notify::Timings::default());
         let (queue, events) = mpsc::unbounded_channel();
         let (uri, _user) = runtime.libvirt_uri_and_user();
-        let connection = Connection::new(uri.to_owned(), timings.libvirt, queue);
+        let connection = Connection::new(uri.to_owned(), timings.libvirt, queue.clone());
+        let control = runtime.vm_control(VmSetup {
+            connection: connection.clone(),
+            events: queue,
+            domain: domain.clone(),
+            private: Path::new(directories::PRIVATE_DIR).join(&config.uid),
+            owner: (qemu.uid, qemu.gid),
+        });
         let guest = Guest::new(&identity, connection.clone(), outbox.clone(), tpm_state(&config));
         let vm = Vm {
-            domain: identity.domain.clone(),
+            domain: domain.clone(),
             connection,
+            control,
             guest: guest.clone(),
             metadata: MetadataCache::saved_in(saved.clone()),
             paused: PausedSet::saved_in(saved.clone()),
             tracker: Tracker::new(
                 identity.domain.clone(),
                 Search {
-                    pid_file: pid_file(runtime.pid_dir(), &identity.domain),
+                    pid_file: pid_file(runtime.pid_dir(), &domain),
                     command_prefixes: runtime.hypervisor_command_prefixes().to_vec(),
                 },
                 saved,
@@ -195,7 +207,7 @@ impl Started {
         };
         let (publisher, publications) = Publisher::new(
             identity,
-            vm.connection.clone(),
+            Arc::clone(&vm.control),
             vm.metadata.clone(),
             outbox.clone(),
             guest.clone(),
@@ -241,6 +253,9 @@ impl Started {
             daemon.ready(timings.connect).await?;
         }
         connect(&vm, &timings).await?;
+        if let Err(error) = vm.control.attach().await {
+            tracing::warn!("cannot take up a VM that is there already: {error}");
+        }
         signs.leave_early.send_replace(config.environment.target_pod_exit_signal);
         learn(&vm, &signs, inherited.process.is_some(), &timings).await;
         // For a launcher that takes over this is a reconnect: whatever happened meanwhile has to be told now.
@@ -389,10 +404,10 @@ async fn connect(vm: &Vm, timings: &Timings) -> Result<(), StartError> {
 }
 
 /// The domain's state, once the daemon can tell it: one that has just been started still takes up the domains it finds.
-async fn first_look(vm: &Vm, timings: &Timings) -> Result<(i32, i32), libvirt::Error> {
+async fn first_look(vm: &Vm, timings: &Timings) -> Result<(i32, i32), ControlError> {
     let deadline = Instant::now() + timings.connect;
     loop {
-        match vm.connection.state(&vm.domain).await {
+        match vm.control.state().await {
             Err(error) if !error.is_no_domain() && Instant::now() < deadline => {
                 tokio::time::sleep(timings.reconnect_pause).await;
             }

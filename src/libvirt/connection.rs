@@ -265,6 +265,14 @@ impl Connection {
         .await
     }
 
+    /// `virDomainGetID`; none for a domain that does not run.
+    pub async fn id(&self, name: &str) -> Result<Option<i32>, Error> {
+        self.on_domain("virDomainGetID", self.shared.deadlines.read, name, |domain| {
+            Ok(domain.id().and_then(|id| i32::try_from(id).ok()))
+        })
+        .await
+    }
+
     /// `virDomainGetState`: state and reason numbers.
     pub async fn state(&self, name: &str) -> Result<(i32, i32), Error> {
         self.on_domain("virDomainGetState", self.shared.deadlines.read, name, raw::domain_state).await

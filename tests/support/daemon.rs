@@ -42,6 +42,7 @@ pub fn deaf(folder: &Path, text: &str) -> DaemonSpec {
 
 fn bare(folder: &Path) -> DaemonSpec {
     DaemonSpec {
+        run_as: None,
         name: "virtqemud".into(),
         program: PathBuf::new(),
         field: "libvirtDaemon.libvirtDaemonExecutable",

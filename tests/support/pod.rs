@@ -245,6 +245,12 @@ impl Pod {
         command.args(["ctl", "--socket"]).arg(self.socket()).args(words).output().unwrap()
     }
 
+    /// Gives a device to the pod's user, as virt-handler does.
+    pub fn give_device(&self, device: &str) {
+        let owner = if self.root { "0:0" } else { "107:107" };
+        succeed(podman().args(["exec", "--user", "0", "--privileged", &self.name, "chown", owner, device]));
+    }
+
     /// Runs a program in the container and returns what it printed.
     pub fn exec(&self, words: &[&str]) -> String {
         succeed(podman().args(["exec", &self.name]).args(words))

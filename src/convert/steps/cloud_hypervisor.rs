@@ -6,7 +6,8 @@ use super::super::context::{Arch, PRIVATE};
 use super::super::facts::HypervisorFacts;
 use super::{Context, ConvertError, Step, beneath, cpu, disks, interfaces, memory, pinning};
 use crate::domain::{
-    Cpu, Disk as Device, DiskDriver, DiskTarget, DomainSpec, Os, OsType, ReadOnly, Serial, SerialSource, SerialTarget,
+    Cpu, Disk as Device, DiskDriver, DiskTarget, DomainSpec, Os, OsType, ReadOnly, Serial, SerialLog, SerialSource,
+    SerialTarget,
 };
 use crate::vmi::{Disk, Volume};
 
@@ -74,19 +75,19 @@ fn host_devices(context: &Context<'_>, domain: &mut DomainSpec) -> Result {
 /// The VMM's own socket. It takes one client, which must read everything: the launcher, which serves `virt-serial0`.
 fn serial(context: &Context<'_>, domain: &mut DomainSpec) -> Result {
     if context.vmi.spec.domain.devices.has_serial_console() {
+        let private = format!("{PRIVATE}/{}", context.vmi.metadata.uid);
         domain.devices.serials.push(Serial {
             type_: "unix".into(),
             target: Some(SerialTarget { port: Some(0) }),
-            source: Some(SerialSource { mode: "bind".into(), path: serial_socket(&context.vmi.metadata.uid) }),
+            source: Some(SerialSource { mode: "bind".into(), path: format!("{private}/vmm-serial0") }),
+            // The driver does not look at it; the launcher, which writes the log, does.
+            log: context
+                .serial_log
+                .then(|| SerialLog { file: format!("{private}/virt-serial0-log"), append: "on".into() }),
             ..Serial::default()
         });
     }
     Ok(())
-}
-
-/// Where the VMM listens for the one client of its serial port.
-pub fn serial_socket(uid: &str) -> String {
-    format!("{PRIVATE}/{uid}/vmm-serial0")
 }
 
 /// A kernel; or the firmware image in its place, which then boots from the first disk.

@@ -27,8 +27,6 @@ mod sysinfo;
 mod volumes;
 mod watchdog;
 
-pub use cloud_hypervisor::serial_socket;
-
 use super::context::Context;
 use super::error::ConvertError;
 use super::facts::Profile;

@@ -79,7 +79,7 @@ impl Boot {
     pub async fn sync(&self, vm: &Vm, request: SyncRequest, defined: &watch::Sender<bool>) -> Result<(), Failure> {
         let SyncRequest { vmi, options, plugins, vmi_json } = request;
         let extensions = Extensions::new(&self.hooks, &plugins, vmi_json)?;
-        self.check(vm, &vmi)?;
+        self.check(&vmi)?;
         if vm.tracker.has_ended() {
             // A VM that has run is not run again, whatever virt-handler knows by now: that would be another VM.
             return Ok(());
@@ -108,35 +108,39 @@ impl Boot {
             let served = pod_network::serve(self, &vmi, &facts, Nics::ThatAreThere).await;
             served.unwrap_or_else(|why| tracing::warn!("DHCP: {why}"));
         }
-        let (now, _reason) = vm.connection.state(&vm.domain).await?;
+        let (now, _reason) = vm.control.state().await?;
         let phase = vmi.status.phase.as_str();
         if state::is_down(now) && !matches!(phase, "Running" | "Failed" | "Succeeded") {
             vm.tracker.end_strays();
             self.start(vm, &vmi).await?;
         } else if now == state::PAUSED && !vm.paused.contains(&vmi.metadata.uid) {
-            vm.connection.resume(&vm.domain).await?;
+            vm.control.resume().await?;
         }
-        super::sync::bring_in_line(vm, &vmi, &facts).await
+        match self.runtime.entry().launcher.hot_plug {
+            true => super::sync::bring_in_line(vm, &vmi, &facts).await,
+            false => Ok(()),
+        }
     }
 
     /// Whether the domain has to be defined: it is not there, or a launcher that died left it half-made. How far that one
     /// came does not matter; a domain that has never run is made anew, with all it needs.
     async fn must_define(&self, vm: &Vm) -> Result<bool, Failure> {
-        if !vm.connection.exists(&vm.domain).await? {
+        if !vm.control.exists().await? {
             return Ok(true);
         }
         if self.prepared.load(Ordering::Relaxed) || vm.tracker.was_seen() {
             return Ok(false);
         }
-        let (now, _reason) = vm.connection.state(&vm.domain).await?;
+        let (now, _reason) = vm.control.state().await?;
         Ok(state::is_down(now))
     }
 
     /// The VMI must be this pod's, and must not ask for another hypervisor.
-    fn check(&self, vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+    fn check(&self, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
         let name = vmi.domain_name();
-        if name != vm.domain {
-            return Err(Failure::text(format!("VMI {name} was sent to the launcher of {}", vm.domain)));
+        let own = format!("{}_{}", self.config.namespace, self.config.name);
+        if name != own {
+            return Err(Failure::text(format!("VMI {name} was sent to the launcher of {own}")));
         }
         let wanted = vmi.spec.hypervisor.as_str();
         if !wanted.is_empty() {
@@ -278,7 +282,7 @@ impl Boot {
         .await;
         if result.is_err() {
             // Whether there is anything to undefine does not matter: the first error is the one to report.
-            let _ = vm.connection.undefine(&vm.domain, flags::DOMAIN_UNDEFINE).await;
+            let _ = vm.control.undefine().await;
         }
         result
     }
@@ -300,11 +304,10 @@ impl Boot {
         let paused_by_user = vmi.spec.start_strategy == "Paused";
         let isolated =
             vmi.spec.domain.cpu.as_ref().is_some_and(|cpu| cpu.dedicated_cpu_placement && cpu.isolate_emulator_thread);
-        let start = if paused_by_user || isolated { flags::DOMAIN_START_PAUSED } else { 0 };
         if paused_by_user {
             vm.paused.insert(&vmi.metadata.uid);
         }
-        vm.connection.create(&vm.domain, start).await?;
+        vm.control.start(paused_by_user || isolated).await?;
         vm.tracker.look();
         Ok(())
     }

@@ -1,0 +1,581 @@
+//! Cloud Hypervisor under libvirt's `ch` driver, and what that driver leaves undone (contract/cloud-hypervisor.md 2, 11):
+//! it tells nothing of pause, power-off, reboot and crash, stops a VM by pulling the plug, leaves processes behind, hangs
+//! on a device that it may not open, keeps the reason of a failed start to itself, and forgets all when it restarts.
+//!
+//! What the reader can rely on: a VMM that was started is watched through a pidfd until it is gone, whatever libvirt says;
+//! libvirt's own events go on, and those that it lacks are put into the same queue within a second; a VM whose daemon was
+//! restarted stays under control through its API socket.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
+
+use super::cloud_hypervisor_checks as checks;
+use super::cloud_hypervisor_rest::Rest;
+use super::cloud_hypervisor_serial::{Serial, SerialPaths};
+use super::control::{Answer, ControlError, VmControl};
+use crate::libvirt::{self, Connection, DomainSnapshot, Event, Lifecycle};
+use crate::process::{PidFd, find_by_command_prefix, read_pid_file};
+
+/// `virDomainState` values and reasons that are used here.
+mod state {
+    pub const RUNNING: i32 = 1;
+    pub const RUNNING_BOOTED: i32 = 1;
+    pub const PAUSED: i32 = 3;
+    pub const PAUSED_USER: i32 = 1;
+    pub const SHUTOFF: i32 = 5;
+    pub const SHUTOFF_SHUTDOWN: i32 = 1;
+    pub const SHUTOFF_DESTROYED: i32 = 2;
+    pub const SHUTOFF_CRASHED: i32 = 3;
+}
+
+/// `virDomainEventType` values that are made here.
+mod event {
+    pub const UNDEFINED: i32 = 1;
+    pub const SUSPENDED: i32 = 3;
+    pub const RESUMED: i32 = 4;
+    pub const STOPPED: i32 = 5;
+    pub const STOPPED_SHUTDOWN: i32 = 0;
+    pub const STOPPED_DESTROYED: i32 = 1;
+    pub const STOPPED_CRASHED: i32 = 2;
+}
+
+/// How long things may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Timings {
+    /// An answer of the VMM's API.
+    pub rest: Duration,
+    /// From SIGTERM to SIGKILL. The VMM ends within about a second.
+    pub terminate: Duration,
+    /// Between two looks at libvirt's state.
+    pub look: Duration,
+    /// From the VMM's end to libvirt's word that it was a power-off; without, it was a crash.
+    pub settle: Duration,
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        Timings {
+            rest: Duration::from_secs(3),
+            terminate: Duration::from_secs(3),
+            look: Duration::from_millis(500),
+            settle: Duration::from_millis(600),
+        }
+    }
+}
+
+/// Where the files of one VM are, and who it is.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// libvirt's name of the domain.
+    pub domain: String,
+    /// The driver's state directory.
+    pub run_dir: PathBuf,
+    /// Where the VMM's output goes; the driver does not make its directory.
+    pub log: Option<PathBuf>,
+    /// Where the domain's XML is kept for a launcher that follows.
+    pub kept_xml: PathBuf,
+    /// User and group of daemon and VMM.
+    pub owner: (u32, u32),
+    /// Names that the VMM's executable begins with.
+    pub command_prefixes: Vec<String>,
+    /// Devices of which one must be usable.
+    pub devices: Vec<PathBuf>,
+}
+
+impl Place {
+    fn api_socket(&self) -> PathBuf {
+        self.run_dir.join(format!("{}-socket", self.domain))
+    }
+
+    fn fifo_name(&self) -> String {
+        format!("{}-event-monitor-fifo", self.domain)
+    }
+
+    fn pid_file(&self) -> PathBuf {
+        self.run_dir.join(format!("{}.pid", self.domain))
+    }
+
+    /// VMMs of this domain: only the FIFO's name on their command line tells whose they are.
+    fn find_vmms(&self) -> Vec<i32> {
+        let mark = format!("/{}", self.fifo_name());
+        let ours = |pid: &i32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|byte| *byte == 0).any(|word| word.ends_with(mark.as_bytes()))
+        };
+        let found = find_by_command_prefix(&self.command_prefixes, None);
+        found.into_iter().map(|found| found.pid).filter(ours).collect()
+    }
+}
+
+/// What was asked of the VM that is to end it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Asked {
+    #[default]
+    Nothing,
+    Shutdown,
+    Destroy,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// The VMM while it lives.
+    pid: Option<i32>,
+    /// How the last one ended; libvirt's own word does not count from then on.
+    ended: Option<(i32, i32)>,
+    asked: Asked,
+    /// libvirt does not know the domain any more.
+    orphan: bool,
+    /// The live XML.
+    xml: Option<String>,
+    /// The serial port, if there is one.
+    serial: Option<SerialPaths>,
+    /// The state that was told last.
+    told: i32,
+}
+
+struct Shared {
+    connection: Connection,
+    events: UnboundedSender<Event>,
+    place: Place,
+    timings: Timings,
+    rest: Rest,
+    known: Mutex<Known>,
+    /// Whether a VMM lives, for those who wait for its end.
+    alive: watch::Sender<bool>,
+    /// Whether the serial port is served.
+    console: watch::Sender<bool>,
+}
+
+/// The one VM under Cloud Hypervisor. Clones share it.
+#[derive(Clone)]
+pub struct CloudHypervisor(Arc<Shared>);
+
+impl CloudHypervisor {
+    /// A VM that is not started yet. `events` is the queue that libvirt's own events go to.
+    pub fn new(connection: Connection, events: UnboundedSender<Event>, place: Place, timings: Timings) -> Self {
+        let rest = Rest { socket: place.api_socket(), deadline: timings.rest };
+        let known = Known::default();
+        let alive = watch::Sender::new(false);
+        CloudHypervisor(Arc::new(Shared {
+            connection,
+            events,
+            place,
+            timings,
+            rest,
+            known: Mutex::new(known),
+            alive,
+            console: watch::Sender::new(false),
+        }))
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn serial(&self) -> Option<SerialPaths> {
+        self.known().serial.clone()
+    }
+
+    fn domain(&self) -> &str {
+        &self.0.place.domain
+    }
+
+    fn tell(&self, event: i32, detail: i32) {
+        // A driver that has ended has nobody left to tell.
+        let _ = self.0.events.send(Event::Lifecycle(self.domain().to_owned(), Lifecycle { event, detail }));
+    }
+
+    /// Tells a change between running and paused once, whoever noticed it.
+    fn tell_state(&self, now: i32) {
+        let before = std::mem::replace(&mut self.known().told, now);
+        match (before, now) {
+            (state::RUNNING, state::PAUSED) => self.tell(event::SUSPENDED, 0),
+            (state::PAUSED, state::RUNNING) => self.tell(event::RESUMED, 0),
+            _ => {}
+        }
+    }
+
+    /// State of a VM that libvirt cannot be asked about.
+    async fn own_state(&self, error: libvirt::Error) -> Result<(i32, i32), ControlError> {
+        let (ended, orphan, pid) = {
+            let known = self.known();
+            (known.ended, known.orphan, known.pid)
+        };
+        match (ended, pid) {
+            (Some(ended), _) if orphan => Ok(ended),
+            (_, Some(_)) => {
+                let state = match self.0.rest.get("vm.info").await {
+                    Ok(info) => info.get("state").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned(),
+                    // The process is there all the same.
+                    Err(error) => {
+                        tracing::debug!("{error}");
+                        String::new()
+                    }
+                };
+                Ok(match state.as_str() {
+                    "Paused" => (state::PAUSED, state::PAUSED_USER),
+                    "Shutdown" => (state::SHUTOFF, state::SHUTOFF_SHUTDOWN),
+                    _ => (state::RUNNING, state::RUNNING_BOOTED),
+                })
+            }
+            (_, None) => Err(error.into()),
+        }
+    }
+
+    async fn state_now(&self) -> Result<(i32, i32), ControlError> {
+        match self.0.connection.state(self.domain()).await {
+            Ok(state) => Ok(self.known().ended.unwrap_or(state)),
+            Err(error) => self.own_state(error).await,
+        }
+    }
+
+    async fn snapshot_now(&self) -> Result<DomainSnapshot, ControlError> {
+        match self.0.connection.snapshot(self.domain()).await {
+            Ok(mut snapshot) => {
+                let mut known = self.known();
+                if known.pid.is_some() && snapshot.xml.is_some() {
+                    known.xml.clone_from(&snapshot.xml);
+                }
+                if let Some(ended) = known.ended {
+                    (snapshot.state, snapshot.reason) = ended;
+                }
+                Ok(snapshot)
+            }
+            Err(error) => {
+                let (state, reason) = self.own_state(error).await?;
+                Ok(DomainSnapshot { state, reason, xml: self.known().xml.clone() })
+            }
+        }
+    }
+
+    /// Whether the VMM runs and libvirt has forgotten it.
+    fn is_orphan(&self) -> bool {
+        let known = self.known();
+        known.orphan && known.pid.is_some()
+    }
+
+    async fn start_now(&self, paused: bool) -> Result<(), ControlError> {
+        let place = &self.0.place;
+        let xml = self.0.connection.xml(self.domain(), 0).await?;
+        checks::before_start(place, &xml).await.map_err(ControlError::Hypervisor)?;
+        // One that a failed start or a daemon's end left behind would run beside the new one.
+        self.end_leaked().await;
+        let serial = SerialPaths::of(&xml);
+        serial.iter().for_each(SerialPaths::clear);
+        *self.known() = Known { serial, told: state::RUNNING, ..Known::default() };
+        let said = checks::LogMark::at_end_of(place.log.as_deref());
+        self.serve_console();
+        if let Err(error) = self.0.connection.create(self.domain(), 0).await {
+            self.0.console.send_replace(false);
+            if matches!(error, libvirt::Error::Deadline { .. }) {
+                checks::release_daemon(&place.run_dir.join(place.fifo_name()));
+            }
+            self.end_leaked().await;
+            self.serial().iter().for_each(SerialPaths::clear);
+            let reason = said.reason().unwrap_or_else(|| "it gave no reason".to_owned());
+            return Err(ControlError::Hypervisor(format!("Cloud Hypervisor did not start the VM: {reason} ({error})")));
+        }
+        // The domain's id is the VMM's pid, and so is what the driver writes into its pid file.
+        let pid = match self.0.connection.id(self.domain()).await {
+            Ok(Some(id)) => id,
+            Ok(None) | Err(_) => read_pid_file(&place.pid_file())
+                .map_err(|error| ControlError::Hypervisor(format!("the VMM that was started is not there: {error}")))?,
+        };
+        let live = self.0.connection.xml(self.domain(), 0).await.unwrap_or(xml);
+        self.take_up(pid, live, false)?;
+        if paused {
+            self.suspend_now().await?;
+        }
+        Ok(())
+    }
+
+    /// From now on this VMM is the VM's.
+    fn take_up(&self, pid: i32, xml: String, orphan: bool) -> Result<(), ControlError> {
+        let pidfd = PidFd::open(pid).map_err(|error| {
+            ControlError::Hypervisor(format!("Cloud Hypervisor ended as soon as it had started: {error}"))
+        })?;
+        if let Err(error) = std::fs::write(&self.0.place.kept_xml, &xml) {
+            tracing::warn!(reason = %error, "cannot keep the domain's XML for a launcher that follows");
+        }
+        {
+            let mut known = self.known();
+            (known.pid, known.xml, known.orphan) = (Some(pid), Some(xml), orphan);
+        }
+        self.0.alive.send_replace(true);
+        self.serve_console();
+        tokio::spawn(self.clone().watch(pidfd));
+        Ok(())
+    }
+
+    /// From before the VMM starts until after its end.
+    fn serve_console(&self) {
+        let Some(serial) = self.serial() else { return };
+        if !self.0.console.send_replace(true) {
+            Serial::serve(&serial, self.0.place.owner, self.0.console.subscribe());
+        }
+    }
+
+    /// Watches the VMM until its end.
+    async fn watch(self, pidfd: PidFd) {
+        let pid = pidfd.pid();
+        let exited = pidfd.exited();
+        tokio::pin!(exited);
+        let mut off = 0;
+        loop {
+            tokio::select! {
+                biased;
+                ended = &mut exited => {
+                    if let Err(error) = ended {
+                        tracing::error!(reason = %error, "cannot watch the VMM with pid {pid}");
+                    }
+                    break;
+                }
+                () = tokio::time::sleep(self.0.timings.look) => {}
+            }
+            match self.0.connection.state(self.domain()).await {
+                Ok((state::SHUTOFF, _)) => {
+                    // libvirt has let go of it; one that does not end by itself is ours to end.
+                    off += 1;
+                    if off == 3 {
+                        tracing::info!("ending the VMM with pid {pid} that libvirt left behind");
+                        tokio::spawn(end(pid, self.0.timings.terminate));
+                    }
+                }
+                Ok((now, _)) => self.tell_state(now),
+                Err(error) if error.is_no_domain() => {
+                    let first = !std::mem::replace(&mut self.known().orphan, true);
+                    if first {
+                        tracing::warn!("libvirt's daemon has forgotten the VM, which runs on under its own API");
+                    }
+                    if let Ok((now, _)) = self.own_state(error).await {
+                        self.tell_state(now);
+                    }
+                }
+                // Told by whoever reconnects.
+                Err(_) => {}
+            }
+        }
+        self.vmm_ended().await;
+    }
+
+    /// Why the VMM that is gone has ended.
+    async fn cause(&self) -> (i32, i32) {
+        let asked = self.known().asked;
+        if asked == Asked::Destroy {
+            return (state::SHUTOFF, state::SHUTOFF_DESTROYED);
+        }
+        let deadline = Instant::now() + self.0.timings.settle;
+        loop {
+            match self.0.connection.state(self.domain()).await {
+                Ok(found @ (state::SHUTOFF, _)) => return found,
+                Ok(_) if Instant::now() < deadline => tokio::time::sleep(self.0.timings.settle / 12).await,
+                Ok(_) | Err(_) => break,
+            }
+        }
+        // A VMM that ends in order removes the socket of its serial port.
+        let orderly = asked == Asked::Shutdown
+            || (self.known().orphan && self.serial().is_some_and(|serial| !serial.vmm.exists()));
+        let reason = if orderly { state::SHUTOFF_SHUTDOWN } else { state::SHUTOFF_CRASHED };
+        (state::SHUTOFF, reason)
+    }
+
+    async fn vmm_ended(&self) {
+        let ended = self.cause().await;
+        {
+            let mut known = self.known();
+            (known.pid, known.ended, known.told) = (None, Some(ended), state::SHUTOFF);
+        }
+        let detail = match ended.1 {
+            state::SHUTOFF_DESTROYED => event::STOPPED_DESTROYED,
+            state::SHUTOFF_CRASHED => event::STOPPED_CRASHED,
+            _ => event::STOPPED_SHUTDOWN,
+        };
+        self.tell(event::STOPPED, detail);
+        self.0.alive.send_replace(false);
+        self.0.console.send_replace(false);
+        // libvirt does not notice a crash: without this, the domain could not be undefined.
+        if matches!(self.0.connection.state(self.domain()).await, Ok((state::RUNNING | state::PAUSED, _))) {
+            if let Err(error) = self.0.connection.destroy(self.domain(), 0).await {
+                tracing::warn!("libvirt does not let go of the VM that ended: {error}");
+            }
+        }
+        self.serial().iter().for_each(SerialPaths::clear);
+        let _ = std::fs::remove_file(&self.0.place.kept_xml);
+    }
+
+    /// Ends what a start that failed, or a daemon, left behind.
+    async fn end_leaked(&self) {
+        for pid in self.0.place.find_vmms() {
+            tracing::info!("ending the VMM with pid {pid} that was left behind");
+            end(pid, self.0.timings.terminate).await;
+        }
+    }
+
+    async fn gone(&self) {
+        let mut alive = self.0.alive.subscribe();
+        let within = self.0.timings.terminate + self.0.timings.settle * 2;
+        if tokio::time::timeout(within, alive.wait_for(|alive| !alive)).await.is_err() {
+            tracing::error!("the VMM does not end");
+        }
+    }
+
+    async fn put(&self, action: &str) -> Result<(), ControlError> {
+        self.0.rest.put(action).await.map_err(|error| ControlError::Hypervisor(error.to_string()))
+    }
+
+    async fn suspend_now(&self) -> Result<(), ControlError> {
+        match self.is_orphan() {
+            true => self.put("vm.pause").await?,
+            false => self.0.connection.suspend(self.domain()).await?,
+        }
+        self.tell_state(state::PAUSED);
+        Ok(())
+    }
+}
+
+/// SIGTERM, and SIGKILL when that does not help.
+async fn end(pid: i32, patience: Duration) {
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        // A process that cannot be opened or signalled has ended.
+        let Ok(pidfd) = PidFd::open(pid) else { return };
+        if pidfd.signal(signal).is_err() {
+            return;
+        }
+        if tokio::time::timeout(patience, pidfd.exited()).await.is_ok() {
+            return;
+        }
+        tracing::warn!("the VMM with pid {pid} does not end by {signal}");
+    }
+}
+
+impl VmControl for CloudHypervisor {
+    fn attach(&self) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let place = &self.0.place;
+            let Some(pid) = place.find_vmms().first().copied() else { return Ok(()) };
+            let orphan = !self.0.connection.exists(self.domain()).await.unwrap_or(false);
+            let xml = std::fs::read_to_string(&place.kept_xml).unwrap_or_default();
+            {
+                let mut known = self.known();
+                (known.serial, known.told) = (SerialPaths::of(&xml), state::RUNNING);
+            }
+            self.take_up(pid, xml, orphan)
+        })
+    }
+
+    fn exists(&self) -> Answer<'_, bool> {
+        Box::pin(async move {
+            if self.known().orphan {
+                return Ok(true);
+            }
+            Ok(self.0.connection.exists(self.domain()).await?)
+        })
+    }
+
+    fn state(&self) -> Answer<'_, (i32, i32)> {
+        Box::pin(self.state_now())
+    }
+
+    fn snapshot(&self) -> Answer<'_, DomainSnapshot> {
+        Box::pin(self.snapshot_now())
+    }
+
+    fn start(&self, paused: bool) -> Answer<'_, ()> {
+        Box::pin(self.start_now(paused))
+    }
+
+    fn suspend(&self) -> Answer<'_, ()> {
+        Box::pin(self.suspend_now())
+    }
+
+    fn resume(&self) -> Answer<'_, ()> {
+        Box::pin(async move {
+            match self.is_orphan() {
+                true => self.put("vm.resume").await?,
+                false => self.0.connection.resume(self.domain()).await?,
+            }
+            self.tell_state(state::RUNNING);
+            Ok(())
+        })
+    }
+
+    /// libvirt's name for it is reboot; the guest is not asked.
+    fn reset(&self) -> Answer<'_, ()> {
+        Box::pin(async move {
+            match self.is_orphan() {
+                true => self.put("vm.reboot").await,
+                false => Ok(self.0.connection.reboot(self.domain(), 0).await?),
+            }
+        })
+    }
+
+    fn reboot(&self, _flags: u32) -> Answer<'_, ()> {
+        Box::pin(async {
+            let why =
+                "Cloud Hypervisor cannot ask the guest to reboot: there is no guest agent and no ACPI request for it";
+            Err(ControlError::Hypervisor(why.to_owned()))
+        })
+    }
+
+    /// libvirt's shutdown stops the vCPUs at once; the power button is what is meant.
+    fn shutdown(&self) -> Answer<'_, ()> {
+        Box::pin(async move {
+            self.known().asked = Asked::Shutdown;
+            let pressed = self.put("vm.power-button").await;
+            if pressed.is_err() {
+                self.known().asked = Asked::Nothing;
+            }
+            pressed
+        })
+    }
+
+    fn destroy(&self) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let pid = {
+                let mut known = self.known();
+                known.asked = Asked::Destroy;
+                known.pid
+            };
+            let told = match self.0.connection.destroy(self.domain(), 0).await {
+                Err(error) if pid.is_none() => Err(error.into()),
+                // The process is what counts.
+                Ok(()) | Err(_) => Ok(()),
+            };
+            if let Some(pid) = pid {
+                end(pid, self.0.timings.terminate).await;
+                self.gone().await;
+            }
+            self.end_leaked().await;
+            told
+        })
+    }
+
+    fn undefine(&self) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let undefined = self.0.connection.undefine(self.domain(), 0).await;
+            let forgotten = {
+                let mut known = self.known();
+                let forgotten = known.orphan && known.pid.is_none();
+                if forgotten {
+                    known.orphan = false;
+                }
+                if forgotten || undefined.is_ok() {
+                    known.ended = None;
+                }
+                forgotten
+            };
+            match undefined {
+                Err(error) if forgotten && error.is_no_domain() => {
+                    self.tell(event::UNDEFINED, 0);
+                    Ok(())
+                }
+                result => Ok(result?),
+            }
+        })
+    }
+}

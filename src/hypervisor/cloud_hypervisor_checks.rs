@@ -1,0 +1,249 @@
+//! What has to be so before the driver is asked to start a VM, because it would hang or keep the reason to itself; and
+//! where the reason of a failed start is found (contract/cloud-hypervisor.md 3.1, 3.3, 11).
+
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::cloud_hypervisor::Place;
+use super::cloud_hypervisor_rest as rest;
+use crate::domain::DomainSpec;
+
+/// The least version that can do all that the launcher asks of it.
+const LEAST_VERSION: u32 = 40;
+/// How long the VMM may take to tell its version.
+const VERSION_DEADLINE: Duration = Duration::from_secs(10);
+/// Most of the VMM's output that is looked at for a reason.
+const LOG_TAIL: u64 = 64 * 1024;
+/// Lines of it that are told where none is an error's body.
+const LOG_LINES: usize = 3;
+
+/// Everything that can be seen beforehand; the first thing that is not so.
+pub(super) async fn before_start(place: &Place, xml: &str) -> Result<(), String> {
+    device(place)?;
+    version(&emulator(place)?).await?;
+    inputs(xml)?;
+    if let Some(folder) = place.log.as_deref().and_then(Path::parent) {
+        make_folder(folder, place.owner).map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
+    }
+    Ok(())
+}
+
+/// Without a device that it may open, the driver waits for the VMM for ever.
+fn device(place: &Place) -> Result<(), String> {
+    let mut problems = Vec::new();
+    for device in &place.devices {
+        match usable(device, place.owner) {
+            Ok(()) => return Ok(()),
+            Err(error) => problems.push(format!("{}: {error}", device.display())),
+        }
+    }
+    Err(format!("Cloud Hypervisor needs hardware virtualisation: {}", problems.join("; ")))
+}
+
+/// Whether the VMM's user may read and write it, which is not always this process's user.
+fn usable(device: &Path, (uid, gid): (u32, u32)) -> std::io::Result<()> {
+    let file = std::fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC).open(device)?;
+    let found = file.metadata()?;
+    let mode = found.permissions().mode();
+    let shift = if found.uid() == uid {
+        6
+    } else if found.gid() == gid {
+        3
+    } else {
+        0
+    };
+    if uid != 0 && nix::unistd::geteuid().is_root() && (mode >> shift) & 0o6 != 0o6 {
+        return Err(std::io::Error::new(
+            std::io::ErrorKind::PermissionDenied,
+            format!(
+                "mode {:o} of user {} and group {} does not let user {uid} use it",
+                mode & 0o777,
+                found.uid(),
+                found.gid()
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// The executable that the driver takes: the first of this name in PATH.
+fn emulator(place: &Place) -> Result<PathBuf, String> {
+    let name = place.command_prefixes.first().map(String::as_str).unwrap_or_default();
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin".into());
+    let executable = |path: &PathBuf| {
+        std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    };
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(executable)
+        .ok_or_else(|| format!("the image has no executable {name} in {}", path.to_string_lossy()))
+}
+
+async fn version(emulator: &Path) -> Result<(), String> {
+    let asked = tokio::process::Command::new(emulator).arg("--version").kill_on_drop(true).output();
+    let output = match tokio::time::timeout(VERSION_DEADLINE, asked).await {
+        Ok(Ok(output)) => output,
+        Ok(Err(error)) => return Err(format!("{} cannot be run: {error}", emulator.display())),
+        Err(_) => return Err(format!("{} does not tell its version", emulator.display())),
+    };
+    let said = String::from_utf8_lossy(&output.stdout);
+    match major(&said) {
+        Some(major) if major >= LEAST_VERSION => Ok(()),
+        Some(major) => Err(format!("{} is version {major}; at least {LEAST_VERSION} is needed", emulator.display())),
+        None => {
+            Err(format!("{} says {:?}, which is no version", emulator.display(), said.lines().next().unwrap_or("")))
+        }
+    }
+}
+
+/// `cloud-hypervisor v53.0.0`, also with a branch's name before the version.
+fn major(said: &str) -> Option<u32> {
+    let version = said.strip_prefix("cloud-hypervisor ")?.lines().next()?;
+    let version = version.rsplit('/').next()?.trim_start_matches('v');
+    version.split(['.', '-']).next()?.trim().parse().ok()
+}
+
+/// Kernel, initrd and disks: the driver would say only that the VM cannot be created.
+fn inputs(xml: &str) -> Result<(), String> {
+    let domain = DomainSpec::from_xml(xml).map_err(|error| format!("libvirt's XML cannot be read: {error}"))?;
+    let disks = domain.devices.disks.iter().map(|disk| ("disk", &disk.source.file));
+    for (what, path) in [("kernel", &domain.os.kernel), ("initrd", &domain.os.initrd)].into_iter().chain(disks) {
+        if !path.is_empty()
+            && let Err(error) = std::fs::File::open(path)
+        {
+            return Err(format!("the {what} {path} cannot be opened: {error}"));
+        }
+    }
+    Ok(())
+}
+
+/// Also the driver's own folder for sockets is made by the driver; this one is not.
+fn make_folder(folder: &Path, (uid, gid): (u32, u32)) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let found = std::fs::metadata(folder)?;
+    match nix::unistd::geteuid().is_root() && (found.uid(), found.gid()) != (uid, gid) {
+        true => std::os::unix::fs::chown(folder, Some(uid), Some(gid)),
+        false => Ok(()),
+    }
+}
+
+/// Frees the daemon's thread that waits for a VMM to open the FIFO, and the domain with it.
+pub(super) fn release_daemon(fifo: &Path) {
+    let opened = std::fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(fifo);
+    if let Err(error) = opened {
+        tracing::warn!("{}: nobody waits for it: {error}", fifo.display());
+    }
+}
+
+/// A place in the VMM's log, before a start.
+pub(super) struct LogMark<'a> {
+    log: Option<&'a Path>,
+    from: u64,
+}
+
+impl<'a> LogMark<'a> {
+    /// What is written from now on.
+    pub(super) fn at_end_of(log: Option<&'a Path>) -> Self {
+        let from = log.and_then(|path| std::fs::metadata(path).ok()).map_or(0, |found| found.len());
+        LogMark { log, from }
+    }
+
+    /// What the VMM, or libvirt on its behalf, wrote since.
+    pub(super) fn reason(&self) -> Option<String> {
+        let mut file = std::fs::File::open(self.log?).ok()?;
+        let length = file.metadata().ok()?.len();
+        // A log that was replaced is new from its beginning.
+        let from = if length < self.from { 0 } else { self.from };
+        file.seek(SeekFrom::Start(from.max(length.saturating_sub(LOG_TAIL)))).ok()?;
+        let mut text = Vec::new();
+        file.take(LOG_TAIL).read_to_end(&mut text).ok()?;
+        reason_in(&String::from_utf8_lossy(&text))
+    }
+}
+
+/// An answer's body, a JSON list of texts, if there is one; else lines that tell of errors; else the last line.
+fn reason_in(text: &str) -> Option<String> {
+    let body = text.rfind("[\"").and_then(|at| text.get(at..)).and_then(|rest| {
+        let mut values = serde_json::Deserializer::from_str(rest).into_iter::<Vec<String>>();
+        Some(values.next()?.ok()?.join(": "))
+    });
+    let told = |line: &&str| {
+        let lower = line.to_ascii_lowercase();
+        lower.contains("error") || lower.contains("panicked") || lower.contains("failed")
+    };
+    let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
+    body.filter(|body| !body.is_empty()).or_else(|| {
+        let errors: Vec<&str> = lines().filter(told).collect();
+        let last = errors.get(errors.len().saturating_sub(LOG_LINES)..).unwrap_or_default().join("; ");
+        Some(last).filter(|last| !last.is_empty()).or_else(|| lines().last().map(rest::reason))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_as_the_driver_reads_them() {
+        for (said, expected) in [
+            ("cloud-hypervisor v53.0.0\nMigration Protocol Versions: 0\n", Some(53)),
+            ("cloud-hypervisor v40.0-12-gabc\n", Some(40)),
+            ("cloud-hypervisor release/v41.0\n", Some(41)),
+            ("qemu 9\n", None),
+            ("", None),
+        ] {
+            assert_eq!(major(said), expected, "{said}");
+        }
+    }
+
+    #[test]
+    fn reasons_are_the_body_else_errors_else_the_last_line() {
+        let body = "HTTP 500\n[\"Error from API\",\"The VM could not boot\",\"no such disk\"]\nbye\n";
+        assert_eq!(reason_in(body).unwrap(), "Error from API: The VM could not boot: no such disk");
+        let errors = "start\n1.0s ERROR: one\nfine\n2.0s ERROR: two\n";
+        assert_eq!(reason_in(errors).unwrap(), "1.0s ERROR: one; 2.0s ERROR: two");
+        assert_eq!(reason_in("first\nlast\n\n").unwrap(), "last");
+        assert_eq!(reason_in("\n"), None);
+    }
+
+    #[test]
+    fn only_what_came_after_the_mark_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("d.log");
+        assert_eq!(LogMark::at_end_of(Some(&log)).reason(), None);
+        std::fs::write(&log, "old error\n").unwrap();
+        let mark = LogMark::at_end_of(Some(&log));
+        assert_eq!(mark.reason(), None);
+        std::fs::write(&log, "old error\nnew error\n").unwrap();
+        assert_eq!(mark.reason().unwrap(), "new error");
+        std::fs::write(&log, "new\n").unwrap();
+        assert_eq!(mark.reason().unwrap(), "new", "a log that was replaced");
+    }
+
+    #[test]
+    fn missing_inputs_are_named() {
+        let xml =
+            "<domain type='kvm'><name>d</name><os><type>hvm</type><kernel>/nonexistent/vmlinuz</kernel></os></domain>";
+        let error = inputs(xml).unwrap_err();
+        assert!(error.contains("kernel /nonexistent/vmlinuz"), "{error}");
+        let error = usable(Path::new("/nonexistent/kvm"), (107, 107)).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_waiting_daemon_is_released() {
+        let folder = tempfile::tempdir().unwrap();
+        let fifo = folder.path().join("d-event-monitor-fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let path = fifo.clone();
+        let waiting = std::thread::spawn(move || std::fs::File::open(path).map(drop));
+        // The other thread may not be there yet; then nobody waits, and it is asked for again.
+        while !waiting.is_finished() {
+            release_daemon(&fifo);
+            std::thread::yield_now();
+        }
+        waiting.join().unwrap().unwrap();
+    }
+}
