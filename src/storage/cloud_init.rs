@@ -65,8 +65,42 @@ pub struct MetaData {
     pub hostname: String,
     /// Firmware UUID (ConfigDrive).
     pub uuid: String,
+    /// Where tagged devices are (ConfigDrive).
+    pub devices: Vec<TaggedDevice>,
     /// SSH keys.
     pub public_keys: PublicKeys,
+}
+
+/// A device that the VMI has tagged, as the guest finds it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TaggedDevice {
+    /// `nic` or `hostdev`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// `pci`.
+    pub bus: String,
+    /// `dddd:bb:ss.f` in the guest.
+    pub address: String,
+    /// A NIC's hardware address.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub mac: String,
+    /// Its serial number.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub serial: String,
+    /// Its NUMA node; as the original has it, node 0 is not told.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub numa_node: u32,
+    /// Virtual CPUs near it.
+    #[serde(rename = "alignedCPUs", skip_serializing_if = "Vec::is_empty")]
+    pub aligned_cpus: Vec<u32>,
+    /// Its tags.
+    pub tags: Vec<String>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// Everything that goes onto the disk.
@@ -105,6 +139,8 @@ struct ConfigDriveMetaData<'a> {
     hostname: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     uuid: &'a str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    devices: &'a [TaggedDevice],
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     public_keys: &'a PublicKeys,
 }
@@ -129,6 +165,7 @@ impl CloudInit {
                 instance_id: &meta.instance_id,
                 hostname: &meta.hostname,
                 uuid: &meta.uuid,
+                devices: &meta.devices,
                 public_keys: &meta.public_keys,
             }),
         }

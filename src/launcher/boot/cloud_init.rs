@@ -47,6 +47,7 @@ pub(super) fn cloud_init(vmi: &VirtualMachineInstance, root: &Path) -> Result<Op
             instance_id,
             hostname,
             uuid: uuid.unwrap_or_default(),
+            devices: Vec::new(),
             public_keys: public_keys(vmi, source, &secrets),
         },
         user_data: data.user_data,

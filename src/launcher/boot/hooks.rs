@@ -107,7 +107,8 @@ fn kept(before: Vec<u8>, after: String) -> Vec<u8> {
 
 fn question(data: &CloudInit, vmi: Vec<u8>) -> Result<CloudInitQuestion, serde_json::Error> {
     let CloudInit { source, volume, meta_data, user_data, network_data } = data.clone();
-    let MetaData { instance_type, instance_id, hostname, uuid, public_keys } = meta_data;
+    // Where the devices are is known only after the define.
+    let MetaData { instance_type, instance_id, hostname, uuid, public_keys, devices: _ } = meta_data;
     let (user_data, network_data) = (text(&user_data), text(&network_data));
     let old = NoCloudSource { user_data: user_data.clone(), network_data: network_data.clone() };
     let mut data = Data { user_data, network_data, volume_name: volume, ..Data::default() };
@@ -143,7 +144,8 @@ fn changed(before: CloudInit, answer: &CloudInitAnswer) -> Result<CloudInit, ser
         }
         (_, Some(config_drive)) => {
             let ConfigDriveMetaData { instance_type, instance_id, hostname, uuid, public_keys } = config_drive;
-            Some((CloudInitSource::ConfigDrive, MetaData { instance_type, instance_id, hostname, uuid, public_keys }))
+            let meta = MetaData { instance_type, instance_id, hostname, uuid, public_keys, ..MetaData::default() };
+            Some((CloudInitSource::ConfigDrive, meta))
         }
         (Some(_), None) => None,
     });

@@ -8,6 +8,7 @@ mod hooks;
 mod image_volumes;
 mod missing;
 mod pod_network;
+mod tagged_devices;
 mod tracking;
 
 use std::collections::BTreeMap;
@@ -28,11 +29,13 @@ use super::operations::{Vm, state};
 use crate::cmd::{Failure, SyncRequest};
 use crate::convert::{Defines, HostFacts, SyncOptions};
 use crate::dhcp::Dhcp;
-use crate::domain::GracePeriodMetadata;
+use crate::domain::{DomainSpec, GracePeriodMetadata};
 use crate::hooks::Hooks;
 use crate::hypervisor::{Catalogue, Hypervisor, Runtime, Verdict, host_architecture};
 use crate::libvirt::flags;
-use crate::storage::{self, CloudInit, ImageInfo, ImageKind, InspectionLimits, Owner, StorageError, Tools};
+use crate::storage::{
+    self, CloudInit, CloudInitSource, ImageInfo, ImageKind, InspectionLimits, Owner, StorageError, Tools,
+};
 use crate::vmi::{Quantity, VirtualMachineInstance};
 
 /// The means of a boot, and what is remembered between its calls.
@@ -293,7 +296,13 @@ impl Boot {
             given.map_err(|error| Failure::text(format!("failed to associate IOMMUFD FD with domain: {error}")))?;
         }
         let data = self.cloud_init.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(data) = data {
+        if let Some(mut data) = data {
+            if data.source == CloudInitSource::ConfigDrive && tagged_devices::has_tags(vmi) {
+                let xml = vm.connection.xml(&vm.domain, flags::DOMAIN_XML_INACTIVE).await?;
+                let domain = DomainSpec::from_xml(&xml).map_err(|error| Failure::text(error.to_string()))?;
+                let (root, vmi) = (self.root.clone(), vmi.clone());
+                data.meta_data.devices = blocking(move || tagged_devices::tagged_devices(&root, &vmi, &domain)).await?;
+            }
             let meta = &vmi.metadata;
             let folder = self.cloud_init_dir();
             let kind = if self.runtime.supports_iso() { ImageKind::Iso } else { ImageKind::Fat };

@@ -10,7 +10,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use super::files::{below, names, text, word};
 use crate::convert::{NumaNode, PciDevice, Sysfs, kernel_name};
-use crate::domain::DomainSpec;
+use crate::domain::{DomainSpec, HostDevice};
 use crate::vmi::VirtualMachineInstance;
 
 /// Where the kubelet shows the pod's annotation `kubevirt.io/network-info`.
@@ -102,6 +102,13 @@ pub(super) fn sysfs(root: &Path, domain: &DomainSpec) -> Sysfs {
             })
             .collect(),
     }
+}
+
+/// The NUMA node of a PCI device and the host's CPUs there; `None` if it has none.
+pub(crate) fn node_of(root: &Path, device: &HostDevice) -> Option<(u32, Vec<u32>)> {
+    let address = device.source.address.as_ref().filter(|_| device.type_ == "pci")?;
+    let node = u32::try_from(pci_device(root, &kernel_name(address)).numa_node?).ok()?;
+    Some((node, super::parse_cpu_list(&numa_node(root, node).cpulist).ok()?))
 }
 
 fn pci_device(root: &Path, address: &str) -> PciDevice {
@@ -206,7 +213,7 @@ mod tests {
             function: "0x0".into(),
             ..Default::default()
         };
-        let mut device = crate::domain::HostDevice { type_: "pci".into(), ..Default::default() };
+        let mut device = HostDevice { type_: "pci".into(), ..Default::default() };
         device.source.address = Some(address);
         let mut domain = DomainSpec::default();
         domain.devices.host_devices.push(device);

@@ -5,6 +5,7 @@ mod disks;
 mod files;
 mod secrets;
 
+pub(crate) use devices::node_of;
 pub use disks::{direct_io, is_allocated, probe_disks};
 pub(crate) use files::below;
 pub use secrets::cloud_init_secrets;
@@ -207,7 +208,7 @@ fn cpu_set(root: &Path) -> std::io::Result<Vec<u32>> {
 }
 
 /// A CPU list such as `0-3,8`.
-fn parse_cpu_list(text: &str) -> std::io::Result<Vec<u32>> {
+pub(crate) fn parse_cpu_list(text: &str) -> std::io::Result<Vec<u32>> {
     let bad = || std::io::Error::new(std::io::ErrorKind::InvalidData, format!("{text:?} is not a CPU list"));
     let mut cpus = Vec::new();
     for part in text.split(',').filter(|part| !part.is_empty()) {
