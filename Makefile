@@ -74,6 +74,10 @@ conformance: ## run the golden cases: [DIR=folder] [ONLY=substring] [SHOW=failur
 bench: static ## figures, each with how it was taken: [ONLY=group] [JSON=1]
 	@cargo bench --locked --quiet --bench figures -- $(if $(JSON),--json) $(ONLY)
 
+.PHONY: recordings
+recordings: images ## replay the recordings of the original on the wire against the image: [DIR=folder]
+	RECORDINGS_DIR='$(DIR)' VIRT_LAUNCHER_IMAGE=localhost/virt-launcher-qemu VIRT_LAUNCHER_GUEST_IMAGE=localhost/virt-launcher-guest cargo test --locked --quiet --test recordings
+
 .PHONY: fuzz
 fuzz: ## feed mutated documents for [SECONDS=60]
 	FUZZ_SECONDS='$(or $(SECONDS),60)' cargo test --locked --quiet --test fuzz

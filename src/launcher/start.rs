@@ -416,6 +416,9 @@ async fn first_look(vm: &Vm, timings: &Timings) -> Result<(i32, i32), ControlErr
     }
 }
 
+/// How often a libvirt that does not answer in time is asked for the hypervisor's version.
+const VERSION_ATTEMPTS: u32 = 10;
+
 /// What a fresh connection tells: the hypervisor's version, whether the domain is there already. Probing the emulator,
 /// which takes long the first time, goes on in the background. `started`: an earlier launcher saw the hypervisor's process.
 async fn learn(vm: &Vm, signs: &Signs, started: bool, timings: &Timings) {
@@ -439,12 +442,22 @@ async fn learn(vm: &Vm, signs: &Signs, started: bool, timings: &Timings) {
     }
     let (connection, version) = (vm.connection.clone(), signs.version.clone());
     tokio::spawn(async move {
-        match connection.hypervisor_version().await {
-            Ok(number) => {
-                let (major, minor, release) = (number / 1_000_000, number / 1000 % 1000, number % 1000);
-                version.send_replace(Some(format!("QEMU {major}.{minor}.{release}")));
+        for _ in 0..VERSION_ATTEMPTS {
+            match connection.hypervisor_version().await {
+                Ok(number) => {
+                    let (major, minor, release) = (number / 1_000_000, number / 1000 % 1000, number % 1000);
+                    version.send_replace(Some(format!("QEMU {major}.{minor}.{release}")));
+                    break;
+                }
+                // libvirt is still trying out the emulator, which takes long on a busy machine.
+                Err(error @ libvirt::Error::Deadline { .. }) => {
+                    tracing::warn!("the hypervisor's version is not known yet: {error}");
+                }
+                Err(error) => {
+                    tracing::warn!("the hypervisor's version is not known: {error}");
+                    break;
+                }
             }
-            Err(error) => tracing::warn!("the hypervisor's version is not known: {error}"),
         }
         if let Err(error) = connection.warm_capabilities().await {
             tracing::warn!("the hypervisor's capabilities are not known: {error}");

@@ -97,7 +97,7 @@ impl Boot {
             }
             let defines = Defines::new(&vmi, &facts).map_err(|error| Failure::text(error.to_string()))?;
             self.define(vm, defines, &extensions).await?;
-            vm.metadata.set(|metadata| {
+            vm.metadata.edit(|metadata| {
                 metadata.uid.clone_from(&vmi.metadata.uid);
                 metadata.grace_period = Some(GracePeriodMetadata {
                     deletion_grace_period_seconds: vmi.spec.termination_grace_period_seconds.unwrap_or_default(),
