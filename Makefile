@@ -8,6 +8,11 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # One static binary for the machine's own architecture.
 DIST := target/dist/virt-launcher
 
+# Test binaries run as root: pods have other users than this one.
+ifneq ($(shell id -u),0)
+TEST_AS_ROOT := --config "target.'cfg(all())'.runner = 'sudo --preserve-env=VIRT_LAUNCHER_STATIC,VIRT_LAUNCHER_IMAGE,VIRT_LAUNCHER_GUEST_IMAGE'"
+endif
+
 .PHONY: help
 help: ## list the targets
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | column -t -s $$'\t'
@@ -48,7 +53,7 @@ demo: images ## boot a real Linux guest in the real image, from the VMI file in 
 .PHONY: test
 test: images ## everything: unit tests, and integration tests on the real image with real libvirt and QEMU
 	@images/deps.sh test
-	VIRT_LAUNCHER_STATIC=$(CURDIR)/$(DIST) VIRT_LAUNCHER_IMAGE=localhost/virt-launcher-qemu VIRT_LAUNCHER_GUEST_IMAGE=localhost/virt-launcher-guest cargo test --locked
+	VIRT_LAUNCHER_STATIC=$(CURDIR)/$(DIST) VIRT_LAUNCHER_IMAGE=localhost/virt-launcher-qemu VIRT_LAUNCHER_GUEST_IMAGE=localhost/virt-launcher-guest cargo test --locked $(TEST_AS_ROOT)
 
 .PHONY: test-forms
 test-forms: images ## the image's tests with both forms of libvirt: the monolithic libvirtd, and virtqemud
@@ -56,7 +61,7 @@ test-forms: images ## the image's tests with both forms of libvirt: the monolith
 	@images/build.sh qemu-modular
 	for image in localhost/virt-launcher-qemu localhost/virt-launcher-qemu:modular; do \
 	    echo "== $$image"; \
-	    VIRT_LAUNCHER_IMAGE=$$image VIRT_LAUNCHER_GUEST_IMAGE=localhost/virt-launcher-guest cargo test --locked --test image; \
+	    VIRT_LAUNCHER_IMAGE=$$image VIRT_LAUNCHER_GUEST_IMAGE=localhost/virt-launcher-guest cargo test --locked $(TEST_AS_ROOT) --test image; \
 	done
 
 .PHONY: test-ch

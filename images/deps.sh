@@ -15,10 +15,16 @@ declare -A group=(
         gettext autopoint autoconf automake libtool libglib2.0-dev libtirpc-dev libnl-3-dev libnl-route-3-dev nettle-dev libgmp-dev libtasn1-6-dev libpcre2-dev
         libffi-dev libacl1-dev libattr1-dev zlib1g-dev libselinux1-dev libsepol-dev"
     # Containers; debootstrap makes the base image where no registry answers.
-    [image]="podman runc debootstrap debian-archive-keyring tar"
+    [image]="podman debootstrap debian-archive-keyring tar"
     # Integration tests and the demo call these on the host.
     [test]="procps util-linux iproute2 jq qemu-utils xorriso"
 )
+
+# podman brings crun, which cannot work with every machine's cgroups (see images/podman.sh). Docker's own packages have a
+# runc too, and cannot be installed beside the distribution's.
+if [[ -e /sys/fs/cgroup/unified || ! -e /sys/fs/cgroup/cgroup.controllers ]] && ! command -v runc >/dev/null; then
+    group[image]+=" runc"
+fi
 
 as_root() {
     if [ "$(id -u)" = 0 ]; then
@@ -48,7 +54,7 @@ mapfile -t missing < <(comm -23 <(printf '%s\n' "${packages[@]}" | sort -u) <(
 if [ ${#missing[@]} -gt 0 ]; then
     echo "deps: installing ${missing[*]}"
     as_root apt-get update -qq || echo "deps: apt-get update reported errors; trying with the lists at hand" >&2
-    as_root env DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes apt-get install -y --no-install-recommends -qq "${missing[@]}" >/dev/null
+    as_root env DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes apt-get install -y --no-install-recommends --no-remove -qq "${missing[@]}" >/dev/null
 fi
 
 # Rust. Distributions' own compilers are mostly older than Cargo.toml's rust-version.
@@ -63,8 +69,10 @@ if ! command -v cargo >/dev/null || ! new_enough "$(rust_version)"; then
     fi
     if command -v rustup >/dev/null; then
         echo "deps: rustup installs the stable toolchain with clippy and rustfmt"
-        rustup toolchain install stable --profile minimal --component clippy --component rustfmt
-        rustup default stable
+        # Where that fails, what follows says what to do.
+        if rustup toolchain install stable --profile minimal --component clippy --component rustfmt; then
+            rustup default stable
+        fi
     fi
     hash -r
     if ! command -v cargo >/dev/null || ! new_enough "$(rust_version)"; then

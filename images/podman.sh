@@ -1,7 +1,11 @@
 #!/usr/bin/env bash
 # podman as this machine can run it: where crun refuses the machine's cgroups, runc; limits never above what this shell
-# may have itself. Use it in place of `podman`; `images/podman.sh --print` shows what it adds.
+# may have itself; as root, since a pod's users and mounts are not to be had otherwise. Use it in place of `podman`;
+# `images/podman.sh --print` shows what it adds.
 set -euo pipefail
+
+podman=(podman)
+[ "$(id -u)" = 0 ] || podman=(sudo podman)
 
 runtime=()
 if command -v runc >/dev/null; then
@@ -21,11 +25,11 @@ case ${1:-} in
 run | create) limits=(--ulimit "nofile=$(cap -n 20000):$(cap -n 20000)" --ulimit "nproc=$(cap -u 4096):$(cap -u 4096)") ;;
 build) limits=(--ulimit "nofile=$(cap -n 20000):$(cap -n 20000)") ;;
 --print)
-    echo "podman ${runtime[*]}"
+    echo "${podman[*]} ${runtime[*]}"
     exit 0
     ;;
 esac
 
 command=$1
 shift
-exec podman "${runtime[@]}" "$command" "${limits[@]}" "$@"
+exec "${podman[@]}" "${runtime[@]}" "$command" "${limits[@]}" "$@"
