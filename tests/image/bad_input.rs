@@ -1,6 +1,9 @@
 //! What cannot work is refused: one clear message, the right exit code or reply, and the launcher goes on.
 
+use std::time::Duration;
+
 use super::support::pod::{Pod, Setup, UID, image, text};
+use super::support::{expect, wait_for};
 use super::{boot, json, vmi, with};
 
 #[test]
@@ -92,7 +95,7 @@ fn a_vmi_that_cannot_run_is_refused_and_the_launcher_goes_on() {
     ] {
         let none = "No valid vmi object present in command server request";
         assert_eq!(pod.sync_raw(bytes), (false, none.to_owned()));
-        assert!(pod.log().contains(why), "{why}: {}", pod.log());
+        wait_for("the reason in the log", Duration::from_secs(20), || expect(pod.log().contains(why), pod.log()));
     }
     assert!(pod.ctl(&["ping"]).status.success());
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use virt_launcher::cmd::client;
-use virt_launcher::proto::cmd_v1::{Vmi, VmiRequest};
+use virt_launcher::proto::cmd_v1::{EmptyRequest, Response, Vmi, VmiRequest};
 
 use super::console::Console;
 use super::virt_handler::{Options, VirtHandler};
@@ -308,6 +308,17 @@ impl Pod {
             let reply = launcher.sync_virtual_machine(request).await.unwrap().into_inner();
             (reply.success, reply.message)
         })
+    }
+
+    /// The document that `GetDomain` answers.
+    pub fn domain(&self) -> serde_json::Value {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let reply = runtime.block_on(async {
+            let mut launcher = client::connect(&self.socket(), client::deadline::SHORT).await.unwrap();
+            launcher.get_domain(EmptyRequest {}).await.unwrap().into_inner()
+        });
+        assert_eq!(reply.response, Some(Response { success: true, message: String::new() }));
+        serde_json::from_str(&reply.domain).unwrap()
     }
 
     /// `Status.Status` of the domain.
