@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 
 use super::boot::Boot;
 use super::jobs::Jobs;
@@ -129,7 +129,8 @@ pub struct Driver {
     requests: mpsc::Receiver<Request>,
     events: mpsc::UnboundedReceiver<Event>,
     running: JoinSet<Turn>,
-    exclusive: bool,
+    /// The operation that others wait for, while it runs.
+    exclusive: Option<task::Id>,
     waiting: VecDeque<Request>,
 }
 
@@ -195,7 +196,7 @@ impl Driver {
             requests,
             events,
             running: JoinSet::new(),
-            exclusive: false,
+            exclusive: None,
             waiting: VecDeque::new(),
         };
         (driver, handle)
@@ -210,7 +211,7 @@ impl Driver {
                     None => return,
                 },
                 Some(event) = self.events.recv() => self.on_event(event),
-                Some(ended) = self.running.join_next() => self.on_end(ended),
+                Some(ended) = self.running.join_next_with_id() => self.on_end(ended),
             }
         }
     }
@@ -225,7 +226,7 @@ impl Driver {
             return;
         }
         match turn_of(&request.action) {
-            Turn::Exclusive if self.exclusive => self.waiting.push_back(request),
+            Turn::Exclusive if self.exclusive.is_some() => self.waiting.push_back(request),
             turn @ (Turn::Exclusive | Turn::Free | Turn::Reconnected) => self.start(turn, request),
         }
     }
@@ -237,12 +238,11 @@ impl Driver {
     }
 
     fn start(&mut self, turn: Turn, request: Request) {
-        self.exclusive |= turn == Turn::Exclusive;
         let (vm, boot, publications) = (self.vm.clone(), self.boot.clone(), self.publications.clone());
         let jobs = self.jobs.clone();
         let (signs, pod_name) = (self.signs.clone(), self.pod_name.clone());
         let Request { action, reply } = request;
-        self.running.spawn(async move {
+        let task = self.running.spawn(async move {
             let rpc = action.rpc();
             let result = match action {
                 Action::SyncCpus(sync) => sync::cpu::synchronise(&vm, &boot, *sync).await,
@@ -281,20 +281,28 @@ impl Driver {
             let _ = reply.send(result);
             turn
         });
+        if turn == Turn::Exclusive {
+            self.exclusive = Some(task.id());
+        }
     }
 
-    fn on_end(&mut self, ended: Result<Turn, tokio::task::JoinError>) {
-        match ended {
-            Ok(Turn::Free) => return,
-            Ok(Turn::Reconnected) => {
+    fn on_end(&mut self, ended: Result<(task::Id, Turn), task::JoinError>) {
+        let id = match ended {
+            Ok((_, Turn::Reconnected)) => {
                 self.publications.look(Cause::Reconnected);
                 self.vm.tracker.look();
                 return;
             }
-            Ok(Turn::Exclusive) => {}
-            Err(error) => tracing::error!(reason = %error, "an operation on the VM ended unexpectedly"),
+            Ok((id, Turn::Free | Turn::Exclusive)) => id,
+            Err(error) => {
+                tracing::error!(reason = %error, "an operation on the VM ended unexpectedly");
+                error.id()
+            }
+        };
+        if self.exclusive != Some(id) {
+            return;
         }
-        self.exclusive = false;
+        self.exclusive = None;
         while let Some(next) = self.waiting.pop_front() {
             if !next.reply.is_closed() {
                 return self.admit(next);

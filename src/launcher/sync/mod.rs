@@ -12,7 +12,6 @@ mod volumes;
 pub(super) use volumes::measure;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::operations::{Vm, state};
@@ -21,9 +20,6 @@ use crate::convert::{self, ConvertError, HostFacts};
 use crate::domain::{DomainSpec, Interface};
 use crate::vmi::VirtualMachineInstance;
 use interfaces::InterfaceChange;
-
-/// The guest agent is not to be probed while it is true.
-const PAUSE_PROBES: &str = "kubevirt.io/pause-guest-agent-probes";
 
 /// What is remembered between syncs. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -34,14 +30,6 @@ pub struct Hotplug {
     overlays: Arc<Mutex<BTreeMap<String, std::path::PathBuf>>>,
     /// Whether host devices are being plugged.
     pub host_devices: host_devices::Gate,
-    probes_paused: Arc<AtomicBool>,
-}
-
-impl Hotplug {
-    /// Whether GuestPing is to succeed without asking the guest (contract/cmd-server.md 8.2).
-    pub fn probes_are_paused(&self) -> bool {
-        self.probes_paused.load(Ordering::Relaxed)
-    }
 }
 
 fn worded(error: ConvertError) -> Failure {
@@ -107,11 +95,4 @@ fn tap(device: &Interface) -> &str {
 fn remember(vm: &Vm, vmi: &VirtualMachineInstance) {
     let seconds = vmi.spec.termination_grace_period_seconds.unwrap_or_default();
     vm.metadata.edit(|metadata| metadata.grace_period.get_or_insert_default().deletion_grace_period_seconds = seconds);
-    let paused = vmi.annotation(PAUSE_PROBES).is_some_and(is_true);
-    vm.hotplug.probes_paused.store(paused, Ordering::Relaxed);
-}
-
-/// Go's notion of a true text.
-fn is_true(text: &str) -> bool {
-    matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True")
 }
