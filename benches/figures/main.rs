@@ -16,8 +16,11 @@ use report::Figure;
 #[global_allocator]
 static HEAP: heap::Counting = heap::Counting::new();
 
-/// Name and measurement, in the table's order.
-const GROUPS: &[(&str, fn() -> Vec<Figure>)] = &[("conversion", conversion::figures)];
+/// Takes the figures of a group.
+type Take = fn() -> Vec<Figure>;
+
+/// The groups by name, in the table's order.
+const GROUPS: &[(&str, Take)] = &[("conversion", conversion::figures)];
 
 fn main() -> ExitCode {
     // Besides these words cargo gives `--bench`.
