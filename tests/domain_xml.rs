@@ -216,6 +216,8 @@ fn what_cannot_be_used_is_named() {
         ("kind: VirtualMachine\nmetadata: {name: x}\n", "spec.template"),
         ("spec: {domain: {cpu: {cores: two}}}", "spec.domain.cpu.cores: "),
         ("spec: {domain: {memory: {guest: lots}}}", "spec.domain.memory.guest: "),
+        ("spec: {domain: {devices: {rng: []}}}", "spec.domain.devices.rng: "),
+        ("spec: {domain: {devices: {interfaces: [{masquerade: true}]}}}", "interfaces[0].masquerade: "),
         ("spec: {volumes: [{name: a}, {name: [b]}]}", "spec.volumes[1].name: "),
         ("spec: {hypervisor: xen, domain: {}}", "spec.hypervisor: "),
     ] {
@@ -228,6 +230,9 @@ fn what_cannot_be_used_is_named() {
         files.refused(&[&vmi, "--context", &files.write("bad.json", text)], said);
     }
     files.refused(&[&vmi, "--context", &context, "--readback", &files.write("bad.xml", "<domain>")], "bad.xml: ");
+    let odd = files.write("odd.json", CONTEXT.replace("hostArch", "allowEmulatoin\":true,\"hostArch"));
+    let noted = domain_xml(&[&vmi, "--context", &odd]);
+    assert!(noted.status.success() && stderr(&noted).contains("ignored: allowEmulatoin"), "{}", stderr(&noted));
     let usage = domain_xml(&[]);
     assert_eq!(usage.status.code(), Some(2));
     assert!(stderr(&usage).contains("VMI"), "{}", stderr(&usage));

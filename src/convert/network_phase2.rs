@@ -71,7 +71,10 @@ fn link<'a>(
         let name = status.map(|status| status.pod_interface_name.clone()).filter(|name| !name.is_empty());
         name.unwrap_or_else(|| "eth0".to_owned())
     };
-    find(&named).or_else(|| find(ordinal)).ok_or_else(|| format!("the pod has neither a link {named} nor {ordinal}"))
+    find(&named).or_else(|| find(ordinal)).ok_or_else(|| match named == ordinal {
+        true => format!("the pod has no link {named}"),
+        false => format!("the pod has neither a link {named} nor {ordinal}"),
+    })
 }
 
 /// Fills target, MAC and MTU of the `wanted` interfaces that are on a tap.
@@ -81,7 +84,7 @@ pub(super) fn fill_in_taps(
     wanted: &dyn Fn(&str) -> bool,
 ) -> Result<(), ConvertError> {
     for found in taps(context.vmi, context.facts, wanted) {
-        let Tap { interface, link, is_secondary, .. } = found?;
+        let Tap { interface, index, link, is_secondary, .. } = found?;
         let tap = if is_secondary {
             format!("tap{}", link.name.get(3..).unwrap_or_default())
         } else {
@@ -89,7 +92,7 @@ pub(super) fn fill_in_taps(
         };
         let is_there = context.facts.links.iter().any(|link| link.name == tap);
         let target = if is_there { tap } else { link.name.clone() };
-        let mac = mac_of(interface, link)?;
+        let mac = mac_of(interface, index, link)?;
         let mut devices = domain.devices.interfaces.iter_mut();
         let device = devices.find(|device| device.alias.as_ref().is_some_and(|alias| alias.name == interface.name));
         if let Some(device) = device {
@@ -124,11 +127,11 @@ pub fn hot_pluggable_tap(network: &Network) -> String {
 }
 
 /// The interface's own address, else the link's, as libvirt prints addresses.
-fn mac_of(interface: &Interface, link: &Link) -> Result<String, ConvertError> {
+fn mac_of(interface: &Interface, index: usize, link: &Link) -> Result<String, ConvertError> {
     let text = if interface.mac_address.is_empty() { &link.mac } else { &interface.mac_address };
     canonical_mac(text).ok_or_else(|| {
         ConvertError::field(
-            format!("spec.domain.devices.interfaces[{}].macAddress", interface.name),
+            format!("spec.domain.devices.interfaces[{index}].macAddress"),
             format!("{text:?} is not a MAC address"),
         )
     })

@@ -1,6 +1,6 @@
 //! `spec.domain.devices`.
 
-use super::{FeatureState, api};
+use super::{FeatureState, Object, api};
 
 api! {
     /// `devices`.
@@ -16,10 +16,10 @@ api! {
         #[serde(rename = "autoattachVSOCK")]
         autoattach_vsock: Option<bool>,
         block_multi_queue: Option<bool>,
-        client_passthrough: Option<serde_json::Value>,
+        client_passthrough: Option<Object>,
         disable_hotplug: bool,
         disks: Vec<Disk>,
-        downward_metrics: Option<serde_json::Value>,
+        downward_metrics: Option<Object>,
         filesystems: Vec<Filesystem>,
         gpus: Vec<Gpu>,
         host_devices: Vec<HostDevice>,
@@ -28,7 +28,7 @@ api! {
         log_serial_console: Option<bool>,
         network_interface_multiqueue: Option<bool>,
         panic_devices: Vec<PanicDevice>,
-        rng: Option<serde_json::Value>,
+        rng: Option<Object>,
         sound: Option<Sound>,
         tpm: Option<Tpm>,
         use_virtio_transitional: Option<bool>,
@@ -71,7 +71,7 @@ api! {
     CustomBlockSize { logical: u64, physical: u64, discard_granularity: Option<u64>, }
 
     /// A filesystem shared with the guest.
-    Filesystem { name: String, virtiofs: Option<serde_json::Value>, }
+    Filesystem { name: String, virtiofs: Option<Object>, }
 
     /// A GPU.
     Gpu {
@@ -118,11 +118,11 @@ api! {
         tag: String,
         ports: Vec<Port>,
         binding: Option<PluginBinding>,
-        bridge: Option<serde_json::Value>,
-        masquerade: Option<serde_json::Value>,
+        bridge: Option<Object>,
+        masquerade: Option<Object>,
         dhcp_options: Option<DhcpOptions>,
-        sriov: Option<serde_json::Value>,
-        passt_binding: Option<serde_json::Value>,
+        sriov: Option<Object>,
+        passt_binding: Option<Object>,
     }
 
     /// What the guest is told by DHCP.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Devices, Quantity, api};
+use super::{Devices, Object, Quantity, api};
 
 api! {
     /// `spec.domain`.
@@ -58,14 +58,14 @@ api! {
         dedicated_cpu_placement: bool,
         isolate_emulator_thread: bool,
         numa: Option<CpuNuma>,
-        realtime: Option<serde_json::Value>,
+        realtime: Option<Object>,
     }
 
     /// A CPU feature.
     CpuFeature { name: String, policy: String, }
 
     /// `cpu.numa`.
-    CpuNuma { guest_mapping_passthrough: Option<serde_json::Value>, }
+    CpuNuma { guest_mapping_passthrough: Option<Object>, }
 
     /// `features`.
     Features {
@@ -147,8 +147,8 @@ api! {
     /// `launchSecurity`.
     LaunchSecurity {
         sev: Option<Sev>,
-        snp: Option<serde_json::Value>,
-        tdx: Option<serde_json::Value>,
+        snp: Option<Object>,
+        tdx: Option<Object>,
     }
 
     /// `launchSecurity.sev`.

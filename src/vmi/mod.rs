@@ -23,6 +23,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+/// An object whose presence says enough; what is in it is kept as it is.
+pub type Object = serde_json::Map<String, serde_json::Value>;
+
 /// Makes API structs: camelCase keys, every key optional.
 macro_rules! api {
     ($($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident : $type:ty,)* })*) => {
@@ -124,9 +127,9 @@ api! {
 
     /// How keys reach the guest; exactly one is set.
     SshPropagation {
-        config_drive: Option<serde_json::Value>,
-        no_cloud: Option<serde_json::Value>,
-        qemu_guest_agent: Option<serde_json::Value>,
+        config_drive: Option<Object>,
+        no_cloud: Option<Object>,
+        qemu_guest_agent: Option<Object>,
     }
 
     /// `userPassword`.

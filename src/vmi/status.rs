@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Quantity, api};
+use super::{Object, Quantity, api};
 
 api! {
     /// `status`.
@@ -29,7 +29,7 @@ api! {
         target: String,
         phase: String,
         size: i64,
-        hotplug_volume: Option<serde_json::Value>,
+        hotplug_volume: Option<Object>,
         persistent_volume_claim_info: Option<ClaimInfo>,
     }
 

@@ -1,6 +1,6 @@
 //! `spec.volumes`.
 
-use super::{Quantity, api};
+use super::{Object, Quantity, api};
 
 api! {
     /// A volume; one source is set.
@@ -13,14 +13,14 @@ api! {
         data_volume: Option<DataVolume>,
         #[serde(rename = "downwardAPI")]
         downward_api: Option<ConfigVolume>,
-        downward_metrics: Option<serde_json::Value>,
+        downward_metrics: Option<Object>,
         empty_disk: Option<EmptyDisk>,
         ephemeral: Option<Ephemeral>,
         host_disk: Option<HostDisk>,
-        memory_dump: Option<serde_json::Value>,
+        memory_dump: Option<Object>,
         persistent_volume_claim: Option<PersistentVolumeClaim>,
         secret: Option<ConfigVolume>,
-        service_account: Option<serde_json::Value>,
+        service_account: Option<Object>,
         sysprep: Option<Sysprep>,
     }
 

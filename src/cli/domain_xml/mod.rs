@@ -3,6 +3,7 @@
 mod explain;
 mod machine;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
@@ -205,6 +206,11 @@ fn facts(arguments: &Arguments, vmi: &VirtualMachineInstance) -> Result<HostFact
                 .map_err(|error| serde_path_to_error::Error::new(serde_path_to_error::Track::new().path(), error))
         })
         .map_err(|error| Problem::Document { path: path.clone(), why: at(&error.path().to_string(), error.inner()) })?;
+    let unknown = unknown_keys(&text, &facts);
+    if !unknown.is_empty() {
+        let note = format!("virt-launcher: {}: ignored: {}\n", path.display(), unknown.join(", "));
+        say(std::io::stderr(), &note);
+    }
     let named = !facts.hypervisor.name.is_empty();
     if let Some(hypervisor) = asked.or(wanted.filter(|_| !named)) {
         // The context says what is there, but not which hypervisor it is for.
@@ -213,6 +219,13 @@ fn facts(arguments: &Arguments, vmi: &VirtualMachineInstance) -> Result<HostFact
         facts.hypervisor = HypervisorFacts { name, profile, domain_name, ..of_context };
     }
     Ok(facts)
+}
+
+/// Keys of a context that no fact has: misspelt ones, or a newer version's.
+fn unknown_keys(text: &str, facts: &HostFacts) -> Vec<String> {
+    let given: BTreeMap<String, serde::de::IgnoredAny> = serde_json::from_str(text).unwrap_or_default();
+    let known = serde_json::to_value(facts).unwrap_or_default();
+    given.into_keys().filter(|key| known.get(key).is_none()).collect()
 }
 
 /// The message with its path; the outermost value has none.
