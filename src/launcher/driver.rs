@@ -2,9 +2,9 @@
 //!
 //! What the reader can rely on: at most one of Sync, Pause, Unpause and Shutdown runs at a time, in the order of arrival
 //! (contract/cmd-server.md 3.4); Reset, SoftReboot, Kill and Delete pass them by, so that a stuck operation cannot block
-//! a stop. Work that has begun goes on when its caller has gone; work that has not begun is then left.
+//! a stop. Work that has begun goes on when its caller has gone; work that has not begun is then left, and who waits too
+//! long for its turn is told for whom.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,11 +18,14 @@ use super::publisher::{Cause, Publications};
 use super::sev::{self, Sev};
 use super::statistics::{self, Statistics};
 use super::sync;
+use super::turns::Turns;
 use crate::cmd::{self, Action, Answer, Failure, GuestCommand, GuestOutput};
 use crate::libvirt::{AgentChange, Event, Lifecycle};
 
 /// Requests that may wait for the driver before callers are refused.
 const WAITING: usize = 64;
+/// How long a request may wait for its turn: below the client's 20 s, so that it learns why.
+const TURN: Duration = Duration::from_secs(18);
 
 /// `virDomainEventType` started.
 const STARTED: i32 = 2;
@@ -129,9 +132,9 @@ pub struct Driver {
     requests: mpsc::Receiver<Request>,
     events: mpsc::UnboundedReceiver<Event>,
     running: JoinSet<Turn>,
-    /// The operation that others wait for, while it runs.
+    /// The operation that has the turn, while it runs.
     exclusive: Option<task::Id>,
-    waiting: VecDeque<Request>,
+    turns: Turns<Request>,
 }
 
 /// What ended: an operation that others wait for, one that nobody waits for, or a reconnect.
@@ -197,7 +200,7 @@ impl Driver {
             events,
             running: JoinSet::new(),
             exclusive: None,
-            waiting: VecDeque::new(),
+            turns: Turns::new(TURN),
         };
         (driver, handle)
     }
@@ -212,6 +215,11 @@ impl Driver {
                 },
                 Some(event) = self.events.recv() => self.on_event(event),
                 Some(ended) = self.running.join_next_with_id() => self.on_end(ended),
+                (late, why) = self.turns.late() => {
+                    tracing::warn!("{why}");
+                    // A caller that is gone does not mind.
+                    let _ = late.reply.send(Err(Failure::text(why)));
+                }
             }
         }
     }
@@ -226,15 +234,19 @@ impl Driver {
             return;
         }
         match turn_of(&request.action) {
-            Turn::Exclusive if self.exclusive.is_some() => self.waiting.push_back(request),
-            turn @ (Turn::Exclusive | Turn::Free | Turn::Reconnected) => self.start(turn, request),
+            turn @ Turn::Exclusive => {
+                if let Some(request) = self.turns.ask(request.action.rpc(), request) {
+                    self.start(turn, request);
+                }
+            }
+            turn @ (Turn::Free | Turn::Reconnected) => self.start(turn, request),
         }
     }
 
     /// Whether a plug of host devices runs or waits for its turn.
     fn is_plugging(&self) -> bool {
         self.vm.hotplug.host_devices.is_closed()
-            || self.waiting.iter().any(|request| matches!(request.action, Action::HotplugHostDevices(_)))
+            || self.turns.waiting().any(|request| matches!(request.action, Action::HotplugHostDevices(_)))
     }
 
     fn start(&mut self, turn: Turn, request: Request) {
@@ -303,9 +315,9 @@ impl Driver {
             return;
         }
         self.exclusive = None;
-        while let Some(next) = self.waiting.pop_front() {
+        while let Some(next) = self.turns.next() {
             if !next.reply.is_closed() {
-                return self.admit(next);
+                return self.start(Turn::Exclusive, next);
             }
         }
     }

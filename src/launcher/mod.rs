@@ -23,6 +23,7 @@ mod start;
 pub mod statistics;
 pub mod sync;
 pub mod timings;
+pub mod turns;
 
 pub use config::Config;
 
