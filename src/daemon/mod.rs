@@ -14,5 +14,5 @@ mod watch;
 
 pub use files::{FileError, write_files};
 pub use restart::{Restart, RestartPolicy};
-pub use supervisor::{DaemonError, DaemonState, Settings, Supervisor};
+pub use supervisor::{DaemonError, DaemonState, Settings, Supervisor, Watchdog};
 pub use watch::{LOOK_AGAIN, PathWatch, Watcher};

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::hypervisor::DaemonRestart;
+
 /// How restarts are paced.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RestartPolicy {
@@ -21,17 +23,23 @@ pub struct RestartPolicy {
 }
 
 impl Default for RestartPolicy {
-    /// The first restart comes at once as far as a person can tell, since nothing works without the daemon; the pause grows
-    /// to the original's second (contract/lifecycle.md 4.3). The VM runs on without it, so that there is time for many
-    /// attempts: about two minutes of them.
+    /// The catalogue's default.
     fn default() -> Self {
+        RestartPolicy::from(DaemonRestart::default())
+    }
+}
+
+impl From<DaemonRestart> for RestartPolicy {
+    /// Numbers that are no durations (negative, not finite) count as nothing.
+    fn from(data: DaemonRestart) -> Self {
+        let seconds = |number| Duration::try_from_secs_f64(number).unwrap_or_default();
         RestartPolicy {
-            first: Duration::from_millis(100),
-            factor: 2.0,
-            longest: Duration::from_secs(1),
-            jitter: 0.1,
-            limit: Some(100),
-            healthy_after: Duration::from_secs(10),
+            first: seconds(data.first_seconds),
+            factor: data.factor,
+            longest: seconds(data.longest_seconds),
+            jitter: data.jitter,
+            limit: Some(data.limit).filter(|limit| *limit > 0),
+            healthy_after: seconds(data.healthy_after_seconds),
         }
     }
 }

@@ -113,6 +113,14 @@ pub enum DaemonError {
         /// How.
         outcome: Outcome,
     },
+    /// It ran and did not answer.
+    #[error("{name} with pid {pid} did not answer")]
+    Hung {
+        /// The daemon.
+        name: String,
+        /// Its process.
+        pid: i32,
+    },
     /// The kernel does not tell about it.
     #[error("cannot wait for {name} with pid {pid}: {source}")]
     CannotWait {
@@ -142,6 +150,7 @@ fn obstacle(source: &Option<io::Error>) -> String {
 pub struct Supervisor {
     name: String,
     state: watch::Receiver<DaemonState>,
+    hangs: watch::Sender<u64>,
     stop: Option<oneshot::Sender<()>>,
     task: Option<JoinHandle<()>>,
 }
@@ -152,14 +161,20 @@ impl Supervisor {
         let (publish, state) = watch::channel(DaemonState::Starting { generation: 1 });
         let (stop, stopped) = oneshot::channel();
         let name = spec.name.clone();
-        let supervised = Task { spec, settings, watcher: watcher.clone(), log, publish, stopped };
+        let (hangs, hung) = watch::channel(0);
+        let supervised = Task { spec, settings, watcher: watcher.clone(), log, publish, stopped, hung };
         let task = tokio::spawn(supervised.run());
-        Supervisor { name, state, stop: Some(stop), task: Some(task) }
+        Supervisor { name, state, hangs, stop: Some(stop), task: Some(task) }
     }
 
     /// Its state and its changes.
     pub fn state(&self) -> watch::Receiver<DaemonState> {
         self.state.clone()
+    }
+
+    /// For whoever finds out that the daemon hangs.
+    pub fn watchdog(&self) -> Watchdog {
+        Watchdog { state: self.state.clone(), hangs: self.hangs.clone() }
     }
 
     /// Waits until the daemon runs, through restarts if need be; returns its pid and generation.
@@ -199,6 +214,32 @@ impl Supervisor {
     }
 }
 
+/// Ends a daemon that runs and does not answer, so that it is started again: one that was stopped (SIGSTOP) or is stuck
+/// shows nothing of it to the kernel.
+#[derive(Debug, Clone)]
+pub struct Watchdog {
+    state: watch::Receiver<DaemonState>,
+    hangs: watch::Sender<u64>,
+}
+
+impl Watchdog {
+    /// The daemon's generation while it is said to run.
+    pub fn running(&self) -> Option<u64> {
+        match *self.state.borrow() {
+            DaemonState::Running { generation, .. } => Some(generation),
+            DaemonState::Starting { .. }
+            | DaemonState::Backoff { .. }
+            | DaemonState::Failed { .. }
+            | DaemonState::Stopped => None,
+        }
+    }
+
+    /// Kills this generation of the daemon, if it is still there.
+    pub fn hangs(&self, generation: u64) {
+        self.hangs.send_replace(generation);
+    }
+}
+
 impl Drop for Supervisor {
     fn drop(&mut self) {
         if let Some(task) = &self.task {
@@ -214,6 +255,8 @@ struct Task {
     log: LibvirtLog,
     publish: watch::Sender<DaemonState>,
     stopped: oneshot::Receiver<()>,
+    /// The generation that was found to hang.
+    hung: watch::Receiver<u64>,
 }
 
 /// How one generation ended.
@@ -296,10 +339,20 @@ impl Task {
         let ready = Instant::now();
         tracing::info!("{} with pid {pid} is ready after {} ms", self.spec.name, begun.elapsed().as_millis());
         self.publish.send_replace(DaemonState::Running { pid, generation });
+        let hangs = async {
+            // Without anybody who could find out, it never does.
+            if self.hung.wait_for(|hung| *hung == generation).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
         tokio::select! {
             biased;
             _ = &mut self.stopped => self.kill(child).await,
             status = child.wait() => Ended::Failed(self.ended(pid, status), ready.elapsed()),
+            () = hangs => {
+                self.kill(child).await;
+                Ended::Failed(DaemonError::Hung { name: self.spec.name.clone(), pid }, ready.elapsed())
+            }
         }
     }
 
@@ -365,6 +418,7 @@ fn never_startable(error: &DaemonError) -> bool {
         ),
         DaemonError::NotReady { .. }
         | DaemonError::Ended { .. }
+        | DaemonError::Hung { .. }
         | DaemonError::CannotWait { .. }
         | DaemonError::Unavailable { .. } => false,
     }

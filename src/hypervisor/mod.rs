@@ -23,7 +23,8 @@ pub use features::{
 pub use libvirt_files::{Append, ConfigFile, LibvirtFiles, LogFilters, log_filters};
 pub use runtime::{Environment, Runtime, RuntimeError, VmSetup};
 pub use schema::{
-    Control, Conversion, Daemon, Entry, Launcher, Monolithic, Overheads, PerUser, RuntimeUser, RuntimeUsers, Virtlogd,
+    Control, Conversion, Daemon, DaemonRestart, Entry, Launcher, Monolithic, Overheads, PerUser, RuntimeUser,
+    RuntimeUsers, Virtlogd,
 };
 
 use std::ffi::OsString;

@@ -106,6 +106,11 @@ fn basename(path: &Path) -> String {
 }
 
 impl Runtime {
+    /// When a daemon that ended is started again.
+    pub fn daemon_restart(&self) -> super::DaemonRestart {
+        self.entry.launcher.daemon_restart
+    }
+
     /// Chooses the daemon by what `exists` says of paths: the modular one, else the monolithic one.
     pub fn resolve(
         name: &str,

@@ -136,6 +136,8 @@ pub struct Launcher {
     pub firmware_images: Vec<PathBuf>,
     /// Most bytes of a domain's name that the driver can make socket paths of; longer ones are replaced towards libvirt.
     pub domain_name_limit: Option<usize>,
+    /// When a daemon that ended is started again.
+    pub daemon_restart: DaemonRestart,
     /// Whether it follows an image's backing files; without, a VM gets copies in place of overlays.
     pub follows_backing_chains: bool,
     /// Whether the libvirt daemon must not be root: in a root pod it runs as the hypervisor's user.
@@ -151,6 +153,40 @@ pub struct Launcher {
     /// What it makes of a VMI's fields; these rules go before those of the built-in table for this name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub features: Vec<Feature>,
+}
+
+/// The pace at which a daemon is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct DaemonRestart {
+    /// The pause after the first failure.
+    pub first_seconds: f64,
+    /// What each further failure in a row multiplies the pause by.
+    pub factor: f64,
+    /// The longest pause, before jitter.
+    pub longest_seconds: f64,
+    /// The part of the pause that chance may add, from 0 to 1.
+    pub jitter: f64,
+    /// After this many starts in a row that did not come as far as a socket the VM is ended; 0: attempts never end.
+    pub limit: u32,
+    /// A daemon that served for this long has shown its health: its failures so far are forgotten.
+    pub healthy_after_seconds: f64,
+}
+
+impl Default for DaemonRestart {
+    /// The first restart comes at once as far as a person can tell, since nothing works without the daemon; the pause grows
+    /// to the original's second (contract/lifecycle.md 4.3). The VM runs on without it, so that there is time for many
+    /// attempts: about two minutes of them.
+    fn default() -> Self {
+        DaemonRestart {
+            first_seconds: 0.1,
+            factor: 2.0,
+            longest_seconds: 1.0,
+            jitter: 0.1,
+            limit: 100,
+            healthy_after_seconds: 10.0,
+        }
+    }
 }
 
 /// Kinds of domain documents.
@@ -189,6 +225,7 @@ impl Default for Launcher {
             control: Control::default(),
             firmware_images: Vec::new(),
             domain_name_limit: None,
+            daemon_restart: DaemonRestart::default(),
             follows_backing_chains: true,
             hot_plug: true,
             never_root: false,

@@ -20,7 +20,8 @@ use super::statistics::{self, Statistics};
 use super::sync;
 use super::turns::Turns;
 use crate::cmd::{self, Action, Answer, Failure, GuestCommand, GuestOutput};
-use crate::libvirt::{AgentChange, Event, Lifecycle};
+use crate::daemon::Watchdog;
+use crate::libvirt::{self, AgentChange, Event, Lifecycle};
 
 /// Requests that may wait for the driver before callers are refused.
 const WAITING: usize = 64;
@@ -129,6 +130,10 @@ pub struct Driver {
     pod_name: Option<String>,
     /// Between two attempts to reconnect.
     reconnect_pause: Duration,
+    /// Of the libvirt daemon.
+    watchdog: Watchdog,
+    /// A reconnect is under way.
+    reconnecting: bool,
     requests: mpsc::Receiver<Request>,
     events: mpsc::UnboundedReceiver<Event>,
     running: JoinSet<Turn>,
@@ -176,6 +181,7 @@ impl Driver {
         events: mpsc::UnboundedReceiver<Event>,
         pod_name: Option<String>,
         reconnect_pause: Duration,
+        watchdog: Watchdog,
     ) -> (Self, DriverHandle) {
         let (sender, requests) = mpsc::channel(WAITING);
         let published = publications.published.clone();
@@ -196,6 +202,8 @@ impl Driver {
             signs,
             pod_name,
             reconnect_pause,
+            watchdog,
+            reconnecting: false,
             requests,
             events,
             running: JoinSet::new(),
@@ -301,6 +309,11 @@ impl Driver {
     fn on_end(&mut self, ended: Result<(task::Id, Turn), task::JoinError>) {
         let id = match ended {
             Ok((_, Turn::Reconnected)) => {
+                self.reconnecting = false;
+                if !self.vm.connection.is_open() {
+                    // Lost again before this was seen.
+                    return self.reconnect();
+                }
                 self.publications.look(Cause::Reconnected);
                 self.vm.tracker.look();
                 return;
@@ -374,10 +387,21 @@ impl Driver {
     }
 
     fn reconnect(&mut self) {
-        let (connection, pause) = (self.vm.connection.clone(), self.reconnect_pause);
+        if std::mem::replace(&mut self.reconnecting, true) {
+            return;
+        }
+        let (connection, pause, watchdog) = (self.vm.connection.clone(), self.reconnect_pause, self.watchdog.clone());
         self.running.spawn(async move {
-            let mut told = false;
-            while let Err(error) = connection.connect().await {
+            let (mut told, mut silent) = (false, None);
+            loop {
+                let running = watchdog.running();
+                let Err(error) = connection.connect().await else { break };
+                if let (libvirt::Error::Deadline { .. }, Some(generation)) = (&error, running) {
+                    // Twice in a row, so that a busy machine alone is not enough.
+                    if silent.replace(generation) == Some(generation) {
+                        watchdog.hangs(generation);
+                    }
+                }
                 if !told {
                     tracing::warn!("cannot reconnect to libvirt yet: {error}");
                     told = true;

@@ -48,19 +48,20 @@ pub struct Tracker {
     search: Search,
     state: watch::Sender<HypervisorProcess>,
     saved: SavedStore,
-    /// There was a launcher before this one.
-    adopts: bool,
 }
+
+/// The beginning of the monitor's name that `comm` shows.
+const MONITOR: &str = "virt-launcher-m";
 
 impl Tracker {
     /// A tracker that has not looked yet. `domain` is libvirt's name, for the log. A process that the launcher before this
     /// one saw, and that has ended since, is gone: there will be no other.
-    pub fn new(domain: String, search: Search, saved: SavedStore, adopts: bool) -> Self {
+    pub fn new(domain: String, search: Search, saved: SavedStore) -> Self {
         let state = match saved.state().hypervisor_ended() {
             true => HypervisorProcess::Gone,
             false => HypervisorProcess::Unknown,
         };
-        Tracker { domain, search, state: watch::Sender::new(state), saved, adopts }
+        Tracker { domain, search, state: watch::Sender::new(state), saved }
     }
 
     /// The process's state and its changes.
@@ -86,14 +87,16 @@ impl Tracker {
         *self.state.borrow() == HypervisorProcess::Gone
     }
 
-    /// Kills what a launcher that died in the middle of a start may have left: a hypervisor that libvirt does not know, since
+    /// Kills what a launcher or a daemon that died in the middle of a start may have left: a hypervisor that libvirt does not know, since
     /// this is called when libvirt knows of none that runs. It never ran its guest: libvirt lets it go on as its last step.
     pub fn end_strays(&self) {
-        if !self.adopts || self.was_seen() {
-            return;
-        }
         // Hypervisors are re-parented to the monitor; nobody else's are touched.
         let monitor = nix::unistd::getppid().as_raw();
+        let under_monitor =
+            std::fs::read_to_string(format!("/proc/{monitor}/comm")).is_ok_and(|comm| comm.starts_with(MONITOR));
+        if !under_monitor || self.was_seen() {
+            return;
+        }
         for stray in find_by_command_prefix(&self.search.command_prefixes, Some(monitor)) {
             tracing::warn!("ending {} with pid {}, which libvirt does not know", stray.name, stray.pid);
             let killed = PidFd::open(stray.pid).and_then(|process| process.signal(Signal::SIGKILL));

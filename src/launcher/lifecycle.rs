@@ -45,6 +45,8 @@ pub struct Watched {
     pub process: watch::Receiver<HypervisorProcess>,
     /// virt-handler has acknowledged that the domain was deleted.
     pub deletion_told: watch::Receiver<bool>,
+    /// Why the libvirt daemon does not come back, if it does not.
+    pub daemon_failed: watch::Receiver<Option<String>>,
 }
 
 /// What the main line may order.
@@ -59,6 +61,8 @@ pub trait Orders {
     fn kill(&self) -> impl Future<Output = ()> + Send;
     /// The hypervisor is gone: hook sidecars hear of it.
     fn hypervisor_gone(&self) -> impl Future<Output = ()> + Send;
+    /// The launcher gives up: virt-handler and whoever reads the pod's termination message are told why.
+    fn give_up(&self, why: &str);
 }
 
 /// Waits until `flag` is true; an owner that went away counts as never.
@@ -84,6 +88,48 @@ async fn becomes(process: &mut watch::Receiver<HypervisorProcess>, wanted: fn(&H
 /// Runs to the end of the VM. `qemu_timeout` bounds the wait for a domain and, separately, for its process;
 /// `grace` is the time between the signal and the forced end.
 pub async fn run(
+    watched: Watched,
+    orders: &impl Orders,
+    qemu_timeout: Duration,
+    grace: Duration,
+    timings: &Timings,
+) -> Ending {
+    let mut failed = watched.daemon_failed.clone();
+    let alone = watched.clone();
+    tokio::select! {
+        biased;
+        ending = with_libvirt(watched, orders, qemu_timeout, grace, timings) => ending,
+        why = has_failed(&mut failed) => without_libvirt(alone, orders, &why, timings).await,
+    }
+}
+
+async fn has_failed(failed: &mut watch::Receiver<Option<String>>) -> String {
+    match failed.wait_for(Option::is_some).await.map(|why| why.clone()) {
+        Ok(Some(why)) => why,
+        Ok(None) | Err(_) => std::future::pending().await,
+    }
+}
+
+/// The orderly end of a VM that nobody can drive any more: the hypervisor is asked to end, and made to end if it does not;
+/// virt-handler hears of it and why.
+async fn without_libvirt(mut watched: Watched, orders: &impl Orders, why: &str, timings: &Timings) -> Ending {
+    tracing::error!(reason = why, "the libvirt daemon does not come back, ending the VM");
+    let running = |process: &HypervisorProcess| matches!(process, HypervisorProcess::Running(_));
+    while running(&watched.process.borrow()) {
+        orders.kill().await;
+        let gone = watched.process.wait_for(|process| !running(process));
+        // Late or not, the loop looks.
+        let _ = timeout(timings.kill_retry, gone).await;
+    }
+    orders.hypervisor_gone().await;
+    orders.give_up(why);
+    if timeout(timings.final_notification, is_set(&mut watched.deletion_told)).await.is_err() {
+        tracing::warn!("virt-handler has not acknowledged the end of the domain, leaving all the same");
+    }
+    Ending::Failed
+}
+
+async fn with_libvirt(
     mut watched: Watched,
     orders: &impl Orders,
     qemu_timeout: Duration,
@@ -238,6 +284,8 @@ mod tests {
         defined: watch::Sender<bool>,
         process: watch::Sender<HypervisorProcess>,
         told: watch::Sender<bool>,
+        failed: watch::Sender<Option<String>>,
+        given_up: AtomicUsize,
         /// virt-handler's socket is there.
         virt_handler: bool,
         own_grace: Option<Duration>,
@@ -260,6 +308,8 @@ mod tests {
                 defined: watch::Sender::new(false),
                 process: watch::Sender::new(HypervisorProcess::Unknown),
                 told: watch::Sender::new(false),
+                failed: watch::Sender::new(None),
+                given_up: AtomicUsize::new(0),
                 virt_handler: true,
                 own_grace: None,
                 asked: AtomicUsize::new(0),
@@ -292,6 +342,7 @@ mod tests {
                 defined: self.defined.subscribe(),
                 process: self.process.subscribe(),
                 deletion_told: self.told.subscribe(),
+                daemon_failed: self.failed.subscribe(),
             };
             let start = Instant::now();
             let ending =
@@ -323,6 +374,13 @@ mod tests {
 
         async fn hypervisor_gone(&self) {
             self.hooks.fetch_add(1, Ordering::SeqCst);
+        }
+
+        fn give_up(&self, why: &str) {
+            assert_eq!(why, "virtqemud failed");
+            assert_eq!(*self.process.borrow(), HypervisorProcess::Gone, "first the VM, then the words");
+            self.given_up.fetch_add(1, Ordering::SeqCst);
+            self.told.send_replace(true);
         }
     }
 
@@ -367,6 +425,16 @@ mod tests {
         let (ending, took) = world.run(30).await;
         assert_eq!((ending, took), (Ending::Orderly, Duration::from_secs(33)));
         assert_eq!(world.kills.load(Ordering::SeqCst), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_daemon_the_vm_is_ended_and_the_reason_told() {
+        let world = World::new(3);
+        world.defined.send_replace(true);
+        world.process.send_replace(HypervisorProcess::Running(4711));
+        world.failed.send_replace(Some("virtqemud failed".into()));
+        assert_eq!(world.run(30).await, (Ending::Failed, Duration::from_secs(2)));
+        assert_eq!((world.counts(), world.given_up.load(Ordering::SeqCst)), ((0, 3), 1));
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,6 +10,7 @@ mod guest_time;
 pub mod hypervisor_process;
 mod iommufd;
 pub mod jobs;
+mod last_words;
 pub mod lifecycle;
 mod measures;
 pub mod metadata;
@@ -27,6 +28,7 @@ pub mod turns;
 
 pub use config::Config;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use lifecycle::Ending;
@@ -59,6 +61,10 @@ pub fn run(config: Config) -> ExitCode {
             Ok(started) => started.run_to_the_end().await,
             Err(error) => {
                 tracing::error!(reason = %error, "the launcher cannot start");
+                last_words::write(
+                    Path::new(last_words::TERMINATION_LOG),
+                    &format!("the launcher cannot start: {error}"),
+                );
                 Ending::Failed
             }
         }

@@ -28,6 +28,8 @@ pub enum Cause {
     /// A reader wants to see now what an operation has just done; nobody else is told. The sender is dropped when the
     /// state is published.
     Refresh(oneshot::Sender<()>),
+    /// libvirt does not come back, and the VM has been ended: virt-handler is told so without asking.
+    Lost,
     /// The connection to libvirt is new; whatever happened meanwhile has to be seen now.
     Reconnected,
 }
@@ -110,6 +112,8 @@ struct Due {
     told: Option<Wanted>,
     /// Readers that wait for it.
     readers: Vec<oneshot::Sender<()>>,
+    /// Nobody is left to ask.
+    lost: bool,
 }
 
 impl Due {
@@ -123,6 +127,10 @@ impl Due {
             Cause::Changed => self.tell(Wanted::default()),
             // An UNDEFINED or STOPPED may have been missed; if the domain is gone now, it was deleted.
             Cause::Reconnected => self.tell(Wanted { added: false, deletion_if_gone: true }),
+            Cause::Lost => {
+                self.lost = true;
+                self.tell(Wanted { added: false, deletion_if_gone: true });
+            }
             Cause::Refresh(reader) => self.readers.push(reader),
         }
     }
@@ -189,6 +197,11 @@ impl Publisher {
             }
             while let Ok(cause) = self.causes.try_recv() {
                 due.add(cause);
+            }
+            if due.lost {
+                self.publish(due.told.take(), None);
+                due.readers.clear();
+                continue;
             }
             match self.control.snapshot().await {
                 Ok(snapshot) => self.publish(due.told.take(), Some(snapshot)),

@@ -19,7 +19,7 @@ const LIMIT: u64 = 1024 * 1024;
 const VERSION: u32 = 1;
 
 /// The state.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SavedState {
     version: u32,
@@ -29,6 +29,12 @@ pub struct SavedState {
     pub paused: BTreeSet<String>,
     /// The hypervisor's process, once it was seen.
     pub process: Option<ProcessId>,
+}
+
+impl Default for SavedState {
+    fn default() -> Self {
+        SavedState { version: VERSION, metadata: KubeVirtMetadata::default(), paused: BTreeSet::new(), process: None }
+    }
 }
 
 impl SavedState {
@@ -116,7 +122,6 @@ impl SavedStore {
     }
 
     fn write(&self, inner: &mut Inner) {
-        inner.state.version = VERSION;
         let Some(directory) = &inner.directory else { return };
         let written =
             serde_json::to_vec(&inner.state).map_err(io::Error::from).and_then(|bytes| directory.replace(FILE, &bytes));

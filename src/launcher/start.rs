@@ -2,10 +2,11 @@
 //! made while the daemons start, the emulator is probed while virt-handler still prepares the pod.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -16,16 +17,17 @@ use super::directories::{self, Directories, DirectoryError};
 use super::driver::{Driver, DriverHandle, Signs};
 use super::guest::Guest;
 use super::hypervisor_process::{HypervisorProcess, Search, Tracker, pid_file};
+use super::last_words;
 use super::lifecycle::{self, Ending, Orders, Watched};
 use super::metadata::MetadataCache;
 use super::operations::{self, PausedSet, Vm};
-use super::publisher::{Cause, Identity, Publisher};
+use super::publisher::{Cause, Identity, Publications, Publisher};
 use super::saved::SavedStore;
 use super::timings::Timings;
 use crate::cmd::{self, Action, Driver as _, SocketError, SocketPaths, SyncRequest};
 use crate::convert::SyncOptions;
 use crate::daemon::logs::{FirmwareLog, LibvirtLog, LinesPerSecond, QemuLog, Sink};
-use crate::daemon::{self, DaemonError, FileError, Settings, Supervisor, Watcher};
+use crate::daemon::{self, DaemonError, DaemonState, FileError, Settings, Supervisor, Watcher};
 use crate::dhcp::Dhcp;
 use crate::hooks::{HookError, Hooks};
 use crate::hypervisor::{
@@ -33,7 +35,8 @@ use crate::hypervisor::{
     Runtime, RuntimeError, VmSetup, log_filters,
 };
 use crate::libvirt::{self, Connection};
-use crate::notify::Outbox;
+use crate::notify::{InvolvedObject, K8sEvent, K8sEventType, Outbox};
+use crate::process::PidFd;
 use crate::storage::{Owner, Tools};
 use crate::vmi;
 
@@ -94,6 +97,7 @@ pub(super) struct Started {
     timings: Timings,
     vm: Vm,
     watched: Watched,
+    publications: Publications,
     daemons: Vec<Supervisor>,
     outbox: Outbox,
     sockets: SocketPaths,
@@ -146,13 +150,14 @@ impl Started {
         let watcher = Watcher::new();
         let sink = Sink::log();
         let libvirt_log = LibvirtLog { verbosity: config.verbosity, sink: sink.clone() };
-        let settings = Settings::default();
-        let mut daemons = vec![Supervisor::start(
+        let settings = Settings { restart: runtime.daemon_restart().into(), ..Settings::default() };
+        let hypervisor_daemon = Supervisor::start(
             runtime.start_hypervisor_daemon((qemu.uid, qemu.gid)),
             settings,
             &watcher,
             libvirt_log.clone(),
-        )];
+        );
+        let mut daemons = Vec::new();
         if let Some(virtlogd) = runtime.start_virtlog() {
             daemons.push(Supervisor::start(virtlogd, settings, &watcher, libvirt_log));
         }
@@ -201,7 +206,6 @@ impl Started {
                     command_prefixes: runtime.hypervisor_command_prefixes().to_vec(),
                 },
                 saved,
-                adoption.is_some(),
             ),
             hotplug: super::sync::Hotplug::default(),
         };
@@ -240,6 +244,7 @@ impl Started {
             events,
             config.environment.pod_name.clone(),
             timings.reconnect_pause,
+            hypervisor_daemon.watchdog(),
         );
         tokio::spawn(driver.run());
         let (stop_server, stopped) = oneshot::channel();
@@ -249,9 +254,9 @@ impl Started {
             let _ = stopped.await;
         }));
 
-        if let Some(daemon) = daemons.first() {
-            daemon.ready(timings.connect).await?;
-        }
+        hypervisor_daemon.ready(timings.connect).await?;
+        let daemon_state = hypervisor_daemon.state();
+        daemons.insert(0, hypervisor_daemon);
         connect(&vm, &timings).await?;
         if let Err(error) = vm.control.attach().await {
             tracing::warn!("cannot take up a VM that is there already: {error}");
@@ -277,17 +282,58 @@ impl Started {
             defined: signs.defined.subscribe(),
             process: vm.tracker.subscribe(),
             deletion_told: told(publications.deletion.clone(), outbox.acknowledged()),
+            daemon_failed: failure(daemon_state),
         };
-        Ok(Started { config, timings, vm, watched, daemons, outbox, sockets, stop_server, server, logs, hooks })
+        Ok(Started {
+            config,
+            timings,
+            vm,
+            watched,
+            publications,
+            daemons,
+            outbox,
+            sockets,
+            stop_server,
+            server,
+            logs,
+            hooks,
+        })
     }
 
     /// Waits for the VM's end and takes everything down.
     pub(super) async fn run_to_the_end(self) -> Ending {
-        let Started { config, timings, vm, watched, daemons, outbox, sockets, stop_server, server, logs, hooks } = self;
+        let Started {
+            config,
+            timings,
+            vm,
+            watched,
+            publications,
+            daemons,
+            outbox,
+            sockets,
+            stop_server,
+            server,
+            logs,
+            hooks,
+        } = self;
         let notify_socket = notify_socket(&config);
-        let orders = VmOrders { vm: vm.clone(), notify_socket, hooks };
+        let orders = VmOrders {
+            vm: vm.clone(),
+            notify_socket,
+            hooks,
+            outbox: outbox.clone(),
+            publications,
+            about: InvolvedObject {
+                namespace: config.namespace.clone(),
+                name: config.name.clone(),
+                uid: config.uid.clone(),
+            },
+            kills: AtomicU32::new(0),
+        };
         let ending = lifecycle::run(watched, &orders, config.qemu_timeout, config.grace_period, &timings).await;
-        let left = outbox.close(Duration::ZERO).await;
+        // An orderly end has nothing more to tell; what went wrong is worth a moment.
+        let last_words = if ending == Ending::Failed { timings.stop } else { Duration::ZERO };
+        let left = outbox.close(last_words).await;
         if left.domain_events > 0 || left.k8s_events > 0 {
             tracing::warn!(
                 "{} domain events and {} Kubernetes events were not acknowledged",
@@ -519,11 +565,32 @@ fn told(mut wanted: watch::Receiver<Option<u64>>, mut acknowledged: watch::Recei
     receiver
 }
 
+/// Why the daemon will not be started any more, once that is so.
+fn failure(mut state: watch::Receiver<DaemonState>) -> watch::Receiver<Option<String>> {
+    let (sender, receiver) = watch::channel(None);
+    tokio::spawn(async move {
+        if let Ok(state) = state.wait_for(|state| matches!(state, DaemonState::Failed { .. })).await
+            && let DaemonState::Failed { reason } = &*state
+        {
+            sender.send_replace(Some(reason.clone()));
+        }
+    });
+    receiver
+}
+
 struct VmOrders {
     vm: Vm,
     notify_socket: PathBuf,
     hooks: Hooks,
+    outbox: Outbox,
+    publications: Publications,
+    about: InvolvedObject,
+    /// How often the hypervisor itself was told to end, past libvirt.
+    kills: AtomicU32,
 }
+
+/// After so many requests to end that a hypervisor did not hear, it is killed.
+const PATIENCE: u32 = 10;
 
 impl Orders for VmOrders {
     fn virt_handler_is_there(&self) -> bool {
@@ -550,12 +617,25 @@ impl Orders for VmOrders {
             HypervisorProcess::Running(pid) => Some(pid),
             HypervisorProcess::Unknown | HypervisorProcess::Gone => None,
         };
+        let deaf = self.kills.fetch_add(1, Ordering::Relaxed) >= PATIENCE;
+        let signal = if deaf { Signal::SIGKILL } else { Signal::SIGTERM };
         if let Some(pid) = running
-            && let Err(error) =
-                crate::process::PidFd::open(pid).and_then(|process| process.signal(nix::sys::signal::Signal::SIGTERM))
+            && let Err(error) = PidFd::open(pid).and_then(|process| process.signal(signal))
         {
             tracing::warn!("cannot end the hypervisor: {error}");
         }
+    }
+
+    fn give_up(&self, why: &str) {
+        let message = format!("the VM was ended because the libvirt daemon does not come back: {why}");
+        last_words::write(Path::new(last_words::TERMINATION_LOG), &message);
+        self.publications.look(Cause::Lost);
+        self.outbox.k8s_event(&K8sEvent {
+            involved_object: self.about.clone(),
+            event_type: K8sEventType::Warning,
+            reason: "LibvirtDaemonFailed".into(),
+            message,
+        });
     }
 
     async fn hypervisor_gone(&self) {

@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -55,6 +56,9 @@ impl Default for Deadlines {
 /// is longer than any pause that a healthy one takes, and costs six wake-ups a minute.
 const KEEPALIVE: (i32, u32) = (10, 5);
 
+/// So many unanswered reads in a row are a daemon that hangs: its connection is given up, well before keepalive would.
+const UNANSWERED: u32 = 3;
+
 /// A domain as one visit to libvirt shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DomainSnapshot {
@@ -84,6 +88,8 @@ struct Shared {
     events: UnboundedSender<Event>,
     link: Mutex<Link>,
     agent: AgentTurns,
+    /// Reads in a row that were not answered in time.
+    unanswered: AtomicU32,
 }
 
 /// Who may talk to the guest agent.
@@ -109,7 +115,16 @@ impl Connection {
     pub fn new(uri: String, deadlines: Deadlines, events: UnboundedSender<Event>) -> Self {
         let link = Link::Down { generation: 0, reason: "not connected yet".into() };
         let agent = AgentTurns { turn: Arc::new(Semaphore::new(1)), holder: Mutex::default() };
-        Connection { shared: Arc::new(Shared { uri, deadlines, events, link: Mutex::new(link), agent }) }
+        Connection {
+            shared: Arc::new(Shared {
+                uri,
+                deadlines,
+                events,
+                link: Mutex::new(link),
+                agent,
+                unanswered: AtomicU32::new(0),
+            }),
+        }
     }
 
     /// The URI that `connect` opens.
@@ -155,6 +170,7 @@ impl Connection {
         })
         .await?;
         *self.link() = Link::Open { handle: Arc::new(handle), generation };
+        self.shared.unanswered.store(0, Ordering::Relaxed);
         Ok(())
     }
 
@@ -192,6 +208,7 @@ impl Connection {
             }
         };
         let result = blocking(call, deadline, move || work(&handle)).await;
+        self.note_silence(&result, deadline, generation);
         if let Err(Error::Libvirt(error)) = &result
             && matches!(error.code, code::INVALID_CONN | code::RPC | code::SYSTEM_ERROR | code::INTERNAL_ERROR)
             && !self.still_alive().await
@@ -201,6 +218,22 @@ impl Connection {
             let _ = self.shared.events.send(Event::Closed(generation, "a call failed on a dead connection"));
         }
         result
+    }
+
+    /// A daemon that was stopped gives no sign of it: its connection stays. Reads are what a healthy one always answers.
+    fn note_silence<T>(&self, result: &Result<T, Error>, deadline: Duration, generation: u64) {
+        match result {
+            Err(Error::Deadline { .. }) if deadline == self.shared.deadlines.read => {
+                let unanswered = self.shared.unanswered.fetch_add(1, Ordering::Relaxed) + 1;
+                if unanswered >= UNANSWERED && self.closed(generation, "libvirt does not answer") {
+                    let _ = self.shared.events.send(Event::Closed(generation, "libvirt does not answer"));
+                }
+            }
+            Err(
+                Error::Deadline { .. } | Error::AgentBusy { .. } | Error::Disconnected { .. } | Error::Aborted { .. },
+            ) => {}
+            Ok(_) | Err(Error::Libvirt(_)) => self.shared.unanswered.store(0, Ordering::Relaxed),
+        }
     }
 
     /// Whether libvirt itself holds the connection for usable. Unlike the original, a failing API alone does not force

@@ -27,12 +27,28 @@ impl Deref for Handle {
     }
 }
 
-impl Drop for Handle {
-    fn drop(&mut self) {
+/// A pointer on its way to the thread that releases it.
+struct Released(virt_sys::virConnectPtr);
+
+// SAFETY: libvirt's connections may be used from any thread, and this is the only user left.
+unsafe impl Send for Released {}
+
+impl Released {
+    fn close(self) {
         // SAFETY: the pointer came from virConnectOpenAuth and this is its only release.
-        if unsafe { virt_sys::virConnectClose(self.0.as_ptr()) } < 0 {
+        if unsafe { virt_sys::virConnectClose(self.0) } < 0 {
             tracing::warn!("closing a libvirt connection failed: {}", last_error().message);
         }
+    }
+}
+
+impl Drop for Handle {
+    /// In a thread of its own: closing waits for the daemon's answer, and a daemon that was stopped gives none.
+    fn drop(&mut self) {
+        // SAFETY: the pointer is not used after this but by the thread that closes it.
+        let released = Released(unsafe { self.0.as_ptr() });
+        // Without a thread the connection stays open: a leak is better than a launcher that hangs.
+        let _ = std::thread::Builder::new().name("libvirt-close".into()).spawn(move || released.close());
     }
 }
 

@@ -14,7 +14,7 @@ use super::support::{expect, wait_for};
 use super::{boot, children, comm, owner, send, try_owner, vmi};
 
 /// For a new launcher to answer, on a machine that is busy with other things. `make faults` prints what it took.
-const BACK: Duration = Duration::from_secs(30);
+pub const BACK: Duration = Duration::from_secs(30);
 /// Kills in a row.
 const KILLS: u32 = 50;
 
@@ -24,7 +24,7 @@ fn hypervisors(pod: &Pod) -> Vec<u32> {
     of(pod.pid_1()).collect()
 }
 
-fn the_hypervisor(pod: &Pod) -> u32 {
+pub fn the_hypervisor(pod: &Pod) -> u32 {
     match hypervisors(pod)[..] {
         [pid] => pid,
         ref other => panic!("hypervisors: {other:?}; {}", pod.log()),
@@ -43,7 +43,7 @@ fn replace_launcher(pod: &Pod) -> u32 {
 }
 
 /// What the launcher and its monitor wrote, without what they forward.
-fn own_lines(pod: &Pod) -> String {
+pub fn own_lines(pod: &Pod) -> String {
     let own = |line: &&String| !line.contains("\"subcomponent\"") && !line.contains("\"pos\":\"dump.rs");
     pod.lines().iter().filter(own).map(|line| line.as_str()).collect::<Vec<_>>().join("\n")
 }
@@ -57,7 +57,7 @@ fn sync_until_it_works(pod: &Pod, vmi: &str) {
 }
 
 /// virt-handler heard of the end and did what follows it; it may have heard more than once before that was done.
-fn assert_only_deleted(virt_handler: &VirtHandler) {
+pub fn assert_only_deleted(virt_handler: &VirtHandler) {
     let mut calls = virt_handler.calls();
     calls.dedup();
     assert_eq!(calls, ["DeleteVirtualMachine"]);
@@ -218,7 +218,7 @@ struct Victims {
     daemon: bool,
 }
 
-fn the_daemon(launcher: u32) -> Option<u32> {
+pub fn the_daemon(launcher: u32) -> Option<u32> {
     let daemons = ["libvirtd", "virtqemud"];
     children(launcher).into_iter().find(|(_, comm)| daemons.contains(&comm.as_str())).map(|(pid, _)| pid)
 }

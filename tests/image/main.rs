@@ -5,6 +5,7 @@
 
 mod adoption;
 mod bad_input;
+mod daemon_faults;
 mod end;
 mod life;
 #[path = "../support/mod.rs"]

@@ -1,0 +1,161 @@
+//! The libvirt daemon and virtlogd die, hang or do not come up; the pod is stopped where nobody shuts the guest down.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::adoption::{BACK, own_lines, the_daemon, the_hypervisor};
+use super::support::pod::{Pod, Setup, image, text};
+use super::support::virt_handler::Received;
+use super::support::{expect, wait_for};
+use super::{boot, children, owner, send, vmi};
+
+#[test]
+fn a_daemon_that_was_stopped_is_replaced_and_operations_end_with_their_cause() {
+    let Some(image) = image() else { return };
+    let pod = Pod::start(&image, "demo", &[]);
+    boot(&pod, &vmi("demo"));
+    let (launcher, hypervisor) = (owner(&pod), the_hypervisor(&pod));
+    let daemon = the_daemon(launcher).unwrap();
+    send(daemon, Signal::SIGSTOP);
+    let late = pod.ctl(&["pause"]);
+    assert!(!late.status.success());
+    assert!(text(&late).contains("libvirt did not answer"), "{}", text(&late));
+    assert_eq!(pod.status(), "Running", "reads go on");
+    wait_for("an operation that works", BACK * 5, || {
+        let paused = pod.ctl(&["pause"]);
+        expect(paused.status.success(), text(&paused))
+    });
+    assert_ne!(the_daemon(launcher), Some(daemon));
+    assert_eq!((owner(&pod), the_hypervisor(&pod)), (launcher, hypervisor));
+    pod.wait_status("Paused");
+}
+
+#[test]
+fn virtlogd_is_replaced() {
+    let Some(image) = image() else { return };
+    let pod = Pod::start(&image, "demo", &[]);
+    boot(&pod, &vmi("demo"));
+    let launcher = owner(&pod);
+    let virtlogd = || children(launcher).into_iter().find(|(_, comm)| comm == "virtlogd").map(|(pid, _)| pid);
+    let first = virtlogd().unwrap();
+    send(first, Signal::SIGKILL);
+    wait_for("another virtlogd", BACK, || expect(virtlogd().is_some_and(|pid| pid != first), pod.log()));
+    assert!(pod.ctl(&["pause"]).status.success());
+    pod.wait_status("Paused");
+}
+
+/// A daemon that starts once, and fails from its second start on.
+const ONCE: &str = "#!/bin/bash\n\
+    if [ -e /var/run/kubevirt/started ]; then echo no more >&2; exit 3; fi\n\
+    : >/var/run/kubevirt/started\n\
+    exec -a /usr/sbin/libvirtd /usr/sbin/libvirtd \"$@\"\n";
+
+#[test]
+fn a_daemon_that_cannot_come_back_ends_the_vm_in_an_orderly_way_that_says_why() {
+    let Some(image) = image() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = dir.path().join("libvirt-once");
+    fs::write(&daemon, ONCE).unwrap();
+    fs::set_permissions(&daemon, fs::Permissions::from_mode(0o755)).unwrap();
+    // The built-in entry with another daemon, and fewer attempts.
+    let printed = std::process::Command::new(env!("CARGO_BIN_EXE_virt-launcher"))
+        .args(["hypervisors", "-o", "yaml"])
+        .output()
+        .unwrap();
+    let mut catalogue: serde_norway::Value = serde_norway::from_slice(&printed.stdout).unwrap();
+    let entry = &mut catalogue["hypervisors"]["qemu-kvm"]["launcher"];
+    entry["daemonRestart"] = serde_norway::from_str("{firstSeconds: 0.05, longestSeconds: 0.1, limit: 5}").unwrap();
+    entry["monolithic"]["libvirtDaemonExecutable"] = "/usr/local/bin/libvirt-once".into();
+    catalogue["hypervisors"]["qemu-kvm"]["libvirtDaemon"]["libvirtDaemonExecutable"] = "/none/virtqemud".into();
+    let file = dir.path().join("hypervisors.yaml");
+    fs::write(&file, serde_norway::to_string(&catalogue).unwrap()).unwrap();
+    let message = dir.path().join("termination-log");
+    fs::write(&message, "").unwrap();
+    fs::set_permissions(&message, fs::Permissions::from_mode(0o666)).unwrap();
+
+    let pod = Setup::new(&image, "demo")
+        .mount(&daemon, "/usr/local/bin/libvirt-once")
+        .mount(&file, "/etc/virt-launcher/hypervisors.yaml")
+        .mount(&message, "/dev/termination-log")
+        .start();
+    boot(&pod, &vmi("demo"));
+    let virt_handler = pod.virt_handler(&vmi("demo"));
+    send(the_daemon(owner(&pod)).unwrap(), Signal::SIGKILL);
+    assert_eq!(pod.wait_exit(), 2, "{}", own_lines(&pod));
+    let said = fs::read_to_string(&message).unwrap();
+    assert!(said.contains("libvirt daemon does not come back") && said.contains("exit code 3"), "{said}");
+    let received = virt_handler.pipe.received();
+    let told = |event: &Received| match event {
+        Received::K8s(event) => event["message"] == said.as_str(),
+        Received::Domain { .. } => false,
+    };
+    assert!(received.iter().any(told), "{received:#?}");
+    let deleted = |event: &Received| match event {
+        Received::Domain { domain, .. } => {
+            domain.pointer("/ObjectMeta/deletionTimestamp").is_some_and(|at| !at.is_null())
+        }
+        Received::K8s(_) => false,
+    };
+    assert!(received.iter().any(deleted), "{received:#?}");
+}
+
+#[test]
+fn a_pod_that_is_stopped_without_virt_handler_shuts_its_guest_down() {
+    let Some(image) = image() else { return };
+    let pod = Pod::start(&image, "demo", &[]);
+    boot(&pod, &vmi("demo"));
+    pod.wait_console("guest: ready");
+    let stopped = Instant::now();
+    send(pod.pid_1(), Signal::SIGTERM);
+    let console = pod.volume("private").join(super::support::pod::UID).join("virt-serial0");
+    let words = ["--timeout", "60", "console", "--path", console.to_str().unwrap(), "--until", "guest: power button"];
+    let seen = pod.ctl(&words);
+    assert!(text(&seen).contains("guest: power button"), "the guest hears of it: {}", text(&seen));
+    assert_eq!(pod.wait_exit(), 0, "{}", own_lines(&pod));
+    let took = stopped.elapsed();
+    println!("gone {took:?} after SIGTERM, without virt-handler");
+    assert!(took < Duration::from_secs(30), "the VMI's grace period: {took:?}");
+    assert!(!own_lines(&pod).contains("the grace period is over"), "{}", own_lines(&pod));
+}
+
+#[test]
+fn a_virt_handler_that_was_there_and_is_gone_is_waited_for_five_seconds() {
+    let Some(image) = image() else { return };
+    let pod = Pod::start(&image, "demo", &[]);
+    boot(&pod, &vmi("demo"));
+    pod.wait_console("guest: ready");
+    let mut virt_handler = pod.virt_handler(&vmi("demo"));
+    // The socket's file stays, nobody listens.
+    virt_handler.pipe.crash();
+    send(pod.pid_1(), Signal::SIGTERM);
+    assert_eq!(pod.wait_exit(), 0, "{}", own_lines(&pod));
+    assert!(own_lines(&pod).contains("virt-handler does not acknowledge the signal"), "{}", own_lines(&pod));
+    assert!(!own_lines(&pod).contains("the grace period is over"), "{}", own_lines(&pod));
+}
+
+#[test]
+fn processor_time_is_not_spent_on_waiting_for_a_deaf_guest() {
+    let Some(image) = image() else { return };
+    let pod = Pod::start(&image, "demo", &["--grace-period-seconds", "10"]);
+    // Before the guest could hear.
+    boot(&pod, &vmi("demo").replace("terminationGracePeriodSeconds: 30", "terminationGracePeriodSeconds: 5"));
+    let virt_handler = pod.virt_handler(&vmi("demo"));
+    let (monitor, launcher) = (pod.pid_1(), owner(&pod));
+    send(the_hypervisor(&pod), Signal::SIGSTOP);
+    let ticks = |pid: u32| {
+        let stat = procfs::process::Process::new(i32::try_from(pid).unwrap()).unwrap().stat().unwrap();
+        stat.utime + stat.stime
+    };
+    let before = (ticks(monitor), ticks(launcher));
+    send(monitor, Signal::SIGTERM);
+    std::thread::sleep(Duration::from_secs(4));
+    let (of_monitor, of_launcher) = (ticks(monitor) - before.0, ticks(launcher) - before.1);
+    send(the_hypervisor(&pod), Signal::SIGCONT);
+    // Hundredths of a second, of four: the original burns all of them.
+    assert!(of_monitor <= 2 && of_launcher <= 60, "monitor {of_monitor}, launcher {of_launcher}");
+    assert_eq!(pod.wait_exit(), 0, "{}", own_lines(&pod));
+    let _ = virt_handler;
+}
