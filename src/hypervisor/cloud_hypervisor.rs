@@ -399,10 +399,10 @@ impl CloudHypervisor {
         self.0.alive.send_replace(false);
         self.0.console.send_replace(false);
         // libvirt does not notice a crash: without this, the domain could not be undefined.
-        if matches!(self.0.connection.state(self.domain()).await, Ok((state::RUNNING | state::PAUSED, _))) {
-            if let Err(error) = self.0.connection.destroy(self.domain(), 0).await {
-                tracing::warn!("libvirt does not let go of the VM that ended: {error}");
-            }
+        if matches!(self.0.connection.state(self.domain()).await, Ok((state::RUNNING | state::PAUSED, _)))
+            && let Err(error) = self.0.connection.destroy(self.domain(), 0).await
+        {
+            tracing::warn!("libvirt does not let go of the VM that ended: {error}");
         }
         self.serial().iter().for_each(SerialPaths::clear);
         let _ = std::fs::remove_file(&self.0.place.kept_xml);

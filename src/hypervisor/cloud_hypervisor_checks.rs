@@ -177,7 +177,7 @@ fn reason_in(text: &str) -> Option<String> {
     body.filter(|body| !body.is_empty()).or_else(|| {
         let errors: Vec<&str> = lines().filter(told).collect();
         let last = errors.get(errors.len().saturating_sub(LOG_LINES)..).unwrap_or_default().join("; ");
-        Some(last).filter(|last| !last.is_empty()).or_else(|| lines().last().map(rest::reason))
+        Some(last).filter(|last| !last.is_empty()).or_else(|| lines().next_back().map(rest::reason))
     })
 }
 
