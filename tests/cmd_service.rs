@@ -54,6 +54,8 @@ impl Driver for Scripted {
             Action::SyncCpus(request) | Action::HotplugHostDevices(request) => {
                 format!("{} with topology: {}", action.rpc(), request.options.topology.is_some())
             }
+            Action::Backup(request) => format!("{} {:?}", action.rpc(), request.command),
+            Action::RedefineCheckpoint(checkpoint) => format!("{} {}", action.rpc(), checkpoint.name),
             Action::MemoryDump { path } => format!("{} {path}", action.rpc()),
             Action::InjectLaunchSecret { header, secret } => format!("{} {header} {secret}", action.rpc()),
             Action::SyncMemory(_)

@@ -1,6 +1,9 @@
 //! What a caller may ask of the VM, decoded.
 
+use std::path::PathBuf;
+
 use crate::convert::SyncOptions;
+use crate::domain::Time;
 use crate::vmi::VirtualMachineInstance;
 
 /// One request that changes the VM (contract/cmd-server.md 4.1, 5). The VMI is the one the caller sent: its namespace,
@@ -45,6 +48,10 @@ pub enum Action {
         /// The secret.
         secret: String,
     },
+    /// Begin, end or export a backup.
+    Backup(Box<BackupRequest>),
+    /// Make libvirt know a checkpoint again whose bitmaps are in the images.
+    RedefineCheckpoint(Checkpoint),
     /// A migration target that is not needed any more: `target_pod` is `status.migrationState.targetPod` of the VMI.
     /// It means this launcher if it is the name of its own pod (`POD_NAME`); otherwise nothing is to be done.
     SignalTargetPodCleanup {
@@ -97,6 +104,62 @@ pub struct GuestOutput {
     pub stdout: String,
 }
 
+/// What [`Action::Backup`] carries.
+#[derive(Debug)]
+pub struct BackupRequest {
+    /// The VMI.
+    pub vmi: VirtualMachineInstance,
+    /// What to do.
+    pub command: BackupCommand,
+}
+
+/// What to do about a backup. Name and start time together say which one is meant.
+#[derive(Debug)]
+pub enum BackupCommand {
+    /// Begin one.
+    Start(BackupStart),
+    /// End it before it is complete.
+    Abort {
+        /// Its name.
+        name: String,
+        /// When it was ordered.
+        started: Option<Time>,
+    },
+    /// Serve it to a server outside.
+    Export {
+        /// Its name.
+        name: String,
+        /// When it was ordered.
+        started: Option<Time>,
+    },
+}
+
+/// A backup to begin.
+#[derive(Debug)]
+pub struct BackupStart {
+    /// Its name.
+    pub name: String,
+    /// When it was ordered.
+    pub started: Time,
+    /// Kept for somebody to fetch, instead of written out.
+    pub pull: bool,
+    /// The checkpoint since which changes are wanted; all there is without.
+    pub incremental: Option<String>,
+    /// Where the files go.
+    pub target_path: PathBuf,
+    /// Do not freeze the guest's file systems meanwhile.
+    pub skip_quiesce: bool,
+}
+
+/// A checkpoint.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// Its name.
+    pub name: String,
+    /// When it was made.
+    pub created: Option<Time>,
+}
+
 impl Action {
     /// The RPC's name, for log lines and messages.
     pub fn rpc(&self) -> &'static str {
@@ -116,6 +179,8 @@ impl Action {
             Action::Unfreeze(_) => "UnfreezeVirtualMachine",
             Action::MemoryDump { .. } => "VirtualMachineMemoryDump",
             Action::InjectLaunchSecret { .. } => "InjectLaunchSecret",
+            Action::Backup(_) => "BackupVirtualMachine",
+            Action::RedefineCheckpoint(_) => "RedefineCheckpoint",
             Action::SignalTargetPodCleanup { .. } => "SignalTargetPodCleanup",
         }
     }

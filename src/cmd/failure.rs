@@ -29,6 +29,9 @@ pub enum Failure {
     /// Pause and Unpause of a domain that does not exist.
     #[error("Domain not found.")]
     DomainNotFound,
+    /// A checkpoint that the domain's images do not have, or not usably.
+    #[error("{0}")]
+    InvalidCheckpoint(String),
     /// A call that this launcher does not know how to do yet.
     #[error("not implemented yet: {0}")]
     NotImplemented(&'static str),
@@ -59,6 +62,7 @@ impl Failure {
                 format!("LibvirtError(Code={code}, Domain={domain}, Message='{message}')")
             }
             Failure::Text(_)
+            | Failure::InvalidCheckpoint(_)
             | Failure::Wrapped { .. }
             | Failure::NoVmi
             | Failure::DomainNotFound

@@ -5,6 +5,7 @@
 //! sends ends the process, and what one client does costs no other client its answer.
 
 mod action;
+mod backup;
 pub mod client;
 mod decode;
 mod dispatch;
@@ -22,7 +23,10 @@ mod service;
 mod socket;
 mod vm_stats;
 
-pub use action::{Action, FreezeRequest, GuestCommand, GuestOutput, SyncRequest};
+pub use action::{
+    Action, BackupCommand, BackupRequest, BackupStart, Checkpoint, FreezeRequest, GuestCommand, GuestOutput,
+    SyncRequest,
+};
 pub use driver::{Answer, Driver};
 pub use failure::Failure;
 pub use measures::{AgentAnswers, Measures};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tonic::{Request, Response as Reply, Status};
 
 use super::failure::response;
-use super::{Action, Driver, Failure, getters, guest, jobs, lifecycle, measures, migration, vm_stats};
+use super::{Action, Driver, backup, getters, guest, jobs, lifecycle, measures, migration, vm_stats};
 use crate::proto::cmd_info::cmd_info_server::CmdInfo;
 use crate::proto::cmd_info::{CmdInfoRequest, CmdInfoResponse};
 use crate::proto::cmd_v1::cmd_server::Cmd;
@@ -43,10 +43,6 @@ impl CmdService {
     ) -> Result<Reply<Response>, Status> {
         Ok(Reply::new(lifecycle::steer(&*self.driver, rpc, action, request.into_inner()).await))
     }
-}
-
-fn not_yet(rpc: &'static str) -> Result<Reply<Response>, Status> {
-    Ok(Reply::new(response(Err(Failure::NotImplemented(rpc)))))
 }
 
 #[tonic::async_trait]
@@ -213,17 +209,14 @@ impl Cmd for CmdService {
         Ok(Reply::new(jobs::inject_launch_secret(&*self.driver, request.into_inner()).await))
     }
 
-    async fn backup_virtual_machine(&self, _: Request<BackupRequest>) -> Result<Reply<Response>, Status> {
-        not_yet("BackupVirtualMachine")
+    async fn backup_virtual_machine(&self, request: Request<BackupRequest>) -> Result<Reply<Response>, Status> {
+        Ok(Reply::new(backup::backup(&*self.driver, request.into_inner()).await))
     }
 
     async fn redefine_checkpoint(
         &self,
-        _: Request<RedefineCheckpointRequest>,
+        request: Request<RedefineCheckpointRequest>,
     ) -> Result<Reply<RedefineCheckpointResponse>, Status> {
-        Ok(Reply::new(RedefineCheckpointResponse {
-            response: Some(response(Err(Failure::NotImplemented("RedefineCheckpoint")))),
-            checkpoint_invalid: false,
-        }))
+        Ok(Reply::new(backup::redefine_checkpoint(&*self.driver, request.into_inner()).await))
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{self, JoinSet};
 
 use super::boot::Boot;
-use super::jobs::Jobs;
+use super::jobs::{Jobs, OPERATION_BACKUP};
 use super::operations::{self, Vm};
 use super::publisher::{Cause, Publications};
 use super::sev::{self, Sev};
@@ -21,7 +21,7 @@ use super::sync;
 use super::turns::Turns;
 use crate::cmd::{self, Action, Answer, Failure, GuestCommand, GuestOutput};
 use crate::daemon::Watchdog;
-use crate::libvirt::{self, AgentChange, Event, Lifecycle};
+use crate::libvirt::{self, AgentChange, Event, JobStats, Lifecycle};
 
 /// Requests that may wait for the driver before callers are refused.
 const WAITING: usize = 64;
@@ -167,6 +167,8 @@ fn turn_of(action: &Action) -> Turn {
         | Action::Unfreeze(_)
         | Action::MemoryDump { .. }
         | Action::InjectLaunchSecret { .. }
+        | Action::Backup(_)
+        | Action::RedefineCheckpoint(_)
         | Action::SignalTargetPodCleanup { .. } => Turn::Free,
     }
 }
@@ -284,6 +286,8 @@ impl Driver {
                 Action::Freeze(request) => vm.guest.freeze(*request, &vm.metadata.snapshot()).await,
                 Action::Unfreeze(_) => vm.guest.unfreeze().await,
                 Action::MemoryDump { path } => jobs.memory_dump(path),
+                Action::Backup(request) => jobs.backup(*request).await,
+                Action::RedefineCheckpoint(checkpoint) => jobs.redefine_checkpoint(&checkpoint).await,
                 Action::InjectLaunchSecret { header, secret } => sev::inject_secret(&vm, &header, &secret).await,
                 Action::SignalTargetPodCleanup { target_pod } => {
                     if !target_pod.is_empty() && pod_name.as_deref() == Some(target_pod.as_str()) {
@@ -316,6 +320,7 @@ impl Driver {
                 }
                 self.publications.look(Cause::Reconnected);
                 self.vm.tracker.look();
+                self.look_at_backup(None);
                 return;
             }
             Ok((id, Turn::Free | Turn::Exclusive)) => id,
@@ -357,7 +362,15 @@ impl Driver {
                     self.publications.look(Cause::Changed);
                 }
             }
-            Event::DeviceAdded(domain) | Event::JobCompleted(domain, _) | Event::MemoryDeviceSize(domain) => {
+            Event::JobCompleted(domain, stats) => {
+                if domain == self.vm.domain {
+                    match stats.operation == OPERATION_BACKUP {
+                        true => self.look_at_backup(Some(stats)),
+                        false => self.publications.look(Cause::Changed),
+                    }
+                }
+            }
+            Event::DeviceAdded(domain) | Event::MemoryDeviceSize(domain) => {
                 if domain == self.vm.domain {
                     self.publications.look(Cause::Changed);
                 }
@@ -371,6 +384,19 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Notes how a backup ended: as libvirt tells, or without word of it after a lost connection.
+    fn look_at_backup(&mut self, told: Option<JobStats>) {
+        let (jobs, publications) = (self.jobs.clone(), self.publications.clone());
+        self.running.spawn(async move {
+            let ended = match told {
+                Some(stats) => jobs.backup_ended(stats).await,
+                None => jobs.backup_may_have_ended().await,
+            };
+            publications.look(if ended { Cause::BackupEnded } else { Cause::Changed });
+            Turn::Free
+        });
     }
 
     fn on_lifecycle(&mut self, lifecycle: Lifecycle) {

@@ -5,6 +5,7 @@ pub mod config;
 pub mod directories;
 pub mod driver;
 pub mod facts;
+pub mod faults;
 pub mod guest;
 mod guest_time;
 pub mod hypervisor_process;

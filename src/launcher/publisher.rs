@@ -4,18 +4,20 @@
 //! What the reader can rely on: causes are never dropped. While libvirt cannot be asked they are kept and added up, and
 //! the look happens when the connection is back. Many causes at once make one look.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::faults::Faults;
 use super::guest::Guest;
 use super::metadata::MetadataCache;
 use super::notification::Wanted;
 use crate::domain::{Domain, DomainSpec, DomainStatus, LifeCycle, ObjectMeta, StateReason, Time};
 use crate::guest_agent::GuestData;
 use crate::hypervisor::VmControl;
-use crate::libvirt::{DomainSnapshot, Lifecycle};
+use crate::libvirt::{Connection, DomainSnapshot, Lifecycle};
 use crate::notify::{EventType, Outbox};
 
 /// Why the publisher should look.
@@ -25,6 +27,8 @@ pub enum Cause {
     Lifecycle(Lifecycle),
     /// Anything else that may have changed the live XML: device and agent events, the end of an operation.
     Changed,
+    /// A backup has ended, which the metadata shows.
+    BackupEnded,
     /// A reader wants to see now what an operation has just done; nobody else is told. The sender is dropped when the
     /// state is published.
     Refresh(oneshot::Sender<()>),
@@ -67,6 +71,9 @@ pub struct Publisher {
     guest_data: watch::Receiver<GuestData>,
     causes: mpsc::UnboundedReceiver<Cause>,
     published: watch::Sender<Published>,
+    faults: Faults,
+    /// Who can tell which disk failed.
+    libvirt: Option<Connection>,
     /// Generation of the notification that told the deletion.
     deletion: watch::Sender<Option<u64>>,
     /// Generation of the notification that told that the VM is to shut down.
@@ -110,6 +117,8 @@ impl Publications {
 struct Due {
     /// What virt-handler is to be told, if anything.
     told: Option<Wanted>,
+    /// Lifecycle events since the last look.
+    lifecycle: Vec<Lifecycle>,
     /// Readers that wait for it.
     readers: Vec<oneshot::Sender<()>>,
     /// Nobody is left to ask.
@@ -123,8 +132,13 @@ impl Due {
 
     fn add(&mut self, cause: Cause) {
         match cause {
-            Cause::Lifecycle(lifecycle) => self.tell(Wanted::from_lifecycle(lifecycle)),
+            Cause::Lifecycle(lifecycle) => {
+                self.lifecycle.push(lifecycle);
+                self.tell(Wanted::from_lifecycle(lifecycle));
+            }
             Cause::Changed => self.tell(Wanted::default()),
+            // virt-handler looks at backups when a domain is new to it (contract/notify.md 5.4).
+            Cause::BackupEnded => self.tell(Wanted { added: true, deletion_if_gone: false }),
             // An UNDEFINED or STOPPED may have been missed; if the domain is gone now, it was deleted.
             Cause::Reconnected => self.tell(Wanted { added: false, deletion_if_gone: true }),
             Cause::Lost => {
@@ -163,6 +177,8 @@ impl Publisher {
             outbox,
             guest_data: guest.data(),
             guest,
+            faults: Faults::default(),
+            libvirt: None,
             causes,
             published,
             deletion,
@@ -171,6 +187,12 @@ impl Publisher {
             seen,
         };
         (publisher, publications)
+    }
+
+    /// Asks libvirt for the disks that failed, and takes the details of guest panics from its `log` of the domain.
+    #[must_use]
+    pub fn with_faults_from(self, libvirt: Connection, log: Option<PathBuf>) -> Self {
+        Publisher { faults: Faults::new(log), libvirt: Some(libvirt), ..self }
     }
 
     /// Runs until every `Publications` is gone.
@@ -198,17 +220,41 @@ impl Publisher {
             while let Ok(cause) = self.causes.try_recv() {
                 due.add(cause);
             }
+            for lifecycle in due.lifecycle.drain(..) {
+                if let Some(message) = self.faults.note(lifecycle).await {
+                    self.guest.warning("GuestPanicked", message);
+                }
+            }
             if due.lost {
                 self.publish(due.told.take(), None);
                 due.readers.clear();
                 continue;
             }
             match self.control.snapshot().await {
-                Ok(snapshot) => self.publish(due.told.take(), Some(snapshot)),
+                Ok(snapshot) => {
+                    let failing = self.faults.concern_disks(&snapshot);
+                    self.publish(due.told.take(), Some(snapshot));
+                    if failing {
+                        self.tell_disk_errors().await;
+                    }
+                }
                 Err(error) if error.is_no_domain() => self.publish(due.told.take(), None),
                 Err(error) => tracing::warn!("the domain's state cannot be read now, its notification waits: {error}"),
             }
             due.readers.clear();
+        }
+    }
+
+    /// Which disks paused the VM. What cannot be asked now is asked at the next look.
+    async fn tell_disk_errors(&mut self) {
+        let Some(connection) = &self.libvirt else { return };
+        match connection.disk_errors(&self.identity.domain).await {
+            Ok(errors) => {
+                for message in self.faults.disk_errors(errors, self.published.borrow().domain.as_deref()) {
+                    self.guest.warning("IOerror", message);
+                }
+            }
+            Err(error) => tracing::warn!("which disk paused the VM cannot be asked: {error}"),
         }
     }
 
@@ -265,6 +311,7 @@ impl Publisher {
         let Some(wanted) = wanted else { return };
         document.object_meta.uid = told_uid;
         document.status.fs_freeze_status = freeze;
+        self.faults.show(&mut document.status);
         let deleted = gone && (wanted.deletion_if_gone || self.deletion.borrow().is_some());
         if deleted {
             document.object_meta.deletion_timestamp = Some(Time::now());

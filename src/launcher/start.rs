@@ -209,6 +209,7 @@ impl Started {
             ),
             hotplug: super::sync::Hotplug::default(),
         };
+        let domain_log = runtime.domain_log(&vm.domain);
         let (publisher, publications) = Publisher::new(
             identity,
             Arc::clone(&vm.control),
@@ -218,7 +219,7 @@ impl Started {
             Duration::from_secs(1),
             inherited.process.is_some(),
         );
-        tokio::spawn(publisher.run());
+        tokio::spawn(publisher.with_faults_from(vm.connection.clone(), domain_log).run());
         guest.start_poller(config.agent);
         let signs = Signs::default();
         let hooks = hooks(&config, signalled.clone()).await?;

@@ -4,6 +4,7 @@
 //! libvirt's close callback, not by asking; every error says which libvirt call it came from; numbers are libvirt's own.
 
 mod agent;
+mod backup;
 mod connection;
 mod devices;
 mod error;

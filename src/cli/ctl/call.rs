@@ -26,6 +26,7 @@ pub(super) enum Steer {
     Delete,
     Reset,
     SoftReboot,
+    SignalTargetPodCleanup,
     Unfreeze,
 }
 
@@ -119,6 +120,7 @@ impl Caller {
             Steer::Kill => self.answer(within, client.kill_virtual_machine(request)).await?,
             Steer::Delete => self.answer(within, client.delete_virtual_machine(request)).await?,
             Steer::Reset => self.answer(within, client.reset_virtual_machine(request)).await?,
+            Steer::SignalTargetPodCleanup => self.answer(within, client.signal_target_pod_cleanup(request)).await?,
             Steer::SoftReboot => self.answer(within, client.soft_reboot_virtual_machine(request)).await?,
             Steer::Unfreeze => self.answer(within, client.unfreeze_virtual_machine(request)).await?,
         };

@@ -1,11 +1,13 @@
 //! `virt-launcher ctl`: a person's client of the command socket, and a stand-in for virt-handler's notify server.
 
+mod backup;
 mod call;
 mod console;
 mod events;
 mod guest;
 mod jobs;
 mod measures;
+mod migration;
 mod output;
 mod vm_stats;
 mod vmi_file;
@@ -114,6 +116,20 @@ enum Command {
     LaunchMeasurement(Target),
     /// Hand an SEV guest its owner's secret.
     InjectLaunchSecret(jobs::Secret),
+    /// Begin a backup of the volumes whose changes are tracked, abort it, or have it exported.
+    Backup {
+        #[command(subcommand)]
+        command: backup::Command,
+    },
+    /// Make libvirt know a checkpoint again whose bitmaps are in the images.
+    RedefineCheckpoint(backup::Checkpoint),
+    /// Tell the pod that a migration was to end in that it may go.
+    SignalTargetPodCleanup(Target),
+    /// Call the RPCs of live migration.
+    Migration {
+        #[command(subcommand)]
+        command: migration::Command,
+    },
     /// Suspend the guest.
     Pause(Target),
     /// Resume the guest.
@@ -229,6 +245,10 @@ fn run(ctl: Ctl) -> Result<(), CtlError> {
             Command::SevInfo => caller.sev_info().await,
             Command::LaunchMeasurement(target) => caller.launch_measurement(target).await,
             Command::InjectLaunchSecret(secret) => caller.inject_launch_secret(secret).await,
+            Command::Backup { command } => caller.backup(command).await,
+            Command::RedefineCheckpoint(checkpoint) => caller.redefine_checkpoint(checkpoint).await,
+            Command::SignalTargetPodCleanup(target) => caller.steer(call::Steer::SignalTargetPodCleanup, target).await,
+            Command::Migration { command } => caller.migration(command).await,
             Command::Pause(target) => caller.steer(call::Steer::Pause, target).await,
             Command::Unpause(target) => caller.steer(call::Steer::Unpause, target).await,
             Command::Shutdown(target) => caller.steer(call::Steer::Shutdown, target).await,

@@ -124,7 +124,8 @@ impl Guest {
         Ok(GuestOutput { exit_code, stdout: output })
     }
 
-    fn warning(&self, reason: &str, message: String) {
+    /// Tells the user of something that went wrong, as a Kubernetes event of the VMI.
+    pub fn warning(&self, reason: &str, message: String) {
         let event = K8sEvent {
             involved_object: self.shared.object.clone(),
             event_type: K8sEventType::Warning,

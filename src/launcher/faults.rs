@@ -1,0 +1,220 @@
+//! Faults of the guest and its disks that virt-handler and the user are told of: guest panics, and disk errors that pause
+//! the VM (contract/notify.md 3.2, 5.1, 5.5).
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+
+use crate::domain::{Domain, DomainStatus, GuestPanicInfo};
+use crate::libvirt::{DomainSnapshot, Lifecycle};
+
+/// `virDomainEventType` values.
+mod event {
+    pub const STARTED: i32 = 2;
+    pub const RESUMED: i32 = 4;
+    pub const CRASHED: i32 = 8;
+}
+
+/// `VIR_DOMAIN_EVENT_CRASHED_PANICKED`; the other detail, a crash kernel that is loaded, is followed by more.
+const CRASHED_PANICKED: i32 = 0;
+/// `VIR_DOMAIN_PAUSED` and `VIR_DOMAIN_PAUSED_IOERROR`.
+const PAUSED_BY_IO_ERROR: (i32, i32) = (3, 5);
+/// How much of the log's end is searched; libvirt writes the line just before its event.
+const LOG_END: u64 = 256 * 1024;
+
+/// What is remembered of faults. One VM has one.
+#[derive(Debug, Default)]
+pub struct Faults {
+    /// libvirt's log of the domain.
+    log: Option<PathBuf>,
+    panic: Option<GuestPanicInfo>,
+    panics: i64,
+    /// The guest has panicked and has not run since.
+    panicked: bool,
+    /// Disks whose error was told since the VM was paused by it.
+    told: BTreeSet<(String, i32)>,
+}
+
+impl Faults {
+    /// Nothing has happened; details of panics are looked for in libvirt's `log` of the domain.
+    pub fn new(log: Option<PathBuf>) -> Self {
+        Faults { log, ..Faults::default() }
+    }
+
+    /// Notes a lifecycle event; a panic that is new is the message of a Kubernetes event `GuestPanicked`.
+    pub async fn note(&mut self, Lifecycle { event, detail }: Lifecycle) -> Option<String> {
+        match event {
+            // A guest that runs again can panic again.
+            event::STARTED | event::RESUMED => {
+                self.panicked = false;
+                None
+            }
+            event::CRASHED if !self.panicked => {
+                self.panicked = detail == CRASHED_PANICKED;
+                self.panics += 1;
+                let end = match &self.log {
+                    Some(log) => end_of(log).await,
+                    None => Vec::new(),
+                };
+                let info = panic_in(&String::from_utf8_lossy(&end));
+                Some(self.panic.insert(info)).map(|info| panic_message(info))
+            }
+            _ => None,
+        }
+    }
+
+    /// Adds what is known of panics to a notification.
+    pub fn show(&self, status: &mut DomainStatus) {
+        status.guest_panic_info.clone_from(&self.panic);
+        status.panic_count = self.panics;
+    }
+
+    /// Whether the disks' errors are to be asked for.
+    pub fn concern_disks(&mut self, snapshot: &DomainSnapshot) -> bool {
+        let paused = (snapshot.state, snapshot.reason) == PAUSED_BY_IO_ERROR;
+        if !paused {
+            self.told.clear();
+        }
+        paused
+    }
+
+    /// Messages of Kubernetes events `IOerror`, one for each failing disk that was not told since the VM was paused.
+    pub fn disk_errors(&mut self, errors: Vec<(String, i32)>, domain: Option<&Domain>) -> Vec<String> {
+        let new = errors.into_iter().filter(|error| error.1 != 0 && self.told.insert(error.clone()));
+        new.map(|(target, code)| io_message(&volume(&target, domain), code)).collect()
+    }
+}
+
+/// The VMI's name of the disk that the guest knows as `target`.
+fn volume(target: &str, domain: Option<&Domain>) -> String {
+    let disks = domain.map(|domain| domain.spec.devices.disks.as_slice()).unwrap_or_default();
+    let disk = disks.iter().find(|disk| disk.target.device == target);
+    disk.and_then(|disk| disk.alias.as_ref()).map_or_else(|| target.to_owned(), |alias| alias.name.clone())
+}
+
+/// By `virDomainDiskErrorCode`.
+fn io_message(volume: &str, code: i32) -> String {
+    match code {
+        2 => format!("VM Paused due to not enough space on volume: {volume}"),
+        _ => format!("VM Paused due to IO error at the volume: {volume}"),
+    }
+}
+
+fn panic_message(info: &GuestPanicInfo) -> String {
+    match info.type_.as_str() {
+        "hyper-v" => {
+            let GuestPanicInfo { type_: _, arg1, arg2, arg3, arg4, arg5 } = info;
+            format!("GuestPanicked: '{arg1:#x}', '{arg2:#x}', '{arg3:#x}', '{arg4:#x}', '{arg5:#x}'")
+        }
+        UNKNOWN => "GuestPanicked (details unavailable)".to_owned(),
+        other => format!("GuestPanicked: type={other}"),
+    }
+}
+
+/// The type of a panic that the log does not tell of.
+const UNKNOWN: &str = "unknown";
+
+/// The last panic in a log, from a line such as `panic hyper-v: arg1='0x1', arg2='0x2', …`.
+fn panic_in(log: &str) -> GuestPanicInfo {
+    log.lines()
+        .rev()
+        .find_map(panic_of)
+        .unwrap_or_else(|| GuestPanicInfo { type_: UNKNOWN.to_owned(), ..Default::default() })
+}
+
+fn panic_of(line: &str) -> Option<GuestPanicInfo> {
+    let (_, told) = line.split_once("panic ")?;
+    let (kind, details) = told.split_once(':')?;
+    if kind.is_empty() || !kind.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+        return None;
+    }
+    let argument = |number: u8| {
+        let (_, value) = details.split_once(&format!("arg{number}='0x"))?;
+        u64::from_str_radix(value.split_once('\'')?.0, 16).ok()
+    };
+    let argument = |number| argument(number).unwrap_or_default();
+    Some(GuestPanicInfo {
+        type_: kind.to_owned(),
+        arg1: argument(1),
+        arg2: argument(2),
+        arg3: argument(3),
+        arg4: argument(4),
+        arg5: argument(5),
+    })
+}
+
+/// The end of a file; empty if it cannot be read, which is worth a line in our own log and no more.
+async fn end_of(path: &Path) -> Vec<u8> {
+    let read = async {
+        let mut file = tokio::fs::File::open(path).await?;
+        let length = file.metadata().await?.len();
+        file.seek(std::io::SeekFrom::Start(length.saturating_sub(LOG_END))).await?;
+        let mut end = Vec::new();
+        // The file may grow meanwhile.
+        file.take(LOG_END).read_to_end(&mut end).await?;
+        Ok::<_, std::io::Error>(end)
+    };
+    read.await.unwrap_or_else(|error| {
+        tracing::warn!("no details of the guest's panic: {}: {error}", path.display());
+        Vec::new()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lifecycle(event: i32, detail: i32) -> Lifecycle {
+        Lifecycle { event, detail }
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_told_once_until_the_guest_runs_again() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let line =
+            "2026-11-21 08:00:00.000+0000: panic hyper-v: arg1='0xa', arg2='0x1f', arg3='0x0', arg4='0x3', arg5='0x4'";
+        std::fs::write(log.path(), format!("{}\nolder panic s390: core='0'\n{line}\nlater\n", "x".repeat(300_000)))
+            .unwrap();
+        let mut faults = Faults::new(Some(log.path().to_owned()));
+        let told = faults.note(lifecycle(8, 0)).await;
+        assert_eq!(told.as_deref(), Some("GuestPanicked: '0xa', '0x1f', '0x0', '0x3', '0x4'"));
+        assert_eq!(faults.note(lifecycle(8, 0)).await, None, "the same panic");
+        assert_eq!(faults.note(lifecycle(2, 0)).await, None, "the guest was started again");
+        assert!(faults.note(lifecycle(8, 1)).await.is_some(), "its crash kernel is loaded");
+        assert!(faults.note(lifecycle(8, 0)).await.is_some(), "which panicked");
+        let mut status = DomainStatus::default();
+        faults.show(&mut status);
+        assert_eq!(status.panic_count, 3);
+        assert_eq!(status.guest_panic_info.unwrap().arg2, 31);
+    }
+
+    #[tokio::test]
+    async fn a_panic_without_details_says_so() {
+        let mut faults = Faults::new(Some("/nowhere/at/all.log".into()));
+        assert_eq!(faults.note(lifecycle(8, 0)).await.as_deref(), Some("GuestPanicked (details unavailable)"));
+        assert_eq!(panic_in("kernel panic - not syncing: x\npanic s390: core='0' psw").type_, "s390");
+        assert_eq!(panic_in("don't panic, it is fine: really").type_, UNKNOWN);
+        let long = panic_in("panic hyper-v: arg1='0xffffffffffffffff', arg2='0xfffffffffffffffff', arg3='zz'");
+        assert_eq!((long.arg1, long.arg2, long.arg3), (u64::MAX, 0, 0));
+        assert_eq!(panic_message(&panic_in("panic s390: x")), "GuestPanicked: type=s390");
+    }
+
+    #[test]
+    fn each_failing_disk_is_told_once_in_a_pause() {
+        let paused = |state, reason| DomainSnapshot { state, reason, xml: None };
+        let xml = "<domain><devices><disk><target dev='vdb'/><alias name='ua-data'/></disk></devices></domain>";
+        let spec = crate::domain::DomainSpec::from_xml(xml).unwrap();
+        let domain = Domain { spec, ..Domain::default() };
+        let mut faults = Faults::default();
+        assert!(!faults.concern_disks(&paused(3, 1)) && faults.concern_disks(&paused(3, 5)));
+        let errors = || vec![("vda".to_owned(), 0), ("vdb".to_owned(), 2), ("vdc".to_owned(), 1)];
+        assert_eq!(
+            faults.disk_errors(errors(), Some(&domain)),
+            ["VM Paused due to not enough space on volume: data", "VM Paused due to IO error at the volume: vdc"]
+        );
+        assert!(faults.disk_errors(errors(), Some(&domain)).is_empty(), "nothing new");
+        assert!(!faults.concern_disks(&paused(1, 1)), "the VM runs again");
+        assert_eq!(faults.disk_errors(errors(), Some(&domain)).len(), 2, "and fails again");
+    }
+}

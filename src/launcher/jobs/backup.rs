@@ -1,0 +1,482 @@
+//! BackupVirtualMachine and RedefineCheckpoint (contract/cmd-server.md 7.3, 7.5): libvirt copies the disks of a running
+//! VM, or serves them; a checkpoint remembers from where the next backup may go on.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::Jobs;
+use crate::cmd::{BackupCommand, BackupRequest, BackupStart, Checkpoint, Failure, FreezeRequest};
+use crate::domain::{BackupMetadata, DomainSpec, Time};
+use crate::libvirt::{Error, JobStats};
+
+/// Where QEMU serves a backup that is to be fetched.
+const NBD_SOCKET: &str = "/var/run/kubevirt/sockets/backup-nbd-sock";
+/// `VIR_DOMAIN_JOB_OPERATION_BACKUP`.
+pub const OPERATION_BACKUP: i32 = 9;
+/// Codes of checkpoints that are not there, not consistent, not valid.
+const BAD_CHECKPOINT: [i32; 3] = [102, 103, 109];
+
+/// `virDomainJobType`.
+mod job {
+    pub const NONE: i32 = 0;
+    pub const UNBOUNDED: i32 = 2;
+    pub const COMPLETED: i32 = 3;
+    pub const FAILED: i32 = 4;
+    pub const CANCELLED: i32 = 5;
+}
+
+/// A disk as a backup sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Disk {
+    /// The guest's device.
+    target: String,
+    /// The volume, if the disk's changes are tracked; its overlay then.
+    tracked: Option<(String, String)>,
+}
+
+impl Jobs {
+    /// BackupVirtualMachine.
+    pub async fn backup(&self, request: BackupRequest) -> Result<(), Failure> {
+        let _alone = self.backup.lock().await;
+        let BackupRequest { vmi, command } = request;
+        match command {
+            BackupCommand::Start(start) => self.start_backup(vmi, start).await,
+            BackupCommand::Abort { name, started } => self.abort_backup(&name, started).await,
+            BackupCommand::Export { name, started } => {
+                let metadata = self.vm.metadata.snapshot();
+                ongoing(metadata.backup.as_ref(), &name, started).map_err(Failure::text)?;
+                Err(Failure::text("not implemented yet: exporting a Pull mode backup to a server outside the pod"))
+            }
+        }
+    }
+
+    async fn start_backup(&self, vmi: crate::vmi::VirtualMachineInstance, start: BackupStart) -> Result<(), Failure> {
+        let metadata = self.vm.metadata.snapshot();
+        if metadata.migration.as_ref().is_some_and(|it| it.start_timestamp.is_some() && it.end_timestamp.is_none()) {
+            return Err(Failure::text("failed to do backup, VMI is currently during migration"));
+        }
+        if !admitted(metadata.backup.as_ref(), &start)? {
+            return Ok(());
+        }
+        let disks = disks(&self.live_spec().await?);
+        let checkpoint = format!("{}-{}", start.name, stamp(start.started));
+        let folder = start.target_path.join(&vmi.metadata.name).join(&checkpoint);
+        let not_made = |error: std::io::Error| Failure::text(format!("error creating dir for backup: {error}"));
+        tokio::fs::create_dir_all(&folder).await.map_err(not_made)?;
+        self.vm.metadata.edit(|metadata| {
+            metadata.backup = Some(BackupMetadata {
+                name: start.name.clone(),
+                mode: if start.pull { "Pull" } else { "Push" }.to_owned(),
+                skip_quiesce: start.skip_quiesce,
+                start_timestamp: Some(start.started),
+                checkpoint_name: checkpoint.clone(),
+                volumes: volumes(&disks),
+                ..BackupMetadata::default()
+            });
+        });
+        let (quiesced, message) = match start.skip_quiesce {
+            true => ("Skipped", String::new()),
+            false => match self.freeze(vmi).await {
+                Ok(()) => ("Succeeded", String::new()),
+                Err(failure) => ("Failed", failure.to_string()),
+            },
+        };
+        let backup_xml = backup_xml(&start, &checkpoint, &folder, &disks);
+        let checkpoint_xml = checkpoint_xml(&checkpoint, None, &disks);
+        let begun = self.vm.connection.backup_begin(&self.vm.domain, &backup_xml, &checkpoint_xml).await;
+        if quiesced == "Succeeded"
+            && let Err(failure) = self.vm.guest.unfreeze().await
+        {
+            tracing::error!(
+                reason = failure.to_string(),
+                "the guest's file systems cannot be thawed after a backup began"
+            );
+        }
+        match begun {
+            Ok(()) => {
+                self.vm.metadata.edit(|metadata| {
+                    if let Some(backup) = metadata.backup.as_mut() {
+                        backup.quiesce_status = quiesced.to_owned();
+                        backup.backup_msg = message;
+                    }
+                });
+                Ok(())
+            }
+            Err(error) => {
+                // Empty, so that the same may be tried again.
+                self.vm.metadata.edit(|metadata| metadata.backup = Some(BackupMetadata::default()));
+                if let Err(error) = tokio::fs::remove_dir(&folder).await {
+                    tracing::warn!("{} of a backup that did not begin stays: {error}", folder.display());
+                }
+                Err(Failure::text(error.to_string()))
+            }
+        }
+    }
+
+    async fn freeze(&self, vmi: crate::vmi::VirtualMachineInstance) -> Result<(), Failure> {
+        let request = FreezeRequest { vmi, unfreeze_timeout_seconds: 0 };
+        self.vm.guest.freeze(request, &self.vm.metadata.snapshot()).await
+    }
+
+    async fn abort_backup(&self, name: &str, started: Option<Time>) -> Result<(), Failure> {
+        let failed = |why: String| Failure::text(format!("failed to abort backup: {why}"));
+        let metadata = self.vm.metadata.snapshot();
+        ongoing(metadata.backup.as_ref(), name, started).map_err(|why| failed(why.to_owned()))?;
+        let (connection, domain) = (&self.vm.connection, &self.vm.domain);
+        let running = connection.job_stats(domain).await.map_err(|error| failed(error.to_string()))?;
+        if (running.operation, running.job_type) != (OPERATION_BACKUP, job::UNBOUNDED) {
+            let why =
+                format!("cannot abort backup, wrong operation or type: {}, {}", running.operation, running.job_type);
+            return Err(failed(why));
+        }
+        connection.abort_job(domain).await.map_err(|error| failed(error.to_string()))
+    }
+
+    /// libvirt told that a backup job has ended: its outcome goes to the metadata, and true is returned if there was one
+    /// to note. virt-handler is told by whoever asked.
+    pub async fn backup_ended(&self, told: JobStats) -> bool {
+        let metadata = self.vm.metadata.snapshot();
+        let Some(backup) = metadata.backup.filter(is_running) else { return false };
+        let stats = match self.vm.connection.completed_job_stats(&self.vm.domain).await {
+            Ok(stats) if stats.job_type != job::NONE => JobStats { error: stats.error.or(told.error), ..stats },
+            Ok(_) | Err(_) => told,
+        };
+        self.vm.metadata.set(|metadata| {
+            let same =
+                |now: &&mut BackupMetadata| now.name == backup.name && now.start_timestamp == backup.start_timestamp;
+            if let Some(now) = metadata.backup.as_mut().filter(same) {
+                end(now, &stats);
+            }
+        });
+        true
+    }
+
+    /// The connection is new: the end of a backup may have been missed. True if one is noted now.
+    pub async fn backup_may_have_ended(&self) -> bool {
+        if !self.vm.metadata.snapshot().backup.as_ref().is_some_and(is_running) {
+            return false;
+        }
+        match self.vm.connection.job_stats(&self.vm.domain).await {
+            Ok(stats) if stats.job_type == job::NONE => {
+                let lost = JobStats { job_type: job::FAILED, operation: OPERATION_BACKUP, error: None };
+                self.backup_ended(lost).await
+            }
+            Ok(_) => false,
+            Err(error) => {
+                tracing::warn!("whether the backup goes on cannot be asked: {error}");
+                false
+            }
+        }
+    }
+
+    /// RedefineCheckpoint.
+    pub async fn redefine_checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), Failure> {
+        let (connection, domain, name) = (&self.vm.connection, &self.vm.domain, &checkpoint.name);
+        let exists = connection.exists(domain).await;
+        let lookup = |error: String| Failure::text(format!("failed to lookup domain {domain}: {error}"));
+        match exists {
+            Ok(true) => {}
+            Ok(false) => return Err(lookup("no such domain".to_owned())),
+            Err(error) => return Err(lookup(error.to_string())),
+        }
+        let spec = self.live_spec().await;
+        let spec = spec.map_err(|error| Failure::text(format!("failed to get domain disks: {error}")))?;
+        let nodes = connection.monitor_command(domain, r#"{"execute":"query-named-block-nodes"}"#).await;
+        let nodes = nodes.map_err(|error| Failure::text(format!("failed to query bitmaps: {error}")))?;
+        let nodes: Value = serde_json::from_str(&nodes)
+            .map_err(|error| Failure::text(format!("failed to query bitmaps: QEMU's answer: {error}")))?;
+        let with_bitmap: Vec<Disk> = disks(&spec)
+            .into_iter()
+            .map(|disk| match disk.tracked.as_ref().is_some_and(|(_, overlay)| has_bitmap(&nodes, overlay, name)) {
+                true => disk,
+                false => Disk { tracked: None, ..disk },
+            })
+            .collect();
+        if with_bitmap.iter().all(|disk| disk.tracked.is_none()) {
+            return Err(Failure::InvalidCheckpoint(format!("no disks found with checkpoint bitmap {name}")));
+        }
+        let xml = checkpoint_xml(name, checkpoint.created, &with_bitmap);
+        connection.redefine_checkpoint(domain, &xml).await.map_err(|error: Error| {
+            let text = format!("failed to redefine checkpoint {name}: {error}");
+            match error.code().is_some_and(|code| BAD_CHECKPOINT.contains(&code)) {
+                true => Failure::InvalidCheckpoint(text),
+                false => Failure::text(text),
+            }
+        })
+    }
+
+    async fn live_spec(&self) -> Result<DomainSpec, Failure> {
+        let snapshot = self.vm.connection.snapshot(&self.vm.domain).await?;
+        let xml = snapshot.xml.ok_or_else(|| Failure::text("libvirt does not tell the domain's XML"))?;
+        DomainSpec::from_xml(&xml)
+            .map_err(|error| Failure::text(format!("libvirt's domain XML cannot be read: {error}")))
+    }
+}
+
+/// Whether a backup is to begin; false if it runs already.
+fn admitted(known: Option<&BackupMetadata>, start: &BackupStart) -> Result<bool, Failure> {
+    let Some(known) = known.filter(|known| !known.name.is_empty()) else { return Ok(true) };
+    let name = &start.name;
+    match (is_same(known, name, Some(start.started)), known.end_timestamp) {
+        (true, None) => Ok(false),
+        (true, Some(ended)) => Err(Failure::text(format!(
+            "backup {name} that started at {} already executed, finished at {ended}, completed: {}",
+            start.started, known.completed
+        ))),
+        (false, Some(_)) => Ok(true),
+        (false, None) => {
+            Err(Failure::text(format!("backup {} already in progress, need to wait for completion", known.name)))
+        }
+    }
+}
+
+/// Whether the backup that is meant goes on, or why not.
+fn ongoing(known: Option<&BackupMetadata>, name: &str, started: Option<Time>) -> Result<(), &'static str> {
+    let Some(known) = known.filter(|known| !known.name.is_empty()) else { return Err("could not find ongoing backup") };
+    if known.start_timestamp.is_none() {
+        return Err("backup did not start yet");
+    }
+    if !is_same(known, name, started) {
+        return Err("requested backup differs from ongoing one");
+    }
+    if known.end_timestamp.is_some() || known.completed {
+        return Err("backup already completed");
+    }
+    Ok(())
+}
+
+fn is_same(known: &BackupMetadata, name: &str, started: Option<Time>) -> bool {
+    // What was a time with a fraction of a second has lost it on its way through JSON.
+    known.name == name && known.start_timestamp.map(|time| time.unix()) == started.map(|time| time.unix())
+}
+
+fn is_running(backup: &BackupMetadata) -> bool {
+    !backup.name.is_empty() && backup.end_timestamp.is_none()
+}
+
+/// Notes how a backup ended.
+fn end(backup: &mut BackupMetadata, stats: &JobStats) {
+    let pull = backup.mode == "Pull";
+    let (failed, mut message) = match stats.job_type {
+        job::COMPLETED => (false, String::new()),
+        job::CANCELLED if pull => (false, String::new()),
+        job::CANCELLED => (true, "backup aborted".to_owned()),
+        job::FAILED => (true, String::new()),
+        other => (true, format!("unexpected job completion type: {other}")),
+    };
+    let expected = |error: &str| pull && error.contains("Operation canceled");
+    if let Some(error) = stats.error.as_deref().filter(|error| !error.is_empty() && !expected(error)) {
+        if !message.is_empty() {
+            message.push_str(": ");
+        }
+        message.push_str(error);
+    }
+    if failed && message.is_empty() {
+        message = "unknown failure reason".to_owned();
+    }
+    backup.completed = true;
+    backup.failed = failed;
+    backup.backup_msg = message;
+    backup.end_timestamp = Some(Time::now());
+}
+
+fn disks(spec: &DomainSpec) -> Vec<Disk> {
+    let disk = |disk: &crate::domain::Disk| {
+        let volume = disk.alias.as_ref().map_or(&disk.target.device, |alias| &alias.name);
+        let tracked = disk.source.data_store.as_ref().map(|_| (volume.clone(), disk.source.file.clone()));
+        Disk { target: disk.target.device.clone(), tracked }
+    };
+    spec.devices.disks.iter().map(disk).collect()
+}
+
+/// `[{"volumeName":…}]`, `null` without a volume.
+fn volumes(disks: &[Disk]) -> String {
+    let names = disks.iter().filter_map(|disk| disk.tracked.as_ref());
+    let names: Vec<Value> = names.map(|(volume, _)| json!({ "volumeName": volume })).collect();
+    if names.is_empty() { "null".to_owned() } else { Value::Array(names).to_string() }
+}
+
+/// `2026-01-02_03-04-05`, in UTC.
+fn stamp(time: Time) -> String {
+    time.to_string().replace('T', "_").replace(':', "-").trim_end_matches('Z').to_owned()
+}
+
+fn backup_xml(start: &BackupStart, checkpoint: &str, folder: &Path, disks: &[Disk]) -> String {
+    let mut xml = format!("<domainbackup mode=\"{}\">", if start.pull { "pull" } else { "push" });
+    if let Some(since) = &start.incremental {
+        xml += &format!("<incremental>{}</incremental>", escaped(since));
+    }
+    if start.pull {
+        xml += &format!("<server transport=\"unix\" socket=\"{NBD_SOCKET}\"/>");
+    }
+    xml += "<disks>";
+    for Disk { target, tracked } in disks {
+        let target = escaped(target);
+        let Some((volume, _)) = tracked else {
+            xml += &format!("<disk name=\"{target}\" backup=\"no\"/>");
+            continue;
+        };
+        let file = folder.join(format!("{}-{volume}.qcow2", start.name));
+        let (file, volume) = (escaped(&file.to_string_lossy()), escaped(volume));
+        xml += &match start.pull {
+            true => format!(
+                "<disk name=\"{target}\" backup=\"yes\" type=\"file\" exportname=\"{volume}\" exportbitmap=\"{}\">\
+                 <scratch file=\"{file}\"/></disk>",
+                escaped(checkpoint)
+            ),
+            false => format!("<disk name=\"{target}\" backup=\"yes\" type=\"file\"><target file=\"{file}\"/></disk>"),
+        };
+    }
+    xml + "</disks></domainbackup>"
+}
+
+fn checkpoint_xml(name: &str, created: Option<Time>, disks: &[Disk]) -> String {
+    let mut xml = format!("<domaincheckpoint><name>{}</name>", escaped(name));
+    if let Some(created) = created {
+        xml += &format!("<creationTime>{}</creationTime>", created.unix());
+    }
+    xml += "<disks>";
+    for Disk { target, tracked } in disks {
+        let kept = if tracked.is_some() { "bitmap" } else { "no" };
+        xml += &format!("<disk name=\"{}\" checkpoint=\"{kept}\"/>", escaped(target));
+    }
+    xml + "</disks></domaincheckpoint>"
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// Whether QEMU knows a usable dirty bitmap `name` in the image `overlay`.
+fn has_bitmap(nodes: &Value, overlay: &str, name: &str) -> bool {
+    let nodes = nodes.get("return").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    nodes.iter().any(|node| {
+        let file = node.get("file").and_then(Value::as_str).unwrap_or_default();
+        let bitmaps = node.get("dirty-bitmaps").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        is_image(file, overlay)
+            && bitmaps.iter().any(|bitmap| {
+                bitmap.get("name").and_then(Value::as_str) == Some(name)
+                    && bitmap.get("inconsistent").and_then(Value::as_bool) != Some(true)
+            })
+    })
+}
+
+/// QEMU names an image by its path, or by a JSON description if it was opened with options.
+fn is_image(file: &str, path: &str) -> bool {
+    match file.strip_prefix("json:") {
+        None => file == path,
+        Some(description) => {
+            let description: Value = serde_json::from_str(description).unwrap_or_default();
+            let place = description.pointer("/file/filename").and_then(Value::as_str);
+            place.map(PathBuf::from) == Some(PathBuf::from(path))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn time(text: &str) -> Time {
+        text.parse().unwrap()
+    }
+
+    fn start(name: &str, pull: bool) -> BackupStart {
+        let (started, target_path) = (time("2026-01-02T13:04:05Z"), PathBuf::from("/backups"));
+        BackupStart { name: name.into(), started, pull, incremental: None, target_path, skip_quiesce: false }
+    }
+
+    fn two_disks() -> Vec<Disk> {
+        let xml = "<domain><devices>\
+            <disk><source file='/cbt/data.qcow2'><dataStore type='file'><source file='/d/disk.img'/></dataStore></source>\
+            <target dev='vda'/><alias name='ua-data'/></disk>\
+            <disk><source file='/e/scratch.qcow2'/><target dev='vdb'/><alias name='ua-scratch'/></disk>\
+            </devices></domain>";
+        disks(&DomainSpec::from_xml(xml).unwrap())
+    }
+
+    #[test]
+    fn tracked_disks_are_backed_up_and_others_named() {
+        let disks = two_disks();
+        assert_eq!(volumes(&disks), r#"[{"volumeName":"data"}]"#);
+        assert_eq!(volumes(&[]), "null");
+        let checkpoint = format!("b-{}", stamp(time("2026-01-02T13:04:05Z")));
+        assert_eq!(checkpoint, "b-2026-01-02_13-04-05");
+        let pushed = BackupStart { incremental: Some("a&b".into()), ..start("b", false) };
+        assert_eq!(
+            backup_xml(&pushed, &checkpoint, Path::new("/t"), &disks),
+            r#"<domainbackup mode="push"><incremental>a&amp;b</incremental><disks><disk name="vda" backup="yes" type="file"><target file="/t/b-data.qcow2"/></disk><disk name="vdb" backup="no"/></disks></domainbackup>"#
+        );
+        assert_eq!(
+            backup_xml(&start("b", true), &checkpoint, Path::new("/t"), &disks),
+            r#"<domainbackup mode="pull"><server transport="unix" socket="/var/run/kubevirt/sockets/backup-nbd-sock"/><disks><disk name="vda" backup="yes" type="file" exportname="data" exportbitmap="b-2026-01-02_13-04-05"><scratch file="/t/b-data.qcow2"/></disk><disk name="vdb" backup="no"/></disks></domainbackup>"#
+        );
+        assert_eq!(
+            checkpoint_xml("c", Some(time("1970-01-01T00:01:00Z")), &disks),
+            r#"<domaincheckpoint><name>c</name><creationTime>60</creationTime><disks><disk name="vda" checkpoint="bitmap"/><disk name="vdb" checkpoint="no"/></disks></domaincheckpoint>"#
+        );
+    }
+
+    #[test]
+    fn one_backup_at_a_time_and_each_once() {
+        let wanted = start("b", false);
+        assert!(admitted(None, &wanted).unwrap());
+        assert!(admitted(Some(&BackupMetadata::default()), &wanted).unwrap(), "the last one did not begin");
+        let running = BackupMetadata {
+            name: "b".into(),
+            start_timestamp: Some(wanted.started),
+            mode: "Push".into(),
+            ..BackupMetadata::default()
+        };
+        assert!(!admitted(Some(&running), &wanted).unwrap());
+        let said = admitted(Some(&running), &start("c", false)).unwrap_err().message();
+        assert_eq!(said, "backup b already in progress, need to wait for completion");
+        let ended =
+            BackupMetadata { end_timestamp: Some(time("2026-01-02T14:00:00Z")), completed: true, ..running.clone() };
+        assert!(admitted(Some(&ended), &start("c", false)).unwrap());
+        let said = admitted(Some(&ended), &wanted).unwrap_err().message();
+        assert_eq!(
+            said,
+            "backup b that started at 2026-01-02T13:04:05Z already executed, finished at 2026-01-02T14:00:00Z, completed: true"
+        );
+        let started = Some(wanted.started);
+        assert_eq!(ongoing(None, "b", started), Err("could not find ongoing backup"));
+        assert_eq!(ongoing(Some(&running), "c", started), Err("requested backup differs from ongoing one"));
+        assert_eq!(ongoing(Some(&ended), "b", started), Err("backup already completed"));
+        assert_eq!(ongoing(Some(&running), "b", started), Ok(()));
+        let unstarted = BackupMetadata { start_timestamp: None, ..running };
+        assert_eq!(ongoing(Some(&unstarted), "b", started), Err("backup did not start yet"));
+    }
+
+    #[test]
+    fn the_end_is_told_as_documented() {
+        let ended = |mode: &str, job_type: i32, error: Option<&str>| {
+            let mut backup = BackupMetadata { name: "b".into(), mode: mode.into(), ..BackupMetadata::default() };
+            end(&mut backup, &JobStats { job_type, operation: 9, error: error.map(str::to_owned) });
+            assert!(backup.completed && backup.end_timestamp.is_some());
+            (backup.failed, backup.backup_msg)
+        };
+        assert_eq!(ended("Push", 3, None), (false, String::new()));
+        assert_eq!(ended("Push", 5, Some("Operation canceled")), (true, "backup aborted: Operation canceled".into()));
+        assert_eq!(ended("Pull", 5, Some("Operation canceled")), (false, String::new()));
+        assert_eq!(ended("Push", 4, Some("no space")), (true, "no space".into()));
+        assert_eq!(ended("Push", 4, None), (true, "unknown failure reason".into()));
+        assert_eq!(ended("Push", 1, None), (true, "unexpected job completion type: 1".into()));
+    }
+
+    #[test]
+    fn bitmaps_are_found_in_the_image_that_has_them() {
+        let nodes = json!({ "return": [
+            { "file": "/cbt/a.qcow2", "dirty-bitmaps": [{ "name": "c1" }, { "name": "c2", "inconsistent": true }] },
+            { "file": "json:{\"driver\":\"qcow2\",\"file\":{\"driver\":\"file\",\"filename\":\"/cbt/b.qcow2\"}}",
+              "dirty-bitmaps": [{ "name": "c3", "inconsistent": false }] },
+            { "file": "/cbt/none.qcow2" },
+        ]});
+        assert!(has_bitmap(&nodes, "/cbt/a.qcow2", "c1") && has_bitmap(&nodes, "/cbt/b.qcow2", "c3"));
+        for (image, name) in [("/cbt/a.qcow2", "c2"), ("/cbt/a.qcow2", "c3"), ("/cbt/none.qcow2", "c1")] {
+            assert!(!has_bitmap(&nodes, image, name), "{image} {name}");
+        }
+        assert!(!has_bitmap(&json!(7), "/cbt/a.qcow2", "c1"));
+    }
+}
