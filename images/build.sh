@@ -2,7 +2,7 @@
 # Builds images from target/dist/virt-launcher (see `make static`). podman's layer cache makes a repeated run quick; the
 # sizes are printed.
 #
-#   build.sh [guest|qemu|qemu-modular|ch]...     default: guest qemu
+#   build.sh [guest|qemu|qemu-modular|ch|lxc]...     default: guest qemu
 #
 #   guest          localhost/virt-launcher-guest, the tests' and the demo's guest; or named by VIRT_LAUNCHER_GUEST_IMAGE
 #   qemu           localhost/virt-launcher-qemu, with Debian's monolithic libvirtd; or named by VIRT_LAUNCHER_IMAGE
@@ -10,6 +10,7 @@
 #   ch             localhost/virt-launcher-ch, with virtchd of images/libvirt; or named by VIRT_LAUNCHER_CH_IMAGE. The VMM is
 #                  the file CLOUD_HYPERVISOR, else the official release CLOUD_HYPERVISOR_VERSION with the checksum
 #                  CLOUD_HYPERVISOR_SHA256. CLOUD_HYPERVISOR_FIRMWARE names a folder with CLOUDHV.fd or hypervisor-fw.
+#   lxc            localhost/virt-launcher-lxc: ch, and the daemon of images/examples/lxc.yaml
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -66,6 +67,11 @@ for image in "$@"; do
         vmm "$here/../target/ch"
         build "${VIRT_LAUNCHER_CH_IMAGE:-localhost/virt-launcher-ch}" --build-arg BASE="$base" --build-arg LIBVIRT_IMAGE="$libvirt" \
             "${vmm[@]}" -f "$here/../Containerfile.ch" "$here/.."
+        ;;
+    lxc)
+        libvirt=$("$here/libvirt/build.sh" "$base")
+        build localhost/virt-launcher-lxc --build-arg LAUNCHER_IMAGE="${VIRT_LAUNCHER_CH_IMAGE:-localhost/virt-launcher-ch}" \
+            --build-arg LIBVIRT_IMAGE="$libvirt" -f "$here/examples/Containerfile.lxc" "$here/.."
         ;;
     *)
         echo "images: error: there is no image $image" >&2

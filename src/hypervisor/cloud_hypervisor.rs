@@ -17,8 +17,10 @@ use tokio::sync::watch;
 use super::cloud_hypervisor_checks as checks;
 use super::cloud_hypervisor_rest::Rest;
 use super::cloud_hypervisor_serial::{Serial, SerialPaths};
+use super::cloud_hypervisor_stats::{self as stats, Told};
 use super::control::{Answer, ControlError, VmControl};
-use crate::libvirt::{self, Connection, DomainSnapshot, Event, Lifecycle};
+use crate::domain::DomainSpec;
+use crate::libvirt::{self, Connection, DomainSnapshot, Event, Lifecycle, StatsRecord};
 use crate::process::{PidFd, find_by_command_prefix, read_pid_file};
 
 /// `virDomainState` values and reasons that are used here.
@@ -83,6 +85,8 @@ pub struct Place {
     pub owner: (u32, u32),
     /// Names that the VMM's executable begins with.
     pub command_prefixes: Vec<String>,
+    /// What the name of a vCPU thread looks like.
+    pub vcpu_regex: regex::Regex,
     /// Devices of which one must be usable.
     pub devices: Vec<PathBuf>,
 }
@@ -483,6 +487,32 @@ impl VmControl for CloudHypervisor {
 
     fn snapshot(&self) -> Answer<'_, DomainSnapshot> {
         Box::pin(self.snapshot_now())
+    }
+
+    fn stats(&self, _until: tokio::time::Instant) -> Answer<'_, Option<StatsRecord>> {
+        Box::pin(async move {
+            let (pid, xml) = {
+                let known = self.known();
+                (known.pid, known.xml.clone())
+            };
+            let (Some(pid), Some(xml)) = (pid, xml) else { return Ok(None) };
+            let domain = DomainSpec::from_xml(&xml)
+                .map_err(|error| ControlError::Hypervisor(format!("the domain's XML cannot be read: {error}")))?;
+            // Without the VMM's word, the rest is still true.
+            let told = Told {
+                info: self.0.rest.get("vm.info").await.unwrap_or_default(),
+                counters: self.0.rest.get("vm.counters").await.unwrap_or_default(),
+            };
+            let regex = self.0.place.vcpu_regex.clone();
+            let record = tokio::task::spawn_blocking(move || stats::record(pid, &domain, &told, &regex)).await;
+            record.map(Some).map_err(|error| ControlError::Hypervisor(error.to_string()))
+        })
+    }
+
+    fn vcpu_pins(&self, vcpus: usize, _until: tokio::time::Instant) -> Answer<'_, Vec<Vec<bool>>> {
+        let pid = self.known().pid;
+        let regex = &self.0.place.vcpu_regex;
+        Box::pin(async move { Ok(pid.map(|pid| stats::pins(pid, vcpus, regex)).unwrap_or_default()) })
     }
 
     fn start(&self, paused: bool) -> Answer<'_, ()> {

@@ -3,7 +3,9 @@
 
 use std::pin::Pin;
 
-use crate::libvirt::{self, Connection, DomainSnapshot, flags};
+use tokio::time::Instant;
+
+use crate::libvirt::{self, Connection, DomainSnapshot, StatsRecord, flags};
 
 /// Why something could not be done to the VM.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -47,6 +49,10 @@ pub trait VmControl: Send + Sync {
     fn state(&self) -> Answer<'_, (i32, i32)>;
     /// The same with the live XML.
     fn snapshot(&self) -> Answer<'_, DomainSnapshot>;
+    /// What the running domain uses, under libvirt's names; `None` if it does not run. `until` is the latest answer.
+    fn stats(&self, until: Instant) -> Answer<'_, Option<StatsRecord>>;
+    /// For each of so many vCPUs whether it may run on each of the machine's CPUs.
+    fn vcpu_pins(&self, vcpus: usize, until: Instant) -> Answer<'_, Vec<Vec<bool>>>;
     /// Starts the defined domain, not running if `paused`.
     fn start(&self, paused: bool) -> Answer<'_, ()>;
     /// Stops the vCPUs.
@@ -94,6 +100,14 @@ impl VmControl for LibvirtControl {
 
     fn snapshot(&self) -> Answer<'_, DomainSnapshot> {
         self.answer(self.connection.snapshot(&self.domain))
+    }
+
+    fn stats(&self, until: Instant) -> Answer<'_, Option<StatsRecord>> {
+        self.answer(self.connection.domain_stats(&self.domain, until))
+    }
+
+    fn vcpu_pins(&self, vcpus: usize, until: Instant) -> Answer<'_, Vec<Vec<bool>>> {
+        self.answer(self.connection.vcpu_pins(&self.domain, vcpus, until))
     }
 
     fn start(&self, paused: bool) -> Answer<'_, ()> {

@@ -8,6 +8,7 @@ mod cloud_hypervisor;
 mod cloud_hypervisor_checks;
 mod cloud_hypervisor_rest;
 mod cloud_hypervisor_serial;
+mod cloud_hypervisor_stats;
 mod control;
 mod features;
 mod libvirt_files;

@@ -189,6 +189,7 @@ impl Runtime {
                     kept_xml: private.join("vmm-domain.xml"),
                     command_prefixes: self.entry.hypervisor_command_prefixes.clone(),
                     devices: self.entry.launcher.device.iter().cloned().collect(),
+                    vcpu_regex: self.vcpu_regex.clone(),
                     domain,
                     owner,
                 };

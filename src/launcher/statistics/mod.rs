@@ -16,6 +16,7 @@ use super::operations::Vm;
 use super::publisher::Published;
 use crate::cmd::Failure;
 use crate::domain::stats::{Load, LoadStats};
+use crate::hypervisor::ControlError;
 use crate::libvirt::{self, Screenshot};
 
 /// How long a measured dirty rate is passed on, as with the original: measuring costs a second and slows the guest.
@@ -113,14 +114,21 @@ impl Statistics {
     }
 
     async fn measure(&self) -> Result<Arc<str>, Failure> {
-        let failed = |error: libvirt::Error| Failure::wrapped("failed to get domain stats", error);
-        let (connection, name) = (&self.vm.connection, &self.vm.domain);
+        let failed = |error: ControlError| match error {
+            ControlError::Libvirt(error) => Failure::wrapped("failed to get domain stats", error),
+            ControlError::Hypervisor(why) => Failure::text(format!("failed to get domain stats: {why}")),
+        };
         let until = Instant::now() + self.timings.stats;
-        let record = connection.domain_stats(name, until).await.map_err(failed)?;
-        let record = record.ok_or_else(|| Failure::text("empty DomainStats"))?;
+        let record = self.vm.control.stats(until).await.map_err(failed)?;
+        let mut record = record.ok_or_else(|| Failure::text("empty DomainStats"))?;
         let vcpus = record.params.unsigned("vcpu.current").and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
-        let pins = connection.vcpu_pins(name, vcpus, until).await.map_err(failed)?;
-        let aliases = self.published.borrow().domain.as_ref().map(|domain| document::aliases(&domain.spec));
+        let pins = self.vm.control.vcpu_pins(vcpus, until).await.map_err(failed)?;
+        let domain = self.published.borrow().domain.clone();
+        if let Some(domain) = &domain {
+            // libvirt's may be a shorter one.
+            record.name.clone_from(&domain.spec.name);
+        }
+        let aliases = domain.as_ref().map(|domain| document::aliases(&domain.spec));
         let document = document::document(&record, pins, &aliases.unwrap_or_default(), self.load());
         let json = serde_json::to_string(&document);
         json.map(Arc::from).map_err(|error| Failure::text(format!("failed to get domain stats: {error}")))
