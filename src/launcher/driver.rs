@@ -181,7 +181,6 @@ impl Driver {
         publications: Publications,
         signs: Signs,
         events: mpsc::UnboundedReceiver<Event>,
-        pod_name: Option<String>,
         reconnect_pause: Duration,
         watchdog: Watchdog,
     ) -> (Self, DriverHandle) {
@@ -199,10 +198,10 @@ impl Driver {
         let driver = Driver {
             jobs: Jobs::new(vm.clone()),
             vm,
+            pod_name: boot.config.environment.pod_name.clone(),
             boot: Arc::new(boot),
             publications,
             signs,
-            pod_name,
             reconnect_pause,
             watchdog,
             reconnecting: false,
@@ -333,7 +332,7 @@ impl Driver {
             return;
         }
         self.exclusive = None;
-        while let Some(next) = self.turns.next() {
+        while let Some(next) = self.turns.pass_on() {
             if !next.reply.is_closed() {
                 return self.start(Turn::Exclusive, next);
             }

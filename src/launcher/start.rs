@@ -243,7 +243,6 @@ impl Started {
             publications.clone(),
             signs.clone(),
             events,
-            config.environment.pod_name.clone(),
             timings.reconnect_pause,
             hypervisor_daemon.watchdog(),
         );

@@ -40,7 +40,7 @@ impl<R> Turns<R> {
     }
 
     /// The turn is over: whose is it now?
-    pub fn next(&mut self) -> Option<R> {
+    pub fn pass_on(&mut self) -> Option<R> {
         let next = self.waiting.pop_front();
         self.holder = next.as_ref().map(|next| (next.rpc, Instant::now()));
         next.map(|next| next.request)
@@ -88,9 +88,9 @@ mod tests {
         assert_eq!(turns.ask("b", 2), None);
         assert_eq!(turns.ask("c", 3), None);
         assert_eq!(turns.waiting().collect::<Vec<_>>(), [&2, &3]);
-        assert_eq!(turns.next(), Some(2));
-        assert_eq!(turns.next(), Some(3));
-        assert_eq!(turns.next(), None);
+        assert_eq!(turns.pass_on(), Some(2));
+        assert_eq!(turns.pass_on(), Some(3));
+        assert_eq!(turns.pass_on(), None);
         assert_eq!(turns.ask("d", 4), Some(4));
     }
 
@@ -111,6 +111,6 @@ mod tests {
         );
         assert_eq!(turns.late().await.0, 3);
         assert!(tokio::time::timeout(LIMIT * 2, turns.late()).await.is_err(), "nobody waits");
-        assert_eq!(turns.next(), None);
+        assert_eq!(turns.pass_on(), None);
     }
 }
