@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike as _};
 use virt_launcher::convert::{Defines, HostFacts};
 use virt_launcher::vmi;
 
@@ -40,7 +42,7 @@ pub fn figures() -> Vec<Figure> {
         value: Some(rate(|| convert(json, &facts))),
         unit: "1/s",
         how: format!(
-            "VMI JSON in, first define's XML out, one thread, optimised; median of {ROUNDS} times {} ms",
+            "VMI JSON in, first define's XML out, per second of CPU time; median of {ROUNDS} times {} ms",
             ROUND.as_millis()
         ),
     });
@@ -65,20 +67,28 @@ fn convert(json: &[u8], facts: &HostFacts) -> String {
     Defines::new(&vmi, black_box(facts)).unwrap().xml()
 }
 
+/// Runs of `work` in a second of CPU time.
 fn rate(work: impl Fn() -> String) -> f64 {
     let round = || {
-        let (start, mut count) = (Instant::now(), 0_u32);
-        while start.elapsed() < ROUND {
+        let (start, mut count) = (cpu_time(), 0_u32);
+        while cpu_time() - start < ROUND {
             black_box(work());
             count += 1;
         }
-        f64::from(count) / start.elapsed().as_secs_f64()
+        f64::from(count) / (cpu_time() - start).as_secs_f64()
     };
     // The first warms up.
     round();
     let mut rates: Vec<f64> = (0..ROUNDS).map(|_| round()).collect();
     rates.sort_by(f64::total_cmp);
     rates[ROUNDS / 2]
+}
+
+/// What this thread has had of a CPU: a busy machine shows the same as an idle one.
+fn cpu_time() -> Duration {
+    let usage = getrusage(UsageWho::RUSAGE_THREAD).unwrap();
+    let part = |time: TimeVal| Duration::from_micros(u64::try_from(time.num_microseconds()).unwrap());
+    part(usage.user_time()) + part(usage.system_time())
 }
 
 /// The released binary where there is one, else this build's.
