@@ -59,8 +59,21 @@ pub(super) async fn serve(
         let host_name = nix::unistd::gethostname().map_err(|error| format!("the pod's host name: {error}"))?;
         let addresses = addresses().map_err(|error| format!("the links' addresses: {error}"))?;
         let pod = Surroundings { root: &root, host_name: &host_name.to_string_lossy(), addresses: &addresses };
-        let is_there = |name: &str| taps(&vmi, &facts, &|own| own == name).all(|tap| tap.is_ok());
-        servers(&pod, &vmi, &facts, &|name| nics == Nics::All || is_there(name))
+        let mut found = Vec::new();
+        for interface in &vmi.spec.domain.devices.interfaces {
+            let only = |name: &str| name == interface.name;
+            let is_awaited = nics == Nics::ThatAreThere && taps(&vmi, &facts, &only).any(|tap| tap.is_err());
+            if is_awaited {
+                continue;
+            }
+            match servers(&pod, &vmi, &facts, &only) {
+                Ok(servers) => found.extend(servers),
+                Err(why) if nics == Nics::All => return Err(why),
+                // The VM runs; its other NICs are served.
+                Err(why) => tracing::warn!("interface {} is not served by DHCP: {why}", interface.name),
+            }
+        }
+        Ok(found)
     });
     for (bridge, server) in looked.await.map_err(|error| error.to_string())?? {
         let (family, started) = match server {
