@@ -132,3 +132,26 @@ fn the_test_sees_an_arrow_that_points_up() {
     assert!(allowed("cmd", "domain"));
     assert!(allowed("domain", "logging"));
 }
+
+/// Every RPC of the command service can be called by a person.
+#[test]
+fn ctl_calls_every_rpc() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let proto = std::fs::read_to_string(root.join("src/proto/cmd_v1.proto")).unwrap();
+    let ctl: String = std::fs::read_dir(root.join("src/cli/ctl"))
+        .unwrap()
+        .map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap())
+        .collect();
+    let rpcs = proto.lines().filter_map(|line| line.trim().strip_prefix("rpc ")?.split('(').next());
+    let mut seen = 0;
+    for rpc in rpcs {
+        seen += 1;
+        // Without underscores and case there is no question of how the generator splits `SEVInfo` or `CPUs`.
+        let called = ctl.split('.').any(|text| {
+            let name: String = text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            text[name.len()..].starts_with('(') && name.replace('_', "").eq_ignore_ascii_case(rpc.trim())
+        });
+        assert!(called, "no subcommand calls {rpc}");
+    }
+    assert!(seen > 30, "{seen} RPCs in the service's definition");
+}
