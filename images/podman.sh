@@ -22,8 +22,7 @@ cap() {
 }
 limits=()
 case ${1:-} in
-run | create) limits=(--ulimit "nofile=$(cap -n 20000):$(cap -n 20000)" --ulimit "nproc=$(cap -u 4096):$(cap -u 4096)") ;;
-build) limits=(--ulimit "nofile=$(cap -n 20000):$(cap -n 20000)") ;;
+run | create | build) limits=(--ulimit "nofile=$(cap -n 20000):$(cap -n 20000)" --ulimit "nproc=$(cap -u 4096):$(cap -u 4096)") ;;
 --print)
     echo "${podman[*]} ${runtime[*]}"
     exit 0

@@ -17,7 +17,7 @@ if podman image exists "$local_name"; then
     echo "$local_name"
     exit 0
 fi
-if timeout 60 podman pull -q "$public" >&2; then
+if timeout 60 "$here/../podman.sh" pull -q "$public" >&2; then
     echo "$public"
     exit 0
 fi
