@@ -78,7 +78,7 @@ fn every_exit_code_of_the_launcher_comes_through() {
         exit 42\n";
     let (_dir, launcher) = fake_launcher(script);
     let pod = Setup::new(&image, "demo").mount(&launcher, "/usr/bin/virt-launcher").start();
-    assert_eq!(pod.wait_exit(), 42, "{}", pod.log());
+    assert_eq!(pod.wait_exit_within(Duration::from_secs(600)), 42, "{}", pod.log());
     let codes = fs::read_to_string(pod.volume("public").join("codes")).unwrap();
     let expected: String = (0..=255).map(|code| format!("{code} {code}\n")).collect();
     assert_eq!(codes, expected);

@@ -296,7 +296,8 @@ impl Pod {
     }
 
     pub fn sync(&self, vmi: &str) -> Output {
-        self.ctl_with(&["sync"], vmi)
+        // virt-handler waits 20 s and then asks again; on a busy machine the first libvirt call alone takes that long.
+        self.ctl_with(&["--timeout", "120", "sync"], vmi)
     }
 
     /// A `SyncVirtualMachine` that carries these bytes: whether it succeeded, and its message.
@@ -345,7 +346,11 @@ impl Pod {
     }
 
     pub fn wait_exit(&self) -> i32 {
-        wait_for("end of the container", ENDED, || expect(!self.running(), self.log()));
+        self.wait_exit_within(ENDED)
+    }
+
+    pub fn wait_exit_within(&self, deadline: Duration) -> i32 {
+        wait_for("end of the container", deadline, || expect(!self.running(), self.log()));
         self.inspect("{{.State.ExitCode}}").parse().unwrap()
     }
 
