@@ -118,7 +118,8 @@ mod tests {
 
     use super::*;
 
-    async fn answered(answer: &'static str) -> (String, Result<serde_json::Value, RestError>) {
+    /// The request that arrives and what comes of this answer, after which the connection stays open or does not.
+    async fn answered(answer: &'static str, stays_open: bool) -> (String, Result<serde_json::Value, RestError>) {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("s");
         let listener = UnixListener::bind(&socket).unwrap();
@@ -129,7 +130,7 @@ mod tests {
             for part in answer.as_bytes().chunks(7) {
                 stream.write_all(part).await.unwrap();
             }
-            (String::from_utf8_lossy(&request[..length]).into_owned(), stream)
+            (String::from_utf8_lossy(&request[..length]).into_owned(), stays_open.then_some(stream))
         });
         let rest = Rest { socket, deadline: Duration::from_secs(5) };
         let result = rest.get("vm.info").await;
@@ -139,17 +140,17 @@ mod tests {
     #[tokio::test]
     async fn answers_come_in_pieces_and_the_connection_stays_open() {
         let (request, result) =
-            answered("HTTP/1.1 200 \r\nServer: x\r\ncontent-length: 19\r\n\r\n{\"state\":\"Running\"}").await;
+            answered("HTTP/1.1 200 \r\nServer: x\r\ncontent-length: 19\r\n\r\n{\"state\":\"Running\"}", true).await;
         assert!(request.starts_with("GET /api/v1/vm.info HTTP/1.1\r\n"), "{request}");
         assert_eq!(result.unwrap()["state"], "Running");
     }
 
     #[tokio::test]
     async fn refusals_tell_the_reason_and_silence_names_the_socket() {
-        let (_, refused) = answered("HTTP/1.1 500 x\r\nContent-Length: 19\r\n\r\n[\"outer\", \"inner\"] ").await;
+        let (_, refused) = answered("HTTP/1.1 500 x\r\nContent-Length: 19\r\n\r\n[\"outer\", \"inner\"] ", true).await;
         let text = refused.unwrap_err().to_string();
         assert_eq!(text, "vm.info: Cloud Hypervisor answered 500: outer: inner");
-        let (_, broken) = answered("HTTP/1.1 200 x\r\nContent-Length: 20\r\n\r\n{}").await;
+        let (_, broken) = answered("HTTP/1.1 200 x\r\nContent-Length: 20\r\n\r\n{}", false).await;
         assert!(broken.unwrap_err().to_string().contains("no whole answer"));
         let rest = Rest { socket: "/nonexistent/s".into(), deadline: Duration::from_secs(5) };
         let text = rest.put("vm.pause").await.unwrap_err().to_string();
