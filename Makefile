@@ -71,13 +71,19 @@ test-ch: images ## Cloud Hypervisor under the real virtchd; the VMM is the file 
 	CLOUD_HYPERVISOR=$(or $(CLOUD_HYPERVISOR),target/debug/examples/fake-cloud-hypervisor) images/build.sh ch
 	VIRT_LAUNCHER_CH_IMAGE=localhost/virt-launcher-ch cargo test --locked --test cloud_hypervisor
 
+.PHONY: faults
+faults: images ## kill, stop and starve everything around a VM: [FAULTS=number] [SEED=number]
+	@images/deps.sh test
+	VIRT_LAUNCHER_IMAGE=localhost/virt-launcher-qemu VIRT_LAUNCHER_GUEST_IMAGE=localhost/virt-launcher-guest \
+	    FAULTS='$(or $(FAULTS),1000)' SEED='$(or $(SEED),1)' cargo test --locked --test image -- --exact --nocapture faults::whatever_happens_the_vm_goes_on
+
 .PHONY: conformance
 conformance: ## run the golden cases: [DIR=folder] [ONLY=substring] [SHOW=failures shown in full]
 	CONFORMANCE_DIR='$(DIR)' CONFORMANCE_ONLY='$(ONLY)' CONFORMANCE_SHOW='$(SHOW)' cargo test --locked --quiet --test conformance
 
 .PHONY: bench
-bench: static ## figures, each with how it was taken: [ONLY=group] [JSON=1]
-	@cargo bench --locked --quiet --bench figures -- $(if $(JSON),--json) $(ONLY)
+bench: static ## figures, each with how it was taken: [ONLY=group] [JSON=1] [IMAGE=image to run VMs in] [PEER_IMAGE=another]
+	@VIRT_LAUNCHER_IMAGE='$(IMAGE)' PEER_IMAGE='$(PEER_IMAGE)' cargo bench --locked --quiet --bench figures -- $(if $(JSON),--json) $(ONLY)
 
 .PHONY: recordings
 recordings: images ## replay the recordings of the original on the wire against the image: [DIR=folder]

@@ -2,11 +2,14 @@
 //!
 //! A group of figures is one file: a function that takes them, listed in `GROUPS`. What cannot be taken on a machine (no
 //! image, no root) is a note instead of a value, never a guess.
-#![allow(clippy::unwrap_used)] // a benchmark ends by panicking
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a benchmark ends by panicking
 
 mod conversion;
 mod heap;
+mod launcher;
 mod report;
+#[path = "../../tests/support/mod.rs"]
+mod support;
 
 use std::process::ExitCode;
 
@@ -20,7 +23,7 @@ static HEAP: heap::Counting = heap::Counting::new();
 type Take = fn() -> Vec<Figure>;
 
 /// The groups by name, in the table's order.
-const GROUPS: &[(&str, Take)] = &[("conversion", conversion::figures)];
+const GROUPS: &[(&str, Take)] = &[("conversion", conversion::figures), ("launcher", launcher::figures)];
 
 fn main() -> ExitCode {
     // Besides these words cargo gives `--bench`.

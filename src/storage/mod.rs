@@ -26,6 +26,8 @@ pub use tracking_overlay::create_tracking_overlay;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use tokio::io::AsyncWriteExt as _;
+
 /// Owner of everything QEMU opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner {
@@ -146,7 +148,14 @@ pub async fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<(), St
         make_directory(directory).await?;
     }
     let staged = staging(path);
-    tokio::fs::write(&staged, content).await.map_err(StorageError::io(&staged, "write it"))?;
+    let mut new = tokio::fs::OpenOptions::new();
+    new.write(true).create_new(true).custom_flags(libc::O_NOFOLLOW);
+    let mut file = new.open(&staged).await.map_err(StorageError::io(&staged, "make it"))?;
+    let written = async {
+        file.write_all(content).await?;
+        file.flush().await
+    };
+    written.await.map_err(StorageError::io(&staged, "write it"))?;
     tokio::fs::set_permissions(&staged, std::fs::Permissions::from_mode(mode))
         .await
         .map_err(StorageError::io(&staged, "set its mode"))?;
@@ -174,10 +183,13 @@ pub(crate) fn own(path: &Path, owner: Owner) -> Result<(), StorageError> {
         .map_err(StorageError::io(path, "change its owner"))
 }
 
-/// The name under which a file is made.
+/// The name under which a file is made. Whatever is there goes away first: the leftover of a launcher that was killed, or a
+/// link that somebody with access to the directory has laid, which a tool would follow.
 pub(crate) fn staging(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".staging");
+    // What cannot be removed shows when the file is made.
+    let _ = std::fs::remove_file(&name);
     PathBuf::from(name)
 }
 
@@ -189,6 +201,20 @@ pub(crate) fn me() -> Owner {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_link_in_the_place_of_a_file_to_come_is_not_followed() {
+        let (folder, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (victim, path) = (outside.path().join("victim"), folder.path().join("data.ign"));
+        std::fs::write(&victim, "precious").unwrap();
+        for link in ["data.ign", "data.ign.staging"] {
+            std::os::unix::fs::symlink(&victim, folder.path().join(link)).unwrap();
+        }
+        write_file(&path, b"new", 0o644).await.unwrap();
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
+        assert!(std::fs::symlink_metadata(&path).unwrap().is_file());
+    }
 
     #[test]
     fn volume_names_stay_in_their_folder() {

@@ -7,6 +7,7 @@ mod adoption;
 mod bad_input;
 mod daemon_faults;
 mod end;
+mod faults;
 mod life;
 #[path = "../support/mod.rs"]
 mod support;

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,12 @@ pub struct Heartbeat(Arc<Mutex<Seen>>);
 
 impl Heartbeat {
     pub fn listen(pod: &Pod) -> Self {
-        let mut console = UnixStream::connect(pod.volume("private").join(UID).join("virt-serial0")).unwrap();
+        Heartbeat::listen_at(&pod.volume("private").join(UID).join("virt-serial0"))
+    }
+
+    /// At the console's socket.
+    pub fn listen_at(socket: &Path) -> Self {
+        let mut console = UnixStream::connect(socket).unwrap();
         let seen = Arc::new(Mutex::new(Seen::default()));
         let shared = Arc::clone(&seen);
         std::thread::spawn(move || {
