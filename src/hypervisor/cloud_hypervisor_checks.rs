@@ -119,14 +119,16 @@ fn inputs(xml: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Also the driver's own folder for sockets is made by the driver; this one is not.
+/// Makes the folder and those above it for the daemon's user, who makes further ones beside it.
 fn make_folder(folder: &Path, (uid, gid): (u32, u32)) -> std::io::Result<()> {
+    let missing: Vec<&Path> = folder.ancestors().take_while(|folder| !folder.exists()).collect();
     std::fs::create_dir_all(folder)?;
-    let found = std::fs::metadata(folder)?;
-    match nix::unistd::geteuid().is_root() && (found.uid(), found.gid()) != (uid, gid) {
-        true => std::os::unix::fs::chown(folder, Some(uid), Some(gid)),
-        false => Ok(()),
+    if nix::unistd::geteuid().is_root() {
+        for made in missing {
+            std::os::unix::fs::chown(made, Some(uid), Some(gid))?;
+        }
     }
+    Ok(())
 }
 
 /// Frees the daemon's thread that waits for a VMM to open the FIFO, and the domain with it.
