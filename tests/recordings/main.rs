@@ -50,6 +50,9 @@ const LOOSE: Loose = Loose(&[
     ".dataLength",
 ]);
 
+/// Running, with a dump that is not recorded as done.
+const RUNS_AFTER_DUMP: &str = "never by the original: [\"MODIFIED\",[\"Running\",\"Unknown\",\"thawed\",\"x86_64\",false,\"413e131b-408d-4ec6-9d2c-dc691e82cfda\",false,false]]";
+
 /// Destroyed, with metadata that is gone already.
 const HALF_DELETED: &str = "not told: [\"MODIFIED\",[\"Shutoff\",\"Destroyed\",\"thawed\",\"x86_64\",false,\"413e131b-408d-4ec6-9d2c-dc691e82cfda\",false,null]]";
 
@@ -61,6 +64,7 @@ const DELIBERATE: &[(&str, &str, &str)] = &[
     ("domain event", "not told: [\"MODIFIED\",[\"Shutoff\",\"Unknown\"", "superseded before virt-handler took it"),
     ("domain event", "not told: [\"MODIFIED\",[\"Paused\",\"StartingUp\"", "superseded before virt-handler took it"),
     ("domain event", ".Controllers: 15 elements instead of 12", "looked at one define later"),
+    ("domain event", RUNS_AFTER_DUMP, "the guest runs again a moment before its dump counts as done"),
     ("domain event", HALF_DELETED, "the original tells of a domain half deleted"),
     ("GetDomain", "the connection is gone", "the launcher ends with its domain"),
     ("GetDomain", "reply: null instead of {\"response\":{\"success\":true}}", "the launcher ends with its domain"),
