@@ -23,7 +23,15 @@ fn vmi() -> String {
     let mount = "mke2fs /dev/vdc >/dev/null && mkdir -p /data && mount -t ext4 /dev/vdc /data && touch /data/file";
     let user_data = "#!/bin/sh\n";
     assert!(vmi.contains(user_data));
-    vmi.replace(user_data, &format!("{user_data}          {mount}; echo mounted $?\n"))
+    let vmi = vmi.replace(user_data, &format!("{user_data}          {mount}; echo mounted $?\n"));
+    let credentials = "  accessCredentials:
+    - sshPublicKey:
+        source: {secret: {secretName: keys}}
+        propagationMethod: {qemuGuestAgent: {users: [root]}}
+";
+    let volumes = "  volumes:\n";
+    assert!(vmi.contains(volumes));
+    vmi.replace(volumes, &format!("{credentials}{volumes}"))
 }
 
 fn json(output: &std::process::Output) -> Value {
@@ -62,6 +70,7 @@ fn a_real_agent_is_asked_and_obeys() {
     let pod = Pod::start(&image, "demo", &["--qemu-fsfreeze-status-interval", "1s"]);
     pod.wait_ready();
     pod.provide_disks();
+    provide_key(&pod, "first", "ssh-ed25519 AAAA first");
     let virt_handler = pod.virt_handler(&vmi());
     let synced = pod.sync(&vmi());
     assert!(synced.status.success(), "{}", text(&synced));
@@ -106,9 +115,66 @@ fn a_real_agent_is_asked_and_obeys() {
     assert!(text(&slow).contains("for command [/bin/sleep] to exit"), "{}", text(&slow));
     assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
 
+    keys(&pod);
     freeze_and_thaw(&pod, &virt_handler);
+    helpers(&pod, &virt_handler);
+    die_while_frozen(&pod, &virt_handler);
     pause(&pod);
     disconnect(&pod, &virt_handler);
+}
+
+/// Replaces the secret as the kubelet does.
+fn provide_key(pod: &Pod, generation: &str, key: &str) {
+    let secret = pod.volume("private").join("secret/keys-access-cred");
+    fs::create_dir_all(secret.join(format!("..{generation}"))).unwrap();
+    fs::write(secret.join(format!("..{generation}/id")), format!("{key}\n")).unwrap();
+    std::os::unix::fs::symlink(format!("..{generation}"), secret.join("..data_tmp")).unwrap();
+    fs::rename(secret.join("..data_tmp"), secret.join("..data")).unwrap();
+    let _ = std::os::unix::fs::symlink("..data/id", secret.join("id"));
+}
+
+fn keys(pod: &Pod) {
+    let wait = |key: &str| {
+        wait_for(key, GUEST, || {
+            let (_, keys) = exec(pod, &["/bin/cat", "/root/.ssh/authorized_keys"]);
+            expect(keys.trim() == key, keys)
+        });
+    };
+    wait("ssh-ed25519 AAAA first");
+    let result =
+        json(&pod.ctl(&["-o", "json", "get-domain"]))["Spec"]["Metadata"]["KubeVirt"]["AccessCredential"].clone();
+    assert_eq!(result, serde_json::json!({"Succeeded": true, "Message": ""}));
+    provide_key(pod, "second", "ssh-ed25519 BBBB second");
+    wait("ssh-ed25519 BBBB second");
+}
+
+/// The programs that the kubelet and backup hooks run in the container.
+fn helpers(pod: &Pod, virt_handler: &VirtHandler) {
+    let probe = ["virt-probe", "--domainName", "default_demo", "--timeoutSeconds", "20"];
+    pod.exec(&[&probe[..], &["--guestAgentPing"]].concat());
+    assert_eq!(
+        pod.exec(&[&probe[..], &["--command", "/bin/echo", "--", "from", "the guest"]].concat()),
+        "from the guest"
+    );
+    let freezer = ["virt-freezer", "--name", "demo", "--namespace", "default"];
+    pod.exec(&[&freezer[..], &["--freeze"]].concat());
+    wait_told(virt_handler, "frozen");
+    pod.exec(&[&freezer[..], &["--unfreeze"]].concat());
+    wait_told(virt_handler, "thawed");
+}
+
+/// The safety timer outlives the launcher that set it.
+fn die_while_frozen(pod: &Pod, virt_handler: &VirtHandler) {
+    let frozen = pod.ctl(&["freeze", "--unfreeze-after", "10"]);
+    assert!(frozen.status.success(), "{}", text(&frozen));
+    let launcher = nix::unistd::Pid::from_raw(virt_handler.launcher_pid);
+    nix::sys::signal::kill(launcher, nix::sys::signal::Signal::SIGKILL).unwrap();
+    wait_for("another launcher", GUEST, || {
+        let ping = pod.ctl(&["ping"]);
+        expect(ping.status.success(), text(&ping))
+    });
+    wait_told(virt_handler, "frozen");
+    wait_told(virt_handler, "thawed");
 }
 
 fn freeze_and_thaw(pod: &Pod, virt_handler: &VirtHandler) {

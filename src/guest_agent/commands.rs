@@ -14,6 +14,14 @@ pub(super) const PING: &str = "guest-ping";
 pub(super) const EXEC: &str = "guest-exec";
 /// What became of a process.
 pub(super) const EXEC_STATUS: &str = "guest-exec-status";
+/// Opens a file.
+pub(super) const FILE_OPEN: &str = "guest-file-open";
+/// Reads the next bytes.
+pub(super) const FILE_READ: &str = "guest-file-read";
+/// Writes the next bytes.
+pub(super) const FILE_WRITE: &str = "guest-file-write";
+/// Closes a file.
+pub(super) const FILE_CLOSE: &str = "guest-file-close";
 
 /// A command without arguments.
 pub(super) fn bare(command: &str) -> String {
@@ -31,6 +39,26 @@ pub(super) fn exec(path: &str, arguments: &[String]) -> String {
 /// `guest-exec-status`.
 pub(super) fn exec_status(pid: i64) -> String {
     json!({ "execute": EXEC_STATUS, "arguments": { "pid": pid } }).to_string()
+}
+
+/// `guest-file-open`, in C's mode.
+pub(super) fn file_open(path: &str, mode: &str) -> String {
+    ascii(&json!({ "execute": FILE_OPEN, "arguments": { "path": path, "mode": mode } }).to_string())
+}
+
+/// `guest-file-read` of at most `count` bytes.
+pub(super) fn file_read(handle: i64, count: usize) -> String {
+    json!({ "execute": FILE_READ, "arguments": { "handle": handle, "count": count } }).to_string()
+}
+
+/// `guest-file-write` of what is base64 here.
+pub(super) fn file_write(handle: i64, base64: &str) -> String {
+    json!({ "execute": FILE_WRITE, "arguments": { "handle": handle, "buf-b64": base64 } }).to_string()
+}
+
+/// `guest-file-close`.
+pub(super) fn file_close(handle: i64) -> String {
+    json!({ "execute": FILE_CLOSE, "arguments": { "handle": handle } }).to_string()
 }
 
 /// JSON without other than ASCII characters, which not every libvirt takes.

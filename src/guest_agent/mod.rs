@@ -9,6 +9,7 @@ mod data;
 mod documents;
 mod error;
 mod exec;
+mod file;
 mod freeze;
 mod parse;
 mod poller;
@@ -17,5 +18,6 @@ pub use data::{AgentCommand, AgentInfo, Filesystem, FilesystemDisk, GuestData, L
 pub use documents::{filesystem_list, guest_info, user_list};
 pub use error::AgentError;
 pub use exec::{Command, Finished, exec, ping};
+pub use file::{read_file, write_file};
 pub use freeze::{FROZEN, THAWED, freeze, status, thaw};
 pub use poller::{Agent, Answer, Intervals, LibvirtAgent, Presence, Question, poll};

@@ -150,6 +150,29 @@ pub(super) fn exec_status(text: &str) -> Result<ExecStatus, AgentError> {
     reply(commands::EXEC_STATUS, text)
 }
 
+/// The handle that `guest-file-open` gave.
+pub(super) fn file_handle(text: &str) -> Result<i64, AgentError> {
+    reply(commands::FILE_OPEN, text)
+}
+
+/// A part of a file, or how much of it was written.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(super) struct FilePart {
+    /// Bytes read or written.
+    pub(super) count: usize,
+    /// The bytes in base64.
+    #[serde(rename = "buf-b64")]
+    pub(super) data: String,
+    /// The file's end.
+    pub(super) eof: bool,
+}
+
+/// The answer to `guest-file-read` or `guest-file-write`.
+pub(super) fn file_part(command: &'static str, text: &str) -> Result<FilePart, AgentError> {
+    reply(command, text)
+}
+
 fn text(params: &Params, name: &str) -> String {
     params.text(name).map(|text| clipped(text.to_owned(), TEXT)).unwrap_or_default()
 }

@@ -270,9 +270,12 @@ impl Driver {
                 Action::SyncMemory(vmi) => sync::memory::synchronise(&vm, &vmi).await,
                 Action::HotplugHostDevices(sync) => sync::host_devices::plug(&vm, &boot, *sync).await,
                 Action::Sync(sync) => {
-                    let pause_probes = sync.vmi.annotation("kubevirt.io/pause-guest-agent-probes").map(str::to_owned);
+                    let vmi = sync.vmi.clone();
                     let synced = boot.sync(&vm, *sync, &signs.defined).await;
-                    vm.guest.pause_probes(pause_probes.as_deref());
+                    vm.guest.pause_probes(vmi.annotation("kubevirt.io/pause-guest-agent-probes"));
+                    if synced.is_ok() {
+                        vm.guest.propagate_credentials(&vmi, &vm.metadata, &boot.root);
+                    }
                     synced
                 }
                 Action::Pause(vmi) => operations::pause(&vm, &vmi).await,

@@ -29,11 +29,20 @@ pub struct SavedState {
     pub paused: BTreeSet<String>,
     /// The hypervisor's process, once it was seen.
     pub process: Option<ProcessId>,
+    /// When the guest's file systems are to be thawed in any case, in seconds since 1970.
+    #[serde(default)]
+    pub thaw_at: Option<u64>,
 }
 
 impl Default for SavedState {
     fn default() -> Self {
-        SavedState { version: VERSION, metadata: KubeVirtMetadata::default(), paused: BTreeSet::new(), process: None }
+        SavedState {
+            version: VERSION,
+            metadata: KubeVirtMetadata::default(),
+            paused: BTreeSet::new(),
+            process: None,
+            thaw_at: None,
+        }
     }
 }
 

@@ -191,7 +191,7 @@ impl Started {
             private: Path::new(directories::PRIVATE_DIR).join(&config.uid),
             owner: (qemu.uid, qemu.gid),
         });
-        let guest = Guest::new(&identity, connection.clone(), outbox.clone(), tpm_state(&config));
+        let guest = Guest::new(&identity, connection.clone(), outbox.clone(), tpm_state(&config), saved.clone());
         let vm = Vm {
             domain: domain.clone(),
             connection,
@@ -221,6 +221,7 @@ impl Started {
         );
         tokio::spawn(publisher.with_faults_from(vm.connection.clone(), domain_log).run());
         guest.start_poller(config.agent);
+        guest.resume_safety_thaw();
         let signs = Signs::default();
         let hooks = hooks(&config, signalled.clone()).await?;
         let boot = Boot {

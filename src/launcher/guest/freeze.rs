@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -13,6 +13,7 @@ use super::ping::migrating;
 use crate::cmd::{Failure, FreezeRequest};
 use crate::domain::KubeVirtMetadata;
 use crate::guest_agent::{self, AgentError, FROZEN};
+use crate::launcher::saved::SavedStore;
 use crate::libvirt::Error;
 use crate::vmi::VirtualMachineInstance;
 
@@ -23,18 +24,40 @@ const THAW_ATTEMPTS: u32 = 720;
 /// How long the state of TPMs may take to reach its disk.
 const TPM_SYNC: Duration = Duration::from_secs(10);
 
-/// The one pending safety thaw.
+/// The one pending safety thaw, which a launcher that follows this one takes over.
 #[derive(Debug, Default)]
-pub(super) struct SafetyThaw(Mutex<Option<AbortHandle>>);
+pub(super) struct SafetyThaw {
+    task: Mutex<Option<AbortHandle>>,
+    saved: SavedStore,
+}
 
 impl SafetyThaw {
+    pub(super) fn saved_in(saved: SavedStore) -> Self {
+        SafetyThaw { task: Mutex::default(), saved }
+    }
+
     /// `next` is the pending thaw from now on, the one before is cancelled.
     fn replace(&self, next: Option<AbortHandle>) {
-        let before = std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), next);
+        if next.is_none() {
+            self.remember(None);
+        }
+        let before = std::mem::replace(&mut *self.task.lock().unwrap_or_else(PoisonError::into_inner), next);
         if let Some(before) = before {
             before.abort();
         }
     }
+
+    /// When the thaw is due, for the launcher after this one; what was remembered before.
+    fn remember(&self, at: Option<u64>) -> Option<u64> {
+        let mut before = None;
+        self.saved.change(|state| before = std::mem::replace(&mut state.thaw_at, at));
+        before
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 impl Guest {
@@ -54,6 +77,8 @@ impl Guest {
         }
         let seconds = u64::try_from(request.unfreeze_timeout_seconds).unwrap_or_default();
         let thaw_after = (request.unfreeze_timeout_seconds != 0).then(|| Duration::from_secs(seconds));
+        let due = thaw_after.map(|after| now().saturating_add(after.as_secs()));
+        let due_before = self.shared.thaw.remember(due);
         match guest_agent::freeze(agent, end.saturating_duration_since(Instant::now())).await {
             Ok(()) => {
                 self.shared.thaw.replace(thaw_after.map(|after| self.thaw_later(after)));
@@ -61,7 +86,10 @@ impl Guest {
             }
             Err(error) => {
                 if may_still_happen(&error) {
+                    self.shared.thaw.remember(due.or(Some(now())));
                     self.shared.thaw.replace(Some(self.thaw_later(thaw_after.unwrap_or_default())));
+                } else {
+                    self.shared.thaw.remember(due_before);
                 }
                 Err(error.into())
             }
@@ -80,14 +108,27 @@ impl Guest {
         guest_agent::thaw(agent, deadlines.agent, deadlines.control).await
     }
 
+    /// Takes over the safety thaw of a launcher that died.
+    pub fn resume_safety_thaw(&self) {
+        if let Some(at) = self.shared.thaw.saved.state().thaw_at {
+            self.shared.thaw.replace(Some(self.thaw_later(Duration::from_secs(at.saturating_sub(now())))));
+        }
+    }
+
     fn thaw_later(&self, after: Duration) -> AbortHandle {
         let guest = self.clone();
         let task = tokio::spawn(async move {
             tokio::time::sleep(after).await;
             for attempt in 0..THAW_ATTEMPTS {
                 match guest.thaw().await {
-                    Ok(()) => return tracing::info!("thawed the guest's file systems, since nobody else did"),
-                    Err(AgentError::Libvirt(error)) if error.is_no_domain() => return,
+                    Ok(()) => {
+                        guest.shared.thaw.remember(None);
+                        return tracing::info!("thawed the guest's file systems, since nobody else did");
+                    }
+                    Err(AgentError::Libvirt(error)) if error.is_no_domain() => {
+                        guest.shared.thaw.remember(None);
+                        return;
+                    }
                     Err(error) if attempt == 0 => tracing::warn!("cannot thaw the guest's file systems yet: {error}"),
                     Err(_) => {}
                 }
@@ -191,7 +232,9 @@ mod tests {
         thaw.replace(Some(second.abort_handle()));
         assert!(first.await.unwrap_err().is_cancelled());
         assert!(!second.is_finished());
+        thaw.remember(Some(7));
         thaw.replace(None);
+        assert_eq!(thaw.saved.state().thaw_at, None, "nothing is left to take over");
         assert!(second.await.unwrap_err().is_cancelled());
     }
 }

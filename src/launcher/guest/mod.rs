@@ -3,6 +3,7 @@
 //! What the reader can rely on: reads answer from what the poller has learnt and never reach into the guest; a freeze
 //! that was asked for with a time limit is undone even if libvirt's answer to it never came.
 
+mod credentials;
 mod freeze;
 mod ping;
 
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::watch;
 
 use super::publisher::Identity;
+use super::saved::SavedStore;
 use crate::cmd::{Failure, GuestCommand, GuestOutput};
 use crate::domain::{Domain, LifeCycle};
 use crate::guest_agent::{self, AgentError, GuestData, Intervals, LibvirtAgent, Presence};
@@ -39,12 +41,20 @@ struct Shared {
     /// How often libvirt has told that the agent connected.
     connections: AtomicU64,
     probes_paused: AtomicBool,
+    /// Access credentials are being propagated.
+    propagates: AtomicBool,
     thaw: freeze::SafetyThaw,
 }
 
 impl Guest {
     /// The guest of the domain that `identity` names; nothing is known of it yet.
-    pub fn new(identity: &Identity, connection: Connection, outbox: Outbox, tpm_state: PathBuf) -> Self {
+    pub fn new(
+        identity: &Identity,
+        connection: Connection,
+        outbox: Outbox,
+        tpm_state: PathBuf,
+        saved: SavedStore,
+    ) -> Self {
         let object = InvolvedObject {
             namespace: identity.namespace.clone(),
             name: identity.name.clone(),
@@ -60,7 +70,8 @@ impl Guest {
                 presence: watch::Sender::default(),
                 connections: AtomicU64::new(1),
                 probes_paused: AtomicBool::new(false),
-                thaw: freeze::SafetyThaw::default(),
+                propagates: AtomicBool::new(false),
+                thaw: freeze::SafetyThaw::saved_in(saved),
             }),
         }
     }
