@@ -16,6 +16,9 @@ use crate::support::pod::Pod;
 use crate::support::virt_handler::Received;
 use crate::support::{expect, wait_for};
 
+/// Adds a figure: what, value, unit, how it was taken.
+type Add<'a> = dyn FnMut(&str, Option<f64>, &'static str, &str) + 'a;
+
 /// Nothing here takes longer on a machine that works.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Calls of one kind; so many are also what memory is looked at after.
@@ -72,7 +75,7 @@ fn of_image(prefix: &str, image: &str, figures: &mut Vec<Figure>) {
 
     let monitor = pod.pid_1();
     let launcher = launcher_of(monitor);
-    let memory = |role: &str, pid: u32, when: &str, add: &mut dyn FnMut(&str, Option<f64>, &'static str, &str)| {
+    let memory = |role: &str, pid: u32, when: &str, add: &mut Add<'_>| {
         for (what, field) in [("RSS", "Rss:"), ("PSS", "Pss:"), ("anonymous", "Anonymous:")] {
             add(&format!("{role}: {what}, {when}"), rollup(pid, field), "MiB", "smaps_rollup, with a running VM");
         }
