@@ -142,7 +142,8 @@ fn virt_handler_comes_back_after_a_minute_and_two_hundred_changes_to_the_true_st
                 0 => client.pause_virtual_machine(request()).await,
                 _ => client.unpause_virtual_machine(request()).await,
             };
-            assert!(reply.unwrap().into_inner().success);
+            let Response { success, message } = reply.unwrap().into_inner();
+            assert!(success, "change {change}: {message}");
         }
         assert!(client.pause_virtual_machine(request()).await.unwrap().into_inner().success);
         assert_eq!(status(&mut client).await, "Paused");
