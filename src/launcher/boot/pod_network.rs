@@ -111,7 +111,13 @@ pub(super) fn servers(
     for tap in taps(vmi, facts, wanted) {
         let tap = tap.map_err(|error| error.to_string())?;
         let plain = tap.link.name.strip_prefix("pod").unwrap_or(&tap.link.name);
-        let nic = Nic { pod, facts, resolver: &resolver, tap, plain, bridge: format!("k6t-{plain}") };
+        let bridge = format!("k6t-{plain}");
+        if facts.links.iter().all(|link| link.name != bridge) {
+            // Where virt-handler prepares the pod there is one. A tap that a person made has what it has.
+            tracing::info!("interface {} is not served by DHCP: there is no link {bridge}", tap.interface.name);
+            continue;
+        }
+        let nic = Nic { pod, facts, resolver: &resolver, tap, plain, bridge };
         let found = match tap.interface {
             Interface { bridge: Some(_), .. } => nic.bridged()?.into_iter().collect(),
             Interface { masquerade: Some(_), .. } => nic.masqueraded()?,
@@ -443,7 +449,10 @@ mod tests {
     fn a_bridged_guest_without_a_lease_is_not_served_and_a_missing_file_is_named() {
         let vmi = vmi(r#""bridge":{}"#, r#""multus":{"networkName":"n"}"#);
         let hash = "pod37a8eec1ce1";
-        let facts = facts(&[(hash, 1500), ("37a8eec1ce1-nic", 1500)]);
+        let root = pod(RESOLVER, None);
+        let without_bridge = facts(&[(hash, 1500), ("37a8eec1ce1-nic", 1500)]);
+        assert_eq!(look(root.path(), &vmi, &without_bridge).unwrap(), []);
+        let facts = facts(&[(hash, 1500), ("37a8eec1ce1-nic", 1500), ("k6t-37a8eec1ce1", 1500)]);
         let root = pod(RESOLVER, Some((&format!("vif-cache-{hash}.json"), r#"{"IPAMDisabled":true,"Routes":null}"#)));
         assert_eq!(look(root.path(), &vmi, &facts).unwrap(), []);
         let root = pod(RESOLVER, None);
