@@ -42,8 +42,8 @@ pub(super) fn index(name: &str, prefix: &str) -> u64 {
 pub(super) struct Names {
     /// Target names by prefix and disk name.
     given: BTreeMap<(&'static str, String), String>,
-    /// Prefixes with the target names that are taken.
-    taken: BTreeSet<(&'static str, String)>,
+    /// Target names that are taken. A kept name may have another bus's prefix, and no two disks may share one.
+    taken: BTreeSet<String>,
 }
 
 impl Names {
@@ -51,7 +51,7 @@ impl Names {
     pub(super) fn keep(&mut self, disk: &str, bus: &str, target: &str) {
         let prefix = prefix(bus);
         self.given.insert((prefix, disk.to_owned()), target.to_owned());
-        self.taken.insert((prefix, target.to_owned()));
+        self.taken.insert(target.to_owned());
     }
 
     /// The name that the disk has or keeps, else the first free one of its bus.
@@ -63,7 +63,7 @@ impl Names {
         }
         // There are fewer names taken than numbers.
         let mut names = (0..).map(|number| format!("{prefix}{}", letters(number)));
-        let name = names.find(|name| self.taken.insert((prefix, name.clone()))).unwrap_or_default();
+        let name = names.find(|name| self.taken.insert(name.clone())).unwrap_or_default();
         self.given.insert(key, name.clone());
         name
     }
@@ -95,9 +95,9 @@ mod tests {
         assert_eq!(names.of("two", "scsi"), "sdc");
         assert_eq!(names.of("kept", "scsi"), "sdb");
         assert_eq!(names.of("one", "sata"), "sda");
-        // A name of another prefix is taken among its own bus's names only.
+        // A kept name of another prefix is taken, too.
         assert_eq!(names.of("moved", "usb"), "vda");
-        assert_eq!(names.of("three", "virtio"), "vda");
+        assert_eq!(names.of("three", "virtio"), "vdb");
         assert_eq!(names.of("four", "odd"), "a");
     }
 }
