@@ -1,0 +1,229 @@
+//! Backups of a real guest's disk whose changes are tracked: pushed whole, pushed from a checkpoint on, pulled and aborted,
+//! and a checkpoint that is redefined. Without VIRT_LAUNCHER_IMAGE these tests pass without looking.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test ends by panicking
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use support::pod::{Pod, image, text};
+use support::{expect, wait_for};
+
+/// For what QEMU does on a busy machine.
+const DONE: Duration = Duration::from_secs(60);
+const MIB: u64 = 1 << 20;
+/// Bytes of the volume.
+const SIZE: u64 = 24 * MIB;
+/// A cluster of the overlay and of what is copied from it.
+const CLUSTER: u64 = 256 << 10;
+/// What a bit of libvirt's bitmaps stands for.
+const GRAIN: u64 = 64 << 10;
+/// Where virt-handler has mounted the claim that backups go to, in the pod.
+const TARGET: &str = "/var/run/kubevirt/backups";
+
+/// The demo's VMI with a claim whose changes are tracked, as far as `state` says.
+fn vmi(state: &str) -> Value {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/images/demo/vmi.yaml");
+    let mut vmi: Value = serde_norway::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    *vmi.pointer_mut("/spec/domain/firmware/kernelBoot/kernelArgs").unwrap() = json!("console=ttyS0 quiet");
+    let push = |vmi: &mut Value, list: &str, value| vmi.pointer_mut(list).unwrap().as_array_mut().unwrap().push(value);
+    let disk = json!({"name": "data", "serial": "data1", "disk": {"bus": "virtio"}});
+    push(&mut vmi, "/spec/domain/devices/disks", disk);
+    push(&mut vmi, "/spec/volumes", json!({"name": "data", "persistentVolumeClaim": {"claimName": "data"}}));
+    vmi["status"]["changedBlockTracking"] = json!({"state": state});
+    vmi["status"]["volumeStatus"] = json!([{"name": "data", "target": "", "persistentVolumeClaimInfo": {
+        "capacity": {"storage": "24Mi"}, "requests": {"storage": "24Mi"}, "filesystemOverhead": "0"}}]);
+    vmi
+}
+
+/// A folder or file of the VM's user.
+fn own(path: &Path) {
+    chown(path, Some(107), Some(107)).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o775)).unwrap();
+}
+
+fn succeeded(output: &Output, pod: &Pod) {
+    assert!(output.status.success(), "{}\n{}", text(output), pod.log());
+}
+
+fn refused(output: &Output) -> String {
+    assert!(!output.status.success(), "{}", text(output));
+    text(output)
+}
+
+/// A backup's name and start.
+fn which(name: &str) -> Vec<String> {
+    ["--name", name, "--at", "2026-01-02T03:04:05Z"].map(str::to_owned).to_vec()
+}
+
+/// Where the file of a backup is, by the documented names.
+fn file_of(pod: &Pod, name: &str) -> PathBuf {
+    pod.volume("public/backups/demo").join(checkpoint(name)).join(format!("{name}-data.qcow2"))
+}
+
+fn checkpoint(name: &str) -> String {
+    format!("{name}-2026-01-02_03-04-05")
+}
+
+fn start(pod: &Pod, name: &str, more: &[&str]) -> Output {
+    let which = which(name);
+    let which: Vec<&str> = which.iter().map(String::as_str).collect();
+    with_vmi(pod, &vmi("Enabled"), &[&["backup", "start"][..], &which, more].concat())
+}
+
+fn with_vmi(pod: &Pod, vmi: &Value, words: &[&str]) -> Output {
+    let file = pod.volume("public").join("vmi.json");
+    fs::write(&file, vmi.to_string()).unwrap();
+    pod.ctl(&[words, &["--vmi", file.to_str().unwrap(), TARGET]].concat())
+}
+
+/// What virt-handler is told of the backup.
+fn told(pod: &Pod) -> Value {
+    pod.domain().pointer("/Spec/Metadata/KubeVirt/Backup").cloned().unwrap_or_default()
+}
+
+fn wait_completed(pod: &Pod, name: &str) -> Value {
+    wait_for("end of the backup", DONE, || {
+        let backup = told(pod);
+        expect(backup["Name"] == name && backup["Completed"] == true, &backup).map(|()| backup)
+    })
+}
+
+fn qemu_img(words: &[&str]) -> String {
+    let output = Command::new("qemu-img").args(words).output().unwrap();
+    assert!(output.status.success(), "qemu-img {words:?}: {}", text(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The volume's content as the backup's file has it.
+fn content(pod: &Pod, file: &Path, name: &str) -> Vec<u8> {
+    let raw = pod.volume("public").join(format!("{name}.raw"));
+    qemu_img(&["convert", "-O", "raw", file.to_str().unwrap(), raw.to_str().unwrap()]);
+    fs::read(raw).unwrap()
+}
+
+fn words_at(content: &[u8], at: u64) -> &[u8] {
+    let at = usize::try_from(at).unwrap();
+    content[at..].split(|byte| *byte == b'\n').next().unwrap()
+}
+
+/// What a pulled backup serves: the offsets of what `map` finds with `flag`.
+fn served(pod: &Pod, bitmap: &str, flag: impl Fn(&Value) -> bool) -> Vec<(u64, u64)> {
+    let socket = pod.volume("public/sockets").join("backup-nbd-sock");
+    let mut image = format!("driver=nbd,export=data,server.type=unix,server.path={}", socket.display());
+    if !bitmap.is_empty() {
+        image += &format!(",x-dirty-bitmap=qemu:dirty-bitmap:{bitmap}");
+    }
+    let map = qemu_img(&["map", "--output", "json", "--image-opts", &image]);
+    let map: Value = serde_json::from_str(&map).unwrap();
+    let parts = map.as_array().unwrap().iter().filter(|part| flag(part));
+    parts.map(|part| (part["start"].as_u64().unwrap(), part["length"].as_u64().unwrap())).collect()
+}
+
+#[test]
+fn backups_hold_what_the_guest_wrote_and_go_on_from_checkpoints() {
+    let Some(image) = image() else { return };
+    let pod = Pod::start(&image, "demo", &[]);
+    pod.wait_ready();
+    pod.provide_disks();
+    let claim = pod.volume("private").join("vmi-disks/data");
+    fs::create_dir_all(&claim).unwrap();
+    fs::File::create(claim.join("disk.img")).unwrap().set_len(SIZE).unwrap();
+    let backups = pod.volume("public/backups");
+    fs::create_dir(&backups).unwrap();
+    for path in [&claim, &claim.join("disk.img"), &backups] {
+        own(path);
+    }
+    succeeded(&pod.sync(&vmi("Initializing").to_string()), &pod);
+    let mut guest = pod.console();
+    let disk = guest.wait("grep -lx data1 /sys/block/vd*/serial");
+    let disk = format!("/dev/{}", disk.split('/').nth(3).unwrap());
+    let mut write = |words: &str, at: u64| {
+        guest.run(&format!("echo {words} | dd of={disk} bs=64k seek={} conv=notrunc 2>/dev/null && sync", at >> 16));
+    };
+
+    // Everything, while the agent holds the guest's file systems still.
+    wait_for("the guest agent", DONE, || expect(pod.ctl(&["guest-ping"]).status.success(), "it does not answer"));
+    write("first", 0);
+    succeeded(&start(&pod, "full", &[]), &pod);
+    let full = wait_completed(&pod, "full");
+    assert_eq!(
+        full,
+        json!({"Name": "full", "Mode": "Push", "SkipQuiesce": false, "StartTimestamp": "2026-01-02T03:04:05Z",
+            "EndTimestamp": full["EndTimestamp"], "Completed": true, "Failed": false, "BackupMsg": "",
+            "CheckpointName": checkpoint("full"), "Volumes": r#"[{"volumeName":"data"}]"#, "QuiesceStatus": "Succeeded"})
+    );
+    assert!(full["EndTimestamp"].is_string(), "{full}");
+    let copy = content(&pod, &file_of(&pod, "full"), "full");
+    assert_eq!((copy.len() as u64, words_at(&copy, 0)), (SIZE, &b"first"[..]));
+    let thawed = pod.ctl(&["exec", "/bin/sh", "-c", "echo thawed"]);
+    assert!(text(&thawed).contains("thawed"), "an agent that holds file systems refuses to execute: {}", text(&thawed));
+
+    // What cannot be.
+    assert!(refused(&start(&pod, "full", &[])).contains("already executed, finished at "));
+    let unknown = ["--incremental", "no-such-checkpoint"];
+    assert!(refused(&start(&pod, "odd", &unknown)).contains("virError(Code="));
+    assert!(!file_of(&pod, "odd").parent().unwrap().exists(), "nothing is left of a backup that did not begin");
+    let abort = |name: &str| {
+        let which = which(name);
+        let which: Vec<&str> = which.iter().map(String::as_str).collect();
+        pod.ctl(&[&["backup", "abort"][..], &which].concat())
+    };
+    assert!(refused(&abort("full")).contains("failed to abort backup: "));
+    let untracked = with_vmi(&pod, &vmi("Initializing"), &["backup", "start", "--name", "early"]);
+    assert!(refused(&untracked).contains("Backup failed ChangedBlockTracking is not enabled"));
+
+    // What has changed since, and nothing else.
+    write("second", 8 * MIB);
+    succeeded(&start(&pod, "more", &["--skip-quiesce", "--incremental", &checkpoint("full")]), &pod);
+    assert_eq!(wait_completed(&pod, "more")["QuiesceStatus"], "Skipped");
+    // Over the pod's own image by name, which the file is meant to be looked at without.
+    let file = file_of(&pod, "more");
+    let alone = json!({"driver": "qcow2", "backing": null, "file": {"driver": "file", "filename": file}});
+    let map: Value = serde_json::from_str(&qemu_img(&["map", "--output", "json", &format!("json:{alone}")])).unwrap();
+    let copied: Vec<_> = map.as_array().unwrap().iter().filter(|part| part["data"] == true).collect();
+    assert!(matches!(copied.as_slice(), [part] if part["start"] == 8 * MIB && part["length"] == CLUSTER), "{map}");
+    let offset = usize::try_from(copied[0]["offset"].as_u64().unwrap()).unwrap();
+    assert!(fs::read(file).unwrap()[offset..].starts_with(b"second\n"));
+
+    // The checkpoint is forgotten, as by a launcher of another pod, and redefined from the image's bitmap.
+    write("third", 16 * MIB);
+    let redefine = |name: &str| pod.ctl(&["redefine-checkpoint", "--name", name, "--at", "2026-01-02T03:04:05Z"]);
+    let unknown = refused(&redefine("no-such-checkpoint"));
+    assert!(unknown.contains("no disks found with checkpoint bitmap no-such-checkpoint"), "{unknown}");
+    for name in ["more", "full"] {
+        pod.virsh(&["checkpoint-delete", "default_demo", &checkpoint(name), "--metadata"]);
+    }
+    assert!(refused(&start(&pod, "odd", &["--incremental", &checkpoint("more")])).contains("virError(Code="));
+    succeeded(&redefine(&checkpoint("full")), &pod);
+    succeeded(&redefine(&checkpoint("more")), &pod);
+
+    // Served, until virt-handler has fetched it.
+    succeeded(&start(&pod, "pull", &["--pull", "--incremental", &checkpoint("more")]), &pod);
+    let dirty = served(&pod, &checkpoint("pull"), |part| part["data"] == false);
+    assert_eq!(dirty, [(16 * MIB, GRAIN)], "what has changed since the checkpoint");
+    write("later", 0);
+    let socket = pod.volume("public/sockets").join("backup-nbd-sock");
+    let raw = pod.volume("public").join("pull.raw");
+    let source = format!("nbd+unix:///data?socket={}", socket.display());
+    qemu_img(&["convert", "-f", "raw", "-O", "raw", &source, raw.to_str().unwrap()]);
+    let copy = fs::read(raw).unwrap();
+    for (at, words) in [(0, &b"first"[..]), (8 * MIB, b"second"), (16 * MIB, b"third")] {
+        assert_eq!(words_at(&copy, at), words, "the disk as it was when the backup began");
+    }
+    succeeded(&start(&pod, "pull", &["--pull", "--incremental", &checkpoint("more")]), &pod);
+    assert!(
+        refused(&start(&pod, "other", &[])).contains("backup pull already in progress, need to wait for completion")
+    );
+    assert!(refused(&abort("other")).contains("requested backup differs from ongoing one"));
+    succeeded(&abort("pull"), &pod);
+    let pull = wait_completed(&pod, "pull");
+    assert_eq!((&pull["Mode"], &pull["Failed"], &pull["BackupMsg"]), (&json!("Pull"), &json!(false), &json!("")));
+    assert!(!socket.exists(), "nothing is served any more");
+}
