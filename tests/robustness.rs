@@ -138,12 +138,19 @@ fn virt_handler_comes_back_after_a_minute_and_two_hundred_changes_to_the_true_st
         let mut pace = tokio::time::interval(ABSENCE / CHANGES);
         for change in 0..CHANGES {
             pace.tick().await;
-            let reply = match change % 2 {
-                0 => client.pause_virtual_machine(request()).await,
-                _ => client.unpause_virtual_machine(request()).await,
-            };
-            let Response { success, message } = reply.unwrap().into_inner();
-            assert!(success, "change {change}: {message}");
+            // On a machine that stalls libvirt is late now and then; virt-handler then repeats its order.
+            for attempt in 1.. {
+                let reply = match change % 2 {
+                    0 => client.pause_virtual_machine(request()).await,
+                    _ => client.unpause_virtual_machine(request()).await,
+                };
+                let Response { success, message } = reply.unwrap().into_inner();
+                if success {
+                    break;
+                }
+                assert!(attempt < 3 && message.contains("libvirt did not answer"), "change {change}: {message}");
+                println!("change {change}: {message}");
+            }
         }
         assert!(client.pause_virtual_machine(request()).await.unwrap().into_inner().success);
         assert_eq!(status(&mut client).await, "Paused");

@@ -79,7 +79,7 @@ impl Connection {
     /// The dirty-rate part of the statistics alone.
     pub async fn dirty_rate_stats(&self, name: &str) -> Result<Option<StatsRecord>, Error> {
         let name = name.to_owned();
-        self.call("virConnectGetAllDomainStats", self.deadlines().read, move |connect| {
+        self.call("virConnectGetAllDomainStats", self.deadlines().inquiry, move |connect| {
             stats_of(connect, &name, STATS_DIRTY_RATE)
         })
         .await
@@ -108,7 +108,7 @@ impl Connection {
     /// `virDomainScreenshot` of the first screen.
     pub async fn screenshot(&self, name: &str) -> Result<Screenshot, Error> {
         let name = name.to_owned();
-        self.call("virDomainScreenshot", self.deadlines().read, move |connect| {
+        self.call("virDomainScreenshot", self.deadlines().inquiry, move |connect| {
             let domain = connect.lookup_domain_by_name(&name)?;
             let stream = Stream::new(connect, 0)?;
             let mime = domain.screenshot(&stream, 0, 0)?;
@@ -165,7 +165,7 @@ impl Connection {
 
     /// `virNodeGetSEVInfo`.
     pub async fn sev_info(&self) -> Result<Params, Error> {
-        self.call("virNodeGetSEVInfo", self.deadlines().read, |connect| {
+        self.call("virNodeGetSEVInfo", self.deadlines().inquiry, |connect| {
             let list = Owned::filled(|params, count| {
                 // SAFETY: the connection is alive while it is borrowed; both places are valid.
                 unsafe { virt_sys::virNodeGetSEVInfo(connect.as_ptr(), params, count, 0) }
@@ -177,7 +177,7 @@ impl Connection {
 
     /// `virDomainGetLaunchSecurityInfo`.
     pub async fn launch_security_info(&self, name: &str) -> Result<Params, Error> {
-        self.on_domain("virDomainGetLaunchSecurityInfo", self.deadlines().read, name, |domain| {
+        self.on_domain("virDomainGetLaunchSecurityInfo", self.deadlines().inquiry, name, |domain| {
             let list = Owned::filled(|params, count| {
                 // SAFETY: the domain is alive while it is borrowed; both places are valid.
                 unsafe { virt_sys::virDomainGetLaunchSecurityInfo(domain.as_ptr(), params, count, 0) }
