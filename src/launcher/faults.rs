@@ -2,10 +2,9 @@
 //! the VM (contract/notify.md 3.2, 5.1, 5.5).
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
-
+use super::domain_log;
 use crate::domain::{Domain, DomainStatus, GuestPanicInfo};
 use crate::libvirt::{DomainSnapshot, Lifecycle};
 
@@ -20,8 +19,6 @@ mod event {
 const CRASHED_PANICKED: i32 = 0;
 /// `VIR_DOMAIN_PAUSED` and `VIR_DOMAIN_PAUSED_IOERROR`.
 const PAUSED_BY_IO_ERROR: (i32, i32) = (3, 5);
-/// How much of the log's end is searched; libvirt writes the line just before its event.
-const LOG_END: u64 = 256 * 1024;
 
 /// What is remembered of faults. One VM has one.
 #[derive(Debug, Default)]
@@ -54,10 +51,10 @@ impl Faults {
                 self.panicked = detail == CRASHED_PANICKED;
                 self.panics += 1;
                 let end = match &self.log {
-                    Some(log) => end_of(log).await,
-                    None => Vec::new(),
+                    Some(log) => domain_log::end_of(log, "details of the guest's panic").await,
+                    None => String::new(),
                 };
-                let info = panic_in(&String::from_utf8_lossy(&end));
+                let info = panic_in(&end);
                 Some(self.panic.insert(info)).map(|info| panic_message(info))
             }
             _ => None,
@@ -141,23 +138,6 @@ fn panic_of(line: &str) -> Option<GuestPanicInfo> {
         arg3: argument(3),
         arg4: argument(4),
         arg5: argument(5),
-    })
-}
-
-/// The end of a file; empty if it cannot be read, which is worth a line in our own log and no more.
-async fn end_of(path: &Path) -> Vec<u8> {
-    let read = async {
-        let mut file = tokio::fs::File::open(path).await?;
-        let length = file.metadata().await?.len();
-        file.seek(std::io::SeekFrom::Start(length.saturating_sub(LOG_END))).await?;
-        let mut end = Vec::new();
-        // The file may grow meanwhile.
-        file.take(LOG_END).read_to_end(&mut end).await?;
-        Ok::<_, std::io::Error>(end)
-    };
-    read.await.unwrap_or_else(|error| {
-        tracing::warn!("no details of the guest's panic: {}: {error}", path.display());
-        Vec::new()
     })
 }
 

@@ -3,6 +3,7 @@
 pub mod boot;
 pub mod config;
 pub mod directories;
+mod domain_log;
 pub mod driver;
 pub mod facts;
 pub mod faults;

@@ -157,14 +157,22 @@ pub async fn soft_reboot(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Fa
 pub async fn shutdown(vm: &Vm) -> Result<(), Failure> {
     let Some((now, _reason)) = absent_is_fine(vm.control.state().await)? else { return Ok(()) };
     if matches!(now, state::RUNNING | state::PAUSED) {
-        if absent_is_fine(vm.control.shutdown().await)?.is_none() {
-            return Ok(());
+        match absent_is_fine(vm.control.shutdown().await) {
+            Ok(Some(())) => {}
+            Ok(None) => return Ok(()),
+            // A guest may be off before libvirt has heard from its agent that it obeys.
+            Err(error) if error.code() == Some(code::OPERATION_INVALID) && is_down(vm).await => {}
+            Err(error) => return Err(error.into()),
         }
         vm.metadata.edit(|metadata| {
             metadata.grace_period.get_or_insert_default().deletion_timestamp.get_or_insert_with(Time::now);
         });
     }
     Ok(())
+}
+
+async fn is_down(vm: &Vm) -> bool {
+    absent_is_fine(vm.control.state().await).is_ok_and(|known| known.is_none_or(|(now, _reason)| state::is_down(now)))
 }
 
 /// KillVirtualMachine.

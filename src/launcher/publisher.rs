@@ -10,15 +10,25 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::domain_log;
 use super::faults::Faults;
 use super::guest::Guest;
+use super::hypervisor_process::Tracker;
 use super::metadata::MetadataCache;
 use super::notification::Wanted;
-use crate::domain::{Domain, DomainSpec, DomainStatus, LifeCycle, ObjectMeta, StateReason, Time};
+use super::operations::{Vm, state};
+use crate::domain::{Domain, DomainSpec, DomainStatus, GracePeriodMetadata, LifeCycle, ObjectMeta, StateReason, Time};
 use crate::guest_agent::GuestData;
 use crate::hypervisor::VmControl;
 use crate::libvirt::{Connection, DomainSnapshot, Lifecycle};
 use crate::notify::{EventType, Outbox};
+
+/// `VIR_DOMAIN_SHUTOFF` with `VIR_DOMAIN_SHUTOFF_UNKNOWN`.
+const ENDED_WITHOUT_REASON: (i32, i32) = (state::SHUTOFF, 0);
+/// `VIR_DOMAIN_SHUTOFF_SHUTDOWN`.
+const SHUTOFF_SHUTDOWN: i32 = 1;
+/// `VIR_DOMAIN_SHUTOFF_CRASHED`.
+const SHUTOFF_CRASHED: i32 = 3;
 
 /// Why the publisher should look.
 #[derive(Debug)]
@@ -73,7 +83,11 @@ pub struct Publisher {
     published: watch::Sender<Published>,
     faults: Faults,
     /// Who can tell which disk failed.
-    libvirt: Option<Connection>,
+    libvirt: Connection,
+    /// Whether the VM has been running.
+    tracker: Tracker,
+    /// libvirt's log of the domain.
+    domain_log: Option<PathBuf>,
     /// Generation of the notification that told the deletion.
     deletion: watch::Sender<Option<u64>>,
     /// Generation of the notification that told that the VM is to shut down.
@@ -151,15 +165,14 @@ impl Due {
 }
 
 impl Publisher {
-    /// A publisher and the handle by which it is asked. `seen`: an earlier launcher has shown this domain to virt-handler.
+    /// A publisher of `vm` and the handle by which it is asked. libvirt's `domain_log` tells how a VM ended that nobody saw
+    /// end, and the details of guest panics.
     pub fn new(
         identity: Identity,
-        control: Arc<dyn VmControl>,
-        metadata: MetadataCache,
+        vm: &Vm,
         outbox: Outbox,
-        guest: Guest,
+        domain_log: Option<PathBuf>,
         retry: Duration,
-        seen: bool,
     ) -> (Self, Publications) {
         let (sender, causes) = mpsc::unbounded_channel();
         let (published, deletion) = (watch::Sender::new(Published::default()), watch::Sender::new(None));
@@ -172,27 +185,24 @@ impl Publisher {
         };
         let publisher = Publisher {
             identity,
-            control,
-            metadata,
+            control: Arc::clone(&vm.control),
+            metadata: vm.metadata.clone(),
             outbox,
-            guest_data: guest.data(),
-            guest,
-            faults: Faults::default(),
-            libvirt: None,
+            guest_data: vm.guest.data(),
+            guest: vm.guest.clone(),
+            faults: Faults::new(domain_log.clone()),
+            libvirt: vm.connection.clone(),
+            tracker: vm.tracker.clone(),
+            domain_log,
             causes,
             published,
             deletion,
             marked,
             retry,
-            seen,
+            // An earlier launcher may have shown this domain to virt-handler.
+            seen: vm.tracker.was_seen(),
         };
         (publisher, publications)
-    }
-
-    /// Asks libvirt for the disks that failed, and takes the details of guest panics from its `log` of the domain.
-    #[must_use]
-    pub fn with_faults_from(self, libvirt: Connection, log: Option<PathBuf>) -> Self {
-        Publisher { faults: Faults::new(log), libvirt: Some(libvirt), ..self }
     }
 
     /// Runs until every `Publications` is gone.
@@ -231,7 +241,8 @@ impl Publisher {
                 continue;
             }
             match self.control.snapshot().await {
-                Ok(snapshot) => {
+                Ok(mut snapshot) => {
+                    self.explain_end(&mut snapshot).await;
                     let failing = self.faults.concern_disks(&snapshot);
                     self.publish(due.told.take(), Some(snapshot));
                     if failing {
@@ -245,10 +256,25 @@ impl Publisher {
         }
     }
 
+    /// A libvirt daemon that was started after the VM's end does not know how it ended, and virt-handler takes a shut-off
+    /// VM without a reason for one that is yet to be started (contract/notify.md 5.1).
+    async fn explain_end(&self, snapshot: &mut DomainSnapshot) {
+        if (snapshot.state, snapshot.reason) != ENDED_WITHOUT_REASON || !self.tracker.was_seen() {
+            return;
+        }
+        let told = match &self.domain_log {
+            Some(log) => domain_log::reason_of_end(&domain_log::end_of(log, "reason of the VM's end").await),
+            None => None,
+        };
+        snapshot.reason = told.unwrap_or_else(|| match self.metadata.snapshot().grace_period {
+            Some(GracePeriodMetadata { deletion_timestamp: Some(_), .. }) => SHUTOFF_SHUTDOWN,
+            Some(_) | None => SHUTOFF_CRASHED,
+        });
+    }
+
     /// Which disks paused the VM. What cannot be asked now is asked at the next look.
     async fn tell_disk_errors(&mut self) {
-        let Some(connection) = &self.libvirt else { return };
-        match connection.disk_errors(&self.identity.domain).await {
+        match self.libvirt.disk_errors(&self.identity.domain).await {
             Ok(errors) => {
                 for message in self.faults.disk_errors(errors, self.published.borrow().domain.as_deref()) {
                     self.guest.warning("IOerror", message);

@@ -209,17 +209,9 @@ impl Started {
             ),
             hotplug: super::sync::Hotplug::default(),
         };
-        let domain_log = runtime.domain_log(&vm.domain);
-        let (publisher, publications) = Publisher::new(
-            identity,
-            Arc::clone(&vm.control),
-            vm.metadata.clone(),
-            outbox.clone(),
-            guest.clone(),
-            Duration::from_secs(1),
-            inherited.process.is_some(),
-        );
-        tokio::spawn(publisher.with_faults_from(vm.connection.clone(), domain_log).run());
+        let (publisher, publications) =
+            Publisher::new(identity, &vm, outbox.clone(), runtime.domain_log(&vm.domain), Duration::from_secs(1));
+        tokio::spawn(publisher.run());
         guest.start_poller(config.agent);
         guest.resume_safety_thaw();
         let signs = Signs::default();

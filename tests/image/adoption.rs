@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use super::support::beats::Heartbeat;
 use super::support::pod::{Pod, Setup, image, text};
-use super::support::virt_handler::VirtHandler;
+use super::support::virt_handler::{Received, VirtHandler};
 use super::support::{expect, wait_for};
 use super::{boot, children, comm, owner, send, try_owner, vmi};
 
@@ -193,6 +193,29 @@ fn a_vm_that_ended_while_nobody_looked_is_told_and_not_started_again() {
     let virt_handler = pod.virt_handler(&vmi("demo"));
     assert_eq!(pod.wait_exit(), 0, "{}", pod.log());
     assert_only_deleted(&virt_handler);
+}
+
+#[test]
+fn a_vm_whose_end_only_the_dead_launcher_saw_is_told_with_its_reason() {
+    let Some(image) = image() else { return };
+    let pod = Pod::start(&image, "demo", &[]);
+    boot(&pod, &vmi("demo"));
+    pod.wait_console("guest: ready");
+    assert!(pod.ctl(&["shutdown"]).status.success());
+    pod.wait_status("Shutoff");
+    send(owner(&pod), Signal::SIGKILL);
+    wait_for("another launcher", BACK, || try_owner(&pod).ok_or_else(|| pod.log()));
+    // The new libvirt daemon finds a domain that is off, and nothing that tells it why.
+    let virt_handler = pod.virt_handler(&vmi("demo"));
+    assert_eq!(pod.wait_exit(), 0, "{}", pod.log());
+    assert_only_deleted(&virt_handler);
+    let reasons = virt_handler.pipe.received().into_iter().filter_map(|received| match received {
+        Received::Domain { domain, .. } if domain["Status"]["Status"] == "Shutoff" => Some(domain),
+        Received::Domain { .. } | Received::K8s(_) => None,
+    });
+    for domain in reasons {
+        assert_eq!(domain["Status"]["Reason"], "Shutdown");
+    }
 }
 
 #[test]

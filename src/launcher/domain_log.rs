@@ -1,0 +1,69 @@
+//! libvirt's log of the domain, for what libvirt itself has forgotten: it writes a line before it tells an event, and one
+//! about each end of the VM.
+
+use std::path::Path;
+
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+
+/// How much of the log's end is searched; libvirt writes the line just before its event.
+const LOG_END: u64 = 256 * 1024;
+
+/// The end of the log; empty if it cannot be read, which is worth a line in our own log, with `what` is missing, and no
+/// more.
+pub async fn end_of(path: &Path, what: &str) -> String {
+    let read = async {
+        let mut file = tokio::fs::File::open(path).await?;
+        let length = file.metadata().await?.len();
+        file.seek(std::io::SeekFrom::Start(length.saturating_sub(LOG_END))).await?;
+        let mut end = Vec::new();
+        // The file may grow meanwhile.
+        file.take(LOG_END).read_to_end(&mut end).await?;
+        Ok::<_, std::io::Error>(end)
+    };
+    let end = read.await.unwrap_or_else(|error| {
+        tracing::warn!("no {what}: {}: {error}", path.display());
+        Vec::new()
+    });
+    String::from_utf8_lossy(&end).into_owned()
+}
+
+/// The `virDomainShutoffReason` of the last end that the log tells of, from a line such as
+/// `2026-11-21 08:00:00.000+0000: shutting down, reason=shutdown`; `None` if it tells of none.
+pub fn reason_of_end(log: &str) -> Option<i32> {
+    let told = log.lines().rev().find_map(|line| line.split_once(": shutting down, reason="))?.1;
+    match told.trim_end() {
+        "shutdown" => Some(1),
+        "destroyed" => Some(2),
+        "crashed" => Some(3),
+        "migrated" => Some(4),
+        "saved" => Some(5),
+        "failed" => Some(6),
+        "from snapshot" => Some(7),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_last_end_counts() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let filler = "x".repeat(300_000);
+        let lines = "2026-11-21 08:00:00.000+0000: shutting down, reason=destroyed\n\
+            2026-11-21 08:00:01.000+0000: starting up libvirt version: 11.3.0\nqemu: terminating on signal 15\n\
+            2026-11-21 08:00:02.000+0000: shutting down, reason=shutdown\n";
+        std::fs::write(log.path(), format!("{filler}\n{lines}")).unwrap();
+        assert_eq!(reason_of_end(&end_of(log.path(), "reason").await), Some(1));
+        assert_eq!(end_of(Path::new("/nowhere/at/all.log"), "reason").await, "");
+    }
+
+    #[test]
+    fn what_is_not_told_is_not_guessed() {
+        for log in ["", "shutting down, reason=shutdown", "t: shutting down, reason=unknown", "reason=crashed"] {
+            assert_eq!(reason_of_end(log), None, "{log}");
+        }
+        assert_eq!(reason_of_end("t: shutting down, reason=from snapshot\r\nqemu: later words"), Some(7));
+    }
+}
