@@ -53,7 +53,7 @@ demo: images ## boot a real Linux guest in the real image, from the VMI file in 
 .PHONY: test
 test: images ## everything: unit tests, and integration tests on the real image with real libvirt and QEMU
 	@images/deps.sh test
-	VIRT_LAUNCHER_STATIC=$(CURDIR)/$(DIST) VIRT_LAUNCHER_IMAGE=localhost/virt-launcher-qemu VIRT_LAUNCHER_GUEST_IMAGE=localhost/virt-launcher-guest cargo test --locked $(TEST_AS_ROOT)
+	VIRT_LAUNCHER_STATIC=$(CURDIR)/$(DIST) VIRT_LAUNCHER_IMAGE=localhost/virt-launcher-qemu VIRT_LAUNCHER_GUEST_IMAGE=localhost/virt-launcher-guest cargo test --locked --no-fail-fast $(TEST_AS_ROOT)
 
 .PHONY: test-forms
 test-forms: images ## the image's tests with both forms of libvirt: the monolithic libvirtd, and virtqemud
