@@ -6,7 +6,7 @@
 
 mod cloud_init;
 mod context;
-mod cpu_list;
+pub mod cpu_list;
 mod cpu_pool;
 mod defines;
 mod error;

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use super::super::facts;
+use crate::convert::cpu_list;
 use crate::domain::{Address, DomainSpec, HostDevice};
 use crate::storage::TaggedDevice;
 use crate::vmi::VirtualMachineInstance;
@@ -84,7 +85,7 @@ fn place(
         entry.numa_node = node;
         return;
     }
-    let is_near = |set: &str| facts::parse_cpu_list(set).is_ok_and(|set| set.iter().any(|cpu| near.contains(cpu)));
+    let is_near = |set: &str| cpu_list::parse(set).is_some_and(|set| set.iter().any(|cpu| near.contains(cpu)));
     let pins = domain.cpu_tune.iter().flat_map(|tune| &tune.vcpu_pin);
     entry.aligned_cpus = pins.filter(|pin| is_near(&pin.cpu_set)).map(|pin| pin.vcpu).collect();
 }

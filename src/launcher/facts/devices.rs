@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use super::files::{below, names, text, word};
-use crate::convert::{NumaNode, PciDevice, Sysfs, kernel_name};
+use crate::convert::{NumaNode, PciDevice, Sysfs, cpu_list, kernel_name};
 use crate::domain::{DomainSpec, HostDevice};
 use crate::vmi::VirtualMachineInstance;
 
@@ -108,7 +108,7 @@ pub(super) fn sysfs(root: &Path, domain: &DomainSpec) -> Sysfs {
 pub(crate) fn node_of(root: &Path, device: &HostDevice) -> Option<(u32, Vec<u32>)> {
     let address = device.source.address.as_ref().filter(|_| device.type_ == "pci")?;
     let node = u32::try_from(pci_device(root, &kernel_name(address)).numa_node?).ok()?;
-    Some((node, super::parse_cpu_list(&numa_node(root, node).cpulist).ok()?))
+    Some((node, cpu_list::parse(&numa_node(root, node).cpulist)?))
 }
 
 fn pci_device(root: &Path, address: &str) -> PciDevice {

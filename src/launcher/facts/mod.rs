@@ -12,6 +12,7 @@ pub use secrets::cloud_init_secrets;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,6 +22,7 @@ use nix::unistd::Pid;
 use super::config::Config;
 use crate::convert::{
     self, ContainerDiskInfo, ConvertError, DirectIo, HostFacts, HypervisorFacts, Link, Ovmf, Profile, SyncOptions,
+    cpu_list,
 };
 use crate::domain::DomainSpec;
 use crate::hypervisor::{Conversion, Entry};
@@ -194,32 +196,20 @@ fn emulators(root: &Path) -> Vec<String> {
 }
 
 /// CPUs of the pod's cgroup; where no cpuset controller is mounted, those this process may run on.
-fn cpu_set(root: &Path) -> std::io::Result<Vec<u32>> {
+fn cpu_set(root: &Path) -> io::Result<Vec<u32>> {
     for path in ["/sys/fs/cgroup/cpuset.cpus.effective", "/sys/fs/cgroup/cpuset/cpuset.cpus"] {
         match std::fs::read_to_string(below(root, path)) {
-            Ok(text) => return parse_cpu_list(text.trim()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Ok(text) => {
+                let bad = || io::Error::new(io::ErrorKind::InvalidData, format!("{:?} is not a CPU list", text.trim()));
+                return cpu_list::parse(&text).ok_or_else(bad);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
     }
     let set = nix::sched::sched_getaffinity(Pid::from_raw(0))?;
     let most = nix::sched::CpuSet::count();
     Ok((0..most).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).filter_map(|cpu| u32::try_from(cpu).ok()).collect())
-}
-
-/// A CPU list such as `0-3,8`.
-pub(crate) fn parse_cpu_list(text: &str) -> std::io::Result<Vec<u32>> {
-    let bad = || std::io::Error::new(std::io::ErrorKind::InvalidData, format!("{text:?} is not a CPU list"));
-    let mut cpus = Vec::new();
-    for part in text.split(',').filter(|part| !part.is_empty()) {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last): (u32, u32) = (first.parse().map_err(|_| bad())?, last.parse().map_err(|_| bad())?);
-        if first > last || last > 65_535 {
-            return Err(bad());
-        }
-        cpus.extend(first..=last);
-    }
-    Ok(cpus)
 }
 
 fn links(root: &Path) -> Vec<Link> {
@@ -236,13 +226,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cpu_lists_are_read_or_refused() {
-        assert_eq!(parse_cpu_list("0-2,5").unwrap(), [0, 1, 2, 5]);
-        assert_eq!(parse_cpu_list("").unwrap(), Vec::<u32>::new());
-        for text in ["x", "3-1", "0-99999999", "1,,-"] {
-            assert!(parse_cpu_list(text).is_err(), "{text}");
-        }
+    fn the_pod_s_cpus_are_read_or_refused() {
         assert!(!cpu_set(Path::new("/")).unwrap().is_empty());
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("sys/fs/cgroup/cpuset/cpuset.cpus");
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, "0-2,5\n").unwrap();
+        assert_eq!(cpu_set(root.path()).unwrap(), [0, 1, 2, 5]);
+        std::fs::write(&file, "3-1\n").unwrap();
+        assert_eq!(cpu_set(root.path()).unwrap_err().to_string(), "\"3-1\" is not a CPU list");
     }
 
     #[test]
