@@ -25,7 +25,7 @@ use crate::convert::{
     cpu_list,
 };
 use crate::domain::DomainSpec;
-use crate::hypervisor::{Conversion, Entry};
+use crate::hypervisor::{Conversion, Entry, host_architecture};
 use crate::storage::ImageInfo;
 use crate::vmi::VirtualMachineInstance;
 
@@ -63,16 +63,6 @@ pub fn hypervisor_facts(entry: &Entry, root: &Path, domain: &str) -> HypervisorF
     }
 }
 
-/// Kubernetes' name of the architecture this binary was built for.
-fn host_arch() -> String {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
-    .to_owned()
-}
-
 /// Gathers the facts for one VMI. Blocking: reads small files and opens the VM's disks.
 pub fn gather(
     pod: &Pod<'_>,
@@ -104,7 +94,7 @@ pub fn collect(
     let is_block = |path: PathBuf| std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device());
     let (permanent, hotplug) = (below(root, "/dev"), below(root, &config.hotplug_disk_dir));
     let mut facts = HostFacts {
-        host_arch: host_arch(),
+        host_arch: host_architecture().to_owned(),
         hypervisor: pod.hypervisor.clone(),
         allow_emulation: config.allow_emulation,
         allow_cross_arch_emulation: config.allow_cross_arch_emulation,
