@@ -6,6 +6,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::domain::parse_bool;
+
 /// One mistake, by the name of the flag.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Mistake {
@@ -90,7 +92,7 @@ impl Target<'_> {
 
     fn set(&mut self, value: &str) -> Result<(), String> {
         match self {
-            Target::Bool(target) => **target = parse_bool(value)?,
+            Target::Bool(target) => **target = parse_bool(value).ok_or("expected true or false")?,
             Target::Int(target) => **target = parse_int(value)?,
             Target::Uint(target) => **target = parse_uint(value)?,
             Target::Duration(target) => **target = parse_duration(value)?,
@@ -205,14 +207,6 @@ pub fn usage(program: &str, flags: &[Flag<'_>]) -> String {
     let width = lines.iter().map(|(left, _)| left.len()).max().unwrap_or(0) + 3;
     let lines: String = lines.iter().map(|(left, right)| format!("{left:width$}{right}\n")).collect();
     format!("Usage of {program}:\n{lines}")
-}
-
-fn parse_bool(text: &str) -> Result<bool, String> {
-    match text {
-        "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(true),
-        "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),
-        _ => Err("expected true or false".to_owned()),
-    }
 }
 
 /// Digits and base of an unsigned number as Go writes it with base 0.

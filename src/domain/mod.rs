@@ -4,6 +4,7 @@
 //! once, with its XML and JSON names beside it (see `table`). [`Domain`] wraps it for GetDomain and notify.
 
 mod alias;
+mod boolean;
 mod cpu;
 mod devices;
 mod document;
@@ -24,6 +25,7 @@ mod xml_reader;
 mod xml_writer;
 
 pub use alias::{Alias, XmlName};
+pub use boolean::parse_bool;
 pub use cpu::*;
 pub use devices::*;
 pub use document::*;

@@ -22,7 +22,7 @@ use std::borrow::Cow;
 
 use serde_json::Value as Json;
 
-use crate::domain::Time;
+use crate::domain::{Time, parse_bool};
 
 /// Namespace of the launcher's own metadata inside the domain document.
 pub const KUBEVIRT_NAMESPACE: &str = "http://kubevirt.io";
@@ -195,9 +195,8 @@ impl Scalar for bool {
 
     fn read_text(&mut self, text: &str) -> Result<(), String> {
         *self = match text.trim() {
-            "1" | "t" | "T" | "true" | "True" | "TRUE" => true,
-            "" | "0" | "f" | "F" | "false" | "False" | "FALSE" => false,
-            _ => return Err("true or false is expected".to_owned()),
+            "" => false,
+            word => parse_bool(word).ok_or("true or false is expected")?,
         };
         Ok(())
     }

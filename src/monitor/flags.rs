@@ -4,6 +4,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use crate::domain::parse_bool;
+
 /// Flags that are the monitor's alone: both are switches.
 const KEEP: &str = "--keep-after-failure";
 /// The original's behaviour: a launcher that dies takes its VM along.
@@ -76,12 +78,9 @@ pub fn read(words: &[OsString]) -> Asked {
         let letter_value = name.strip_prefix("-v").filter(|value| !value.is_empty()).map(str::to_owned);
         match name.as_str() {
             KEEP | NO_ADOPT => {
-                let on = match value.as_deref() {
-                    None | Some("1" | "t" | "T" | "TRUE" | "true" | "True") => true,
-                    Some("0" | "f" | "F" | "FALSE" | "false" | "False") => false,
-                    Some(other) => {
-                        return Asked::Wrong(format!("invalid argument {other:?} for {name}: expected true or false"));
-                    }
+                let text = value.as_deref().unwrap_or("true");
+                let Some(on) = parse_bool(text) else {
+                    return Asked::Wrong(format!("invalid argument {text:?} for {name}: expected true or false"));
                 };
                 match name.as_str() {
                     KEEP => flags.keep_after_failure = on,

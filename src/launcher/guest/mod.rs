@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::publisher::Identity;
 use super::saved::SavedStore;
 use crate::cmd::{Failure, GuestCommand, GuestOutput};
-use crate::domain::{Domain, LifeCycle};
+use crate::domain::{self, Domain, LifeCycle};
 use crate::guest_agent::{self, AgentError, GuestData, Intervals, LibvirtAgent, Presence};
 use crate::libvirt::Connection;
 use crate::notify::{InvolvedObject, K8sEvent, K8sEventType, Outbox};
@@ -106,8 +106,7 @@ impl Guest {
 
     /// Whether probes of the guest are to be answered without asking it (`kubevirt.io/pause-guest-agent-probes`).
     pub fn pause_probes(&self, annotation: Option<&str>) {
-        // What Go's ParseBool takes for true.
-        let paused = annotation.is_some_and(|value| matches!(value, "1" | "t" | "T" | "TRUE" | "true" | "True"));
+        let paused = annotation.and_then(domain::parse_bool).unwrap_or(false);
         self.shared.probes_paused.store(paused, Ordering::Relaxed);
     }
 
