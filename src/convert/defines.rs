@@ -3,7 +3,7 @@
 use super::context::{Arch, Context, virtio_model};
 use super::error::ConvertError;
 use super::facts::{HostFacts, Profile};
-use super::{convert, pci};
+use super::{convert_in, pci};
 use crate::domain::{Alias, Controller, DomainSpec, Interface, InterfaceTarget, Model};
 use crate::vmi::VirtualMachineInstance;
 
@@ -37,8 +37,17 @@ enum Stage {
 impl Defines {
     /// Converts the VMI and prepares the first define.
     pub fn new(vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<Self, ConvertError> {
-        let mut converted = convert(vmi, facts)?;
+        Self::observed(vmi, facts, &mut |_, _| {})
+    }
+
+    /// [`Defines::new`] that shows `observe` the document after each step of the conversion, with the step's name.
+    pub fn observed(
+        vmi: &VirtualMachineInstance,
+        facts: &HostFacts,
+        observe: &mut dyn FnMut(&'static str, &DomainSpec),
+    ) -> Result<Self, ConvertError> {
         let context = Context::new(vmi, facts)?;
+        let mut converted = convert_in(&context, observe)?;
         if facts.hypervisor.profile != Profile::Qemu || !has_pcie_topology(vmi) {
             return Ok(Defines { current: converted.clone(), converted, extra_ports: 0, stage: Stage::Last });
         }

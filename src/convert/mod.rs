@@ -41,22 +41,19 @@ use crate::vmi::VirtualMachineInstance;
 /// Converts a VMI to the document of the first define, pre-start additions included
 /// (contract/domain-xml-qemu.md 1, steps 1 to 7).
 pub fn convert(vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<DomainSpec, ConvertError> {
-    convert_observed(vmi, facts, &mut |_, _| {})
+    convert_in(&Context::new(vmi, facts)?, &mut |_, _| {})
 }
 
-/// [`convert`] that shows `observe` the document after each step, with the step's name.
-pub fn convert_observed(
-    vmi: &VirtualMachineInstance,
-    facts: &HostFacts,
+fn convert_in(
+    context: &Context<'_>,
     observe: &mut dyn FnMut(&'static str, &DomainSpec),
 ) -> Result<DomainSpec, ConvertError> {
-    let context = Context::new(vmi, facts)?;
-    let mut domain = run_steps(&context, observe)?;
-    cloud_init::check(&context)?;
-    network_phase2::fill_in_taps(&context, &mut domain, &|_| true)?;
+    let mut domain = run_steps(context, observe)?;
+    cloud_init::check(context)?;
+    network_phase2::fill_in_taps(context, &mut domain, &|_| true)?;
     observe("network phase 2", &domain);
-    if facts.hypervisor.profile == Profile::Qemu {
-        io_modes::probe(&context, &mut domain)?;
+    if context.facts.hypervisor.profile == Profile::Qemu {
+        io_modes::probe(context, &mut domain)?;
         observe("cache and IO modes", &domain);
     }
     Ok(domain)

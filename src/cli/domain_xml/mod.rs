@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use super::{NOT_THERE, USAGE, say};
-use crate::convert::{ConvertError, Defines, HostFacts, HypervisorFacts, convert_observed};
+use crate::convert::{ConvertError, Defines, HostFacts, HypervisorFacts};
 use crate::domain::DomainSpec;
 use crate::hypervisor::{Catalogue, CatalogueError};
 use crate::launcher::facts::hypervisor_facts;
@@ -147,10 +147,7 @@ fn printed(arguments: &Arguments) -> Result<String, Problem> {
             stages.push(Stage { step, document: document.clone() });
         }
     };
-    if arguments.explain {
-        convert_observed(&vmi, &facts, &mut observe).map_err(Problem::Convert)?;
-    }
-    let mut boot = Defines::new(&vmi, &facts).map_err(Problem::Convert)?;
+    let mut boot = Defines::observed(&vmi, &facts, &mut observe).map_err(Problem::Convert)?;
     observe("hot-plug topology", boot.document());
     let mut defines = vec![boot.xml()];
     while !boot.is_last() && devices.is_some() {
