@@ -20,7 +20,7 @@ use super::cloud_hypervisor_serial::{Serial, SerialPaths};
 use super::cloud_hypervisor_stats::{self as stats, Told};
 use super::control::{Answer, ControlError, VmControl};
 use crate::domain::DomainSpec;
-use crate::libvirt::{self, Connection, DomainSnapshot, Event, Lifecycle, StatsRecord};
+use crate::libvirt::{self, Connection, DomainEvent, DomainSnapshot, Event, Lifecycle, StatsRecord};
 use crate::process::{PidFd, find_by_command_prefix, read_pid_file};
 
 /// `virDomainState` values and reasons that are used here.
@@ -191,7 +191,8 @@ impl CloudHypervisor {
 
     fn tell(&self, event: i32, detail: i32) {
         // A driver that has ended has nobody left to tell.
-        let _ = self.0.events.send(Event::Lifecycle(self.domain().to_owned(), Lifecycle { event, detail }));
+        let event = DomainEvent::Lifecycle(Lifecycle { event, detail });
+        let _ = self.0.events.send(Event::Domain(self.domain().to_owned(), event));
     }
 
     /// Tells a change between running and paused once, whoever noticed it.

@@ -21,7 +21,7 @@ use super::sync;
 use super::turns::Turns;
 use crate::cmd::{self, Action, Answer, Failure, GuestCommand, GuestOutput};
 use crate::daemon::Watchdog;
-use crate::libvirt::{self, AgentChange, Event, JobStats, Lifecycle};
+use crate::libvirt::{self, AgentChange, DomainEvent, Event, JobStats, Lifecycle};
 
 /// Requests that may wait for the driver before callers are refused.
 const WAITING: usize = 64;
@@ -344,37 +344,9 @@ impl Driver {
 
     fn on_event(&mut self, event: Event) {
         match event {
-            Event::Lifecycle(domain, lifecycle) => {
+            Event::Domain(domain, event) => {
                 if domain == self.vm.domain {
-                    self.on_lifecycle(lifecycle);
-                }
-            }
-            Event::DeviceRemoved(domain, alias) => {
-                if domain == self.vm.domain {
-                    self.vm.hotplug.device_removed(&alias);
-                    self.publications.look(Cause::Changed);
-                }
-            }
-            Event::Agent(domain, change) => {
-                if domain == self.vm.domain {
-                    match change {
-                        AgentChange::Connected => self.vm.guest.agent_connected(),
-                        AgentChange::Disconnected => {}
-                    }
-                    self.publications.look(Cause::Changed);
-                }
-            }
-            Event::JobCompleted(domain, stats) => {
-                if domain == self.vm.domain {
-                    match stats.operation == OPERATION_BACKUP {
-                        true => self.look_at_backup(Some(stats)),
-                        false => self.publications.look(Cause::Changed),
-                    }
-                }
-            }
-            Event::DeviceAdded(domain) | Event::MemoryDeviceSize(domain) => {
-                if domain == self.vm.domain {
-                    self.publications.look(Cause::Changed);
+                    self.on_domain_event(event);
                 }
             }
             Event::Closed(generation, reason) => {
@@ -386,6 +358,22 @@ impl Driver {
                 }
             }
         }
+    }
+
+    fn on_domain_event(&mut self, event: DomainEvent) {
+        match event {
+            DomainEvent::Lifecycle(lifecycle) => return self.on_lifecycle(lifecycle),
+            DomainEvent::JobCompleted(stats) if stats.operation == OPERATION_BACKUP => {
+                return self.look_at_backup(Some(stats));
+            }
+            DomainEvent::DeviceRemoved(alias) => self.vm.hotplug.device_removed(&alias),
+            DomainEvent::Agent(AgentChange::Connected) => self.vm.guest.agent_connected(),
+            DomainEvent::Agent(AgentChange::Disconnected)
+            | DomainEvent::JobCompleted(_)
+            | DomainEvent::DeviceAdded
+            | DomainEvent::MemoryDeviceSize => {}
+        }
+        self.publications.look(Cause::Changed);
     }
 
     /// Notes how a backup ended: as libvirt tells, or without word of it after a lost connection.

@@ -424,7 +424,7 @@ async fn blocking<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::Lifecycle;
+    use super::super::{DomainEvent, Lifecycle};
     use super::*;
 
     /// libvirt's own in-process test driver stands in for a daemon: real library, real events, no machine.
@@ -443,7 +443,7 @@ mod tests {
         connection.suspend("test").await.unwrap();
         assert_eq!(connection.state("test").await.unwrap(), (3, 1));
         let event = tokio::time::timeout(Duration::from_secs(10), events.recv()).await.unwrap().unwrap();
-        assert_eq!(event, Event::Lifecycle("test".into(), Lifecycle { event: 3, detail: 0 }));
+        assert_eq!(event, Event::Domain("test".into(), DomainEvent::Lifecycle(Lifecycle { event: 3, detail: 0 })));
         let missing = connection.state("nobody").await.unwrap_err();
         assert!(missing.is_no_domain(), "{missing}");
         assert!(connection.snapshot("test").await.unwrap().xml.unwrap().contains("<name>test</name>"));

@@ -33,21 +33,28 @@ pub enum AgentChange {
     Disconnected,
 }
 
-/// What libvirt tells without being asked. Domains are given by libvirt's name.
+/// What libvirt tells of a domain.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DomainEvent {
+    /// Event 0.
+    Lifecycle(Lifecycle),
+    /// Event 18.
+    Agent(AgentChange),
+    /// Event 19.
+    DeviceAdded,
+    /// Event 15, with the device's alias.
+    DeviceRemoved(String),
+    /// Event 21, with what it says about the job; the job's type is not part of it.
+    JobCompleted(JobStats),
+    /// Event 26.
+    MemoryDeviceSize,
+}
+
+/// What libvirt tells without being asked.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// Event 0.
-    Lifecycle(String, Lifecycle),
-    /// Event 18.
-    Agent(String, AgentChange),
-    /// Event 19.
-    DeviceAdded(String),
-    /// Event 15, with the device's alias.
-    DeviceRemoved(String, String),
-    /// Event 21, with what it says about the job; the job's type is not part of it.
-    JobCompleted(String, JobStats),
-    /// Event 26.
-    MemoryDeviceSize(String),
+    /// Of the domain with this name, which is libvirt's.
+    Domain(String, DomainEvent),
     /// The connection with this generation is dead, with the close reason's meaning.
     Closed(u64, &'static str),
 }
@@ -158,9 +165,9 @@ unsafe fn tell(opaque: *mut c_void, event: impl FnOnce(&Target) -> Event) {
     let _ = target.queue.send(event(target));
 }
 
-unsafe fn name_of(domain: virt_sys::virDomainPtr) -> String {
-    let name = unsafe { virt_sys::virDomainGetName(domain) };
-    unsafe { text(name) }
+unsafe fn tell_of(domain: virt_sys::virDomainPtr, event: DomainEvent, opaque: *mut c_void) {
+    let name = unsafe { text(virt_sys::virDomainGetName(domain)) };
+    unsafe { tell(opaque, |_| Event::Domain(name, event)) };
 }
 
 unsafe fn text(text: *const c_char) -> String {
@@ -181,7 +188,7 @@ unsafe extern "C" fn on_lifecycle(
     detail: c_int,
     opaque: *mut c_void,
 ) -> c_int {
-    unsafe { tell(opaque, |_| Event::Lifecycle(name_of(domain), Lifecycle { event, detail })) };
+    unsafe { tell_of(domain, DomainEvent::Lifecycle(Lifecycle { event, detail }), opaque) };
     0
 }
 
@@ -193,7 +200,7 @@ unsafe extern "C" fn on_agent(
     opaque: *mut c_void,
 ) {
     let change = if state == 1 { AgentChange::Connected } else { AgentChange::Disconnected };
-    unsafe { tell(opaque, |_| Event::Agent(name_of(domain), change)) };
+    unsafe { tell_of(domain, DomainEvent::Agent(change), opaque) };
 }
 
 unsafe extern "C" fn on_device_added(
@@ -202,7 +209,7 @@ unsafe extern "C" fn on_device_added(
     _alias: *const c_char,
     opaque: *mut c_void,
 ) {
-    unsafe { tell(opaque, |_| Event::DeviceAdded(name_of(domain))) };
+    unsafe { tell_of(domain, DomainEvent::DeviceAdded, opaque) };
 }
 
 unsafe extern "C" fn on_device_removed(
@@ -211,7 +218,7 @@ unsafe extern "C" fn on_device_removed(
     alias: *const c_char,
     opaque: *mut c_void,
 ) {
-    unsafe { tell(opaque, |_| Event::DeviceRemoved(name_of(domain), text(alias))) };
+    unsafe { tell_of(domain, DomainEvent::DeviceRemoved(text(alias)), opaque) };
 }
 
 unsafe extern "C" fn on_job_completed(
@@ -221,9 +228,8 @@ unsafe extern "C" fn on_job_completed(
     count: c_int,
     opaque: *mut c_void,
 ) {
-    unsafe {
-        tell(opaque, |_| Event::JobCompleted(name_of(domain), JobStats::new(0, &Params::copy(params, count))));
-    }
+    let stats = JobStats::new(0, &unsafe { Params::copy(params, count) });
+    unsafe { tell_of(domain, DomainEvent::JobCompleted(stats), opaque) };
 }
 
 unsafe extern "C" fn on_memory_device_size(
@@ -233,7 +239,7 @@ unsafe extern "C" fn on_memory_device_size(
     _size: u64,
     opaque: *mut c_void,
 ) {
-    unsafe { tell(opaque, |_| Event::MemoryDeviceSize(name_of(domain))) };
+    unsafe { tell_of(domain, DomainEvent::MemoryDeviceSize, opaque) };
 }
 
 unsafe extern "C" fn on_close(_: virt_sys::virConnectPtr, reason: c_int, opaque: *mut c_void) {

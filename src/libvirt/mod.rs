@@ -17,7 +17,7 @@ pub use agent::guest_info;
 pub use connection::{Connection, Deadlines, DomainSnapshot};
 pub use devices::{BlockSize, cpu_map};
 pub use error::{Error, VirError, code};
-pub use events::{AgentChange, Event, Lifecycle};
+pub use events::{AgentChange, DomainEvent, Event, Lifecycle};
 pub use inquiry::{JobStats, Screenshot, StatsRecord};
 pub use params::{Params, TypedValue};
 
