@@ -6,11 +6,9 @@
 //! libvirt's own events go on, and those that it lacks are put into the same queue within a second; a VM whose daemon was
 //! restarted stays under control through its API socket.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
@@ -18,33 +16,11 @@ use super::cloud_hypervisor_checks as checks;
 use super::cloud_hypervisor_rest::Rest;
 use super::cloud_hypervisor_serial::{Serial, SerialPaths};
 use super::cloud_hypervisor_stats::{self as stats, Told};
+use super::cloud_hypervisor_vmm::{self as vmm, Place};
 use super::control::{Answer, ControlError, VmControl};
 use crate::domain::DomainSpec;
-use crate::libvirt::{self, Connection, DomainEvent, DomainSnapshot, Event, Lifecycle, StatsRecord};
-use crate::process::{PidFd, find_by_command_prefix, read_pid_file};
-
-/// `virDomainState` values and reasons that are used here.
-mod state {
-    pub const RUNNING: i32 = 1;
-    pub const RUNNING_BOOTED: i32 = 1;
-    pub const PAUSED: i32 = 3;
-    pub const PAUSED_USER: i32 = 1;
-    pub const SHUTOFF: i32 = 5;
-    pub const SHUTOFF_SHUTDOWN: i32 = 1;
-    pub const SHUTOFF_DESTROYED: i32 = 2;
-    pub const SHUTOFF_CRASHED: i32 = 3;
-}
-
-/// `virDomainEventType` values that are made here.
-mod event {
-    pub const UNDEFINED: i32 = 1;
-    pub const SUSPENDED: i32 = 3;
-    pub const RESUMED: i32 = 4;
-    pub const STOPPED: i32 = 5;
-    pub const STOPPED_SHUTDOWN: i32 = 0;
-    pub const STOPPED_DESTROYED: i32 = 1;
-    pub const STOPPED_CRASHED: i32 = 2;
-}
+use crate::libvirt::{self, Connection, DomainEvent, DomainSnapshot, Event, Lifecycle, StatsRecord, event, state};
+use crate::process::{PidFd, read_pid_file};
 
 /// How long things may take.
 #[derive(Debug, Clone, Copy)]
@@ -70,55 +46,9 @@ impl Default for Timings {
     }
 }
 
-/// Where the files of one VM are, and who it is.
-#[derive(Debug, Clone)]
-pub struct Place {
-    /// libvirt's name of the domain.
-    pub domain: String,
-    /// The driver's state directory.
-    pub run_dir: PathBuf,
-    /// Where the VMM's output goes; the driver does not make its directory.
-    pub log: Option<PathBuf>,
-    /// Where the domain's XML is kept for a launcher that follows.
-    pub kept_xml: PathBuf,
-    /// User and group of daemon and VMM.
-    pub owner: (u32, u32),
-    /// Names that the VMM's executable begins with.
-    pub command_prefixes: Vec<String>,
-    /// What the name of a vCPU thread looks like.
-    pub vcpu_regex: regex::Regex,
-    /// Devices of which one must be usable.
-    pub devices: Vec<PathBuf>,
-}
-
-impl Place {
-    fn api_socket(&self) -> PathBuf {
-        self.run_dir.join(format!("{}-socket", self.domain))
-    }
-
-    fn fifo_name(&self) -> String {
-        format!("{}-event-monitor-fifo", self.domain)
-    }
-
-    fn pid_file(&self) -> PathBuf {
-        self.run_dir.join(format!("{}.pid", self.domain))
-    }
-
-    /// VMMs of this domain: only the FIFO's name on their command line tells whose they are.
-    fn find_vmms(&self) -> Vec<i32> {
-        let mark = format!("/{}", self.fifo_name());
-        let ours = |pid: &i32| {
-            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            line.split(|byte| *byte == 0).any(|word| word.ends_with(mark.as_bytes()))
-        };
-        let found = find_by_command_prefix(&self.command_prefixes, None);
-        found.into_iter().map(|found| found.pid).filter(ours).collect()
-    }
-}
-
 /// What was asked of the VM that is to end it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Asked {
+pub(super) enum Asked {
     #[default]
     Nothing,
     Shutdown,
@@ -126,38 +56,38 @@ enum Asked {
 }
 
 #[derive(Debug, Default)]
-struct Known {
+pub(super) struct Known {
     /// The VMM while it lives.
-    pid: Option<i32>,
+    pub(super) pid: Option<i32>,
     /// How the last one ended; libvirt's own word does not count from then on.
-    ended: Option<(i32, i32)>,
-    asked: Asked,
+    pub(super) ended: Option<(i32, i32)>,
+    pub(super) asked: Asked,
     /// libvirt does not know the domain any more.
-    orphan: bool,
+    pub(super) orphan: bool,
     /// The live XML.
     xml: Option<String>,
     /// The serial port, if there is one.
     serial: Option<SerialPaths>,
     /// The state that was told last.
-    told: i32,
+    pub(super) told: i32,
 }
 
-struct Shared {
-    connection: Connection,
+pub(super) struct Shared {
+    pub(super) connection: Connection,
     events: UnboundedSender<Event>,
-    place: Place,
-    timings: Timings,
+    pub(super) place: Place,
+    pub(super) timings: Timings,
     rest: Rest,
     known: Mutex<Known>,
     /// Whether a VMM lives, for those who wait for its end.
-    alive: watch::Sender<bool>,
+    pub(super) alive: watch::Sender<bool>,
     /// Whether the serial port is served.
-    console: watch::Sender<bool>,
+    pub(super) console: watch::Sender<bool>,
 }
 
 /// The one VM under Cloud Hypervisor. Clones share it.
 #[derive(Clone)]
-pub struct CloudHypervisor(Arc<Shared>);
+pub struct CloudHypervisor(pub(super) Arc<Shared>);
 
 impl CloudHypervisor {
     /// A VM that is not started yet. `events` is the queue that libvirt's own events go to.
@@ -177,26 +107,26 @@ impl CloudHypervisor {
         }))
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn serial(&self) -> Option<SerialPaths> {
+    pub(super) fn serial(&self) -> Option<SerialPaths> {
         self.known().serial.clone()
     }
 
-    fn domain(&self) -> &str {
+    pub(super) fn domain(&self) -> &str {
         &self.0.place.domain
     }
 
-    fn tell(&self, event: i32, detail: i32) {
+    pub(super) fn tell(&self, event: i32, detail: i32) {
         // A driver that has ended has nobody left to tell.
         let event = DomainEvent::Lifecycle(Lifecycle { event, detail });
         let _ = self.0.events.send(Event::Domain(self.domain().to_owned(), event));
     }
 
     /// Tells a change between running and paused once, whoever noticed it.
-    fn tell_state(&self, now: i32) {
+    pub(super) fn tell_state(&self, now: i32) {
         let before = std::mem::replace(&mut self.known().told, now);
         match (before, now) {
             (state::RUNNING, state::PAUSED) => self.tell(event::SUSPENDED, 0),
@@ -206,7 +136,7 @@ impl CloudHypervisor {
     }
 
     /// State of a VM that libvirt cannot be asked about.
-    async fn own_state(&self, error: libvirt::Error) -> Result<(i32, i32), ControlError> {
+    pub(super) async fn own_state(&self, error: libvirt::Error) -> Result<(i32, i32), ControlError> {
         let (ended, orphan, pid) = {
             let known = self.known();
             (known.ended, known.orphan, known.pid)
@@ -325,99 +255,11 @@ impl CloudHypervisor {
         }
     }
 
-    /// Watches the VMM until its end.
-    async fn watch(self, pidfd: PidFd) {
-        let pid = pidfd.pid();
-        let exited = pidfd.exited();
-        tokio::pin!(exited);
-        let mut off = 0;
-        loop {
-            tokio::select! {
-                biased;
-                ended = &mut exited => {
-                    if let Err(error) = ended {
-                        tracing::error!(reason = %error, "cannot watch the VMM with pid {pid}");
-                    }
-                    break;
-                }
-                () = tokio::time::sleep(self.0.timings.look) => {}
-            }
-            match self.0.connection.state(self.domain()).await {
-                Ok((state::SHUTOFF, _)) => {
-                    // libvirt has let go of it; one that does not end by itself is ours to end.
-                    off += 1;
-                    if off == 3 {
-                        tracing::info!("ending the VMM with pid {pid} that libvirt left behind");
-                        tokio::spawn(end(pid, self.0.timings.terminate));
-                    }
-                }
-                Ok((now, _)) => self.tell_state(now),
-                Err(error) if error.is_no_domain() => {
-                    let first = !std::mem::replace(&mut self.known().orphan, true);
-                    if first {
-                        tracing::warn!("libvirt's daemon has forgotten the VM, which runs on under its own API");
-                    }
-                    if let Ok((now, _)) = self.own_state(error).await {
-                        self.tell_state(now);
-                    }
-                }
-                // Told by whoever reconnects.
-                Err(_) => {}
-            }
-        }
-        self.vmm_ended().await;
-    }
-
-    /// Why the VMM that is gone has ended.
-    async fn cause(&self) -> (i32, i32) {
-        let asked = self.known().asked;
-        if asked == Asked::Destroy {
-            return (state::SHUTOFF, state::SHUTOFF_DESTROYED);
-        }
-        let deadline = Instant::now() + self.0.timings.settle;
-        loop {
-            match self.0.connection.state(self.domain()).await {
-                Ok(found @ (state::SHUTOFF, _)) => return found,
-                Ok(_) if Instant::now() < deadline => tokio::time::sleep(self.0.timings.settle / 12).await,
-                Ok(_) | Err(_) => break,
-            }
-        }
-        // A VMM that ends in order removes the socket of its serial port.
-        let orderly = asked == Asked::Shutdown
-            || (self.known().orphan && self.serial().is_some_and(|serial| !serial.vmm.exists()));
-        let reason = if orderly { state::SHUTOFF_SHUTDOWN } else { state::SHUTOFF_CRASHED };
-        (state::SHUTOFF, reason)
-    }
-
-    async fn vmm_ended(&self) {
-        let ended = self.cause().await;
-        {
-            let mut known = self.known();
-            (known.pid, known.ended, known.told) = (None, Some(ended), state::SHUTOFF);
-        }
-        let detail = match ended.1 {
-            state::SHUTOFF_DESTROYED => event::STOPPED_DESTROYED,
-            state::SHUTOFF_CRASHED => event::STOPPED_CRASHED,
-            _ => event::STOPPED_SHUTDOWN,
-        };
-        self.tell(event::STOPPED, detail);
-        self.0.alive.send_replace(false);
-        self.0.console.send_replace(false);
-        // libvirt does not notice a crash: without this, the domain could not be undefined.
-        if matches!(self.0.connection.state(self.domain()).await, Ok((state::RUNNING | state::PAUSED, _)))
-            && let Err(error) = self.0.connection.destroy(self.domain(), 0).await
-        {
-            tracing::warn!("libvirt does not let go of the VM that ended: {error}");
-        }
-        self.serial().iter().for_each(SerialPaths::clear);
-        let _ = std::fs::remove_file(&self.0.place.kept_xml);
-    }
-
     /// Ends what a start that failed, or a daemon, left behind.
     async fn end_leaked(&self) {
         for pid in self.0.place.find_vmms() {
             tracing::info!("ending the VMM with pid {pid} that was left behind");
-            end(pid, self.0.timings.terminate).await;
+            vmm::end(pid, self.0.timings.terminate).await;
         }
     }
 
@@ -433,28 +275,33 @@ impl CloudHypervisor {
         self.0.rest.put(action).await.map_err(|error| ControlError::Hypervisor(error.to_string()))
     }
 
-    async fn suspend_now(&self) -> Result<(), ControlError> {
-        match self.is_orphan() {
-            true => self.put("vm.pause").await?,
-            false => self.0.connection.suspend(self.domain()).await?,
+    /// From now on the VM is handled by the VMM's own API alone.
+    pub(super) fn forgotten(&self) {
+        if !std::mem::replace(&mut self.known().orphan, true) {
+            tracing::warn!("libvirt's daemon has forgotten the VM, which runs on under its own API");
         }
+    }
+
+    /// By libvirt while it knows the VM, else by the VMM's own API.
+    async fn ask(
+        &self,
+        of_libvirt: impl Future<Output = Result<(), libvirt::Error>>,
+        action: &str,
+    ) -> Result<(), ControlError> {
+        if !self.is_orphan() {
+            match of_libvirt.await {
+                // The daemon may have been replaced a moment ago.
+                Err(error) if error.is_no_domain() && self.known().pid.is_some() => self.forgotten(),
+                result => return Ok(result?),
+            }
+        }
+        self.put(action).await
+    }
+
+    async fn suspend_now(&self) -> Result<(), ControlError> {
+        self.ask(self.0.connection.suspend(self.domain()), "vm.pause").await?;
         self.tell_state(state::PAUSED);
         Ok(())
-    }
-}
-
-/// SIGTERM, and SIGKILL when that does not help.
-async fn end(pid: i32, patience: Duration) {
-    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
-        // A process that cannot be opened or signalled has ended.
-        let Ok(pidfd) = PidFd::open(pid) else { return };
-        if pidfd.signal(signal).is_err() {
-            return;
-        }
-        if tokio::time::timeout(patience, pidfd.exited()).await.is_ok() {
-            return;
-        }
-        tracing::warn!("the VMM with pid {pid} does not end by {signal}");
     }
 }
 
@@ -526,10 +373,7 @@ impl VmControl for CloudHypervisor {
 
     fn resume(&self) -> Answer<'_, ()> {
         Box::pin(async move {
-            match self.is_orphan() {
-                true => self.put("vm.resume").await?,
-                false => self.0.connection.resume(self.domain()).await?,
-            }
+            self.ask(self.0.connection.resume(self.domain()), "vm.resume").await?;
             self.tell_state(state::RUNNING);
             Ok(())
         })
@@ -537,12 +381,7 @@ impl VmControl for CloudHypervisor {
 
     /// libvirt's name for it is reboot; the guest is not asked.
     fn reset(&self) -> Answer<'_, ()> {
-        Box::pin(async move {
-            match self.is_orphan() {
-                true => self.put("vm.reboot").await,
-                false => Ok(self.0.connection.reboot(self.domain(), 0).await?),
-            }
-        })
+        Box::pin(self.ask(self.0.connection.reboot(self.domain(), 0), "vm.reboot"))
     }
 
     fn reboot(&self, _flags: u32) -> Answer<'_, ()> {
@@ -578,7 +417,7 @@ impl VmControl for CloudHypervisor {
                 Ok(()) | Err(_) => Ok(()),
             };
             if let Some(pid) = pid {
-                end(pid, self.0.timings.terminate).await;
+                vmm::end(pid, self.0.timings.terminate).await;
                 self.gone().await;
             }
             self.end_leaked().await;

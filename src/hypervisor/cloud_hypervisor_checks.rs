@@ -6,8 +6,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::cloud_hypervisor::Place;
 use super::cloud_hypervisor_rest as rest;
+use super::cloud_hypervisor_vmm::Place;
 use crate::domain::DomainSpec;
 
 /// The least version that can do all that the launcher asks of it.

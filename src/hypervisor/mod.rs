@@ -9,24 +9,25 @@ mod cloud_hypervisor_checks;
 mod cloud_hypervisor_rest;
 mod cloud_hypervisor_serial;
 mod cloud_hypervisor_stats;
+mod cloud_hypervisor_vmm;
 mod control;
 mod features;
 mod libvirt_files;
 mod runtime;
 mod schema;
+mod verdict;
 
 pub use catalogue::{Catalogue, CatalogueError, DEFAULT_CATALOGUE_FILE, DEFAULT_HYPERVISOR};
 pub use cloud_hypervisor::CloudHypervisor;
 pub use control::{Answer, ControlError, VmControl};
-pub use features::{
-    Feature, FeatureError, FeatureTable, Finding, Level, Verdict, Version, features_of, host_architecture,
-};
+pub use features::{Feature, FeatureError, FeatureTable, Level, Version, features_of};
 pub use libvirt_files::{Append, ConfigFile, LibvirtFiles, LogFilters, log_filters};
 pub use runtime::{Environment, Runtime, RuntimeError, VmSetup};
 pub use schema::{
-    Control, Conversion, Daemon, DaemonRestart, Entry, Launcher, Monolithic, Overheads, PerUser, RuntimeUser,
-    RuntimeUsers, Virtlogd,
+    Control, Conversion, Daemon, DaemonRestart, Entry, Launcher, Monolithic, OtherDevice, Overheads, PerUser,
+    RuntimeUser, RuntimeUsers, Virtlogd,
 };
+pub use verdict::{Finding, Verdict, host_architecture};
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

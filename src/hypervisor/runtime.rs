@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::cloud_hypervisor::{CloudHypervisor, Place, Timings as CloudHypervisorTimings};
+use super::cloud_hypervisor::{CloudHypervisor, Timings as CloudHypervisorTimings};
+use super::cloud_hypervisor_vmm::Place;
 use super::control::{LibvirtControl, VmControl};
 use super::features::{Feature, FeatureError, features_of};
 use super::libvirt_files::{ConfigFile, LibvirtFiles};
@@ -188,7 +189,7 @@ impl Runtime {
                     log: self.domain_log(&domain),
                     kept_xml: private.join("vmm-domain.xml"),
                     command_prefixes: self.entry.hypervisor_command_prefixes.clone(),
-                    devices: self.entry.launcher.device.iter().cloned().collect(),
+                    devices: self.entry.launcher.devices().map(|(device, _)| device.to_owned()).collect(),
                     vcpu_regex: self.vcpu_regex.clone(),
                     domain,
                     owner,

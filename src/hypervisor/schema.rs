@@ -1,6 +1,6 @@
 //! The catalogue's entries as they are written (the CRD draft of the design, and what a launcher needs besides).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -114,6 +114,9 @@ pub struct Daemon {
 pub struct Launcher {
     /// The device node that shows that hardware virtualisation is there.
     pub device: Option<PathBuf>,
+    /// Devices that do as well where it is missing, the first one first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub other_devices: Vec<OtherDevice>,
     /// The modular daemon's socket; by default `/var/run/libvirt/<executable>-sock`.
     pub socket: Option<PathBuf>,
     /// The daemon configuration in the image; by default `/etc/libvirt/<executable>.conf`.
@@ -153,6 +156,24 @@ pub struct Launcher {
     /// What it makes of a VMI's fields; these rules go before those of the built-in table for this name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub features: Vec<Feature>,
+}
+
+impl Launcher {
+    /// Every device node that can show that hardware virtualisation is there, each with its `<domain type=…>`.
+    pub fn devices(&self) -> impl Iterator<Item = (&Path, &str)> {
+        let others = self.other_devices.iter().map(|other| (other.device.as_path(), other.virt_type.as_str()));
+        self.device.as_deref().map(|device| (device, self.virt_type.as_str())).into_iter().chain(others)
+    }
+}
+
+/// Another device of hardware virtualisation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OtherDevice {
+    /// Its node.
+    pub device: PathBuf,
+    /// `<domain type=…>` with it.
+    pub virt_type: String,
 }
 
 /// The pace at which a daemon is started again.
@@ -215,6 +236,7 @@ impl Default for Launcher {
     fn default() -> Self {
         Launcher {
             device: None,
+            other_devices: Vec::new(),
             socket: None,
             shipped_daemon_config: None,
             monolithic: None,

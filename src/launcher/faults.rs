@@ -6,19 +6,7 @@ use std::path::PathBuf;
 
 use super::domain_log;
 use crate::domain::{Domain, DomainStatus, GuestPanicInfo};
-use crate::libvirt::{DomainSnapshot, Lifecycle};
-
-/// `virDomainEventType` values.
-mod event {
-    pub const STARTED: i32 = 2;
-    pub const RESUMED: i32 = 4;
-    pub const CRASHED: i32 = 8;
-}
-
-/// `VIR_DOMAIN_EVENT_CRASHED_PANICKED`; the other detail, a crash kernel that is loaded, is followed by more.
-const CRASHED_PANICKED: i32 = 0;
-/// `VIR_DOMAIN_PAUSED` and `VIR_DOMAIN_PAUSED_IOERROR`.
-const PAUSED_BY_IO_ERROR: (i32, i32) = (3, 5);
+use crate::libvirt::{DomainSnapshot, Lifecycle, event, state};
 
 /// What is remembered of faults. One VM has one.
 #[derive(Debug, Default)]
@@ -48,7 +36,7 @@ impl Faults {
                 None
             }
             event::CRASHED if !self.panicked => {
-                self.panicked = detail == CRASHED_PANICKED;
+                self.panicked = detail == event::CRASHED_PANICKED;
                 self.panics += 1;
                 let end = match &self.log {
                     Some(log) => domain_log::end_of(log, "details of the guest's panic").await,
@@ -69,7 +57,7 @@ impl Faults {
 
     /// Whether the disks' errors are to be asked for.
     pub fn concern_disks(&mut self, snapshot: &DomainSnapshot) -> bool {
-        let paused = (snapshot.state, snapshot.reason) == PAUSED_BY_IO_ERROR;
+        let paused = (snapshot.state, snapshot.reason) == (state::PAUSED, state::PAUSED_IO_ERROR);
         if !paused {
             self.told.clear();
         }

@@ -1,21 +1,6 @@
 //! Which notification a libvirt event turns into (contract/notify.md 5.2), as pure functions.
 
-use crate::libvirt::Lifecycle;
-
-/// `virDomainEventType` values.
-mod event {
-    pub const DEFINED: i32 = 0;
-    pub const UNDEFINED: i32 = 1;
-    pub const STARTED: i32 = 2;
-    pub const STOPPED: i32 = 5;
-}
-
-/// `VIR_DOMAIN_EVENT_DEFINED_ADDED`.
-const DEFINED_ADDED: i32 = 0;
-/// `VIR_DOMAIN_EVENT_STARTED_MIGRATED`.
-const STARTED_MIGRATED: i32 = 1;
-/// `VIR_DOMAIN_EVENT_STOPPED_MIGRATED`.
-const STOPPED_MIGRATED: i32 = 3;
+use crate::libvirt::{Lifecycle, event};
 
 /// What the causes gathered since the last notification ask of the next one. Causes add up: an unsent ADDED stays an
 /// ADDED, a possible deletion stays possible.
@@ -32,9 +17,10 @@ impl Wanted {
     pub fn from_lifecycle(lifecycle: Lifecycle) -> Self {
         let Lifecycle { event, detail } = lifecycle;
         Wanted {
-            added: (event == event::DEFINED && detail == DEFINED_ADDED)
-                || (event == event::STARTED && detail == STARTED_MIGRATED),
-            deletion_if_gone: event == event::UNDEFINED || (event == event::STOPPED && detail != STOPPED_MIGRATED),
+            added: (event == event::DEFINED && detail == event::DEFINED_ADDED)
+                || (event == event::STARTED && detail == event::STARTED_MIGRATED),
+            deletion_if_gone: event == event::UNDEFINED
+                || (event == event::STOPPED && detail != event::STOPPED_MIGRATED),
         }
     }
 

@@ -10,32 +10,8 @@ use super::sync::Hotplug;
 use crate::cmd::Failure;
 use crate::domain::Time;
 use crate::hypervisor::{ControlError, VmControl};
-use crate::libvirt::{Connection, code, flags};
+use crate::libvirt::{Connection, code, flags, state};
 use crate::vmi::VirtualMachineInstance;
-
-/// `virDomainState` values.
-pub mod state {
-    /// No state.
-    pub const NOSTATE: i32 = 0;
-    /// Running.
-    pub const RUNNING: i32 = 1;
-    /// Paused.
-    pub const PAUSED: i32 = 3;
-    /// Being shut down.
-    pub const SHUTDOWN: i32 = 4;
-    /// Shut off.
-    pub const SHUTOFF: i32 = 5;
-    /// Crashed.
-    pub const CRASHED: i32 = 6;
-
-    /// The reason of a pause that is part of the start.
-    pub const PAUSED_STARTING_UP: i32 = 11;
-
-    /// Not there or not alive: a sync may start the domain.
-    pub fn is_down(state: i32) -> bool {
-        matches!(state, NOSTATE | SHUTDOWN | SHUTOFF | CRASHED)
-    }
-}
 
 /// UIDs of VMIs that were paused on purpose, which a sync therefore does not resume. A launcher that follows this one
 /// knows them, too.

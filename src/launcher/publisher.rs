@@ -16,19 +16,15 @@ use super::guest::Guest;
 use super::hypervisor_process::Tracker;
 use super::metadata::MetadataCache;
 use super::notification::Wanted;
-use super::operations::{Vm, state};
+use super::operations::Vm;
 use crate::domain::{Domain, DomainSpec, DomainStatus, GracePeriodMetadata, LifeCycle, ObjectMeta, StateReason, Time};
 use crate::guest_agent::GuestData;
 use crate::hypervisor::VmControl;
-use crate::libvirt::{Connection, DomainSnapshot, Lifecycle};
+use crate::libvirt::{Connection, DomainSnapshot, Lifecycle, state};
 use crate::notify::{EventType, Outbox};
 
 /// `VIR_DOMAIN_SHUTOFF` with `VIR_DOMAIN_SHUTOFF_UNKNOWN`.
 const ENDED_WITHOUT_REASON: (i32, i32) = (state::SHUTOFF, 0);
-/// `VIR_DOMAIN_SHUTOFF_SHUTDOWN`.
-const SHUTOFF_SHUTDOWN: i32 = 1;
-/// `VIR_DOMAIN_SHUTOFF_CRASHED`.
-const SHUTOFF_CRASHED: i32 = 3;
 
 /// Why the publisher should look.
 #[derive(Debug)]
@@ -267,8 +263,8 @@ impl Publisher {
             None => None,
         };
         snapshot.reason = told.unwrap_or_else(|| match self.metadata.snapshot().grace_period {
-            Some(GracePeriodMetadata { deletion_timestamp: Some(_), .. }) => SHUTOFF_SHUTDOWN,
-            Some(_) | None => SHUTOFF_CRASHED,
+            Some(GracePeriodMetadata { deletion_timestamp: Some(_), .. }) => state::SHUTOFF_SHUTDOWN,
+            Some(_) | None => state::SHUTOFF_CRASHED,
         });
     }
 

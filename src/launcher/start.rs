@@ -465,11 +465,11 @@ async fn learn(vm: &Vm, signs: &Signs, started: bool, timings: &Timings) {
         Ok((state, reason)) => {
             signs.defined.send_replace(true);
             // A domain that was starting when its launcher died is still being cleared away by the daemon; it is no VM yet.
-            let starting = state == operations::state::PAUSED && reason == operations::state::PAUSED_STARTING_UP;
-            if !operations::state::is_down(state) && !starting {
+            let starting = state == libvirt::state::PAUSED && reason == libvirt::state::PAUSED_STARTING_UP;
+            if !libvirt::state::is_down(state) && !starting {
                 vm.tracker.look();
             }
-            if state == operations::state::RUNNING {
+            if state == libvirt::state::RUNNING {
                 vm.paused.clear();
             }
         }
@@ -483,9 +483,8 @@ async fn learn(vm: &Vm, signs: &Signs, started: bool, timings: &Timings) {
     tokio::spawn(async move {
         for _ in 0..VERSION_ATTEMPTS {
             match connection.hypervisor_version().await {
-                Ok(number) => {
-                    let (major, minor, release) = (number / 1_000_000, number / 1000 % 1000, number % 1000);
-                    version.send_replace(Some(format!("QEMU {major}.{minor}.{release}")));
+                Ok(told) => {
+                    version.send_replace(Some(told));
                     break;
                 }
                 // libvirt is still trying out the emulator, which takes long on a busy machine.

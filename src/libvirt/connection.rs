@@ -258,9 +258,14 @@ impl Connection {
         self.call(call, deadline, move |connect| work(&connect.lookup_domain_by_name(&name)?)).await
     }
 
-    /// `virConnectGetVersion` of the hypervisor: major · 1,000,000 + minor · 1000 + release.
-    pub async fn hypervisor_version(&self) -> Result<u32, Error> {
-        self.call("virConnectGetVersion", self.shared.deadlines.read, |connect| Ok(connect.hyp_version()?)).await
+    /// The driver's name and the hypervisor's version (`virConnectGetType`, `virConnectGetVersion`): `QEMU 10.0.13`,
+    /// `CH 53.0.0`.
+    pub async fn hypervisor_version(&self) -> Result<String, Error> {
+        self.call("virConnectGetVersion", self.shared.deadlines.read, |connect| {
+            let (name, number) = (connect.driver_type()?, connect.hyp_version()?);
+            Ok(format!("{name} {}.{}.{}", number / 1_000_000, number / 1000 % 1000, number % 1000))
+        })
+        .await
     }
 
     /// Asks the driver what it can do, which makes it probe its emulators; the answer itself is dropped.

@@ -10,6 +10,7 @@ mod devices;
 mod error;
 mod events;
 mod inquiry;
+mod numbers;
 mod params;
 mod raw;
 
@@ -19,6 +20,7 @@ pub use devices::{BlockSize, cpu_map};
 pub use error::{Error, VirError, code};
 pub use events::{AgentChange, DomainEvent, Event, Lifecycle};
 pub use inquiry::{JobStats, Screenshot, StatsRecord};
+pub use numbers::{event, state};
 pub use params::{Params, TypedValue};
 
 /// Flags handed to libvirt, by their C names without the `VIR_` prefix.

@@ -25,14 +25,14 @@ use pod_network::Nics;
 use super::config::Config;
 use super::facts::{self, Pod};
 use super::iommufd::{self, Iommufd};
-use super::operations::{Vm, state};
+use super::operations::Vm;
 use crate::cmd::{Failure, SyncRequest};
 use crate::convert::{Defines, HostFacts, SyncOptions};
 use crate::dhcp::Dhcp;
 use crate::domain::{DomainSpec, GracePeriodMetadata};
 use crate::hooks::Hooks;
 use crate::hypervisor::{Catalogue, Hypervisor, Runtime, Verdict, host_architecture};
-use crate::libvirt::flags;
+use crate::libvirt::{flags, state};
 use crate::storage::{
     self, CloudInit, CloudInitSource, ImageInfo, ImageKind, InspectionLimits, Owner, StorageError, Tools,
 };

@@ -51,9 +51,11 @@ pub fn hypervisor_facts(entry: &Entry, root: &Path, domain: &str) -> HypervisorF
     let there = |path: &Path| below(root, path).exists();
     let image = launcher.firmware_images.iter().find(|path| there(path));
     let name = entry.domain_name(domain);
+    let device = launcher.devices().find(|(device, _)| there(device));
+    let virt_type = device.map_or(launcher.virt_type.as_str(), |(_, virt_type)| virt_type);
     HypervisorFacts {
-        name: if launcher.virt_type == "hyperv" { "hyperv-direct" } else { "kvm" }.to_owned(),
-        device_present: launcher.device.as_deref().is_some_and(there),
+        name: if virt_type == "hyperv" { "hyperv-direct" } else { "kvm" }.to_owned(),
+        device_present: device.is_some(),
         profile: match launcher.conversion {
             Conversion::Qemu => Profile::Qemu,
             Conversion::CloudHypervisor => Profile::CloudHypervisor,
@@ -214,6 +216,23 @@ fn links(root: &Path) -> Vec<Link> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn microsoft_s_hypervisor_does_where_there_is_no_kvm() {
+        let catalogue = crate::hypervisor::Catalogue::builtin().unwrap();
+        let (_, entry) = catalogue.get("cloud-hypervisor").unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let seen = || {
+            let facts = hypervisor_facts(entry, root.path(), "ns_vm");
+            (facts.device_present, facts.name)
+        };
+        assert_eq!(seen(), (false, "kvm".to_owned()));
+        std::fs::create_dir(root.path().join("dev")).unwrap();
+        std::fs::write(root.path().join("dev/mshv"), "").unwrap();
+        assert_eq!(seen(), (true, "hyperv-direct".to_owned()), "and the domain's type is hyperv");
+        std::fs::write(root.path().join("dev/kvm"), "").unwrap();
+        assert_eq!(seen(), (true, "kvm".to_owned()));
+    }
 
     #[test]
     fn the_pod_s_cpus_are_read_or_refused() {

@@ -14,10 +14,11 @@ pub(super) use volumes::measure;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use super::operations::{Vm, state};
+use super::operations::Vm;
 use crate::cmd::Failure;
 use crate::convert::{self, ConvertError, HostFacts};
 use crate::domain::{DomainSpec, Interface};
+use crate::libvirt::state;
 use crate::vmi::VirtualMachineInstance;
 use interfaces::InterfaceChange;
 

@@ -1,0 +1,160 @@
+//! The process of a VM under Cloud Hypervisor: where its files are, how it is found and ended, and what its end meant
+//! (contract/cloud-hypervisor.md 11.1 to 11.4).
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::cloud_hypervisor::{Asked, CloudHypervisor};
+use super::cloud_hypervisor_serial::SerialPaths;
+use crate::libvirt::{event, state};
+use crate::process::{PidFd, find_by_command_prefix};
+
+/// Where the files of one VM are, and who it is.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// libvirt's name of the domain.
+    pub domain: String,
+    /// The driver's state directory.
+    pub run_dir: PathBuf,
+    /// Where the VMM's output goes; the driver does not make its directory.
+    pub log: Option<PathBuf>,
+    /// Where the domain's XML is kept for a launcher that follows.
+    pub kept_xml: PathBuf,
+    /// User and group of daemon and VMM.
+    pub owner: (u32, u32),
+    /// Names that the VMM's executable begins with.
+    pub command_prefixes: Vec<String>,
+    /// What the name of a vCPU thread looks like.
+    pub vcpu_regex: regex::Regex,
+    /// Devices of which one must be usable.
+    pub devices: Vec<PathBuf>,
+}
+
+impl Place {
+    pub(super) fn api_socket(&self) -> PathBuf {
+        self.run_dir.join(format!("{}-socket", self.domain))
+    }
+
+    pub(super) fn fifo_name(&self) -> String {
+        format!("{}-event-monitor-fifo", self.domain)
+    }
+
+    pub(super) fn pid_file(&self) -> PathBuf {
+        self.run_dir.join(format!("{}.pid", self.domain))
+    }
+
+    /// VMMs of this domain: only the FIFO's name on their command line tells whose they are.
+    pub(super) fn find_vmms(&self) -> Vec<i32> {
+        let mark = format!("/{}", self.fifo_name());
+        let ours = |pid: &i32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|byte| *byte == 0).any(|word| word.ends_with(mark.as_bytes()))
+        };
+        let found = find_by_command_prefix(&self.command_prefixes, None);
+        found.into_iter().map(|found| found.pid).filter(ours).collect()
+    }
+}
+
+/// SIGTERM, and SIGKILL when that does not help.
+pub(super) async fn end(pid: i32, patience: Duration) {
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        // A process that cannot be opened or signalled has ended.
+        let Ok(pidfd) = PidFd::open(pid) else { return };
+        if pidfd.signal(signal).is_err() {
+            return;
+        }
+        if tokio::time::timeout(patience, pidfd.exited()).await.is_ok() {
+            return;
+        }
+        tracing::warn!("the VMM with pid {pid} does not end by {signal}");
+    }
+}
+
+impl CloudHypervisor {
+    /// Watches the VMM until its end.
+    pub(super) async fn watch(self, pidfd: PidFd) {
+        let pid = pidfd.pid();
+        let exited = pidfd.exited();
+        tokio::pin!(exited);
+        let mut off = 0;
+        loop {
+            tokio::select! {
+                biased;
+                ended = &mut exited => {
+                    if let Err(error) = ended {
+                        tracing::error!(reason = %error, "cannot watch the VMM with pid {pid}");
+                    }
+                    break;
+                }
+                () = tokio::time::sleep(self.0.timings.look) => {}
+            }
+            match self.0.connection.state(self.domain()).await {
+                Ok((state::SHUTOFF, _)) => {
+                    // libvirt has let go of it; one that does not end by itself is ours to end.
+                    off += 1;
+                    if off == 3 {
+                        tracing::info!("ending the VMM with pid {pid} that libvirt left behind");
+                        tokio::spawn(end(pid, self.0.timings.terminate));
+                    }
+                }
+                Ok((now, _)) => self.tell_state(now),
+                Err(error) if error.is_no_domain() => {
+                    self.forgotten();
+                    if let Ok((now, _)) = self.own_state(error).await {
+                        self.tell_state(now);
+                    }
+                }
+                // Told by whoever reconnects.
+                Err(_) => {}
+            }
+        }
+        self.vmm_ended().await;
+    }
+
+    /// Why the VMM that is gone has ended.
+    async fn cause(&self) -> (i32, i32) {
+        let asked = self.known().asked;
+        if asked == Asked::Destroy {
+            return (state::SHUTOFF, state::SHUTOFF_DESTROYED);
+        }
+        let deadline = Instant::now() + self.0.timings.settle;
+        loop {
+            match self.0.connection.state(self.domain()).await {
+                Ok(found @ (state::SHUTOFF, _)) => return found,
+                Ok(_) if Instant::now() < deadline => tokio::time::sleep(self.0.timings.settle / 12).await,
+                Ok(_) | Err(_) => break,
+            }
+        }
+        // A VMM that ends in order removes the socket of its serial port.
+        let orderly = asked == Asked::Shutdown
+            || (self.known().orphan && self.serial().is_some_and(|serial| !serial.vmm.exists()));
+        let reason = if orderly { state::SHUTOFF_SHUTDOWN } else { state::SHUTOFF_CRASHED };
+        (state::SHUTOFF, reason)
+    }
+
+    async fn vmm_ended(&self) {
+        let ended = self.cause().await;
+        {
+            let mut known = self.known();
+            (known.pid, known.ended, known.told) = (None, Some(ended), state::SHUTOFF);
+        }
+        let detail = match ended.1 {
+            state::SHUTOFF_DESTROYED => event::STOPPED_DESTROYED,
+            state::SHUTOFF_CRASHED => event::STOPPED_CRASHED,
+            _ => event::STOPPED_SHUTDOWN,
+        };
+        self.tell(event::STOPPED, detail);
+        self.0.alive.send_replace(false);
+        self.0.console.send_replace(false);
+        // libvirt does not notice a crash: without this, the domain could not be undefined.
+        if matches!(self.0.connection.state(self.domain()).await, Ok((state::RUNNING | state::PAUSED, _)))
+            && let Err(error) = self.0.connection.destroy(self.domain(), 0).await
+        {
+            tracing::warn!("libvirt does not let go of the VM that ended: {error}");
+        }
+        self.serial().iter().for_each(SerialPaths::clear);
+        let _ = std::fs::remove_file(&self.0.place.kept_xml);
+    }
+}
