@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Uid};
 
+use crate::storage::Owner;
+
 /// The user that the hypervisor runs as.
 pub const QEMU_USER: &str = "qemu";
 
@@ -19,15 +21,6 @@ pub use crate::process::handover::PRIVATE_DIR;
 
 /// The image's users.
 pub const PASSWD_FILE: &str = "/etc/passwd";
-
-/// A user and its first group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Owner {
-    /// User.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-}
 
 /// Why the launcher cannot have its directories.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +56,7 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Director
     move |source| DirectoryError::Io { what, path, source }
 }
 
-/// Looks a user up. The file is read as it is: a static program has no name service switch.
+/// Looks a user and its first group up. The file is read as it is: a static program has no name service switch.
 pub fn user(passwd: &Path, name: &str) -> Result<Owner, DirectoryError> {
     let text = std::fs::read(passwd).map_err(failed("read", passwd))?;
     String::from_utf8_lossy(&text)

@@ -5,6 +5,7 @@ pub mod config;
 pub mod directories;
 mod domain_log;
 pub mod driver;
+mod end;
 pub mod facts;
 pub mod faults;
 pub mod guest;
@@ -27,6 +28,7 @@ pub mod statistics;
 pub mod sync;
 pub mod timings;
 pub mod turns;
+mod watched;
 
 pub use config::Config;
 

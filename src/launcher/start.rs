@@ -1,13 +1,10 @@
-//! Start-up (contract/lifecycle.md 3) and the end (8.3). What does not depend on each other overlaps: the sockets are
+//! Start-up (contract/lifecycle.md 3). What does not depend on each other overlaps: the sockets are
 //! made while the daemons start, the emulator is probed while virt-handler still prepares the pod.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -16,28 +13,27 @@ use super::config::{Adoption, Config};
 use super::directories::{self, Directories, DirectoryError};
 use super::driver::{Driver, DriverHandle, Signs};
 use super::guest::Guest;
-use super::hypervisor_process::{HypervisorProcess, Search, Tracker, pid_file};
-use super::last_words;
-use super::lifecycle::{self, Ending, Orders, Watched};
+use super::hypervisor_process::{Search, Tracker, pid_file};
+use super::lifecycle::Watched;
 use super::metadata::MetadataCache;
 use super::operations::{self, PausedSet, Vm};
 use super::publisher::{Cause, Identity, Publications, Publisher};
 use super::saved::SavedStore;
+use super::sync::Hotplug;
 use super::timings::Timings;
+use super::watched::{failure, mark_for_shutdown, told, watch_signals};
 use crate::cmd::{self, Action, Driver as _, SocketError, SocketPaths, SyncRequest};
 use crate::convert::SyncOptions;
 use crate::daemon::logs::{FirmwareLog, LibvirtLog, LinesPerSecond, QemuLog, Sink};
-use crate::daemon::{self, DaemonError, DaemonState, FileError, Settings, Supervisor, Watcher};
-use crate::dhcp::Dhcp;
+use crate::daemon::{self, DaemonError, FileError, Settings, Supervisor, Watcher};
 use crate::hooks::{HookError, Hooks};
 use crate::hypervisor::{
     Catalogue, CatalogueError, ControlError, DEFAULT_HYPERVISOR, Environment, Hypervisor, LibvirtWrapper, LogFilters,
     Runtime, RuntimeError, VmSetup, log_filters,
 };
 use crate::libvirt::{self, Connection};
-use crate::notify::{InvolvedObject, K8sEvent, K8sEventType, Outbox};
-use crate::process::PidFd;
-use crate::storage::{Owner, Tools};
+use crate::notify::Outbox;
+use crate::storage::Owner;
 use crate::vmi;
 
 /// QEMU writes its firmware's debug port there (contract/lifecycle.md 4.5).
@@ -93,24 +89,36 @@ pub enum StartError {
 
 /// A launcher that serves its socket.
 pub(super) struct Started {
-    config: Arc<Config>,
-    timings: Timings,
-    vm: Vm,
-    watched: Watched,
-    publications: Publications,
-    daemons: Vec<Supervisor>,
-    outbox: Outbox,
-    sockets: SocketPaths,
-    stop_server: oneshot::Sender<()>,
-    server: tokio::task::JoinHandle<()>,
-    logs: Logs,
-    hooks: Hooks,
+    pub(super) config: Arc<Config>,
+    pub(super) timings: Timings,
+    pub(super) vm: Vm,
+    pub(super) watched: Watched,
+    pub(super) publications: Publications,
+    pub(super) daemons: Vec<Supervisor>,
+    pub(super) outbox: Outbox,
+    pub(super) sockets: SocketPaths,
+    pub(super) stop_server: oneshot::Sender<()>,
+    pub(super) server: tokio::task::JoinHandle<()>,
+    pub(super) logs: Logs,
+    pub(super) hooks: Hooks,
 }
 
 /// Logs that are followed while this lives.
-struct Logs {
+pub(super) struct Logs {
     _qemu: Option<QemuLog>,
     _firmware: Option<FirmwareLog>,
+}
+
+impl Logs {
+    fn follow(domain_log: Option<&Path>, watcher: &Watcher, sink: Sink) -> Self {
+        let rate = LinesPerSecond::default();
+        Logs {
+            _qemu: domain_log.map(|path| QemuLog::follow(path, watcher, rate, sink.clone())),
+            _firmware: FirmwareLog::open(Path::new(FIRMWARE_LOG), rate, sink)
+                .inspect_err(|error| tracing::warn!("no firmware log: {error}"))
+                .ok(),
+        }
+    }
 }
 
 impl Started {
@@ -126,17 +134,7 @@ impl Started {
         let (name, entry) = catalogue.get(config.hypervisor.as_deref().unwrap_or(DEFAULT_HYPERVISOR))?;
         let runtime = Runtime::resolve(name, entry, !config.run_as_nonroot, Path::exists)?;
 
-        let qemu = directories::user(Path::new(directories::PASSWD_FILE), directories::QEMU_USER)?;
-        let directories = Directories {
-            private: Path::new(directories::PRIVATE_DIR),
-            ephemeral_disks: &config.ephemeral_disk_dir,
-            container_disks: &config.container_disk_dir,
-            hotplug_disks: &config.hotplug_disk_dir,
-            uid: &config.uid,
-            root: !config.run_as_nonroot,
-            qemu,
-        };
-        directories.make()?;
+        let qemu = make_directories(&config)?;
         if config.simulate_crash {
             return Err(StartError::SimulatedCrash);
         }
@@ -157,10 +155,7 @@ impl Started {
             &watcher,
             libvirt_log.clone(),
         );
-        let mut daemons = Vec::new();
-        if let Some(virtlogd) = runtime.start_virtlog() {
-            daemons.push(Supervisor::start(virtlogd, settings, &watcher, libvirt_log));
-        }
+        let virtlogd = runtime.start_virtlog().map(|spec| Supervisor::start(spec, settings, &watcher, libvirt_log));
 
         // While the daemons start.
         let sockets = SocketPaths::below(&config.kubevirt_share_dir);
@@ -173,63 +168,29 @@ impl Started {
         };
         // What libvirt calls it.
         let domain = runtime.domain_name(&identity.domain);
-        let rate = LinesPerSecond::default();
-        let logs = Logs {
-            _qemu: runtime.domain_log(&domain).map(|path| QemuLog::follow(&path, &watcher, rate, sink.clone())),
-            _firmware: FirmwareLog::open(Path::new(FIRMWARE_LOG), rate, sink)
-                .inspect_err(|error| tracing::warn!("no firmware log: {error}"))
-                .ok(),
-        };
+        let domain_log = runtime.domain_log(&domain);
+        let logs = Logs::follow(domain_log.as_deref(), &watcher, sink);
         let outbox = Outbox::start(notify_socket(&config), crate::notify::Timings::default());
         let (queue, events) = mpsc::unbounded_channel();
         let (uri, _user) = runtime.libvirt_uri_and_user();
         let connection = Connection::new(uri.to_owned(), timings.libvirt, queue.clone());
-        let control = runtime.vm_control(VmSetup {
+        let setup = VmSetup {
             connection: connection.clone(),
             events: queue,
-            domain: domain.clone(),
+            domain,
             private: Path::new(directories::PRIVATE_DIR).join(&config.uid),
             owner: (qemu.uid, qemu.gid),
-        });
-        let guest = Guest::new(&identity, connection.clone(), outbox.clone(), tpm_state(&config), saved.clone());
-        let vm = Vm {
-            domain: domain.clone(),
-            connection,
-            control,
-            guest: guest.clone(),
-            metadata: MetadataCache::saved_in(saved.clone()),
-            paused: PausedSet::saved_in(saved.clone()),
-            tracker: Tracker::new(
-                identity.domain.clone(),
-                Search {
-                    pid_file: pid_file(runtime.pid_dir(), &domain),
-                    command_prefixes: runtime.hypervisor_command_prefixes().to_vec(),
-                },
-                saved,
-            ),
-            hotplug: super::sync::Hotplug::default(),
         };
+        let guest = Guest::new(&identity, connection, outbox.clone(), tpm_state(&config), saved.clone());
+        let vm = vm(&runtime, identity.domain.clone(), setup, guest, saved);
         let (publisher, publications) =
-            Publisher::new(identity, &vm, outbox.clone(), runtime.domain_log(&vm.domain), Duration::from_secs(1));
+            Publisher::new(identity, &vm, outbox.clone(), domain_log, Duration::from_secs(1));
         tokio::spawn(publisher.run());
-        guest.start_poller(config.agent);
-        guest.resume_safety_thaw();
+        vm.guest.start_poller(config.agent);
+        vm.guest.resume_safety_thaw();
         let signs = Signs::default();
         let hooks = hooks(&config, signalled.clone()).await?;
-        let boot = Boot {
-            config: Arc::clone(&config),
-            runtime,
-            catalogue,
-            tools: Tools::default(),
-            owner: Owner { uid: qemu.uid, gid: qemu.gid },
-            hooks: hooks.clone(),
-            root: PathBuf::from("/"),
-            inspected: Mutex::default(),
-            cloud_init: Mutex::default(),
-            iommufd: Arc::default(),
-            prepared: AtomicBool::new(false),
-            dhcp: Dhcp::default(),
-        };
+        let boot = Boot::new(Arc::clone(&config), runtime, catalogue, qemu, hooks.clone());
         let (driver, handle) = Driver::new(
             vm.clone(),
             boot,
@@ -248,8 +209,6 @@ impl Started {
         }));
 
         hypervisor_daemon.ready(timings.connect).await?;
-        let daemon_state = hypervisor_daemon.state();
-        daemons.insert(0, hypervisor_daemon);
         connect(&vm, &timings).await?;
         if let Err(error) = vm.control.attach().await {
             tracing::warn!("cannot take up a VM that is there already: {error}");
@@ -275,7 +234,7 @@ impl Started {
             defined: signs.defined.subscribe(),
             process: vm.tracker.subscribe(),
             deletion_told: told(publications.deletion.clone(), outbox.acknowledged()),
-            daemon_failed: failure(daemon_state),
+            daemon_failed: failure(hypervisor_daemon.state()),
         };
         Ok(Started {
             config,
@@ -283,7 +242,7 @@ impl Started {
             vm,
             watched,
             publications,
-            daemons,
+            daemons: std::iter::once(hypervisor_daemon).chain(virtlogd).collect(),
             outbox,
             sockets,
             stop_server,
@@ -292,62 +251,39 @@ impl Started {
             hooks,
         })
     }
+}
 
-    /// Waits for the VM's end and takes everything down.
-    pub(super) async fn run_to_the_end(self) -> Ending {
-        let Started {
-            config,
-            timings,
-            vm,
-            watched,
-            publications,
-            daemons,
-            outbox,
-            sockets,
-            stop_server,
-            server,
-            logs,
-            hooks,
-        } = self;
-        let notify_socket = notify_socket(&config);
-        let orders = VmOrders {
-            vm: vm.clone(),
-            notify_socket,
-            hooks,
-            outbox: outbox.clone(),
-            publications,
-            about: InvolvedObject {
-                namespace: config.namespace.clone(),
-                name: config.name.clone(),
-                uid: config.uid.clone(),
-            },
-            kills: AtomicU32::new(0),
-        };
-        let ending = lifecycle::run(watched, &orders, config.qemu_timeout, config.grace_period, &timings).await;
-        // An orderly end has nothing more to tell; what went wrong is worth a moment.
-        let last_words = if ending == Ending::Failed { timings.stop } else { Duration::ZERO };
-        let left = outbox.close(last_words).await;
-        if left.domain_events > 0 || left.k8s_events > 0 {
-            tracing::warn!(
-                "{} domain events and {} Kubernetes events were not acknowledged",
-                left.domain_events,
-                left.k8s_events
-            );
-        }
-        // The server may have ended by itself.
-        let _ = stop_server.send(());
-        let _ = tokio::time::timeout(timings.stop, server).await;
-        // A dead socket file looks like a launcher that hangs.
-        for path in [&sockets.init, &sockets.ready] {
-            let _ = std::fs::remove_file(path);
-        }
-        vm.connection.close();
-        for daemon in daemons {
-            daemon.stop().await;
-        }
-        drop(logs);
-        tracing::info!("Exiting...");
-        ending
+/// The directories of this VM, and the user they are for.
+fn make_directories(config: &Config) -> Result<Owner, DirectoryError> {
+    let qemu = directories::user(Path::new(directories::PASSWD_FILE), directories::QEMU_USER)?;
+    let directories = Directories {
+        private: Path::new(directories::PRIVATE_DIR),
+        ephemeral_disks: &config.ephemeral_disk_dir,
+        container_disks: &config.container_disk_dir,
+        hotplug_disks: &config.hotplug_disk_dir,
+        uid: &config.uid,
+        root: !config.run_as_nonroot,
+        qemu,
+    };
+    directories.make()?;
+    Ok(qemu)
+}
+
+/// The VM that KubeVirt calls `domain`.
+fn vm(runtime: &Runtime, domain: String, setup: VmSetup, guest: Guest, saved: SavedStore) -> Vm {
+    let search = Search {
+        pid_file: pid_file(runtime.pid_dir(), &setup.domain),
+        command_prefixes: runtime.hypervisor_command_prefixes().to_vec(),
+    };
+    Vm {
+        domain: setup.domain.clone(),
+        connection: setup.connection.clone(),
+        control: runtime.vm_control(setup),
+        guest,
+        metadata: MetadataCache::saved_in(saved.clone()),
+        paused: PausedSet::saved_in(saved.clone()),
+        tracker: Tracker::new(domain, search, saved),
+        hotplug: Hotplug::default(),
     }
 }
 
@@ -390,7 +326,7 @@ fn tpm_state(config: &Config) -> PathBuf {
 }
 
 /// Where virt-handler listens.
-fn notify_socket(config: &Config) -> PathBuf {
+pub(super) fn notify_socket(config: &Config) -> PathBuf {
     config.kubevirt_share_dir.join("domain-notify-pipe.sock")
 }
 
@@ -501,139 +437,4 @@ async fn learn(vm: &Vm, signs: &Signs, started: bool, timings: &Timings) {
             tracing::warn!("the hypervisor's capabilities are not known: {error}");
         }
     });
-}
-
-/// Receives the termination signals from now on; the first one counts, later ones are swallowed. `earlier`: one came so long
-/// ago, to a launcher before this one.
-fn watch_signals(earlier: Option<Duration>) -> std::io::Result<watch::Receiver<Option<Instant>>> {
-    let now = Instant::now();
-    let (sender, receiver) = watch::channel(earlier.map(|ago| now.checked_sub(ago).unwrap_or(now)));
-    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::quit()] {
-        let (mut signals, sender) = (signal(kind)?, sender.clone());
-        tokio::spawn(async move {
-            while signals.recv().await.is_some() {
-                let first = sender.send_if_modified(|since| {
-                    let first = since.is_none();
-                    since.get_or_insert_with(Instant::now);
-                    first
-                });
-                if first {
-                    tracing::info!("received signal {}, shutting down", kind.as_raw_value());
-                }
-            }
-        });
-    }
-    Ok(receiver)
-}
-
-/// On the signal the VM is marked; virt-handler hears of it and drives the shutdown (contract/lifecycle.md 7.2).
-fn mark_for_shutdown(
-    signalled: watch::Receiver<Option<Instant>>,
-    metadata: MetadataCache,
-) -> watch::Receiver<Option<Instant>> {
-    let mut waiting = signalled.clone();
-    tokio::spawn(async move {
-        if waiting.wait_for(Option::is_some).await.is_ok() {
-            metadata.edit(|metadata| {
-                metadata.grace_period.get_or_insert_default().marked_for_graceful_shutdown = Some(true);
-            });
-        }
-    });
-    signalled
-}
-
-/// True once virt-handler has acknowledged the notification with this generation.
-fn told(mut wanted: watch::Receiver<Option<u64>>, mut acknowledged: watch::Receiver<u64>) -> watch::Receiver<bool> {
-    let (sender, receiver) = watch::channel(false);
-    tokio::spawn(async move {
-        let generation = match wanted.wait_for(Option::is_some).await {
-            Ok(generation) => generation.unwrap_or_default(),
-            Err(_) => return,
-        };
-        if acknowledged.wait_for(|told| *told >= generation).await.is_ok() {
-            sender.send_replace(true);
-        }
-    });
-    receiver
-}
-
-/// Why the daemon will not be started any more, once that is so.
-fn failure(mut state: watch::Receiver<DaemonState>) -> watch::Receiver<Option<String>> {
-    let (sender, receiver) = watch::channel(None);
-    tokio::spawn(async move {
-        if let Ok(state) = state.wait_for(|state| matches!(state, DaemonState::Failed { .. })).await
-            && let DaemonState::Failed { reason } = &*state
-        {
-            sender.send_replace(Some(reason.clone()));
-        }
-    });
-    receiver
-}
-
-struct VmOrders {
-    vm: Vm,
-    notify_socket: PathBuf,
-    hooks: Hooks,
-    outbox: Outbox,
-    publications: Publications,
-    about: InvolvedObject,
-    /// How often the hypervisor itself was told to end, past libvirt.
-    kills: AtomicU32,
-}
-
-/// After so many requests to end that a hypervisor did not hear, it is killed.
-const PATIENCE: u32 = 10;
-
-impl Orders for VmOrders {
-    fn virt_handler_is_there(&self) -> bool {
-        self.notify_socket.exists()
-    }
-
-    fn own_grace(&self) -> Option<Duration> {
-        let seconds = self.vm.metadata.snapshot().grace_period?.deletion_grace_period_seconds;
-        u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs)
-    }
-
-    async fn ask_guest(&self) {
-        match operations::shutdown(&self.vm).await {
-            Ok(()) => tracing::info!("asked the guest to shut down"),
-            Err(failure) => tracing::warn!("cannot ask the guest to shut down: {}", failure.message()),
-        }
-    }
-
-    async fn kill(&self) {
-        let vm = &self.vm;
-        let Err(failure) = operations::kill(vm).await else { return };
-        tracing::warn!("cannot end the VM through libvirt: {}", failure.message());
-        let running = match *vm.tracker.subscribe().borrow() {
-            HypervisorProcess::Running(pid) => Some(pid),
-            HypervisorProcess::Unknown | HypervisorProcess::Gone => None,
-        };
-        let deaf = self.kills.fetch_add(1, Ordering::Relaxed) >= PATIENCE;
-        let signal = if deaf { Signal::SIGKILL } else { Signal::SIGTERM };
-        if let Some(pid) = running
-            && let Err(error) = PidFd::open(pid).and_then(|process| process.signal(signal))
-        {
-            tracing::warn!("cannot end the hypervisor: {error}");
-        }
-    }
-
-    fn give_up(&self, why: &str) {
-        let message = format!("the VM was ended because the libvirt daemon does not come back: {why}");
-        last_words::write(Path::new(last_words::TERMINATION_LOG), &message);
-        self.publications.look(Cause::Lost);
-        self.outbox.k8s_event(&K8sEvent {
-            involved_object: self.about.clone(),
-            event_type: K8sEventType::Warning,
-            reason: "LibvirtDaemonFailed".into(),
-            message,
-        });
-    }
-
-    async fn hypervisor_gone(&self) {
-        tracing::info!("the hypervisor's process is gone");
-        if let Err(error) = self.hooks.shutdown().await {
-            tracing::warn!("Shutdown hook: {error}");
-        }
-    }
 }

@@ -78,6 +78,24 @@ fn wrapped(context: &'static str) -> impl Fn(StorageError) -> Failure {
 }
 
 impl Boot {
+    /// The means of a launcher whose hypervisor runs as `owner`.
+    pub fn new(config: Arc<Config>, runtime: Runtime, catalogue: Catalogue, owner: Owner, hooks: Hooks) -> Self {
+        Boot {
+            config,
+            runtime,
+            catalogue,
+            tools: Tools::default(),
+            owner,
+            root: PathBuf::from("/"),
+            inspected: Mutex::default(),
+            cloud_init: Mutex::default(),
+            iommufd: Arc::default(),
+            prepared: AtomicBool::new(false),
+            dhcp: Dhcp::default(),
+            hooks,
+        }
+    }
+
     /// One sync. `defined` is set as soon as libvirt knows the domain.
     pub async fn sync(&self, vm: &Vm, request: SyncRequest, defined: &watch::Sender<bool>) -> Result<(), Failure> {
         let SyncRequest { vmi, options, plugins, vmi_json } = request;

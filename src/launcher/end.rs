@@ -1,0 +1,132 @@
+//! The launcher's main line as it really is, and the end (contract/lifecycle.md 7, 8.3): what [`lifecycle`] orders is done
+//! here, and then everything is taken down.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::hypervisor_process::HypervisorProcess;
+use super::last_words;
+use super::lifecycle::{self, Ending, Orders};
+use super::operations::{self, Vm};
+use super::publisher::{Cause, Publications};
+use super::start::{Started, notify_socket};
+use crate::hooks::Hooks;
+use crate::notify::{InvolvedObject, K8sEvent, K8sEventType, Outbox};
+use crate::process::PidFd;
+
+impl Started {
+    /// Waits for the VM's end and takes everything down.
+    pub(super) async fn run_to_the_end(self) -> Ending {
+        let config = &self.config;
+        let orders = VmOrders {
+            vm: self.vm.clone(),
+            notify_socket: notify_socket(config),
+            hooks: self.hooks,
+            outbox: self.outbox.clone(),
+            publications: self.publications,
+            about: InvolvedObject {
+                namespace: config.namespace.clone(),
+                name: config.name.clone(),
+                uid: config.uid.clone(),
+            },
+            kills: AtomicU32::new(0),
+        };
+        let ending =
+            lifecycle::run(self.watched, &orders, config.qemu_timeout, config.grace_period, &self.timings).await;
+        // An orderly end has nothing more to tell; what went wrong is worth a moment.
+        let last_words = if ending == Ending::Failed { self.timings.stop } else { Duration::ZERO };
+        let left = self.outbox.close(last_words).await;
+        if left.domain_events > 0 || left.k8s_events > 0 {
+            tracing::warn!(
+                "{} domain events and {} Kubernetes events were not acknowledged",
+                left.domain_events,
+                left.k8s_events
+            );
+        }
+        // The server may have ended by itself.
+        let _ = self.stop_server.send(());
+        let _ = tokio::time::timeout(self.timings.stop, self.server).await;
+        // A dead socket file looks like a launcher that hangs.
+        for path in [&self.sockets.init, &self.sockets.ready] {
+            let _ = std::fs::remove_file(path);
+        }
+        self.vm.connection.close();
+        for daemon in self.daemons {
+            daemon.stop().await;
+        }
+        drop(self.logs);
+        tracing::info!("Exiting...");
+        ending
+    }
+}
+
+struct VmOrders {
+    vm: Vm,
+    notify_socket: PathBuf,
+    hooks: Hooks,
+    outbox: Outbox,
+    publications: Publications,
+    about: InvolvedObject,
+    /// How often the hypervisor itself was told to end, past libvirt.
+    kills: AtomicU32,
+}
+
+/// After so many requests to end that a hypervisor did not hear, it is killed.
+const PATIENCE: u32 = 10;
+
+impl Orders for VmOrders {
+    fn virt_handler_is_there(&self) -> bool {
+        self.notify_socket.exists()
+    }
+
+    fn own_grace(&self) -> Option<Duration> {
+        let seconds = self.vm.metadata.snapshot().grace_period?.deletion_grace_period_seconds;
+        u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs)
+    }
+
+    async fn ask_guest(&self) {
+        match operations::shutdown(&self.vm).await {
+            Ok(()) => tracing::info!("asked the guest to shut down"),
+            Err(failure) => tracing::warn!("cannot ask the guest to shut down: {}", failure.message()),
+        }
+    }
+
+    async fn kill(&self) {
+        let vm = &self.vm;
+        let Err(failure) = operations::kill(vm).await else { return };
+        tracing::warn!("cannot end the VM through libvirt: {}", failure.message());
+        let running = match *vm.tracker.subscribe().borrow() {
+            HypervisorProcess::Running(pid) => Some(pid),
+            HypervisorProcess::Unknown | HypervisorProcess::Gone => None,
+        };
+        let deaf = self.kills.fetch_add(1, Ordering::Relaxed) >= PATIENCE;
+        let signal = if deaf { Signal::SIGKILL } else { Signal::SIGTERM };
+        if let Some(pid) = running
+            && let Err(error) = PidFd::open(pid).and_then(|process| process.signal(signal))
+        {
+            tracing::warn!("cannot end the hypervisor: {error}");
+        }
+    }
+
+    fn give_up(&self, why: &str) {
+        let message = format!("the VM was ended because the libvirt daemon does not come back: {why}");
+        last_words::write(Path::new(last_words::TERMINATION_LOG), &message);
+        self.publications.look(Cause::Lost);
+        self.outbox.k8s_event(&K8sEvent {
+            involved_object: self.about.clone(),
+            event_type: K8sEventType::Warning,
+            reason: "LibvirtDaemonFailed".into(),
+            message,
+        });
+    }
+
+    async fn hypervisor_gone(&self) {
+        tracing::info!("the hypervisor's process is gone");
+        if let Err(error) = self.hooks.shutdown().await {
+            tracing::warn!("Shutdown hook: {error}");
+        }
+    }
+}
