@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 
 use super::fat::make_fat_image;
@@ -54,20 +54,26 @@ pub enum ImageKind {
     Fat,
 }
 
-/// Metadata of either layout.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Metadata of either layout; its keys are those of the ConfigDrive layout.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct MetaData {
     /// Instance type's name, if the VM has one.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub instance_type: String,
     /// Instance id.
     pub instance_id: String,
     /// The guest's host name.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub hostname: String,
     /// Firmware UUID (ConfigDrive).
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub uuid: String,
-    /// Where tagged devices are (ConfigDrive).
+    /// Where tagged devices are (ConfigDrive); nobody but the launcher can say.
+    #[serde(skip_serializing_if = "Vec::is_empty", skip_deserializing)]
     pub devices: Vec<TaggedDevice>,
     /// SSH keys.
+    #[serde(skip_serializing_if = "PublicKeys::is_empty")]
     pub public_keys: PublicKeys,
 }
 
@@ -118,31 +124,31 @@ pub struct CloudInit {
     pub network_data: Vec<u8>,
 }
 
-#[derive(Serialize)]
-struct NoCloudMetaData<'a> {
-    #[serde(rename = "instance-type", skip_serializing_if = "str::is_empty")]
-    instance_type: &'a str,
-    #[serde(rename = "instance-id")]
-    instance_id: &'a str,
-    #[serde(rename = "local-hostname", skip_serializing_if = "str::is_empty")]
-    local_hostname: &'a str,
-    #[serde(rename = "public-keys", skip_serializing_if = "BTreeMap::is_empty")]
-    public_keys: &'a PublicKeys,
+/// Metadata with the keys of the NoCloud layout.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub struct NoCloudMetaData {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    instance_type: String,
+    instance_id: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    local_hostname: String,
+    #[serde(skip_serializing_if = "PublicKeys::is_empty")]
+    public_keys: PublicKeys,
 }
 
-#[derive(Serialize)]
-struct ConfigDriveMetaData<'a> {
-    #[serde(skip_serializing_if = "str::is_empty")]
-    instance_type: &'a str,
-    instance_id: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    hostname: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    uuid: &'a str,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    devices: &'a [TaggedDevice],
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    public_keys: &'a PublicKeys,
+impl From<MetaData> for NoCloudMetaData {
+    fn from(data: MetaData) -> Self {
+        let MetaData { instance_type, instance_id, hostname: local_hostname, uuid: _, devices: _, public_keys } = data;
+        NoCloudMetaData { instance_type, instance_id, local_hostname, public_keys }
+    }
+}
+
+impl From<NoCloudMetaData> for MetaData {
+    fn from(data: NoCloudMetaData) -> Self {
+        let NoCloudMetaData { instance_type, instance_id, local_hostname: hostname, public_keys } = data;
+        MetaData { instance_type, instance_id, hostname, public_keys, ..MetaData::default() }
+    }
 }
 
 impl CloudInit {
@@ -152,22 +158,9 @@ impl CloudInit {
     }
 
     fn files(&self) -> Result<Vec<(&'static str, Vec<u8>)>, StorageError> {
-        let meta = &self.meta_data;
         let json = match self.source {
-            CloudInitSource::NoCloud => serde_json::to_vec(&NoCloudMetaData {
-                instance_type: &meta.instance_type,
-                instance_id: &meta.instance_id,
-                local_hostname: &meta.hostname,
-                public_keys: &meta.public_keys,
-            }),
-            CloudInitSource::ConfigDrive => serde_json::to_vec(&ConfigDriveMetaData {
-                instance_type: &meta.instance_type,
-                instance_id: &meta.instance_id,
-                hostname: &meta.hostname,
-                uuid: &meta.uuid,
-                devices: &meta.devices,
-                public_keys: &meta.public_keys,
-            }),
+            CloudInitSource::NoCloud => serde_json::to_vec(&NoCloudMetaData::from(self.meta_data.clone())),
+            CloudInitSource::ConfigDrive => serde_json::to_vec(&self.meta_data),
         }
         .map_err(|error| StorageError::Image(format!("cloud-init metadata of volume {}: {error}", self.volume)))?;
         let (meta_data, user_data, network_data) = match self.source {

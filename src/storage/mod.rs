@@ -14,7 +14,9 @@ mod metrics_disk;
 mod tool;
 mod tracking_overlay;
 
-pub use cloud_init::{CloudInit, CloudInitSource, ImageKind, MetaData, PublicKeys, TaggedDevice, make_cloud_init_disk};
+pub use cloud_init::{
+    CloudInit, CloudInitSource, ImageKind, MetaData, NoCloudMetaData, PublicKeys, TaggedDevice, make_cloud_init_disk,
+};
 pub use config_disk::{ConfigDisk, ConfigSource, make_config_disk, make_config_disk_placeholder};
 pub use copy::copy_image;
 pub use image::{ImageInfo, InspectionLimits, create_empty_disk, create_overlay, grow_image, inspect};

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cmd::Failure;
 use crate::hooks::{CloudInitAnswer, CloudInitQuestion, HookError, Hooks, InvocationContext, Plugins, Timings};
-use crate::storage::{CloudInit, CloudInitSource, MetaData, PublicKeys};
+use crate::storage::{CloudInit, CloudInitSource, MetaData, NoCloudMetaData};
 
 /// The extensions of one VM.
 pub(super) struct Extensions<'a> {
@@ -59,37 +59,11 @@ struct NoCloudSource {
 struct Data {
     data_source: String,
     no_cloud_meta_data: Option<NoCloudMetaData>,
-    config_drive_meta_data: Option<ConfigDriveMetaData>,
+    config_drive_meta_data: Option<MetaData>,
     user_data: String,
     network_data: String,
     devices_data: Option<serde_json::Value>,
     volume_name: String,
-}
-
-#[derive(Default, Serialize, Deserialize)]
-#[serde(default, rename_all = "kebab-case")]
-struct NoCloudMetaData {
-    #[serde(skip_serializing_if = "String::is_empty")]
-    instance_type: String,
-    instance_id: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    local_hostname: String,
-    #[serde(skip_serializing_if = "PublicKeys::is_empty")]
-    public_keys: PublicKeys,
-}
-
-#[derive(Default, Serialize, Deserialize)]
-#[serde(default)]
-struct ConfigDriveMetaData {
-    #[serde(skip_serializing_if = "String::is_empty")]
-    instance_type: String,
-    instance_id: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    hostname: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    uuid: String,
-    #[serde(skip_serializing_if = "PublicKeys::is_empty")]
-    public_keys: PublicKeys,
 }
 
 const NO_CLOUD: &str = "noCloud";
@@ -108,20 +82,18 @@ fn kept(before: Vec<u8>, after: String) -> Vec<u8> {
 fn question(data: &CloudInit, vmi: Vec<u8>) -> Result<CloudInitQuestion, serde_json::Error> {
     let CloudInit { source, volume, meta_data, user_data, network_data } = data.clone();
     // Where the devices are is known only after the define.
-    let MetaData { instance_type, instance_id, hostname, uuid, public_keys, devices: _ } = meta_data;
+    let meta_data = MetaData { devices: Vec::new(), ..meta_data };
     let (user_data, network_data) = (text(&user_data), text(&network_data));
     let old = NoCloudSource { user_data: user_data.clone(), network_data: network_data.clone() };
     let mut data = Data { user_data, network_data, volume_name: volume, ..Data::default() };
     match source {
         CloudInitSource::NoCloud => {
             data.data_source = NO_CLOUD.to_owned();
-            data.no_cloud_meta_data =
-                Some(NoCloudMetaData { instance_type, instance_id, local_hostname: hostname, public_keys });
+            data.no_cloud_meta_data = Some(meta_data.into());
         }
         CloudInitSource::ConfigDrive => {
             data.data_source = CONFIG_DRIVE.to_owned();
-            data.config_drive_meta_data =
-                Some(ConfigDriveMetaData { instance_type, instance_id, hostname, uuid, public_keys });
+            data.config_drive_meta_data = Some(meta_data);
         }
     }
     Ok(CloudInitQuestion { no_cloud_source: serde_json::to_vec(&old)?, vmi, data: serde_json::to_vec(&data)? })
@@ -138,15 +110,9 @@ fn changed(before: CloudInit, answer: &CloudInitAnswer) -> Result<CloudInit, ser
     let whole = (!user_data.is_empty()).then(|| match (no_cloud_meta_data, config_drive_meta_data) {
         (None, None) => None,
         (Some(no_cloud), config_drive) if data_source != CONFIG_DRIVE || config_drive.is_none() => {
-            let NoCloudMetaData { instance_type, instance_id, local_hostname: hostname, public_keys } = no_cloud;
-            let meta = MetaData { instance_type, instance_id, hostname, public_keys, ..MetaData::default() };
-            Some((CloudInitSource::NoCloud, meta))
+            Some((CloudInitSource::NoCloud, no_cloud.into()))
         }
-        (_, Some(config_drive)) => {
-            let ConfigDriveMetaData { instance_type, instance_id, hostname, uuid, public_keys } = config_drive;
-            let meta = MetaData { instance_type, instance_id, hostname, uuid, public_keys, ..MetaData::default() };
-            Some((CloudInitSource::ConfigDrive, meta))
-        }
+        (_, Some(config_drive)) => Some((CloudInitSource::ConfigDrive, config_drive)),
         (Some(_), None) => None,
     });
     if let Some((source, meta_data)) = whole.flatten() {
