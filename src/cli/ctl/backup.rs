@@ -54,26 +54,13 @@ pub(super) enum Command {
     },
 }
 
-/// Name and start time say which backup is meant.
+/// Name and time say which backup or checkpoint is meant.
 #[derive(Debug, clap::Args)]
 pub(super) struct Which {
-    /// The backup's name.
-    #[arg(long)]
-    name: String,
-    /// When it was ordered; now by default.
-    #[arg(long, value_name = "RFC3339")]
-    at: Option<Time>,
-    #[command(flatten)]
-    target: Target,
-}
-
-/// A checkpoint.
-#[derive(Debug, clap::Args)]
-pub(super) struct Checkpoint {
     /// Its name.
     #[arg(long)]
     name: String,
-    /// When it was made.
+    /// When the backup was ordered (now by default), or the checkpoint made.
     #[arg(long, value_name = "RFC3339")]
     at: Option<Time>,
     #[command(flatten)]
@@ -115,8 +102,8 @@ impl Caller {
         self.done(&reply)
     }
 
-    pub(super) async fn redefine_checkpoint(&self, checkpoint: Checkpoint) -> Result<(), CtlError> {
-        let Checkpoint { name, at, target } = checkpoint;
+    pub(super) async fn redefine_checkpoint(&self, which: Which) -> Result<(), CtlError> {
+        let Which { name, at, target } = which;
         let mut client = self.connect().await?;
         let vmi = tracked(self.target(&mut client, target).await?);
         let checkpoint = json!({ "name": name, "creationTime": at }).to_string().into_bytes();

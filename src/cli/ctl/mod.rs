@@ -122,7 +122,7 @@ enum Command {
         command: backup::Command,
     },
     /// Make libvirt know a checkpoint again whose bitmaps are in the images.
-    RedefineCheckpoint(backup::Checkpoint),
+    RedefineCheckpoint(backup::Which),
     /// Tell the pod that a migration was to end in that it may go.
     SignalTargetPodCleanup(Target),
     /// Call the RPCs of live migration.
@@ -246,7 +246,7 @@ fn run(ctl: Ctl) -> Result<(), CtlError> {
             Command::LaunchMeasurement(target) => caller.launch_measurement(target).await,
             Command::InjectLaunchSecret(secret) => caller.inject_launch_secret(secret).await,
             Command::Backup { command } => caller.backup(command).await,
-            Command::RedefineCheckpoint(checkpoint) => caller.redefine_checkpoint(checkpoint).await,
+            Command::RedefineCheckpoint(which) => caller.redefine_checkpoint(which).await,
             Command::SignalTargetPodCleanup(target) => caller.steer(call::Steer::SignalTargetPodCleanup, target).await,
             Command::Migration { command } => caller.migration(command).await,
             Command::Pause(target) => caller.steer(call::Steer::Pause, target).await,
