@@ -1,11 +1,11 @@
 //! The launcher's flags and environment (contract/lifecycle.md 2.1, 2.4) → one checked [`Config`].
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use super::pflag::{Flag, Mistake, Parsed, Target, parse, usage};
-use crate::launcher::config::{Adoption, AgentIntervals, Config, Environment};
+use crate::launcher::config::{Adoption, Config, DISK_MEMORY_LIMIT, Environment, GRACE_PERIOD_SECONDS};
 use crate::process::handover;
 
 /// Longest path of a unix socket: `sun_path` less its final zero.
@@ -46,73 +46,24 @@ pub fn read(words: &[OsString], environment: impl Iterator<Item = (OsString, OsS
     }
 }
 
-/// The flags as they are given, before any check.
+/// The flags as they are given, before any check: the configuration, but for numbers that Go has of another type.
 struct Raw {
-    qemu_timeout: Duration,
-    kubevirt_share_dir: PathBuf,
-    ephemeral_disk_dir: PathBuf,
-    container_disk_dir: PathBuf,
-    hotplug_disk_dir: PathBuf,
-    name: String,
-    uid: String,
-    namespace: String,
+    config: Config,
     grace_period_seconds: i64,
-    allow_emulation: bool,
-    allow_cross_arch_emulation: bool,
-    run_as_nonroot: bool,
-    image_volume: bool,
-    upgrade_ordinal_ifaces: bool,
-    vgpu_dedicated_hook: bool,
-    vm_stats_collector: bool,
-    firmware_auto_selection: bool,
     hook_sidecars: u64,
     disk_memory_limit: i64,
-    ovmf_path: PathBuf,
-    agent_sys: Duration,
-    agent_file: Duration,
-    agent_user: Duration,
-    agent_version: Duration,
-    fsfreeze_status: Duration,
-    simulate_crash: bool,
-    libvirt_log_filters: Option<String>,
-    hypervisor: Option<String>,
-    hypervisor_catalogue: Option<PathBuf>,
     verbosity: i64,
 }
 
 impl Default for Raw {
     fn default() -> Self {
+        let config = Config::default();
         Raw {
-            qemu_timeout: Duration::from_secs(180),
-            kubevirt_share_dir: "/var/run/kubevirt".into(),
-            ephemeral_disk_dir: "/var/run/kubevirt-ephemeral-disks".into(),
-            container_disk_dir: "/var/run/kubevirt/container-disks".into(),
-            hotplug_disk_dir: "/var/run/kubevirt/hotplug-disks/".into(),
-            name: String::new(),
-            uid: String::new(),
-            namespace: String::new(),
-            grace_period_seconds: 30,
-            allow_emulation: false,
-            allow_cross_arch_emulation: false,
-            run_as_nonroot: false,
-            image_volume: false,
-            upgrade_ordinal_ifaces: false,
-            vgpu_dedicated_hook: false,
-            vm_stats_collector: false,
-            firmware_auto_selection: false,
-            hook_sidecars: 0,
-            disk_memory_limit: 2_097_152_000,
-            ovmf_path: "/usr/share/edk2/ovmf".into(),
-            agent_sys: Duration::from_secs(120),
-            agent_file: Duration::from_secs(300),
-            agent_user: Duration::from_secs(10),
-            agent_version: Duration::from_secs(300),
-            fsfreeze_status: Duration::from_secs(5),
-            simulate_crash: false,
-            libvirt_log_filters: None,
-            hypervisor: None,
-            hypervisor_catalogue: None,
-            verbosity: i64::from(crate::logging::DEFAULT_VERBOSITY),
+            grace_period_seconds: GRACE_PERIOD_SECONDS.into(),
+            hook_sidecars: config.hook_sidecars.into(),
+            disk_memory_limit: DISK_MEMORY_LIMIT.into(),
+            verbosity: config.verbosity.into(),
+            config,
         }
     }
 }
@@ -121,51 +72,52 @@ impl Raw {
     /// Fills itself. The first value is the list of flags with their defaults.
     fn parse(&mut self, words: &[OsString]) -> (String, Parsed) {
         use Target::{Bool, Duration, Int, OptionalPath, OptionalText, Path, Text, Uint};
+        let config = &mut self.config;
         let flag = |name, target, help| Flag { name, letter: None, target, help };
         let mut flags = [
             flag(
                 "qemu-timeout",
-                Duration(&mut self.qemu_timeout),
+                Duration(&mut config.qemu_timeout),
                 "limit for hook sidecars, the domain and its process to appear, each",
             ),
             flag(
                 "kubevirt-share-dir",
-                Path(&mut self.kubevirt_share_dir),
+                Path(&mut config.kubevirt_share_dir),
                 "directory of sockets/ and of the notify pipe",
             ),
             flag(
                 "ephemeral-disk-dir",
-                Path(&mut self.ephemeral_disk_dir),
+                Path(&mut config.ephemeral_disk_dir),
                 "directory of overlays, cloud-init and ignition data",
             ),
-            flag("container-disk-dir", Path(&mut self.container_disk_dir), "directory of container disks"),
-            flag("hotplug-disk-dir", Path(&mut self.hotplug_disk_dir), "directory of hot-plugged volumes"),
-            flag("name", Text(&mut self.name), "name of the VirtualMachineInstance"),
-            flag("uid", Text(&mut self.uid), "UID of the VirtualMachineInstance"),
-            flag("namespace", Text(&mut self.namespace), "namespace of the VirtualMachineInstance"),
+            flag("container-disk-dir", Path(&mut config.container_disk_dir), "directory of container disks"),
+            flag("hotplug-disk-dir", Path(&mut config.hotplug_disk_dir), "directory of hot-plugged volumes"),
+            flag("name", Text(&mut config.name), "name of the VirtualMachineInstance"),
+            flag("uid", Text(&mut config.uid), "UID of the VirtualMachineInstance"),
+            flag("namespace", Text(&mut config.namespace), "namespace of the VirtualMachineInstance"),
             flag(
                 "grace-period-seconds",
                 Int(&mut self.grace_period_seconds),
                 "seconds between SIGTERM and forced destroy",
             ),
-            flag("allow-emulation", Bool(&mut self.allow_emulation), "permit software emulation"),
+            flag("allow-emulation", Bool(&mut config.allow_emulation), "permit software emulation"),
             flag(
                 "allow-cross-arch-emulation",
-                Bool(&mut self.allow_cross_arch_emulation),
+                Bool(&mut config.allow_cross_arch_emulation),
                 "permit software emulation of a foreign architecture",
             ),
-            flag("run-as-nonroot", Bool(&mut self.run_as_nonroot), "run libvirt in session mode as the qemu user"),
-            flag("image-volume", Bool(&mut self.image_volume), "container disks come from image volumes"),
+            flag("run-as-nonroot", Bool(&mut config.run_as_nonroot), "run libvirt in session mode as the qemu user"),
+            flag("image-volume", Bool(&mut config.image_volume), "container disks come from image volumes"),
             flag(
                 "upgrade-ordinal-ifaces",
-                Bool(&mut self.upgrade_ordinal_ifaces),
+                Bool(&mut config.upgrade_ordinal_ifaces),
                 "rename ordinal interfaces before a migration",
             ),
-            flag("vgpu-dedicated-hook", Bool(&mut self.vgpu_dedicated_hook), "adapt the vGPU before a migration"),
-            flag("vm-stats-collector", Bool(&mut self.vm_stats_collector), "serve GetVMStats"),
+            flag("vgpu-dedicated-hook", Bool(&mut config.vgpu_dedicated_hook), "adapt the vGPU before a migration"),
+            flag("vm-stats-collector", Bool(&mut config.vm_stats_collector), "serve GetVMStats"),
             flag(
                 "firmware-auto-selection",
-                Bool(&mut self.firmware_auto_selection),
+                Bool(&mut config.firmware_auto_selection),
                 "let libvirt pick Secure Boot firmware",
             ),
             flag("hook-sidecars", Uint(&mut self.hook_sidecars), "number of hook sidecars to wait for"),
@@ -174,26 +126,30 @@ impl Raw {
                 Int(&mut self.disk_memory_limit),
                 "address-space limit of image inspection in bytes",
             ),
-            flag("ovmf-path", Path(&mut self.ovmf_path), "directory of EFI firmware"),
+            flag("ovmf-path", Path(&mut config.ovmf_path), "directory of EFI firmware"),
             flag(
                 "qemu-agent-sys-interval",
-                Duration(&mut self.agent_sys),
+                Duration(&mut config.agent.sys),
                 "longest pause between agent questions about interfaces and OS",
             ),
-            flag("qemu-agent-file-interval", Duration(&mut self.agent_file), "the same for file systems"),
-            flag("qemu-agent-user-interval", Duration(&mut self.agent_user), "the same for users"),
-            flag("qemu-agent-version-interval", Duration(&mut self.agent_version), "the same for the agent itself"),
+            flag("qemu-agent-file-interval", Duration(&mut config.agent.file), "the same for file systems"),
+            flag("qemu-agent-user-interval", Duration(&mut config.agent.user), "the same for users"),
+            flag("qemu-agent-version-interval", Duration(&mut config.agent.version), "the same for the agent itself"),
             flag(
                 "qemu-fsfreeze-status-interval",
-                Duration(&mut self.fsfreeze_status),
+                Duration(&mut config.agent.fsfreeze_status),
                 "the same for the freeze status",
             ),
-            flag("simulate-crash", Bool(&mut self.simulate_crash), "crash after making the directories, for tests"),
-            flag("libvirt-log-filters", OptionalText(&mut self.libvirt_log_filters), "libvirt's log_filters, verbatim"),
-            flag("hypervisor", OptionalText(&mut self.hypervisor), "hypervisor of the catalogue (default kvm)"),
+            flag("simulate-crash", Bool(&mut config.simulate_crash), "crash after making the directories, for tests"),
+            flag(
+                "libvirt-log-filters",
+                OptionalText(&mut config.libvirt_log_filters),
+                "libvirt's log_filters, verbatim",
+            ),
+            flag("hypervisor", OptionalText(&mut config.hypervisor), "hypervisor of the catalogue (default kvm)"),
             flag(
                 "hypervisor-catalogue",
-                OptionalPath(&mut self.hypervisor_catalogue),
+                OptionalPath(&mut config.hypervisor_catalogue),
                 "catalogue beside the built-in one (default /etc/virt-launcher/hypervisors.yaml if present)",
             ),
             Flag { name: "v", letter: Some('v'), target: Int(&mut self.verbosity), help: "log verbosity" },
@@ -215,40 +171,41 @@ impl Raw {
 
     /// Checks what the types do not. `mistakes` are those found so far.
     fn checked(self, environment: Environment, mut mistakes: Vec<Mistake>) -> Result<Config, Vec<Mistake>> {
+        let config = self.config;
         let mut wrong = |name: &str, value: &dyn std::fmt::Display, why: String| {
             // A flag that could not be read still has its default: it has no second mistake.
             mistakes.push(Mistake::invalid(name, value, why));
         };
-        for (name, value) in [("name", &self.name), ("namespace", &self.namespace), ("uid", &self.uid)] {
+        for (name, value) in [("name", &config.name), ("namespace", &config.namespace), ("uid", &config.uid)] {
             if let Some(why) = identity_fault(value, environment.standalone_vmi.is_some()) {
                 wrong(name, value, why);
             }
         }
         for (name, interval) in [
-            ("qemu-timeout", self.qemu_timeout),
-            ("qemu-agent-sys-interval", self.agent_sys),
-            ("qemu-agent-file-interval", self.agent_file),
-            ("qemu-agent-user-interval", self.agent_user),
-            ("qemu-agent-version-interval", self.agent_version),
-            ("qemu-fsfreeze-status-interval", self.fsfreeze_status),
+            ("qemu-timeout", config.qemu_timeout),
+            ("qemu-agent-sys-interval", config.agent.sys),
+            ("qemu-agent-file-interval", config.agent.file),
+            ("qemu-agent-user-interval", config.agent.user),
+            ("qemu-agent-version-interval", config.agent.version),
+            ("qemu-fsfreeze-status-interval", config.agent.fsfreeze_status),
         ] {
             if interval.is_zero() {
                 wrong(name, &"0", "must be more than zero".to_owned());
             }
         }
         for (name, path) in [
-            ("kubevirt-share-dir", &self.kubevirt_share_dir),
-            ("ephemeral-disk-dir", &self.ephemeral_disk_dir),
-            ("container-disk-dir", &self.container_disk_dir),
-            ("hotplug-disk-dir", &self.hotplug_disk_dir),
-            ("ovmf-path", &self.ovmf_path),
+            ("kubevirt-share-dir", &config.kubevirt_share_dir),
+            ("ephemeral-disk-dir", &config.ephemeral_disk_dir),
+            ("container-disk-dir", &config.container_disk_dir),
+            ("hotplug-disk-dir", &config.hotplug_disk_dir),
+            ("ovmf-path", &config.ovmf_path),
         ] {
             if path.as_os_str().is_empty() {
                 wrong(name, &"", "must not be empty".to_owned());
             }
         }
-        if let Some(why) = socket_fault(&self.kubevirt_share_dir) {
-            wrong("kubevirt-share-dir", &self.kubevirt_share_dir.display(), why);
+        if let Some(why) = socket_fault(&config.kubevirt_share_dir) {
+            wrong("kubevirt-share-dir", &config.kubevirt_share_dir.display(), why);
         }
         let grace = u64::try_from(self.grace_period_seconds).unwrap_or_else(|_| {
             wrong("grace-period-seconds", &self.grace_period_seconds, "must not be negative".to_owned());
@@ -266,7 +223,7 @@ impl Raw {
             wrong("v", &self.verbosity, "out of range".to_owned());
             0
         });
-        if let Some(filters) = &self.libvirt_log_filters
+        if let Some(filters) = &config.libvirt_log_filters
             && filters.contains(['"', '\n'])
         {
             let why = "must not contain a double quote or a newline, which would end libvirt's setting";
@@ -276,39 +233,12 @@ impl Raw {
             return Err(mistakes);
         }
         Ok(Config {
-            qemu_timeout: self.qemu_timeout,
-            kubevirt_share_dir: self.kubevirt_share_dir,
-            ephemeral_disk_dir: self.ephemeral_disk_dir,
-            container_disk_dir: self.container_disk_dir,
-            hotplug_disk_dir: self.hotplug_disk_dir,
-            name: self.name,
-            uid: self.uid,
-            namespace: self.namespace,
             grace_period: Duration::from_secs(grace),
-            allow_emulation: self.allow_emulation,
-            allow_cross_arch_emulation: self.allow_cross_arch_emulation,
-            run_as_nonroot: self.run_as_nonroot,
-            image_volume: self.image_volume,
-            upgrade_ordinal_ifaces: self.upgrade_ordinal_ifaces,
-            vgpu_dedicated_hook: self.vgpu_dedicated_hook,
-            vm_stats_collector: self.vm_stats_collector,
-            firmware_auto_selection: self.firmware_auto_selection,
             hook_sidecars,
             disk_memory_limit,
-            ovmf_path: self.ovmf_path,
-            agent: AgentIntervals {
-                sys: self.agent_sys,
-                file: self.agent_file,
-                user: self.agent_user,
-                version: self.agent_version,
-                fsfreeze_status: self.fsfreeze_status,
-            },
-            simulate_crash: self.simulate_crash,
-            libvirt_log_filters: self.libvirt_log_filters,
-            hypervisor: self.hypervisor,
-            hypervisor_catalogue: self.hypervisor_catalogue,
             verbosity,
             environment,
+            ..config
         })
     }
 }

@@ -98,43 +98,64 @@ pub struct Environment {
     pub device_resources: BTreeMap<String, Vec<String>>,
 }
 
+/// The default of `--grace-period-seconds`.
+pub const GRACE_PERIOD_SECONDS: u32 = 30;
+/// The default of `--disk-memory-limit`.
+pub const DISK_MEMORY_LIMIT: u32 = 2_097_152_000;
+
+/// The flags' defaults. Name, UID and namespace have none and are empty.
+impl Default for Config {
+    fn default() -> Self {
+        let second = Duration::from_secs(1);
+        Config {
+            qemu_timeout: 180 * second,
+            kubevirt_share_dir: "/var/run/kubevirt".into(),
+            ephemeral_disk_dir: "/var/run/kubevirt-ephemeral-disks".into(),
+            container_disk_dir: "/var/run/kubevirt/container-disks".into(),
+            hotplug_disk_dir: "/var/run/kubevirt/hotplug-disks/".into(),
+            name: String::new(),
+            uid: String::new(),
+            namespace: String::new(),
+            grace_period: GRACE_PERIOD_SECONDS * second,
+            allow_emulation: false,
+            allow_cross_arch_emulation: false,
+            run_as_nonroot: false,
+            image_volume: false,
+            upgrade_ordinal_ifaces: false,
+            vgpu_dedicated_hook: false,
+            vm_stats_collector: false,
+            firmware_auto_selection: false,
+            hook_sidecars: 0,
+            disk_memory_limit: DISK_MEMORY_LIMIT.into(),
+            ovmf_path: "/usr/share/edk2/ovmf".into(),
+            agent: AgentIntervals {
+                sys: 120 * second,
+                file: 300 * second,
+                user: 10 * second,
+                version: 300 * second,
+                fsfreeze_status: 5 * second,
+            },
+            simulate_crash: false,
+            libvirt_log_filters: None,
+            hypervisor: None,
+            hypervisor_catalogue: None,
+            verbosity: crate::logging::DEFAULT_VERBOSITY,
+            environment: Environment::default(),
+        }
+    }
+}
+
 /// What virt-controller passes for a VM `ns/vm`, for tests.
 #[cfg(test)]
 pub(crate) fn example() -> Config {
-    let second = Duration::from_secs(1);
     Config {
-        qemu_timeout: 240 * second,
-        kubevirt_share_dir: "/var/run/kubevirt".into(),
-        ephemeral_disk_dir: "/var/run/kubevirt-ephemeral-disks".into(),
-        container_disk_dir: "/var/run/kubevirt/container-disks".into(),
-        hotplug_disk_dir: "/var/run/kubevirt/hotplug-disks".into(),
+        qemu_timeout: Duration::from_secs(240),
         name: "vm".into(),
         uid: "u-1".into(),
         namespace: "ns".into(),
-        grace_period: 45 * second,
-        allow_emulation: false,
-        allow_cross_arch_emulation: false,
+        grace_period: Duration::from_secs(45),
         run_as_nonroot: true,
-        image_volume: false,
-        upgrade_ordinal_ifaces: false,
-        vgpu_dedicated_hook: false,
-        vm_stats_collector: false,
-        firmware_auto_selection: false,
-        hook_sidecars: 0,
-        disk_memory_limit: 2_097_152_000,
-        ovmf_path: "/usr/share/edk2/ovmf".into(),
-        agent: AgentIntervals {
-            sys: 120 * second,
-            file: 300 * second,
-            user: 10 * second,
-            version: 300 * second,
-            fsfreeze_status: 5 * second,
-        },
-        simulate_crash: false,
-        libvirt_log_filters: None,
         hypervisor: Some("kvm".into()),
-        hypervisor_catalogue: None,
-        verbosity: 2,
-        environment: Environment::default(),
+        ..Config::default()
     }
 }
