@@ -72,8 +72,8 @@ impl Raw {
     /// Fills itself. The first value is the list of flags with their defaults.
     fn parse(&mut self, words: &[OsString]) -> (String, Parsed) {
         use Target::{Bool, Duration, Int, OptionalPath, OptionalText, Path, Text, Uint};
+        let flag = Flag::new;
         let config = &mut self.config;
-        let flag = |name, target, help| Flag { name, letter: None, target, help };
         let mut flags = [
             flag(
                 "qemu-timeout",
@@ -152,7 +152,7 @@ impl Raw {
                 OptionalPath(&mut config.hypervisor_catalogue),
                 "catalogue beside the built-in one (default /etc/virt-launcher/hypervisors.yaml if present)",
             ),
-            Flag { name: "v", letter: Some('v'), target: Int(&mut self.verbosity), help: "log verbosity" },
+            Flag::verbosity(&mut self.verbosity),
         ];
         let usage = usage("virt-launcher", &flags);
         let (words, garbled): (Vec<_>, Vec<_>) =

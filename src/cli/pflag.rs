@@ -117,6 +117,18 @@ pub struct Flag<'a> {
     pub help: &'static str,
 }
 
+impl<'a> Flag<'a> {
+    /// A flag without a letter.
+    pub fn new(name: &'static str, target: Target<'a>, help: &'static str) -> Self {
+        Flag { name, letter: None, target, help }
+    }
+
+    /// `-v`.
+    pub fn verbosity(target: &'a mut i64) -> Self {
+        Flag { letter: Some('v'), ..Flag::new("v", Target::Int(target), "log verbosity") }
+    }
+}
+
 /// What parsing came to.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Parsed {
@@ -316,10 +328,10 @@ mod tests {
     fn read(line: &str) -> (bool, i64, u64, String, Vec<String>) {
         let (mut flag, mut int, mut uint, mut text) = (false, 2, 0, String::new());
         let mut flags = [
-            Flag { name: "flag", letter: None, target: Target::Bool(&mut flag), help: "" },
+            Flag::new("flag", Target::Bool(&mut flag), ""),
             Flag { name: "v", letter: Some('v'), target: Target::Int(&mut int), help: "" },
-            Flag { name: "count", letter: None, target: Target::Uint(&mut uint), help: "" },
-            Flag { name: "text", letter: None, target: Target::Text(&mut text), help: "" },
+            Flag::new("count", Target::Uint(&mut uint), ""),
+            Flag::new("text", Target::Text(&mut text), ""),
         ];
         let mistakes = match parse(&words(line), &mut flags) {
             Parsed::Done(mistakes) => mistakes.iter().map(Mistake::to_string).collect(),
@@ -420,10 +432,7 @@ mod tests {
     #[test]
     fn usage_shows_the_defaults() {
         let (mut int, mut path) = (2, PathBuf::from("/a"));
-        let flags = [
-            Flag { name: "v", letter: Some('v'), target: Target::Int(&mut int), help: "log verbosity" },
-            Flag { name: "dir", letter: None, target: Target::Path(&mut path), help: "a directory" },
-        ];
+        let flags = [Flag::verbosity(&mut int), Flag::new("dir", Target::Path(&mut path), "a directory")];
         assert_eq!(
             usage("x", &flags),
             "Usage of x:\n  -v, --v int        log verbosity (default 2)\n      --dir string   a directory (default \"/a\")\n"

@@ -59,7 +59,7 @@ pub(super) fn container_disk(words: &[OsString]) -> ExitCode {
     const PROGRAM: &str = "container-disk";
     let (mut no_op, mut copy_path) = (false, None);
     let mut flags = [
-        Flag { name: "no-op", letter: None, target: Target::Bool(&mut no_op), help: "do nothing" },
+        Flag::new("no-op", Target::Bool(&mut no_op), "do nothing"),
         Flag {
             name: "copy-path",
             letter: Some('c'),
@@ -84,10 +84,8 @@ pub(super) fn container_disk(words: &[OsString]) -> ExitCode {
 pub(super) fn virt_tail(words: &[OsString]) -> ExitCode {
     const PROGRAM: &str = "virt-tail";
     let (mut logfile, mut level) = (None, i64::from(DEFAULT_VERBOSITY));
-    let mut flags = [
-        Flag { name: "logfile", letter: None, target: Target::OptionalPath(&mut logfile), help: "the file to follow" },
-        Flag { name: "v", letter: Some('v'), target: Target::Int(&mut level), help: "log verbosity" },
-    ];
+    let mut flags =
+        [Flag::new("logfile", Target::OptionalPath(&mut logfile), "the file to follow"), Flag::verbosity(&mut level)];
     let matters = |mistake: &Mistake| match mistake {
         Mistake::Unknown(_) | Mistake::Unexpected(_) => false,
         Mistake::NoValue(_) | Mistake::Invalid { .. } | Mistake::Environment { .. } => true,
@@ -115,23 +113,13 @@ pub(super) fn virt_probe(words: &[OsString]) -> ExitCode {
     let (mut command, mut ping, mut seconds) = (String::new(), false, 1);
     let (mut profile, mut level) = (None, i64::from(DEFAULT_VERBOSITY));
     let mut flags = [
-        Flag { name: "socket", letter: None, target: Target::Path(&mut socket), help: "the launcher's socket" },
-        Flag { name: "domainName", letter: None, target: Target::Text(&mut domain), help: "libvirt's name of the VM" },
-        Flag { name: "command", letter: None, target: Target::Text(&mut command), help: "what the guest is to run" },
-        Flag {
-            name: "timeoutSeconds",
-            letter: None,
-            target: Target::Int(&mut seconds),
-            help: "how long the guest may take",
-        },
-        Flag {
-            name: "guestAgentPing",
-            letter: None,
-            target: Target::Bool(&mut ping),
-            help: "ask only whether the guest agent answers",
-        },
-        Flag { name: "memProfile", letter: None, target: Target::OptionalPath(&mut profile), help: "not used" },
-        Flag { name: "v", letter: Some('v'), target: Target::Int(&mut level), help: "log verbosity" },
+        Flag::new("socket", Target::Path(&mut socket), "the launcher's socket"),
+        Flag::new("domainName", Target::Text(&mut domain), "libvirt's name of the VM"),
+        Flag::new("command", Target::Text(&mut command), "what the guest is to run"),
+        Flag::new("timeoutSeconds", Target::Int(&mut seconds), "how long the guest may take"),
+        Flag::new("guestAgentPing", Target::Bool(&mut ping), "ask only whether the guest agent answers"),
+        Flag::new("memProfile", Target::OptionalPath(&mut profile), "not used"),
+        Flag::verbosity(&mut level),
     ];
     if let Ask::End(code) = read(PROGRAM, words, &mut flags, USAGE, |_| true) {
         return code;
@@ -161,18 +149,13 @@ pub(super) fn virt_freezer(words: &[OsString]) -> ExitCode {
     let (mut name, mut namespace, mut level) = (String::new(), String::new(), i64::from(DEFAULT_VERBOSITY));
     let mut socket = PathBuf::from(virt_freezer::SOCKET);
     let mut flags = [
-        Flag { name: "freeze", letter: None, target: Target::Bool(&mut freeze), help: "freeze the file systems" },
-        Flag { name: "unfreeze", letter: None, target: Target::Bool(&mut unfreeze), help: "thaw them" },
-        Flag { name: "name", letter: None, target: Target::Text(&mut name), help: "the VMI" },
-        Flag { name: "namespace", letter: None, target: Target::Text(&mut namespace), help: "its namespace" },
-        Flag {
-            name: "unfreezeTimeoutSeconds",
-            letter: None,
-            target: Target::Int(&mut seconds),
-            help: "thaw by itself after so long; 0: never",
-        },
-        Flag { name: "socket", letter: None, target: Target::Path(&mut socket), help: "the launcher's socket" },
-        Flag { name: "v", letter: Some('v'), target: Target::Int(&mut level), help: "log verbosity" },
+        Flag::new("freeze", Target::Bool(&mut freeze), "freeze the file systems"),
+        Flag::new("unfreeze", Target::Bool(&mut unfreeze), "thaw them"),
+        Flag::new("name", Target::Text(&mut name), "the VMI"),
+        Flag::new("namespace", Target::Text(&mut namespace), "its namespace"),
+        Flag::new("unfreezeTimeoutSeconds", Target::Int(&mut seconds), "thaw by itself after so long; 0: never"),
+        Flag::new("socket", Target::Path(&mut socket), "the launcher's socket"),
+        Flag::verbosity(&mut level),
     ];
     if let Ask::End(code) = read(PROGRAM, words, &mut flags, USAGE, |_| true) {
         return code;
