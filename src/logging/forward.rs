@@ -12,20 +12,9 @@ pub(super) fn set_component(component: &'static str) {
     let _ = COMPONENT.set(component);
 }
 
-/// Writes a line that another program said. No verbosity applies. `timestamp` is already in the log's form; without one
-/// the present time is taken. `pos` and `thread` are left out if they are unknown.
-pub fn forward(
-    subcomponent: &str,
-    level: Level,
-    message: &str,
-    pos: Option<&str>,
-    thread: Option<&str>,
-    timestamp: Option<&str>,
-) {
-    forwarded(subcomponent, level, message, pos, thread, timestamp).write();
-}
-
-fn forwarded(
+/// The record of a line that another program said. No verbosity applies. `timestamp` is already in the log's form; without
+/// one the present time is taken. `pos` and `thread` are left out if they are unknown.
+pub fn forwarded(
     subcomponent: &str,
     level: Level,
     message: &str,

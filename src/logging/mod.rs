@@ -10,7 +10,7 @@ mod layer;
 mod logger;
 mod record;
 
-pub use forward::forward;
+pub use forward::forwarded;
 pub use layer::init;
 pub use logger::Logger;
 pub use record::{Level, Record, timestamp, timestamp_now};

@@ -22,7 +22,7 @@ pub use qemu::QemuLog;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::logging::{Level, forward};
+use crate::logging::{Level, forwarded};
 
 /// What another program said, ready for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl Sink {
     /// This process's log.
     pub fn log() -> Self {
         Sink::new(|Forwarded { subcomponent, level, message, pos, thread, timestamp }| {
-            forward(subcomponent, level, &message, pos.as_deref(), thread.as_deref(), timestamp.as_deref());
+            forwarded(subcomponent, level, &message, pos.as_deref(), thread.as_deref(), timestamp.as_deref()).write();
         })
     }
 
