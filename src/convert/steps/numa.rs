@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::super::options::Cell;
 use super::memory::bytes;
 use super::{Context, ConvertError};
 use crate::domain::{
@@ -21,29 +22,13 @@ pub(super) fn numa_passthrough(context: &Context<'_>, domain: &mut DomainSpec) -
     if context.dedicated_cpu().is_none() || !context.numa_passthrough() {
         return Ok(());
     }
-    // Guest CPUs in pin order by host cell; a CPU that two cells list belongs to the later one.
-    let cell_of: BTreeMap<u32, u32> =
-        topology.numa_cells.iter().flat_map(|cell| cell.cpus.iter().map(|cpu| (cpu.id, cell.id))).collect();
-    let mut guest_cpus: BTreeMap<u32, Vec<String>> = BTreeMap::new();
-    for pin in domain.cpu_tune.iter().flat_map(|tune| &tune.vcpu_pin) {
-        let host_cpu = pin.cpu_set.parse().ok().and_then(|cpu: u32| cell_of.get(&cpu));
-        let Some(cell) = host_cpu else {
-            let (vcpu, cpu) = (pin.vcpu, &pin.cpu_set);
-            return Err(ConvertError::at(
-                FIELD,
-                format!(
-                    "failed to generate numa pinning information: vcpu {vcpu} is mapped to a not existing host cpu set {cpu}"
-                ),
-            ));
-        };
-        guest_cpus.entry(*cell).or_default().push(pin.vcpu.to_string());
-    }
+    let guest_cpus = guest_cpus(&topology.numa_cells, domain)?;
     let page = page_size(context)?;
     let count = guest_cpus.len() as u64;
     let memory = bytes(context.vmi.spec.domain.virtual_memory().unwrap_or(&Quantity::default()))?;
     let shares = shares(memory.value, page, count)?;
     // A host cell that is listed twice has its guest cell where it comes first.
-    let mut involved: Vec<&super::super::options::Cell> = Vec::new();
+    let mut involved: Vec<&Cell> = Vec::new();
     for cell in topology.numa_cells.iter().filter(|cell| guest_cpus.contains_key(&cell.id)) {
         if involved.iter().all(|known| known.id != cell.id) {
             involved.push(cell);
@@ -89,6 +74,27 @@ pub(super) fn numa_passthrough(context: &Context<'_>, domain: &mut DomainSpec) -
         backing.no_share_pages = realtime.then(NoSharePages::default);
     }
     Ok(())
+}
+
+/// Guest CPUs in pin order by host cell; a CPU that two cells list belongs to the later one.
+fn guest_cpus(cells: &[Cell], domain: &DomainSpec) -> Result<BTreeMap<u32, Vec<String>>, ConvertError> {
+    let cell_of: BTreeMap<u32, u32> =
+        cells.iter().flat_map(|cell| cell.cpus.iter().map(|cpu| (cpu.id, cell.id))).collect();
+    let mut guest_cpus: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+    for pin in domain.cpu_tune.iter().flat_map(|tune| &tune.vcpu_pin) {
+        let host_cpu = pin.cpu_set.parse().ok().and_then(|cpu: u32| cell_of.get(&cpu));
+        let Some(cell) = host_cpu else {
+            let (vcpu, cpu) = (pin.vcpu, &pin.cpu_set);
+            return Err(ConvertError::at(
+                FIELD,
+                format!(
+                    "failed to generate numa pinning information: vcpu {vcpu} is mapped to a not existing host cpu set {cpu}"
+                ),
+            ));
+        };
+        guest_cpus.entry(*cell).or_default().push(pin.vcpu.to_string());
+    }
+    Ok(guest_cpus)
 }
 
 /// Bytes of a huge page.
