@@ -90,7 +90,6 @@ struct DiskEntry<'a> {
 }
 
 /// serde hands over a reference.
-#[allow(clippy::trivially_copy_pass_by_ref)]
 fn is_zero(number: &f64) -> bool {
     *number == 0.0
 }

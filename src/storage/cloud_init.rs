@@ -104,7 +104,7 @@ pub struct TaggedDevice {
     pub tags: Vec<String>,
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+/// serde hands over a reference.
 fn is_zero(number: &u32) -> bool {
     *number == 0
 }
