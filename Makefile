@@ -10,7 +10,7 @@ DIST := target/dist/virt-launcher
 
 # Test binaries run as root: pods have other users than this one.
 ifneq ($(shell id -u),0)
-TEST_AS_ROOT := --config "target.'cfg(all())'.runner = 'sudo --preserve-env=VIRT_LAUNCHER_STATIC,VIRT_LAUNCHER_IMAGE,VIRT_LAUNCHER_GUEST_IMAGE'"
+TEST_AS_ROOT := --config "target.'cfg(all())'.runner = 'sudo --preserve-env=VIRT_LAUNCHER_STATIC,VIRT_LAUNCHER_IMAGE,VIRT_LAUNCHER_GUEST_IMAGE,VIRT_LAUNCHER_HYPERVISOR,VIRT_LAUNCHER_CH_IMAGE,VIRT_LAUNCHER_LXC_IMAGE,CLOUD_HYPERVISOR'"
 endif
 
 .PHONY: help
@@ -26,10 +26,10 @@ deps-build:
 	@images/deps.sh build
 
 .PHONY: check
-check: deps-build ## format, clippy with warnings as errors, the layering test
+check: deps-build ## format, clippy with warnings as errors, the layering test, the README's tables
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
-	cargo test --locked --test layering
+	cargo test --locked --test layering --test readme
 
 .PHONY: static-libvirt
 static-libvirt: ## static libvirt client archives; built once per machine and cached
@@ -45,10 +45,16 @@ images: static ## the container image localhost/virt-launcher-qemu and the test 
 	@images/deps.sh image
 	@images/build.sh
 
+# The VMM in Cloud Hypervisor's image: the file CLOUD_HYPERVISOR, else a double.
+.PHONY: image-ch
+image-ch: images
+	cargo build --locked --example fake-cloud-hypervisor
+	CLOUD_HYPERVISOR=$(or $(CLOUD_HYPERVISOR),target/debug/examples/fake-cloud-hypervisor) images/build.sh ch
+
 .PHONY: demo
-demo: images ## boot a real Linux guest in the real image, from the VMI file in images/demo
+demo: $(if $(filter ch cloud-hypervisor,$(HYPERVISOR)),image-ch,images) ## boot a real Linux guest in the real image, from the VMI file in images/demo: [HYPERVISOR=cloud-hypervisor]
 	@images/deps.sh test
-	@images/demo/run.sh
+	@HYPERVISOR='$(HYPERVISOR)' images/demo/run.sh
 
 .PHONY: test
 test: images ## everything: unit tests, and integration tests on the real image with real libvirt and QEMU
@@ -61,15 +67,15 @@ test-forms: images ## the image's tests with both forms of libvirt: the monolith
 	@images/build.sh qemu-modular
 	for image in localhost/virt-launcher-qemu localhost/virt-launcher-qemu:modular; do \
 	    echo "== $$image"; \
-	    VIRT_LAUNCHER_IMAGE=$$image VIRT_LAUNCHER_GUEST_IMAGE=localhost/virt-launcher-guest cargo test --locked $(TEST_AS_ROOT) --test image; \
+	    VIRT_LAUNCHER_IMAGE=$$image VIRT_LAUNCHER_GUEST_IMAGE=localhost/virt-launcher-guest cargo test --locked $(TEST_AS_ROOT) --test lifecycle --test image; \
 	done
 
 .PHONY: test-ch
-test-ch: images ## Cloud Hypervisor under the real virtchd; the VMM is the file CLOUD_HYPERVISOR, or a double where KVM does not work
+test-ch: image-ch ## Cloud Hypervisor under the real virtchd; the VMM is the file CLOUD_HYPERVISOR where /dev/kvm opens, else a double; and LXC from a file alone
 	@images/deps.sh test
-	cargo build --locked --example fake-cloud-hypervisor
-	CLOUD_HYPERVISOR=$(or $(CLOUD_HYPERVISOR),target/debug/examples/fake-cloud-hypervisor) images/build.sh ch
-	VIRT_LAUNCHER_CH_IMAGE=localhost/virt-launcher-ch cargo test --locked --test cloud_hypervisor
+	@images/build.sh lxc
+	VIRT_LAUNCHER_IMAGE=localhost/virt-launcher-ch VIRT_LAUNCHER_HYPERVISOR=cloud-hypervisor VIRT_LAUNCHER_CH_IMAGE=localhost/virt-launcher-ch \
+	    VIRT_LAUNCHER_LXC_IMAGE=localhost/virt-launcher-lxc cargo test --locked $(TEST_AS_ROOT) --test lifecycle --test cloud_hypervisor --test lxc
 
 .PHONY: faults
 faults: images ## kill, stop and starve everything around a VM: [FAULTS=number] [SEED=number]

@@ -4,7 +4,11 @@
 
 mod support;
 
-use support::pod::{Pod, Setup, UID, text};
+use nix::sys::signal::Signal;
+
+use support::pod::{Pod, text};
+use support::processes::send;
+use support::subject::{Subject, ok, vmi};
 
 use virt_launcher::convert::{Defines, HostFacts, HypervisorFacts, Profile};
 use virt_launcher::vmi::{self, VirtualMachineInstance};
@@ -158,240 +162,63 @@ fn what_cannot_be_said_to_the_driver_is_an_error_with_its_path() {
     }
 }
 
-// From here on: the image, with the real virtchd. `images/build.sh ch` builds it, VIRT_LAUNCHER_CH_IMAGE names it; without,
-// these tests pass without looking.
+// From here on: what is peculiar to the image with the real virtchd, which `images/build.sh ch` builds and
+// VIRT_LAUNCHER_CH_IMAGE names; the life of a VM is tests/lifecycle. Without an image these tests pass without looking.
 
-/// The VMM under test and the image; `None` without an image.
-fn setup<'a>(image: &'a str, vm: &'a str) -> Setup<'a> {
-    let fake = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("examples/fake-cloud-hypervisor");
-    let given = std::env::var_os("CLOUD_HYPERVISOR").map(std::path::PathBuf::from).filter(|_| kvm_works());
-    eprintln!("the VMM is {}", if given.is_some() { "the real one" } else { "the fake one" });
-    Setup::new(image, vm)
-        .flags(&["--hypervisor", "cloud-hypervisor"])
-        .podman(&["--device", "/dev/kvm"])
-        .mount(&given.unwrap_or(fake), "/usr/bin/cloud-hypervisor:ro")
+/// A VM that runs, and its pod.
+fn running(subject: &Subject) -> Pod {
+    subject.running(subject.setup("demo"), &vmi("demo", ""))
 }
 
-fn kvm_works() -> bool {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/images/kvm-works.sh");
-    std::process::Command::new(script).output().is_ok_and(|output| output.status.success())
-}
-
-fn image() -> Option<String> {
-    let image = std::env::var("VIRT_LAUNCHER_CH_IMAGE").ok();
-    if image.is_none() {
-        eprintln!("skipped: VIRT_LAUNCHER_CH_IMAGE is not set (images/build.sh ch builds the image)");
-    }
-    image
-}
-
-/// What virt-controller made of the user's VMI.
-fn guest(name: &str, arguments: &str) -> String {
-    format!(
-        r#"
-apiVersion: kubevirt.io/v1
-kind: VirtualMachineInstance
-metadata: {{name: "{name}", namespace: default, uid: {UID}}}
-spec:
-  architecture: amd64
-  terminationGracePeriodSeconds: 5
-  domain:
-    cpu: {{cores: 2}}
-    memory: {{guest: 64Mi}}
-    resources: {{requests: {{memory: 64Mi}}}}
-    firmware:
-      kernelBoot: {{kernelArgs: "console=ttyS0 {arguments}", container: {{image: x, kernelPath: /boot/vmlinuz}}}}
-    devices:
-      logSerialConsole: true
-      disks:
-        - {{name: root, disk: {{bus: virtio}}}}
-        - {{name: seed, disk: {{bus: virtio}}}}
-  volumes:
-    - {{name: root, containerDisk: {{image: x}}}}
-    - {{name: seed, cloudInitNoCloud: {{userData: "x"}}}}
-status: {{phase: Scheduled, runtimeUser: 107}}
-"#
-    )
-}
-
-fn started(setup: Setup<'_>) -> Pod {
-    let pod = setup.start();
-    pod.give_device("/dev/kvm");
-    pod.wait_ready();
-    let disks = pod.volume("container-disks");
-    std::fs::create_dir_all(disks.join("kernel-boot")).unwrap();
-    std::fs::write(disks.join("kernel-boot/vmlinuz"), b"\x7fELF").unwrap();
-    let disk = std::fs::File::create(disks.join("disk_0.img")).unwrap();
-    disk.set_len(8 << 20).unwrap();
-    pod
-}
-
-fn ok(output: std::process::Output) {
-    assert!(output.status.success(), "{}", text(&output));
-}
-
-fn vmms(pod: &Pod) -> String {
-    pod.exec(&["sh", "-c", "ps -e -o comm= | grep -c '^cloud-hyperviso' || true"])
-}
-
-fn reason(pod: &Pod) -> String {
-    let domain: serde_json::Value =
-        serde_json::from_slice(&pod.ctl(&["-o", "json", "get-domain"]).stdout).unwrap_or_default();
-    domain.pointer("/Status/Reason").and_then(|reason| reason.as_str()).unwrap_or_default().to_owned()
-}
-
-/// Types a line at the guest's console.
-fn type_line(pod: &Pod, line: &str) {
-    use std::io::Write;
-    let path = pod.volume("private").join(UID).join("virt-serial0");
-    let mut console = std::os::unix::net::UnixStream::connect(path).unwrap();
-    writeln!(console, "{line}").unwrap();
-    // Closing at once would drop it on its way.
-    let _ = std::io::Read::read(&mut console, &mut [0; 64]);
+/// The uid of the process with this name in the pod.
+fn uid_of(pod: &Pod, name: &str) -> String {
+    pod.exec(&["ps", "-o", "uid=", "-C", name]).trim().to_owned()
 }
 
 #[test]
-fn a_vm_lives_and_shuts_down_in_order() {
-    let Some(image) = image() else { return };
-    let pod = started(setup(&image, "demo"));
-    let vmi = guest("demo", "");
+fn in_a_root_pod_daemon_and_vmm_run_as_uid_107() {
+    let Some(subject) = Subject::cloud_hypervisor() else { return };
+    let vmi = vmi("demo", "");
+    let pod = subject.running(subject.setup("demo").root(true), &vmi);
+    for (name, uid) in [("virt-launcher", "0"), ("virtchd", "107"), ("cloud-hyperviso", "107")] {
+        assert_eq!(uid_of(&pod, name), uid, "{name}");
+    }
+    let why = |record: &serde_json::Value| {
+        record["msg"].as_str().is_some_and(|text| text.contains("virtchd runs as uid 107") && text.contains("cgroups"))
+    };
+    assert!(pod.records("info").iter().any(why), "the reason is told: {}", pod.log());
     let handler = pod.virt_handler(&vmi);
-    ok(pod.sync(&vmi));
-    pod.wait_status("Running");
-    pod.wait_console("fake guest: boot 1");
-    ok(pod.sync(&vmi));
-    for (command, status) in [("pause", "Paused"), ("unpause", "Running")] {
-        ok(pod.ctl(&[command]));
-        pod.wait_status(status);
-    }
-    ok(pod.ctl(&["reset"]));
-    pod.wait_console("fake guest: boot 2");
     ok(pod.ctl(&["shutdown"]));
-    assert_eq!(pod.wait_exit(), 0, "{}", pod.log());
-    let log = std::fs::read_to_string(pod.volume("private").join(UID).join("virt-serial0-log")).unwrap();
-    for line in ["boot 1", "boot 2", "power button", "going down"] {
-        assert!(log.contains(line), "{line}: {log}");
-    }
-    drop(handler);
-}
-
-#[test]
-fn a_crash_is_told_within_a_second() {
-    let Some(image) = image() else { return };
-    let pod = started(setup(&image, "demo"));
-    ok(pod.sync(&guest("demo", "")));
-    pod.wait_status("Running");
-    pod.exec(&["sh", "-c", "kill -9 $(pgrep cloud-hyperviso)"]);
-    let killed = std::time::Instant::now();
-    pod.wait_status("Shutoff");
-    assert!(killed.elapsed() < std::time::Duration::from_millis(1500), "{:?}", killed.elapsed());
-    assert_eq!(reason(&pod), "Crashed");
-    assert_eq!(vmms(&pod), "0");
-}
-
-#[test]
-fn a_guest_s_own_power_off_is_no_crash() {
-    let Some(image) = image() else { return };
-    let pod = started(setup(&image, "demo"));
-    ok(pod.sync(&guest("demo", "")));
-    pod.wait_status("Running");
-    type_line(&pod, "poweroff");
-    pod.wait_status("Shutoff");
-    assert_eq!(reason(&pod), "Shutdown");
-}
-
-#[test]
-fn a_vm_that_does_not_listen_is_ended() {
-    let Some(image) = image() else { return };
-    let pod = started(setup(&image, "demo"));
-    let vmi = guest("demo", "ignore-power-button stubborn");
-    let handler = pod.virt_handler(&vmi);
-    ok(pod.sync(&vmi));
-    pod.wait_status("Running");
-    ok(pod.ctl(&["shutdown"]));
-    pod.wait_console("power button");
-    ok(pod.ctl(&["kill"]));
     assert_eq!(pod.wait_exit(), 0, "{}", pod.log());
     drop(handler);
 }
 
 #[test]
-fn a_vm_outlives_its_daemon_and_stays_under_control() {
-    let Some(image) = image() else { return };
-    let pod = started(setup(&image, "demo"));
-    let vmi = guest("demo", "");
-    let handler = pod.virt_handler(&vmi);
-    ok(pod.sync(&vmi));
-    pod.wait_status("Running");
-    pod.exec(&["sh", "-c", "kill -9 $(pgrep virtchd)"]);
-    support::wait_for("the new daemon", std::time::Duration::from_secs(20), || {
-        let listed = pod.exec(&[
-            "sh",
-            "-c",
-            "virsh -c 'ch+unix:///session?socket=/run/libvirt/virtchd-sock' list --all || true",
-        ]);
+fn a_daemon_that_has_forgotten_the_vm_stays_without_it_and_get_domain_goes_on() {
+    let Some(subject) = Subject::cloud_hypervisor() else { return };
+    let pod = running(&subject);
+    let before = pod.domain();
+    send(subject.daemon(&pod).unwrap(), Signal::SIGKILL);
+    let list = "virsh -c 'ch+unix:///session?socket=/run/libvirt/virtchd-sock' list --all || true";
+    support::wait_for("the new daemon", std::time::Duration::from_secs(60), || {
+        let listed = pod.exec(&["sh", "-c", list]);
         support::expect(listed.contains("Id") && !listed.contains("demo"), listed)
     });
     assert_eq!(pod.status(), "Running");
-    for (command, status) in [("pause", "Paused"), ("unpause", "Running")] {
-        ok(pod.ctl(&[command]));
-        pod.wait_status(status);
-    }
-    ok(pod.ctl(&["shutdown"]));
-    assert_eq!(pod.wait_exit(), 0, "{}", pod.log());
-    drop(handler);
-}
-
-#[test]
-fn starts_that_fail_say_why_and_leave_nothing() {
-    let Some(image) = image() else { return };
-    let pod = started(setup(&image, "demo"));
-    let kernel = pod.volume("container-disks").join("kernel-boot/vmlinuz");
-    std::fs::write(&kernel, "no kernel").unwrap();
-    let refused = pod.sync(&guest("demo", ""));
-    assert!(!refused.status.success() && text(&refused).contains("invalid ELF magic"), "{}", text(&refused));
-    assert_eq!(vmms(&pod), "0");
-    std::fs::remove_file(&kernel).unwrap();
-    let refused = pod.sync(&guest("demo", ""));
-    assert!(!refused.status.success() && text(&refused).contains("kernel-boot/vmlinuz"), "{}", text(&refused));
-    assert!(pod.ctl(&["ping"]).status.success());
-    std::fs::write(&kernel, b"\x7fELF").unwrap();
-    ok(pod.sync(&guest("demo", "")));
-    pod.wait_status("Running");
-    assert_eq!(vmms(&pod), "1");
-}
-
-#[test]
-fn without_the_device_it_says_so_and_does_not_hang() {
-    let Some(image) = image() else { return };
-    let pod = setup(&image, "demo").start();
-    pod.wait_ready();
-    let disks = pod.volume("container-disks");
-    std::fs::create_dir_all(disks.join("kernel-boot")).unwrap();
-    std::fs::write(disks.join("kernel-boot/vmlinuz"), b"\x7fELF").unwrap();
-    std::fs::File::create(disks.join("disk_0.img")).unwrap().set_len(1 << 20).unwrap();
-    let refused = pod.sync(&guest("demo", ""));
-    assert!(!refused.status.success() && text(&refused).contains("/dev/kvm"), "{}", text(&refused));
-    assert!(pod.ctl(&["ping"]).status.success());
-}
-
-#[test]
-fn the_longest_name_works_and_is_told_in_full() {
-    let Some(image) = image() else { return };
-    let name = "v".repeat(63);
-    let pod = started(setup(&image, &name).flags(&["--namespace", &"n".repeat(63)]));
-    let vmi = guest(&name, "").replace("namespace: default", &format!("namespace: {}", "n".repeat(63)));
-    ok(pod.sync(&vmi));
-    pod.wait_status("Running");
-    let domain: serde_json::Value = serde_json::from_slice(&pod.ctl(&["-o", "json", "get-domain"]).stdout).unwrap();
-    assert_eq!(domain.pointer("/Spec/Name").unwrap(), &format!("{}_{name}", "n".repeat(63)));
+    assert_eq!(pod.domain()["Spec"]["Devices"]["Disks"], before["Spec"]["Devices"]["Disks"]);
+    let stats = pod.ctl(&["stats"]);
+    assert!(stats.status.success(), "{}", text(&stats));
+    ok(pod.ctl(&["reset"]));
+    ok(pod.ctl(&["kill"]));
+    pod.wait_status("Shutoff");
+    assert_eq!(pod.domain()["Status"]["Reason"], "Destroyed");
 }
 
 #[test]
 fn what_it_cannot_do_is_refused_in_one_answer() {
-    let Some(image) = image() else { return };
-    let pod = started(setup(&image, "demo"));
-    let bad = guest("demo", "")
+    let Some(subject) = Subject::cloud_hypervisor() else { return };
+    let pod = subject.ready(subject.setup("demo"));
+    let bad = vmi("demo", "")
         .replace("cpu: {cores: 2}", "cpu: {cores: 2, model: Skylake-Client}")
         .replace("logSerialConsole: true", "tpm: {}\n      watchdog: {name: w, i6300esb: {action: reset}}")
         .replace("{name: seed, disk: {bus: virtio}}", "{name: seed, cdrom: {bus: sata}}");
@@ -401,4 +228,31 @@ fn what_it_cannot_do_is_refused_in_one_answer() {
     {
         assert!(refused.contains(path), "{path}: {refused}");
     }
+}
+
+#[test]
+fn orders_that_the_driver_has_no_way_for_are_refused_with_their_reason() {
+    let Some(subject) = Subject::cloud_hypervisor() else { return };
+    let pod = running(&subject);
+    for (words, said) in [
+        (&["soft-reboot"] as &[&str], "agent"),
+        (&["screenshot", "-"], ""),
+        (&["exec", "true"], ""),
+        (&["guest-ping"], ""),
+        (&["freeze"], ""),
+    ] {
+        let refused = pod.ctl(words);
+        assert!(!refused.status.success() && text(&refused).contains(said), "{words:?}: {}", text(&refused));
+    }
+    assert_eq!(pod.status(), "Running");
+    assert!(pod.ctl(&["guest-info"]).status.success(), "nothing is known of an agent, and that is no error");
+}
+
+#[test]
+fn without_any_device_node_the_launcher_says_at_once_why_it_cannot_start() {
+    let Some(subject) = Subject::cloud_hypervisor() else { return };
+    let pod = subject.bare("demo").start();
+    assert_ne!(pod.wait_exit(), 0);
+    let why = pod.why_not_started();
+    assert!(why.contains("/dev/kvm") && why.contains("/dev/mshv"), "{why}");
 }

@@ -7,6 +7,9 @@
 #   --root      the pod of a cluster that runs VMs as root (default: as uid 107, without capabilities)
 #   VMI-FILE    default: vmi.yaml beside this script; its name, uid and volumes are those the script sets up
 #
+# HYPERVISOR=cloud-hypervisor shows the same under virtchd: with the VMM that CLOUD_HYPERVISOR names where KVM works, else
+# with a double of the VMM, which says what a guest would but runs none.
+#
 # Exit code 0 only if every step showed what it should. Needs: make images, root or sudo.
 # KEEP=1 leaves the container and its folders behind for a look.
 set -euo pipefail
@@ -19,7 +22,22 @@ if [ "${1:-}" = --root ]; then
     shift
 fi
 vmi=${1:-$here/vmi.yaml}
-image=${VIRT_LAUNCHER_IMAGE:-localhost/virt-launcher-qemu}
+hypervisor=${HYPERVISOR:-kvm}
+case $hypervisor in
+kvm | qemu-kvm)
+    image=${VIRT_LAUNCHER_IMAGE:-localhost/virt-launcher-qemu}
+    process=qemu-system daemon='(libvirtd|virtqemud)'
+    ;;
+ch | cloud-hypervisor)
+    image=${VIRT_LAUNCHER_CH_IMAGE:-localhost/virt-launcher-ch}
+    process=cloud-hyperviso daemon=virtchd
+    ;;
+*)
+    echo "demo: HYPERVISOR=$hypervisor: it must be kvm or cloud-hypervisor" >&2
+    exit 2
+    ;;
+esac
+double=$here/../../target/debug/examples/fake-cloud-hypervisor
 guest_image=${VIRT_LAUNCHER_GUEST_IMAGE:-localhost/virt-launcher-guest}
 launcher=${VIRT_LAUNCHER:-$here/../../target/dist/virt-launcher}
 
@@ -120,13 +138,32 @@ fi
 if reason=$("$here/../kvm-works.sh"); then
     say "/dev/kvm works here: hardware virtualisation"
     acceleration=(--device /dev/kvm)
+    works=yes
+elif [ "$process" = cloud-hyperviso ]; then
+    say "no hardware virtualisation: ${reason#emulation: }"
+    # The launcher and virtchd want to see the device; the double does not use it.
+    acceleration=(--device "$([ -e /dev/kvm ] && echo /dev/kvm || echo /dev/null):/dev/kvm")
+    works=no
 else
+    works=no
     say "software ${reason}"
     launcher_flags+=(--allow-emulation)
 fi
 
+vmm=()
+if [ "$process" = cloud-hyperviso ]; then
+    if [ "$works" = yes ] && [ -n "${CLOUD_HYPERVISOR:-}" ]; then
+        say "the VMM is the real one: $("$podman" run --rm --entrypoint cloud-hypervisor "$image" --version | head -n 1)"
+    else
+        [ -x "$double" ] || fail "$double is missing; cargo build --example fake-cloud-hypervisor builds it"
+        say "the VMM is a double, $([ "$works" = yes ] && echo "CLOUD_HYPERVISOR names no real one" || echo "a real one needs KVM"); no guest runs"
+        vmm=(-v "$double:/usr/bin/cloud-hypervisor:ro")
+        marker='guest: boot'
+    fi
+fi
+
 "$podman" run -d --name "$container" --network=none --hostname virt-launcher-demo \
-    "${pod[@]}" "${acceleration[@]}" \
+    "${pod[@]}" "${acceleration[@]}" "${vmm[@]}" \
     -e POD_NAME="virt-launcher-$name" -e VIRT_LAUNCHER_LOG_VERBOSITY="${VIRT_LAUNCHER_LOG_VERBOSITY:-2}" \
     -v "$work/private:/var/run/kubevirt-private" \
     -v "$work/public:/var/run/kubevirt" \
@@ -139,7 +176,7 @@ fi
     --qemu-timeout 263s --name "$name" --uid "$uid" --namespace "$namespace" \
     --kubevirt-share-dir /var/run/kubevirt --ephemeral-disk-dir /var/run/kubevirt-ephemeral-disks \
     --container-disk-dir /var/run/kubevirt/container-disks --grace-period-seconds $((grace + 15)) --hook-sidecars 0 \
-    --ovmf-path /usr/share/OVMF --disk-memory-limit 2097152000 --hypervisor kvm \
+    --ovmf-path /usr/share/OVMF --disk-memory-limit 2097152000 --hypervisor "$hypervisor" \
     "${launcher_flags[@]}" >/dev/null
 say "container started, as $who"
 if [ ${#acceleration[@]} -gt 0 ]; then
@@ -157,6 +194,12 @@ ctl() { as_root "$launcher" ctl --socket "$socket" "$@"; }
 
 # The VMI as the API server would hand it out for this kind of pod.
 sed "s/runtimeUser: 107/runtimeUser: ${owner%:*}/" "$vmi" >"$work/vmi.yaml"
+if ! refused=$("$launcher" check "$work/vmi.yaml" --hypervisor "$hypervisor" 2>&1); then
+    sed 's/^/  | /' <<<"$refused"
+    sed -i '/serial: scratch1/d' "$work/vmi.yaml"
+    "$launcher" check "$work/vmi.yaml" --hypervisor "$hypervisor" >/dev/null || fail "$hypervisor cannot do this VMI"
+    say "$hypervisor cannot do that; the VMI goes without"
+fi
 
 # Its notify server, which it gives to the VM's user.
 notify=$work/public/domain-notify-pipe.sock
@@ -188,7 +231,7 @@ say "Running"
 as_root "$launcher" ctl console --path "$work/private/$uid/virt-serial0" </dev/null >"$work/console" 2>&1 &
 helpers+=($!)
 user_data_ran() { grep -aqE "$marker" "$work/console"; }
-wait_for "$boot_limit" "the line from the guest's user-data" user_data_ran
+wait_for "$boot_limit" "the line from the guest" user_data_ran
 say "guest: $(grep -aoE "$marker.*" "$work/console" | head -n 1 | tr -d '\r')"
 echo "--- console"
 tr -d '\r' <"$work/console" | grep -av heartbeat | sed 's/^/  | /' | head -n 30
@@ -199,13 +242,14 @@ tree=$("$podman" exec "$container" ps -e -o pid=,ppid=,comm=)
 parent_of() { awk -v want="$1" '$3 ~ "^" want { print $2; exit }' <<<"$tree"; }
 child=$(awk '$2 == 1 && $3 == "virt-launcher" { print $1; exit }' <<<"$tree")
 [ -n "$child" ] || fail "virt-launcher is not a child of PID 1"
-[ "$(parent_of qemu-system)" = 1 ] || fail "QEMU is not a child of PID 1 but of $(parent_of qemu-system)"
-[ "$(parent_of '(libvirtd|virtqemud)')" = "$child" ] || fail "the libvirt daemon is not a child of the launcher"
-say "QEMU is PID 1's child, the libvirt daemon the launcher's"
+[ "$(parent_of "$process")" = 1 ] || fail "the hypervisor is not a child of PID 1 but of $(parent_of "$process")"
+[ "$(parent_of "$daemon")" = "$child" ] || fail "the libvirt daemon is not a child of the launcher"
+say "the hypervisor is PID 1's child, the libvirt daemon the launcher's"
 
 domain=${namespace}_$name
-"$podman" exec "$container" sh -c 'for s in virtqemud libvirt; do
-    [ ! -S /run/libvirt/$s-sock ] || exec virsh -c "qemu+unix:///$0?socket=/run/libvirt/$s-sock" list --all
+"$podman" exec "$container" sh -c 'for s in virtqemud libvirt virtchd; do
+    [ $s = virtchd ] && uri=ch+unix:///session || uri=qemu+unix:///$0
+    [ ! -S /run/libvirt/$s-sock ] || exec virsh -c "$uri?socket=/run/libvirt/$s-sock" list --all
 done' "$([ "$root" = yes ] && echo system || echo session)" >"$work/virsh" 2>&1 || fail "virsh list: $(cat "$work/virsh")"
 grep -q "$domain .*running" "$work/virsh" || fail "virsh list does not show $domain running: $(cat "$work/virsh")"
 sed 's/^/  | /' "$work/virsh"

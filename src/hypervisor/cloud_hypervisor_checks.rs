@@ -34,12 +34,23 @@ pub(super) async fn before_start(place: &Place, xml: &str) -> Result<(), String>
 fn device(place: &Place) -> Result<(), String> {
     let mut problems = Vec::new();
     for device in &place.devices {
-        match usable(device, place.owner) {
+        match usable_or_given(device, place.owner) {
             Ok(()) => return Ok(()),
             Err(error) => problems.push(format!("{}: {error}", device.display())),
         }
     }
     Err(format!("Cloud Hypervisor needs hardware virtualisation: {}", problems.join("; ")))
+}
+
+/// In a root pod virt-handler gives the device to root, and the VMM is another user: then it is passed on.
+fn usable_or_given(device: &Path, owner: (u32, u32)) -> std::io::Result<()> {
+    match usable(device, owner) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied && nix::unistd::geteuid().is_root() => {
+            std::os::unix::fs::chown(device, Some(owner.0), Some(owner.1)).map_err(|_| error)?;
+            usable(device, owner)
+        }
+        result => result,
+    }
 }
 
 /// Whether the VMM's user may read and write it, which is not always this process's user.

@@ -62,6 +62,8 @@ pub struct RunAs {
     pub gid: u32,
     /// Environment variables to set.
     pub environment: Vec<(&'static str, OsString)>,
+    /// Why not root.
+    pub reason: String,
 }
 
 /// How the launcher brings up and talks to a hypervisor's libvirt daemon.

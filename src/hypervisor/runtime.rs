@@ -63,6 +63,16 @@ pub enum RuntimeError {
         /// The executable's path.
         path: PathBuf,
     },
+    /// None of the devices of hardware virtualisation is there, and the daemon would end again and again.
+    #[error("hypervisor {name}: launcher.device: there is no {devices}, and {daemon} does not start without")]
+    NoDevice {
+        /// The entry's name.
+        name: String,
+        /// The devices' paths.
+        devices: String,
+        /// The daemon's name.
+        daemon: String,
+    },
     /// The feature table cannot be used.
     #[error("hypervisor {name}: {source}")]
     Features {
@@ -163,6 +173,15 @@ impl Runtime {
         {
             return Err(RuntimeError::NoVirtlogd { name: name.to_owned(), path: virtlogd.executable.clone() });
         }
+        if entry.launcher.daemon_needs_device && !entry.launcher.devices().any(|(device, _)| exists(device)) {
+            let devices: Vec<String> =
+                entry.launcher.devices().map(|(device, _)| device.display().to_string()).collect();
+            return Err(RuntimeError::NoDevice {
+                name: name.to_owned(),
+                devices: devices.join(", no "),
+                daemon: basename(&daemon.executable),
+            });
+        }
         let features =
             features_of(name, entry).map_err(|source| RuntimeError::Features { name: name.to_owned(), source })?;
         Ok(Runtime { name: name.to_owned(), entry: entry.clone(), root, vcpu_regex, daemon, features })
@@ -249,7 +268,12 @@ impl LibvirtWrapper for Runtime {
         ];
         let environment = environment.map(|(name, value)| (name, value.into())).to_vec();
         DaemonSpec {
-            run_as: (self.root && self.entry.launcher.never_root).then_some(RunAs { uid, gid, environment }),
+            run_as: self.entry.launcher.never_root.clone().filter(|_| self.root).map(|reason| RunAs {
+                uid,
+                gid,
+                environment,
+                reason,
+            }),
             name: basename(&self.daemon.executable),
             program: self.daemon.executable.clone(),
             field: self.daemon.field,
@@ -377,6 +401,18 @@ mod tests {
             assert!(socket.len() < 108 && name.starts_with("nnn"), "{socket}");
         }
         assert_eq!(one, runtime.domain_name(&long("a")));
+    }
+
+    #[test]
+    fn a_daemon_that_needs_a_device_is_not_started_without() {
+        let catalogue = Catalogue::builtin().unwrap();
+        let (name, entry) = catalogue.get("ch").unwrap();
+        let resolved = |device: &str| {
+            let there = |path: &Path| !path.starts_with("/dev") || path == Path::new(device);
+            Runtime::resolve(name, entry, false, there).map(drop).map_err(|error| error.to_string())
+        };
+        assert!(resolved("").unwrap_err().contains("there is no /dev/kvm, no /dev/mshv, and virtchd"));
+        assert_eq!((resolved("/dev/kvm"), resolved("/dev/mshv")), (Ok(()), Ok(())));
     }
 
     const VIRTLOGD: &str = "/usr/sbin/virtlogd";

@@ -117,6 +117,8 @@ pub struct Launcher {
     /// Devices that do as well where it is missing, the first one first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub other_devices: Vec<OtherDevice>,
+    /// Whether the libvirt daemon ends at once where none of these devices exists.
+    pub daemon_needs_device: bool,
     /// The modular daemon's socket; by default `/var/run/libvirt/<executable>-sock`.
     pub socket: Option<PathBuf>,
     /// The daemon configuration in the image; by default `/etc/libvirt/<executable>.conf`.
@@ -143,8 +145,8 @@ pub struct Launcher {
     pub daemon_restart: DaemonRestart,
     /// Whether it follows an image's backing files; without, a VM gets copies in place of overlays.
     pub follows_backing_chains: bool,
-    /// Whether the libvirt daemon must not be root: in a root pod it runs as the hypervisor's user.
-    pub never_root: bool,
+    /// Why the libvirt daemon must not be root, if so: in a root pod it runs as the hypervisor's user.
+    pub never_root: Option<String>,
     /// Whether devices, vCPUs and memory of a running VM can be brought in line with a changed VMI.
     pub hot_plug: bool,
     /// Whether there is a memory balloon.
@@ -237,6 +239,7 @@ impl Default for Launcher {
         Launcher {
             device: None,
             other_devices: Vec::new(),
+            daemon_needs_device: false,
             socket: None,
             shipped_daemon_config: None,
             monolithic: None,
@@ -250,7 +253,7 @@ impl Default for Launcher {
             daemon_restart: DaemonRestart::default(),
             follows_backing_chains: true,
             hot_plug: true,
-            never_root: false,
+            never_root: None,
             supports_memory_ballooning: true,
             requires_boot_order: true,
             virt_type: "kvm".into(),

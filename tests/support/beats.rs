@@ -59,6 +59,11 @@ impl Heartbeat {
         wait_for("the guest's heartbeat", BEAT, || expect(self.seen().beats > before, before));
     }
 
+    /// Lines so far.
+    pub fn count(&self) -> u64 {
+        self.seen().beats
+    }
+
     /// The longest time between two beats so far.
     pub fn longest(&self) -> Duration {
         self.seen().longest

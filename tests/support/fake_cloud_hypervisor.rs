@@ -1,6 +1,6 @@
 //! A double: behaves like Cloud Hypervisor towards libvirt and the launcher (contract/cloud-hypervisor.md 2.2, 3.3, 3.4,
-//! 6.4, 12), without a guest. Its "guest" writes a heartbeat to the serial port, echoes what is typed, and obeys the lines
-//! `poweroff`, `reboot` and `crash`. Kernel command line: `ignore-power-button`, `refuse-to-boot`, `stubborn` (no SIGTERM).
+//! 6.4, 12), without a guest. Its "guest" says and does what the one of `pvh_guest.S` does, and obeys the line `crash`
+//! besides. Kernel command line: `ignore-power-button`, `refuse-to-boot`, `stubborn` (no SIGTERM).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a double may end by panicking
 
 use std::fs::File;
@@ -19,7 +19,6 @@ const BEAT: Duration = Duration::from_millis(200);
 struct State {
     name: &'static str,
     config: Value,
-    booted: u32,
     client: Option<UnixStream>,
     /// Output that no client has read.
     unread: Vec<u8>,
@@ -107,7 +106,6 @@ impl Vmm {
             if let Some(client) = state.client.take() {
                 client.shutdown(std::net::Shutdown::Both).unwrap();
             }
-            state.booted += 1;
             state.name = "Running";
             state.serial.clone()
         };
@@ -120,8 +118,7 @@ impl Vmm {
     }
 
     fn greet(&self) {
-        let booted = self.state.lock().unwrap().booted;
-        self.emit(format!("fake guest: boot {booted}\n").as_bytes());
+        self.emit(b"guest: boot\n");
     }
 
     fn create(self: &Arc<Self>, body: Value) -> Result<(), String> {
@@ -166,7 +163,6 @@ impl Vmm {
         {
             let mut state = self.state.lock().unwrap();
             state.name = "Running";
-            state.booted = 1;
         }
         self.greet();
         self.event("vm", "booted");
@@ -211,12 +207,12 @@ impl Vmm {
             }
             ("PUT", "vm.shutdown") => done(self.become_state("Running", "Shutdown", "shutdown")),
             ("PUT", "vm.power-button") => {
-                self.emit(b"fake guest: power button\n");
+                self.emit(b"guest: power button\n");
                 if !self.option("ignore-power-button") {
                     let vmm = Arc::clone(self);
                     std::thread::spawn(move || {
                         std::thread::sleep(Duration::from_millis(100));
-                        vmm.emit(b"fake guest: going down\n");
+                        vmm.emit(b"guest: going down\n");
                         vmm.end()
                     });
                 }

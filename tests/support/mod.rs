@@ -11,7 +11,10 @@ pub mod daemon;
 pub mod driver;
 pub mod guest;
 pub mod pod;
+pub mod processes;
 pub mod sidecar;
+pub mod subject;
+pub mod tiny_guest;
 pub mod virt_handler;
 
 /// Between two looks at a condition that nobody announces.

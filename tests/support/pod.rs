@@ -251,6 +251,13 @@ impl Pod {
         succeed(podman().args(["exec", "--user", "0", "--privileged", &self.name, "chown", owner, device]));
     }
 
+    /// Makes a device node of the container root's alone.
+    pub fn take_device(&self, device: &str) {
+        for change in [&["chown", "0:0", device], &["chmod", "600", device]] {
+            succeed(podman().args(["exec", "--user", "0", "--privileged", &self.name]).args(change));
+        }
+    }
+
     /// Runs a program in the container and returns what it printed.
     pub fn exec(&self, words: &[&str]) -> String {
         succeed(podman().args(["exec", &self.name]).args(words))
@@ -273,9 +280,14 @@ impl Pod {
         })
     }
 
+    /// The socket of the guest's serial port.
+    pub fn serial_port(&self) -> PathBuf {
+        self.volume("private").join(UID).join("virt-serial0")
+    }
+
     /// A shell in the guest, once it is up.
     pub fn console(&self) -> Console {
-        Console::open(&self.volume("private").join(UID).join("virt-serial0"))
+        Console::open(&self.serial_port())
     }
 
     /// Runs a program of this machine in the pod's network namespace.
