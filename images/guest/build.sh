@@ -15,7 +15,7 @@ mkdir -p /lib/modules
 [[ -e /lib/modules/$version ]] || ln -s "$modules/$version" "/lib/modules/$version"
 depmod "$version"
 for module in virtio_pci virtio_blk virtio_net virtio_scsi sd_mod sr_mod virtio_console virtio_rng virtio_balloon \
-    virtio_mem ahci isofs vfat ext4 nls_ascii nls_cp437 button evdev acpiphp rtc_cmos; do
+    virtio_mem ahci isofs vfat ext4 nls_ascii nls_cp437 button evdev acpiphp rtc_cmos pvpanic-mmio pvpanic-pci; do
     # A driver that this kernel has built in, or does not have, has no file.
     { modprobe -S "$version" --show-depends "$module" 2>/dev/null || true; } | awk '$1 == "insmod" { print $2 }'
 done | sort -u | while read -r file; do
@@ -32,11 +32,14 @@ ldd /usr/sbin/qemu-ga | grep -oE '/[^ ]+' | while read -r library; do install -D
 
 printf '#!/bin/sh\necho "guest: power button" >/dev/ttyS0\nexec /bin/poweroff -f\n' >"$root/etc/acpi/PWRF/00000080"
 printf '#!/bin/sh\ncase "$*" in *-r*) exec /bin/reboot -f ;; *) exec /bin/poweroff -f ;; esac\n' >"$root/sbin/shutdown"
-printf 'root:x:0:0:root:/root:/bin/sh\n' >"$root/etc/passwd"
-printf 'root:x:0:\n' >"$root/etc/group"
+# busybox has neither; the second keeps what it was told where a test can read it.
+printf '#!/bin/sh\nexec cat >/run/chpasswd\n' >"$root/sbin/chpasswd"
+printf '#!/bin/sh\nexec grep "^$2:" "/etc/$1"\n' >"$root/bin/getent"
+printf 'root:x:0:0:root:/root:/bin/sh\nguest:x:1000:1000:guest:/home/guest:/bin/sh\n' >"$root/etc/passwd"
+printf 'root:x:0:\nguest:x:1000:\n' >"$root/etc/group"
 printf 'ID=testguest\nNAME="Test guest"\nPRETTY_NAME="Test guest"\nVERSION_ID=1\nVERSION="1"\n' >"$root/etc/os-release"
 cp /src/init "$root/init"
-chmod 0755 "$root/init" "$root/sbin/shutdown" "$root/etc/acpi/PWRF/00000080"
+chmod 0755 "$root/init" "$root/bin/getent" "$root/sbin/chpasswd" "$root/sbin/shutdown" "$root/etc/acpi/PWRF/00000080"
 
 mkdir -p "$out/boot" "$out/disk"
 cp "$(find "$kernel" -name 'vmlinuz-*' | head -n 1)" "$out/boot/vmlinuz"

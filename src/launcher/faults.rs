@@ -30,9 +30,11 @@ impl Faults {
     /// Notes a lifecycle event; a panic that is new is the message of a Kubernetes event `GuestPanicked`.
     pub async fn note(&mut self, Lifecycle { event, detail }: Lifecycle) -> Option<String> {
         match event {
-            // A guest that runs again can panic again.
+            // A guest that runs again can panic again, and its disks can fail again; it may be paused again before anybody
+            // has looked.
             event::STARTED | event::RESUMED => {
                 self.panicked = false;
+                self.told.clear();
                 None
             }
             event::CRASHED if !self.panicked => {
@@ -168,8 +170,8 @@ mod tests {
         assert_eq!(panic_message(&panic_in("panic s390: x")), "GuestPanicked: type=s390");
     }
 
-    #[test]
-    fn each_failing_disk_is_told_once_in_a_pause() {
+    #[tokio::test]
+    async fn each_failing_disk_is_told_once_in_a_pause() {
         let paused = |state, reason| DomainSnapshot { state, reason, xml: None };
         let xml = "<domain><devices><disk><target dev='vdb'/><alias name='ua-data'/></disk></devices></domain>";
         let spec = crate::domain::DomainSpec::from_xml(xml).unwrap();
@@ -184,5 +186,8 @@ mod tests {
         assert!(faults.disk_errors(errors(), Some(&domain)).is_empty(), "nothing new");
         assert!(!faults.concern_disks(&paused(1, 1)), "the VM runs again");
         assert_eq!(faults.disk_errors(errors(), Some(&domain)).len(), 2, "and fails again");
+        assert_eq!(faults.note(lifecycle(event::RESUMED, 0)).await, None);
+        assert!(faults.concern_disks(&paused(3, 5)), "it was paused again before it was seen running");
+        assert_eq!(faults.disk_errors(errors(), Some(&domain)).len(), 2);
     }
 }

@@ -42,6 +42,13 @@ impl Console {
         self.run(&format!("for i in $(seq 200); do {command} && break; sleep 0.1; [ $i -lt 200 ]; done"))
     }
 
+    /// Makes the guest's kernel panic. It writes out why before it does anything else, and would wait for somebody who
+    /// stays connected and does not read.
+    pub fn crash(mut self) {
+        writeln!(self.stream, "echo c >/proc/sysrq-trigger").unwrap();
+        self.up_to("Kernel panic", COMMAND);
+    }
+
     fn attempt(&mut self, command: &str) -> (i32, String) {
         // The shell echoes what is typed; with the quotes in it that does not look like the markers.
         writeln!(self.stream, "echo B''EGIN; {command}; echo E''ND=$?=").unwrap();

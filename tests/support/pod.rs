@@ -2,13 +2,18 @@
 //! stands in for virt-handler.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::Pid;
 use virt_launcher::cmd::client;
 use virt_launcher::proto::cmd_v1::{EmptyRequest, Response, Vmi, VmiRequest};
 
@@ -222,6 +227,22 @@ impl Pod {
         });
     }
 
+    /// The launcher, as it is known on this machine: whoever listens at the socket.
+    pub fn launcher(&self) -> Option<i32> {
+        let stream = UnixStream::connect(self.socket()).ok()?;
+        getsockopt(&stream.as_fd(), PeerCredentials).ok().map(|peer| peer.pid())
+    }
+
+    /// Kills the launcher and waits for another one to serve.
+    pub fn replace_launcher(&self) {
+        let old = self.launcher().unwrap();
+        kill(Pid::from_raw(old), Signal::SIGKILL).unwrap();
+        wait_for("another launcher", READY, || {
+            let new = self.launcher();
+            expect(new.is_some_and(|new| new != old) && self.ctl(&["ping"]).status.success(), self.log())
+        });
+    }
+
     /// A virt-handler for this pod, which reacts to what the launcher tells.
     pub fn virt_handler(&self, vmi: &str) -> VirtHandler {
         let vmi: serde_json::Value = serde_norway::from_str(vmi).unwrap();
@@ -261,6 +282,11 @@ impl Pod {
     /// Runs a program in the container and returns what it printed.
     pub fn exec(&self, words: &[&str]) -> String {
         succeed(podman().args(["exec", &self.name]).args(words))
+    }
+
+    /// Runs a program in the container with all privileges, as virt-handler can.
+    pub fn exec_as_root(&self, words: &[&str]) -> String {
+        succeed(podman().args(["exec", "--user", "0", "--privileged", &self.name]).args(words))
     }
 
     /// `virsh` in the container, connected to the daemon whichever it is.
