@@ -28,6 +28,9 @@ fn vmi() -> String {
     - sshPublicKey:
         source: {secret: {secretName: keys}}
         propagationMethod: {qemuGuestAgent: {users: [root]}}
+    - userPassword:
+        source: {secret: {secretName: passwords}}
+        propagationMethod: {qemuGuestAgent: {}}
 ";
     let volumes = "  volumes:\n";
     assert!(vmi.contains(volumes));
@@ -70,7 +73,8 @@ fn a_real_agent_is_asked_and_obeys() {
     let pod = Pod::start(&image, "demo", &["--qemu-fsfreeze-status-interval", "1s"]);
     pod.wait_ready();
     pod.provide_disks();
-    provide_key(&pod, "first", "ssh-ed25519 AAAA first");
+    provide(&pod, "keys", "first", "id", "ssh-ed25519 AAAA first");
+    provide(&pod, "passwords", "first", "guest", "one: two\"'$");
     let virt_handler = pod.virt_handler(&vmi());
     let synced = pod.sync(&vmi());
     assert!(synced.status.success(), "{}", text(&synced));
@@ -115,7 +119,8 @@ fn a_real_agent_is_asked_and_obeys() {
     assert!(text(&slow).contains("for command [/bin/sleep] to exit"), "{}", text(&slow));
     assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
 
-    keys(&pod);
+    keys_and_passwords(&pod);
+    keys_of_an_older_agent(&pod, &virt_handler);
     freeze_and_thaw(&pod, &virt_handler);
     helpers(&pod, &virt_handler);
     die_while_frozen(&pod, &virt_handler);
@@ -123,29 +128,91 @@ fn a_real_agent_is_asked_and_obeys() {
     disconnect(&pod, &virt_handler);
 }
 
-/// Replaces the secret as the kubelet does.
-fn provide_key(pod: &Pod, generation: &str, key: &str) {
-    let secret = pod.volume("private").join("secret/keys-access-cred");
+/// Replaces a secret of one key as the kubelet does.
+fn provide(pod: &Pod, secret: &str, generation: &str, key: &str, value: &str) {
+    let secret = pod.volume("private").join(format!("secret/{secret}-access-cred"));
     fs::create_dir_all(secret.join(format!("..{generation}"))).unwrap();
-    fs::write(secret.join(format!("..{generation}/id")), format!("{key}\n")).unwrap();
+    fs::write(secret.join(format!("..{generation}/{key}")), format!("{value}\n")).unwrap();
     std::os::unix::fs::symlink(format!("..{generation}"), secret.join("..data_tmp")).unwrap();
     fs::rename(secret.join("..data_tmp"), secret.join("..data")).unwrap();
-    let _ = std::os::unix::fs::symlink("..data/id", secret.join("id"));
+    let _ = std::os::unix::fs::symlink(format!("..data/{key}"), secret.join(key));
 }
 
-fn keys(pod: &Pod) {
-    let wait = |key: &str| {
-        wait_for(key, GUEST, || {
-            let (_, keys) = exec(pod, &["/bin/cat", "/root/.ssh/authorized_keys"]);
-            expect(keys.trim() == key, keys)
+/// The result of the last try to propagate credentials, as virt-handler is told.
+fn credentials(pod: &Pod) -> Value {
+    pod.domain().pointer("/Spec/Metadata/KubeVirt/AccessCredential").cloned().unwrap_or_default()
+}
+
+/// Waits until a file of the guest has this text.
+fn wait_file(pod: &Pod, path: &str, content: &str) {
+    wait_for(content, GUEST, || {
+        let (_, now) = exec(pod, &["/bin/cat", path]);
+        expect(now.trim() == content, now)
+    });
+}
+
+const KEYS: &str = "/root/.ssh/authorized_keys";
+
+fn keys_and_passwords(pod: &Pod) {
+    wait_file(pod, KEYS, "ssh-ed25519 AAAA first");
+    wait_file(pod, "/run/chpasswd", "guest:one: two\"'$");
+    wait_for("the result", GUEST, || {
+        let result = credentials(pod);
+        expect(result == serde_json::json!({"Succeeded": true, "Message": ""}), result)
+    });
+    provide(pod, "keys", "second", "id", "ssh-ed25519 BBBB second");
+    wait_file(pod, KEYS, "ssh-ed25519 BBBB second");
+    provide(pod, "passwords", "second", "guest", "dr3i");
+    wait_file(pod, "/run/chpasswd", "guest:dr3i");
+    assert!(!pod.lines().iter().any(|line| line.contains("dr3i")), "a password is in the log");
+}
+
+/// An agent that knows no SSH keys yet: they are written as a file, and the user is told to update it.
+fn keys_of_an_older_agent(pod: &Pod, virt_handler: &VirtHandler) {
+    let blocked = "guest-ssh-add-authorized-keys,guest-ssh-remove-authorized-keys,guest-ssh-get-authorized-keys";
+    let before = virt_handler.pipe.received().len();
+    restart_agent(pod, &format!("--block-rpcs={blocked}"));
+    provide(pod, "keys", "third", "id", "ssh-ed25519 CCCC third");
+    wait_file(pod, KEYS, "ssh-ed25519 CCCC third");
+    let modes = exec(pod, &["/bin/stat", "-c", "%a %u %n", "/root/.ssh", KEYS]).1;
+    assert_eq!(modes, format!("700 0 /root/.ssh\n600 0 {KEYS}\n"));
+    let event = wait_for("the advice", GUEST, || {
+        let told = virt_handler.pipe.received();
+        let event = told.iter().skip(before).find_map(|event| match event {
+            Received::K8s(event) => Some(event.clone()),
+            Received::Domain { .. } => None,
         });
-    };
-    wait("ssh-ed25519 AAAA first");
-    let result =
-        json(&pod.ctl(&["-o", "json", "get-domain"]))["Spec"]["Metadata"]["KubeVirt"]["AccessCredential"].clone();
-    assert_eq!(result, serde_json::json!({"Succeeded": true, "Message": ""}));
-    provide_key(pod, "second", "ssh-ed25519 BBBB second");
-    wait("ssh-ed25519 BBBB second");
+        event.ok_or_else(|| credentials(pod).to_string())
+    });
+    assert_eq!((&event["reason"], &event["type"]), (&"AccessCredentialsSyncSuccess".into(), &"Warning".into()));
+
+    // What the agent refuses is told.
+    restart_agent(pod, "--block-rpcs=guest-set-user-password");
+    provide(pod, "passwords", "third", "guest", "v1er");
+    let refused = wait_for("the failure", GUEST, || {
+        let result = credentials(pod);
+        expect(result["Succeeded"] == false && result["Message"] != "Guest agent is offline", &result).map(|()| result)
+    });
+    let said = refused["Message"].as_str().unwrap();
+    assert!(said.starts_with("Error encountered setting password for user [guest]: virError(Code="), "{said}");
+    assert!(!said.contains("v1er"), "{said}");
+    restart_agent(pod, "--statedir=/run");
+}
+
+/// Another agent takes the place of the one that runs, with one more option.
+fn restart_agent(pod: &Pod, option: &str) {
+    let port = exec(pod, &["/bin/sh", "-c", "grep -l org.qemu.guest_agent.0 /sys/class/virtio-ports/*/name"]).1;
+    let port = port.split('/').nth(4).unwrap();
+    let new = format!("qemu-ga -m virtio-serial -p /dev/{port} -t /run -f /run/qemu-ga.pid -l /run/qemu-ga.log -d");
+    let swap = format!("(sleep 1; kill $(cat /run/qemu-ga.pid); sleep 1; {new} {option}) >/dev/null 2>&1 &");
+    let before = exec(pod, &["/bin/cat", "/run/qemu-ga.pid"]).1;
+    assert_eq!(exec(pod, &["/bin/sh", "-c", &swap]).0, 0);
+    wait_for("another agent", GUEST, || {
+        let output = pod.ctl(&["-o", "json", "exec", "--limit", "30", "/bin/cat", "/run/qemu-ga.pid"]);
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let now = answer["stdOut"].as_str().unwrap_or_default();
+        expect(!now.is_empty() && now != before, text(&output))
+    });
 }
 
 /// The programs that the kubelet and backup hooks run in the container.
