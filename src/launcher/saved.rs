@@ -1,9 +1,9 @@
 //! What a launcher leaves for the one that follows it should it die: written before an answer is given that depends on it,
 //! whole or not at all, below the VM's private directory.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,12 @@ pub struct SavedState {
     /// When the guest's file systems are to be thawed in any case, in seconds since 1970.
     #[serde(default)]
     pub thaw_at: Option<u64>,
+    /// Sizes of claims in bytes when they were last told to the guest, by source path.
+    #[serde(default)]
+    pub claim_sizes: BTreeMap<String, u64>,
+    /// Overlays of disks that the guest still has to let go of, by the device's alias in libvirt.
+    #[serde(default)]
+    pub leaving_overlays: BTreeMap<String, PathBuf>,
 }
 
 impl Default for SavedState {
@@ -42,6 +48,8 @@ impl Default for SavedState {
             paused: BTreeSet::new(),
             process: None,
             thaw_at: None,
+            claim_sizes: BTreeMap::new(),
+            leaving_overlays: BTreeMap::new(),
         }
     }
 }
@@ -121,13 +129,14 @@ impl SavedStore {
     /// Changes the state; when this returns, a launcher that follows would know it.
     ///
     /// The file is small and goes to the page cache, which outlives the launcher; nothing here waits for a disk.
-    pub fn change(&self, change: impl FnOnce(&mut SavedState)) {
+    pub fn change<T>(&self, change: impl FnOnce(&mut SavedState) -> T) -> T {
         let mut inner = self.locked();
         let before = inner.state.clone();
-        change(&mut inner.state);
+        let answer = change(&mut inner.state);
         if inner.state != before {
             self.write(&mut inner);
         }
+        answer
     }
 
     fn write(&self, inner: &mut Inner) {

@@ -282,8 +282,8 @@ fn vm(runtime: &Runtime, domain: String, setup: VmSetup, guest: Guest, saved: Sa
         guest,
         metadata: MetadataCache::saved_in(saved.clone()),
         paused: PausedSet::saved_in(saved.clone()),
-        tracker: Tracker::new(domain, search, saved),
-        hotplug: Hotplug::default(),
+        tracker: Tracker::new(domain, search, saved.clone()),
+        hotplug: Hotplug::saved_in(saved),
     }
 }
 

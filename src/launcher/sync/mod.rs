@@ -11,10 +11,8 @@ mod volumes;
 
 pub(super) use volumes::measure;
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
-
 use super::operations::Vm;
+use super::saved::SavedStore;
 use crate::cmd::Failure;
 use crate::convert::{self, ConvertError, HostFacts};
 use crate::domain::{DomainSpec, Interface};
@@ -25,12 +23,17 @@ use interfaces::InterfaceChange;
 /// What is remembered between syncs. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Hotplug {
-    /// Sizes of claims when they were last told to the guest, by source path.
-    sizes: Arc<Mutex<BTreeMap<String, u64>>>,
-    /// Overlays of disks that the guest still has to let go of, by the device's alias in libvirt.
-    overlays: Arc<Mutex<BTreeMap<String, std::path::PathBuf>>>,
+    /// Sizes of claims, and overlays of disks that are leaving; for a launcher that follows, too.
+    saved: SavedStore,
     /// Whether host devices are being plugged.
     pub host_devices: host_devices::Gate,
+}
+
+impl Hotplug {
+    /// Begins with what is in `saved`, and keeps it current.
+    pub fn saved_in(saved: SavedStore) -> Self {
+        Hotplug { saved, ..Hotplug::default() }
+    }
 }
 
 fn worded(error: ConvertError) -> Failure {

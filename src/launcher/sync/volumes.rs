@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
 
 use super::super::facts;
 use super::super::operations::Vm;
@@ -111,12 +110,13 @@ async fn probe(vmi: &VirtualMachineInstance, facts: &HostFacts, disk: &mut Disk)
 async fn grow(vm: &Vm, wanted: &[Disk]) {
     let claims: Vec<Disk> = wanted.iter().filter(|disk| disk.capacity.is_some()).cloned().collect();
     let sizes = blocking(move || claims.iter().filter_map(size).collect::<Vec<_>>()).await.unwrap_or_default();
-    let resizes = resize::resizes(&mut vm.hotplug.sizes(), sizes);
+    let saved = &vm.hotplug.saved;
+    let resizes = saved.change(|state| resize::resizes(&mut state.claim_sizes, sizes));
     for resize in resizes {
         match vm.connection.block_resize(&vm.domain, &resize.path, resize.size).await {
             Ok(()) => {
                 tracing::info!("{} has grown to {} bytes", resize.path, resize.bytes);
-                vm.hotplug.sizes().insert(resize.path, resize.bytes);
+                saved.change(|state| state.claim_sizes.insert(resize.path, resize.bytes));
             }
             Err(error) => tracing::warn!("{} has grown, but the guest cannot be told: {error}", resize.path),
         }
@@ -140,22 +140,18 @@ pub(in crate::launcher) fn measure(path: &Path) -> Option<Backend> {
 }
 
 impl Hotplug {
-    fn sizes(&self) -> std::sync::MutexGuard<'_, std::collections::BTreeMap<String, u64>> {
-        self.sizes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Keeps in mind the overlay of a disk that is about to go. The original deletes it while the guest may still write
     /// (contract/cmd-server.md 11, W9).
     fn remember_overlay(&self, disk: &Disk) {
         if let (Some(alias), Some(_)) = (&disk.alias, &disk.source.data_store) {
-            let mut overlays = self.overlays.lock().unwrap_or_else(PoisonError::into_inner);
-            overlays.insert(alias.xml_name().into_owned(), PathBuf::from(&disk.source.file));
+            let (alias, overlay) = (alias.xml_name().into_owned(), PathBuf::from(&disk.source.file));
+            self.saved.change(|state| state.leaving_overlays.insert(alias, overlay));
         }
     }
 
     /// The guest has let go of a device: its overlay goes too.
     pub fn device_removed(&self, alias: &str) {
-        let overlay = self.overlays.lock().unwrap_or_else(PoisonError::into_inner).remove(alias);
+        let overlay = self.saved.change(|state| state.leaving_overlays.remove(alias));
         if let Some(overlay) = overlay {
             match std::fs::remove_file(&overlay) {
                 Ok(()) => tracing::info!("deleted the overlay {}", overlay.display()),
@@ -171,11 +167,8 @@ impl Hotplug {
     fn forget_overlays_of_absent(&self, live: &[Disk]) {
         let there =
             |alias: &str| live.iter().any(|disk| disk.alias.as_ref().is_some_and(|known| known.xml_name() == alias));
-        let gone: Vec<String> = {
-            let overlays = self.overlays.lock().unwrap_or_else(PoisonError::into_inner);
-            overlays.keys().filter(|alias| !there(alias)).cloned().collect()
-        };
-        gone.iter().for_each(|alias| self.device_removed(alias));
+        let leaving = self.saved.state().leaving_overlays;
+        leaving.keys().filter(|alias| !there(alias)).for_each(|alias| self.device_removed(alias));
     }
 }
 
@@ -183,6 +176,7 @@ impl Hotplug {
 mod tests {
     use super::*;
     use crate::domain::{Alias, DataStore};
+    use crate::launcher::saved::SavedStore;
 
     #[test]
     fn a_volume_is_ready_once_it_can_be_opened() {
@@ -217,12 +211,16 @@ mod tests {
         std::fs::write(&overlay, "x").unwrap();
         let mut disk = Disk { alias: Some(Alias::user("v")), ..Disk::default() };
         disk.source.file = overlay.display().to_string();
-        let hotplug = Hotplug::default();
+        let state = tempfile::tempdir().unwrap();
+        let hotplug = Hotplug::saved_in(SavedStore::open(state.path(), false));
         hotplug.remember_overlay(&disk);
         hotplug.device_removed("ua-v");
         assert!(overlay.exists(), "a disk without changed block tracking has no overlay");
         disk.source.data_store = Some(DataStore::default());
         hotplug.remember_overlay(&disk);
+        drop(hotplug);
+        // Another launcher has taken over.
+        let hotplug = Hotplug::saved_in(SavedStore::open(state.path(), true));
         hotplug.forget_overlays_of_absent(std::slice::from_ref(&disk));
         hotplug.device_removed("ua-other");
         assert!(overlay.exists());
