@@ -6,13 +6,14 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 /// The launcher's pre-migration hook server.
 const SOCKET: &str = "/var/run/kubevirt/migration-hook-socket";
 /// Made when a migration away from here is complete.
 const MIGRATED: &str = "/run/kubevirt-private/backend-storage-meta/migrated";
-/// For the whole exchange.
+/// For the whole exchange, from the first byte that libvirt hands over on.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Longest document either way.
 const LONGEST: u64 = 16 * 1024 * 1024;
@@ -21,9 +22,9 @@ const LONGEST: u64 = 16 * 1024 * 1024;
 pub fn run(arguments: &[OsString]) -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(|word| word.to_str().unwrap_or_default()).collect();
     let done = match words.as_slice() {
-        [_, "migrate", "begin", ..] => {
-            exchange(Path::new(SOCKET), DEADLINE, &mut io::stdin().lock(), &mut io::stdout().lock())
-        }
+        [_, "migrate", "begin", ..] => within(DEADLINE, |step| {
+            exchange(Path::new(SOCKET), step, &mut io::stdin().lock(), &mut io::stdout().lock())
+        }),
         [_, "release", "end", "migrated", ..] => std::fs::File::create(MIGRATED)
             .map(drop)
             .map_err(|error| io::Error::new(error.kind(), format!("cannot make {MIGRATED}: {error}"))),
@@ -38,37 +39,64 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
     }
 }
 
+/// What the exchange tells of itself.
+enum Told {
+    /// What it is about to do.
+    Step(&'static str),
+    /// How it ended.
+    Ended(io::Result<()>),
+}
+
+/// Runs `exchange` in a thread of its own, since no step of it, neither connecting nor reading libvirt's end, can be
+/// counted on to end; after `deadline` it is left behind and ends with the process.
+fn within(
+    deadline: Duration,
+    exchange: impl FnOnce(&dyn Fn(&'static str)) -> io::Result<()> + Send + 'static,
+) -> io::Result<()> {
+    let (tell, told) = mpsc::channel();
+    let end = Instant::now() + deadline;
+    std::thread::Builder::new().spawn(move || {
+        let step = |sender: &Sender<Told>, told| drop(sender.send(told));
+        let ended = exchange(&|what| step(&tell, Told::Step(what)));
+        step(&tell, Told::Ended(ended));
+    })?;
+    let mut doing = "begin";
+    loop {
+        match told.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            Ok(Told::Step(next)) => doing = next,
+            Ok(Told::Ended(ended)) => return ended,
+            Err(RecvTimeoutError::Timeout) => {
+                let text = format!("cannot {doing} within {} s", deadline.as_secs_f32());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            }
+            Err(RecvTimeoutError::Disconnected) => return Err(io::Error::other(format!("cannot {doing}"))),
+        }
+    }
+}
+
 /// Sends the XML without closing, since the server answers as soon as the root element is complete, and prints the answer.
-fn exchange(socket: &Path, deadline: Duration, xml: &mut dyn Read, out: &mut dyn Write) -> io::Result<()> {
+/// Says what it is about to do each time.
+fn exchange(socket: &Path, step: &dyn Fn(&'static str), xml: &mut dyn Read, out: &mut dyn Write) -> io::Result<()> {
     let named = |what: &str, error: io::Error| {
         io::Error::new(error.kind(), format!("cannot {what} {}: {error}", socket.display()))
     };
-    let end = Instant::now() + deadline;
-    let left = || match end.saturating_duration_since(Instant::now()) {
-        Duration::ZERO => Err(io::Error::new(io::ErrorKind::TimedOut, "the launcher did not answer in time")),
-        left => Ok(Some(left)),
-    };
+    step("read libvirt's XML");
     let mut document = Vec::new();
     xml.take(LONGEST).read_to_end(&mut document)?;
+    step("connect to the launcher");
     let mut stream = UnixStream::connect(socket).map_err(|error| named("connect to", error))?;
-    stream.set_write_timeout(left()?)?;
+    step("write to the launcher");
     stream.write_all(&document).map_err(|error| named("write to", error))?;
+    step("read the launcher's answer");
     let mut answer = Vec::new();
-    let mut buffer = [0_u8; 8192];
-    loop {
-        stream.set_read_timeout(left()?)?;
-        let count = stream.read(&mut buffer).map_err(|error| named("read from", error))?;
-        if count == 0 {
-            break;
-        }
-        answer.extend_from_slice(buffer.get(..count).unwrap_or_default());
-        if answer.len() as u64 > LONGEST {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the launcher's answer is too long"));
-        }
+    (&stream).take(LONGEST + 1).read_to_end(&mut answer).map_err(|error| named("read from", error))?;
+    if answer.len() as u64 > LONGEST {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the launcher's answer is too long"));
     }
     if answer.is_empty() {
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the launcher refused the migration"));
     }
+    step("write to libvirt");
     out.write_all(&answer)
 }
 
@@ -90,7 +118,7 @@ mod tests {
             asked
         });
         let mut out = Vec::new();
-        let result = exchange(&path, Duration::from_secs(10), &mut b"<domain/>".as_slice(), &mut out);
+        let result = exchange(&path, &|_| {}, &mut b"<domain/>".as_slice(), &mut out);
         (result, server.join().unwrap(), out)
     }
 
@@ -103,13 +131,26 @@ mod tests {
         assert!(result.is_err() && out.is_empty());
     }
 
+    /// Why the exchange over `path` is given up, when libvirt's end of `xml` is read first.
+    fn given_up(path: &Path, mut xml: impl Read + Send + 'static) -> String {
+        let path = path.to_owned();
+        let result = within(Duration::from_millis(100), move |step| exchange(&path, step, &mut xml, &mut io::sink()));
+        result.unwrap_err().to_string()
+    }
+
     #[test]
-    fn a_silent_server_is_given_up() {
+    fn whoever_is_silent_is_given_up_and_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("hook.sock");
-        let _listener = UnixListener::bind(&path).unwrap();
-        let result = exchange(&path, Duration::from_millis(30), &mut b"<domain/>".as_slice(), &mut Vec::new());
-        assert!(result.is_err());
+        let listener = UnixListener::bind(&path).unwrap();
+        let xml = || b"<domain/>".as_slice();
+        assert_eq!(given_up(&path, xml()), "cannot read the launcher's answer within 0.1 s");
+        let (libvirt, _open) = UnixStream::pair().unwrap();
+        assert_eq!(given_up(&path, libvirt), "cannot read libvirt's XML within 0.1 s");
+        // Nobody accepts, and the queue of those who wait is full of the first.
+        // SAFETY: the descriptor is open; listening again changes the queue's length alone.
+        assert_eq!(unsafe { libc::listen(std::os::fd::AsRawFd::as_raw_fd(&listener), 0) }, 0);
+        assert_eq!(given_up(&path, xml()), "cannot connect to the launcher within 0.1 s");
     }
 
     #[test]
