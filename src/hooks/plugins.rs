@@ -1,8 +1,8 @@
 //! Domain hooks of plugins (contract/lifecycle.md 10.2): their sidecars are called, expressions are refused.
 //!
 //! The expressions are CEL over the original's own Go types, with values that remember which fields were set; no CEL
-//! library for Rust knows such types. A plugin with an expression therefore fails, and what that means for the VM is the
-//! plugin's own choice (`failureStrategy`).
+//! library for Rust knows such types (ARCHITECTURE.md, "Decisions"). A plugin with an expression therefore fails, and what
+//! that means for the VM is the plugin's own choice (`failureStrategy`).
 
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
@@ -20,7 +20,7 @@ const SOCKETS: &str = "/var/run/kubevirt-plugin";
 /// What the domain is written in.
 const DOMAIN_TYPE: &str = "libvirt";
 
-/// Why the hooks run.
+/// Why the hooks run; a string on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InvocationContext {
     /// The domain is about to be defined for its start.
@@ -108,6 +108,9 @@ impl Plugins {
             }
             for (number, hook) in spec.domain_hooks.iter().enumerate() {
                 let strategies = [hook.failure_strategy.as_str(), &spec.failure_strategy];
+                if hook.cel.is_none() && hook.sidecar.is_none() {
+                    continue;
+                }
                 if !hook.condition.is_empty() {
                     refuse(name, &strategies, format!("hook {number} condition evaluation "), no_cel())?;
                     continue;
@@ -250,9 +253,11 @@ mod tests {
             apply(with(hook)).await.unwrap_err(),
             "plugin p hook 0 failed: this launcher does not evaluate CEL expressions"
         );
+        assert_eq!(apply(with(serde_json::json!({"domainHooks": [{}]}))).await.unwrap(), "<domain/>", "nothing to do");
         let condition = serde_json::json!({"condition": "true", "domainHooks": [{}]});
         assert!(apply(with(condition)).await.unwrap_err().starts_with("plugin p condition evaluation failed: "));
-        let condition = serde_json::json!({"domainHooks": [{"condition": "true"}]});
+        let condition =
+            serde_json::json!({"domainHooks": [{"condition": "true", "sidecar": {"socketPath": "s.sock"}}]});
         assert!(apply(with(condition)).await.unwrap_err().starts_with("plugin p hook 0 condition evaluation failed: "));
         let ignored = serde_json::json!({"failureStrategy": "Ignore", "domainHooks": [cel]});
         assert_eq!(apply(with(ignored)).await.unwrap(), "<domain/>");
