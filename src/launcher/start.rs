@@ -16,7 +16,7 @@ use super::guest::Guest;
 use super::hypervisor_process::{Search, Tracker, pid_file};
 use super::lifecycle::Watched;
 use super::metadata::MetadataCache;
-use super::operations::{self, PausedSet, Vm};
+use super::operations::{PausedSet, Vm};
 use super::publisher::{Cause, Identity, Publications, Publisher};
 use super::saved::SavedStore;
 use super::sync::Hotplug;
