@@ -85,22 +85,6 @@ fn every_exit_code_of_the_launcher_comes_through() {
 }
 
 #[test]
-fn a_launcher_asked_to_end_has_virt_handler_shut_the_guest_down() {
-    let Some(image) = image() else { return };
-    let vmi = vmi("demo");
-    let pod = Pod::start(&image, "demo", &[]);
-    boot(&pod, &vmi);
-    pod.wait_console("guest: ready");
-    let virt_handler = pod.virt_handler(&vmi);
-    send(owner(&pod), Signal::SIGTERM);
-    assert_eq!(pod.wait_exit(), 0, "{}", pod.log());
-    let calls = virt_handler.calls();
-    assert_eq!(calls.first(), Some(&"ShutdownVirtualMachine"), "{calls:?}");
-    assert_eq!(calls.last(), Some(&"DeleteVirtualMachine"), "{calls:?}");
-    assert!(!calls.contains(&"KillVirtualMachine"), "{calls:?}");
-}
-
-#[test]
 fn ten_thousand_orphans_leave_no_zombie() {
     const ORPHANS: u64 = 10_000;
     let Some(image) = image() else { return };

@@ -1,4 +1,4 @@
-//! From first boot to graceful shutdown, in every kind of pod.
+//! From first boot to graceful shutdown with a Linux guest; tests/lifecycle looks at the rest, in every kind of pod.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 
 use serde_json::{Value, json};
 
-use super::support::pod::{Setup, UID, image, text};
+use super::support::pod::{Pod, Setup, UID, image, text};
 use super::{boot, children, comm, owner, parent, send, vmi};
 
 /// The document of a domain that runs, as virt-handler decodes it (contract/cmd-server.md 9.1): every key, and those values
@@ -65,11 +65,11 @@ fn assert_whole(domain: &Value, name: &str) {
     assert_eq!(devices["Interfaces"], Value::Null);
 }
 
-/// The same story as root and as uid 107.
-fn whole_life(root: bool) {
+#[test]
+fn virt_handler_finds_its_way_and_a_vm_named_like_a_hypervisor_shuts_down() {
     let Some(image) = image() else { return };
     let name = "my-qemu-kvm-and-qemu-system";
-    let pod = Setup::new(&image, name).root(root).start();
+    let pod = Pod::start(&image, name, &[]);
     boot(&pod, &vmi(name));
     let again = pod.sync(&vmi(name));
     assert!(again.status.success(), "a repeated sync: {}", text(&again));
@@ -104,16 +104,6 @@ fn whole_life(root: bool) {
     // After the event that says Shutoff, and after any other that follows.
     let calls = virt_handler.calls();
     assert!(!calls.is_empty() && calls.iter().all(|call| *call == "DeleteVirtualMachine"), "{calls:?}");
-}
-
-#[test]
-fn virt_handler_finds_its_way_and_a_vm_named_like_a_hypervisor_shuts_down() {
-    whole_life(false);
-}
-
-#[test]
-fn a_pod_that_runs_as_root_does_the_same() {
-    whole_life(true);
 }
 
 #[test]
