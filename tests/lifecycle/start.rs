@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use serde_json::json;
+
 use super::support::pod::text;
 use super::support::subject::{Subject, ok, vmi};
 
@@ -62,4 +64,35 @@ fn a_vm_may_be_named_like_hypervisors_and_daemons() {
     ok(pod.ctl(&["kill"]));
     pod.wait_status("Shutoff");
     subject.wait_no_process(&pod);
+}
+
+#[test]
+fn a_nic_is_the_tap_that_virt_handler_prepared() {
+    let Some(subject) = Subject::from_environment() else { return };
+    let pod = subject.ready(subject.setup("demo").podman(&["--device", "/dev/net/tun"]));
+    // A tap can stand for the pod's link, too.
+    for link in ["eth0", "tap0"] {
+        pod.in_network(&["ip", "tuntap", "add", "mode", "tap", "user", "107", "name", link]);
+        pod.in_network(&["ip", "link", "set", link, "mtu", "1400", "up"]);
+    }
+    pod.open_device("/dev/net/tun");
+    let vmi = vmi("demo", "")
+        .replace(
+            "autoattachPodInterface: false",
+            r#"interfaces: [{name: default, masquerade: {}, macAddress: "02:00:00:00:00:0a"}]"#,
+        )
+        .replace("  volumes:", "  networks: [{name: default, pod: {}}]\n  volumes:");
+    let options = pod.volume("public").join("options.json");
+    fs::write(&options, r#"{"interfaceDomainAttachment":{"default":"tap"}}"#).unwrap();
+    ok(pod.ctl_with(&["--timeout", "120", "sync", "--options", options.to_str().unwrap()], &vmi));
+    pod.wait_status("Running");
+    pod.wait_console("guest: boot");
+    let domain = pod.domain();
+    let nic = &domain["Spec"]["Devices"]["Interfaces"][0];
+    assert_eq!((&nic["Target"]["Device"], &nic["MAC"]["MAC"]), (&json!("tap0"), &json!("02:00:00:00:00:0a")), "{nic}");
+    let stats: serde_json::Value = serde_json::from_slice(&pod.ctl(&["-o", "json", "stats"]).stdout).unwrap();
+    assert_eq!(stats["Net"].as_array().map(Vec::len), Some(1), "{stats}");
+    assert!(stats["Net"][0]["TxBytes"].is_u64(), "{stats}");
+    ok(pod.ctl(&["kill"]));
+    pod.wait_status("Shutoff");
 }
