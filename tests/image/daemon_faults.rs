@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::adoption::{BACK, own_lines, the_daemon, the_hypervisor};
-use super::support::pod::{Pod, Setup, image, text};
+use super::support::pod::{self, Pod, Setup, image, text};
 use super::support::virt_handler::Received;
 use super::support::{expect, wait_for};
 use super::{boot, children, owner, send, vmi};
@@ -51,7 +51,9 @@ fn virtlogd_is_replaced() {
 const ONCE: &str = "#!/bin/bash\n\
     if [ -e /var/run/kubevirt/started ]; then echo no more >&2; exit 3; fi\n\
     : >/var/run/kubevirt/started\n\
-    exec -a /usr/sbin/libvirtd /usr/sbin/libvirtd \"$@\"\n";
+    for daemon in /usr/sbin/virtqemud /usr/sbin/libvirtd; do\n\
+        if [ -x $daemon ]; then exec $daemon \"$@\"; fi\n\
+    done\n";
 
 #[test]
 fn a_daemon_that_cannot_come_back_ends_the_vm_in_an_orderly_way_that_says_why() {
@@ -68,8 +70,11 @@ fn a_daemon_that_cannot_come_back_ends_the_vm_in_an_orderly_way_that_says_why() 
     let mut catalogue: serde_norway::Value = serde_norway::from_slice(&printed.stdout).unwrap();
     let entry = &mut catalogue["hypervisors"]["qemu-kvm"]["launcher"];
     entry["daemonRestart"] = serde_norway::from_str("{firstSeconds: 0.05, longestSeconds: 0.1, limit: 5}").unwrap();
-    entry["monolithic"]["libvirtDaemonExecutable"] = "/usr/local/bin/libvirt-once".into();
-    catalogue["hypervisors"]["qemu-kvm"]["libvirtDaemon"]["libvirtDaemonExecutable"] = "/none/virtqemud".into();
+    let modular = pod::has_program(&image, "/usr/sbin/virtqemud");
+    let (once, none) = ("/usr/local/bin/libvirt-once", "/none");
+    entry["monolithic"]["libvirtDaemonExecutable"] = if modular { none } else { once }.into();
+    catalogue["hypervisors"]["qemu-kvm"]["libvirtDaemon"]["libvirtDaemonExecutable"] =
+        if modular { once } else { none }.into();
     let file = dir.path().join("hypervisors.yaml");
     fs::write(&file, serde_norway::to_string(&catalogue).unwrap()).unwrap();
     let message = dir.path().join("termination-log");

@@ -40,6 +40,12 @@ pub fn image() -> Option<String> {
     image
 }
 
+/// Whether the image has this executable.
+pub fn has_program(image: &str, path: &str) -> bool {
+    let asked = podman().args(["run", "--rm", "--network=none", "--entrypoint", "test", image, "-x", path]).output();
+    asked.unwrap().status.success()
+}
+
 pub fn podman() -> Command {
     Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("images/podman.sh"))
 }
