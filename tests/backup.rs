@@ -16,7 +16,7 @@ use support::pod::{Pod, image, text};
 use support::{expect, wait_for};
 
 /// For what QEMU does on a busy machine.
-const DONE: Duration = Duration::from_secs(60);
+const DONE: Duration = Duration::from_secs(180);
 const MIB: u64 = 1 << 20;
 /// Bytes of the volume.
 const SIZE: u64 = 24 * MIB;

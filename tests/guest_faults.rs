@@ -14,7 +14,7 @@ use support::virt_handler::{Received, VirtHandler};
 use support::{expect, wait_for};
 
 /// Between what the guest does and what virt-handler is told.
-const TOLD: Duration = Duration::from_secs(60);
+const TOLD: Duration = Duration::from_secs(180);
 
 /// The demo's VMI with a device that tells of panics.
 fn vmi() -> Value {

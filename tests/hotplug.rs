@@ -155,7 +155,10 @@ fn interfaces_cpus_and_memory_come_and_go() {
     const HASH: &str = "16477688c0e";
     const MAC: &str = "02:00:00:00:be:ef";
     let Some(image) = image() else { return };
-    let pod = Setup::new(&image, "demo").podman(&["--device", "/dev/net/tun"]).start();
+    let podinfo = tempfile::tempdir().unwrap();
+    fs::write(podinfo.path().join("network-info"), NETWORK_INFO).unwrap();
+    let setup = Setup::new(&image, "demo").podman(&["--device", "/dev/net/tun"]);
+    let pod = setup.mount(podinfo.path(), "/etc/podinfo").start();
     let mut base = vmi();
     base["spec"]["domain"]["cpu"] = json!({"cores": 1, "sockets": 1, "threads": 1, "maxSockets": 2});
     base["spec"]["domain"]["memory"] = json!({"guest": "256Mi", "maxGuest": "1Gi"});
@@ -197,6 +200,7 @@ fn interfaces_cpus_and_memory_come_and_go() {
     guest.wait(&format!("[ ! -e /sys/class/net/{name} ]"));
     wait_gone(&pod, "domiflist", MAC);
     assert_eq!(guest.run("echo /sys/class/net/*"), without);
+    host_devices(&pod, &base);
 
     // A vCPU. In emulation the guest's Linux 6.12 leaves no room for one at boot ("Allowing 1 present CPUs plus 0 hotplug
     // CPUs"), whether it comes in a socket of its own or as a core, with AMD's and Intel's models, on q35 and pc. So it can
@@ -232,6 +236,23 @@ fn interfaces_cpus_and_memory_come_and_go() {
     memory("256Mi");
     current(256 << 10);
     assert!(total(&mut guest) < before + (8 << 10), "{before} kB before");
+}
+
+/// A virtual function that no machine has.
+const NETWORK_INFO: &str = r#"{"interfaces": [{"network": "red",
+    "deviceInfo": {"type": "pci", "version": "1.0.0", "pci": {"pci-address": "00ff:ff:1f.7"}}}]}"#;
+
+/// Virtual functions: none to plug, and one that libvirt refuses, on most machines because they have no VFIO.
+fn host_devices(pod: &Pod, base: &Value) {
+    let plug = |vmi: &Value| pod.ctl_with(&["hotplug-host-devices"], &vmi.to_string());
+    succeeded(&plug(base), pod);
+    let mut vmi = base.clone();
+    list(&mut vmi, "/spec/domain/devices/interfaces").push(json!({"name": "red", "sriov": {}}));
+    list(&mut vmi, "/spec/networks").push(json!({"name": "red", "multus": {"networkName": "red"}}));
+    list(&mut vmi, "/status/interfaces").push(json!({"name": "red", "infoSource": "multus-status"}));
+    let refused = plug(&vmi);
+    let said = text(&refused);
+    assert!(!refused.status.success() && said.contains("LibvirtError(Code="), "{said}");
 }
 
 fn with_sockets(vmi: &Value, sockets: u32) -> Value {
