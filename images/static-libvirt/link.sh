@@ -9,8 +9,12 @@ cd "$here/../.."
 
 prefix=$("$here/build.sh")
 triple=$(rustc -vV | sed -n 's/^host: //p')
+# Relative relocations packed, which saves 0.6 MiB; the C library that is linked in applies them itself, from 2.36 on.
+pack=
+glibc=$(getconf GNU_LIBC_VERSION 2>/dev/null | sed -n 's/^glibc //p')
+if [ -n "$glibc" ] && printf '2.36\n%s\n' "$glibc" | sort -VC; then pack=" -C link-arg=-Wl,-z,pack-relative-relocs"; fi
 # An explicit --target keeps build scripts and procedural macros dynamic; crt-static concerns the binary alone.
-PKG_CONFIG_PATH=$prefix/lib/pkgconfig PKG_CONFIG_ALL_STATIC=1 RUSTFLAGS="-C target-feature=+crt-static" \
+PKG_CONFIG_PATH=$prefix/lib/pkgconfig PKG_CONFIG_ALL_STATIC=1 RUSTFLAGS="-C target-feature=+crt-static$pack" \
     cargo build --locked --release --bin virt-launcher --target "$triple"
 
 mkdir -p "$(dirname "$out")"
