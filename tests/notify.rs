@@ -276,3 +276,22 @@ async fn another_version_of_the_protocol_is_not_spoken() {
     pipe.offer_versions(&[3, 1]);
     acknowledged(&outbox, generation).await;
 }
+
+#[tokio::test]
+async fn a_process_of_the_pod_is_not_taken_for_virt_handler() {
+    let share = TempDir::new().unwrap();
+    let impostor = NotifyPipe::present(share.path());
+    let own = i32::try_from(std::process::id()).unwrap();
+    let outbox = Outbox::start_in_pod(socket_below(share.path()), Timings::default(), Some(own));
+    outbox.domain_event(EventType::Modified, document(1));
+    assert_eq!(outbox.close(Duration::from_secs(1)).await, Leftover { domain_events: 1, k8s_events: 0 });
+    assert_eq!(impostor.received(), []);
+    // Who does not descend from the pod's first process may be.
+    let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+    let monitor = i32::try_from(other.id()).unwrap();
+    let outbox = Outbox::start_in_pod(socket_below(share.path()), Timings::default(), Some(monitor));
+    let generation = outbox.domain_event(EventType::Modified, document(2));
+    acknowledged(&outbox, generation).await;
+    other.kill().unwrap();
+    other.wait().unwrap();
+}

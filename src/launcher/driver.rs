@@ -214,11 +214,13 @@ impl Driver {
         (driver, handle)
     }
 
-    /// Runs until every door is gone.
-    pub async fn run(mut self) {
+    /// Runs until every door is gone. Orders wait for the word to `begin`, or the end of who would give it.
+    pub async fn run(mut self, mut begin: oneshot::Receiver<()>) {
+        let mut begun = false;
         loop {
             tokio::select! {
-                request = self.requests.recv() => match request {
+                _ = &mut begin, if !begun => begun = true,
+                request = self.requests.recv(), if begun => match request {
                     Some(request) => self.admit(request),
                     None => return,
                 },

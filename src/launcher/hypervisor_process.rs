@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use tokio::sync::watch;
 
 use super::saved::SavedStore;
-use crate::process::{PidFd, find_by_command_prefix, identify, read_pid_file};
+use crate::process::{PidFd, find_by_command_prefix, handover, identify, read_pid_file};
 
 /// What is known of the hypervisor's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,9 +50,6 @@ pub struct Tracker {
     saved: SavedStore,
 }
 
-/// The beginning of the monitor's name that `comm` shows.
-const MONITOR: &str = "virt-launcher-m";
-
 impl Tracker {
     /// A tracker that has not looked yet. `domain` is libvirt's name, for the log. A process that the launcher before this
     /// one saw, and that has ended since, is gone: there will be no other.
@@ -91,10 +88,8 @@ impl Tracker {
     /// this is called when libvirt knows of none that runs. It never ran its guest: libvirt lets it go on as its last step.
     pub fn end_strays(&self) {
         // Hypervisors are re-parented to the monitor; nobody else's are touched.
-        let monitor = nix::unistd::getppid().as_raw();
-        let under_monitor =
-            std::fs::read_to_string(format!("/proc/{monitor}/comm")).is_ok_and(|comm| comm.starts_with(MONITOR));
-        if !under_monitor || self.was_seen() {
+        let Some(monitor) = handover::monitor() else { return };
+        if self.was_seen() {
             return;
         }
         for stray in find_by_command_prefix(&self.search.command_prefixes, Some(monitor)) {

@@ -17,6 +17,7 @@ use super::hypervisor_process::Tracker;
 use super::metadata::MetadataCache;
 use super::notification::Wanted;
 use super::operations::Vm;
+use super::saved::SavedStore;
 use crate::domain::{Domain, DomainSpec, DomainStatus, GracePeriodMetadata, LifeCycle, ObjectMeta, StateReason, Time};
 use crate::guest_agent::GuestData;
 use crate::hypervisor::VmControl;
@@ -53,6 +54,25 @@ pub struct Published {
     pub json: Option<Arc<str>>,
 }
 
+impl Published {
+    /// What the launcher before this one showed last, if its hypervisor still lives: true but for what has happened since,
+    /// and known before there is a libvirt to ask.
+    fn inherited(saved: &SavedStore) -> Self {
+        let state = saved.state();
+        if state.process.is_none() || state.hypervisor_ended() {
+            return Published::default();
+        }
+        let Some(json) = saved.kept_domain() else { return Published::default() };
+        match serde_json::from_str(&json) {
+            Ok(domain) => Published { domain: Some(Arc::new(domain)), json: Some(json) },
+            Err(error) => {
+                tracing::warn!(reason = %error, "what the last launcher showed of the domain cannot be read");
+                Published::default()
+            }
+        }
+    }
+}
+
 /// Who the VM is, as the pod was told.
 #[derive(Debug, Clone)]
 pub struct Identity {
@@ -75,6 +95,8 @@ pub struct Publisher {
     guest: Guest,
     /// What the guest's agent has told, with word of changes.
     guest_data: watch::Receiver<GuestData>,
+    /// Where the document is kept for a launcher that may follow.
+    saved: SavedStore,
     causes: mpsc::UnboundedReceiver<Cause>,
     published: watch::Sender<Published>,
     faults: Faults,
@@ -169,9 +191,10 @@ impl Publisher {
         outbox: Outbox,
         domain_log: Option<PathBuf>,
         retry: Duration,
+        saved: SavedStore,
     ) -> (Self, Publications) {
         let (sender, causes) = mpsc::unbounded_channel();
-        let (published, deletion) = (watch::Sender::new(Published::default()), watch::Sender::new(None));
+        let (published, deletion) = (watch::Sender::new(Published::inherited(&saved)), watch::Sender::new(None));
         let marked = watch::Sender::new(None);
         let publications = Publications {
             causes: sender,
@@ -190,6 +213,7 @@ impl Publisher {
             libvirt: vm.connection.clone(),
             tracker: vm.tracker.clone(),
             domain_log,
+            saved,
             causes,
             published,
             deletion,
@@ -309,6 +333,7 @@ impl Publisher {
                 document.status.reason = StateReason::NonExistent;
                 document.spec.metadata.kubevirt.uid.clone_from(&self.identity.uid);
                 self.guest.seen(None);
+                self.saved.keep_domain(None);
                 self.published.send_replace(Published::default());
             }
             Some(DomainSnapshot { state, reason, xml }) => {
@@ -355,6 +380,7 @@ impl Publisher {
 
     fn publish_document(&self, document: &Domain) {
         if let Some(json) = as_json(document) {
+            self.saved.keep_domain(Some(&json));
             self.published.send_replace(Published { domain: Some(Arc::new(document.clone())), json: Some(json) });
         }
     }

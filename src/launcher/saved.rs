@@ -13,6 +13,8 @@ use crate::domain::KubeVirtMetadata;
 use crate::process::handover::STATE_FILE as FILE;
 use crate::process::{ProcessId, identify};
 
+/// The last document that GetDomain answered; by itself, since the launcher that follows can do without it.
+const DOMAIN_FILE: &str = "launcher-domain.json";
 /// No state is that large; a larger file is not ours.
 const LIMIT: u64 = 1024 * 1024;
 /// The format. A launcher of another image never reads it: an image does not change while its container runs.
@@ -64,6 +66,7 @@ impl SavedState {
 struct Inner {
     directory: Option<PrivateDir>,
     state: SavedState,
+    domain: Option<Arc<str>>,
     /// The last failure, so that it is told once.
     complaint: Option<io::ErrorKind>,
 }
@@ -89,7 +92,7 @@ impl Default for SavedStore {
 
 impl SavedStore {
     fn with(directory: Option<PrivateDir>, state: SavedState) -> Self {
-        SavedStore { inner: Arc::new(Mutex::new(Inner { directory, state, complaint: None })) }
+        SavedStore { inner: Arc::new(Mutex::new(Inner { directory, state, domain: None, complaint: None })) }
     }
 
     /// The store in `directory`. The first launcher of a pod begins with nothing; one that `adopts` takes what is there. A
@@ -111,6 +114,9 @@ impl SavedStore {
             // A file would only be there if the pod's first launcher were not the first.
             false => SavedState::default(),
         };
+        if !adopts && let Err(error) = directory.remove(DOMAIN_FILE) {
+            tracing::warn!(reason = %error, "cannot remove {DOMAIN_FILE}");
+        }
         let store = SavedStore::with(Some(directory), state);
         // From now on there is something to take over, and the monitor sees it.
         store.write(&mut store.locked());
@@ -137,6 +143,33 @@ impl SavedStore {
             self.write(&mut inner);
         }
         answer
+    }
+
+    /// Keeps the document that GetDomain answers from now on; none for no domain.
+    pub fn keep_domain(&self, document: Option<&Arc<str>>) {
+        let mut inner = self.locked();
+        if inner.domain.as_ref() == document {
+            return;
+        }
+        inner.domain = document.cloned();
+        let Some(directory) = &inner.directory else { return };
+        // An old document would be wrong, none is only slow.
+        let kept = match document {
+            Some(document) => {
+                directory.replace(DOMAIN_FILE, document.as_bytes()).or_else(|_| directory.remove(DOMAIN_FILE))
+            }
+            None => directory.remove(DOMAIN_FILE),
+        };
+        if let Err(error) = kept {
+            tracing::warn!(reason = %error, "cannot write {DOMAIN_FILE}; a launcher that follows this one may show an old state first");
+        }
+    }
+
+    /// The document that the launcher before this one answered last.
+    pub fn kept_domain(&self) -> Option<Arc<str>> {
+        let inner = self.locked();
+        let bytes = inner.directory.as_ref()?.read(DOMAIN_FILE, LIMIT).ok()?;
+        String::from_utf8(bytes).ok().map(Arc::from)
     }
 
     fn write(&self, inner: &mut Inner) {
@@ -192,6 +225,21 @@ mod tests {
         assert!(ended.hypervisor_ended(), "another process with the same number");
         assert_eq!(SavedStore::open(folder.path(), false).state(), SavedState::default());
         assert_eq!(SavedStore::open(folder.path(), true).state(), SavedState::default());
+    }
+
+    #[test]
+    fn the_last_document_is_there_for_the_next_until_there_is_no_domain() {
+        let folder = tempfile::tempdir().unwrap();
+        let document: Arc<str> = Arc::from("{}");
+        SavedStore::open(folder.path(), false).keep_domain(Some(&document));
+        let next = SavedStore::open(folder.path(), true);
+        assert_eq!(next.kept_domain(), Some(document.clone()));
+        next.keep_domain(None);
+        next.keep_domain(Some(&document));
+        next.keep_domain(None);
+        assert_eq!(next.kept_domain(), None);
+        next.keep_domain(Some(&document));
+        assert_eq!(SavedStore::open(folder.path(), false).kept_domain(), None, "a first launcher begins with nothing");
     }
 
     #[test]

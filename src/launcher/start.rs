@@ -33,6 +33,7 @@ use crate::hypervisor::{
 };
 use crate::libvirt::{self, Connection};
 use crate::notify::Outbox;
+use crate::process::handover;
 use crate::storage::Owner;
 use crate::vmi;
 
@@ -170,7 +171,8 @@ impl Started {
         let domain = runtime.domain_name(&identity.domain);
         let domain_log = runtime.domain_log(&domain);
         let logs = Logs::follow(domain_log.as_deref(), &watcher, sink);
-        let outbox = Outbox::start(notify_socket(&config), crate::notify::Timings::default());
+        let outbox =
+            Outbox::start_in_pod(notify_socket(&config), crate::notify::Timings::default(), handover::monitor());
         let (queue, events) = mpsc::unbounded_channel();
         let (uri, _user) = runtime.libvirt_uri_and_user();
         let connection = Connection::new(uri.to_owned(), timings.libvirt, queue.clone());
@@ -182,9 +184,9 @@ impl Started {
             owner: (qemu.uid, qemu.gid),
         };
         let guest = Guest::new(&identity, connection, outbox.clone(), tpm_state(&config), saved.clone());
-        let vm = vm(&runtime, identity.domain.clone(), setup, guest, saved);
+        let vm = vm(&runtime, identity.domain.clone(), setup, guest, saved.clone());
         let (publisher, publications) =
-            Publisher::new(identity, &vm, outbox.clone(), domain_log, Duration::from_secs(1));
+            Publisher::new(identity, &vm, outbox.clone(), domain_log, Duration::from_secs(1), saved);
         tokio::spawn(publisher.run());
         vm.guest.start_poller(config.agent);
         vm.guest.resume_safety_thaw();
@@ -200,7 +202,8 @@ impl Started {
             timings.reconnect_pause,
             hypervisor_daemon.watchdog(),
         );
-        tokio::spawn(driver.run());
+        let (begin, begun) = oneshot::channel();
+        tokio::spawn(driver.run(begun));
         let (stop_server, stopped) = oneshot::channel();
         let server_timings = cmd::Timings { stop: timings.stop, ..cmd::Timings::default() };
         let server = tokio::spawn(cmd::serve(listener, Arc::new(handle.clone()), server_timings, async {
@@ -208,6 +211,12 @@ impl Started {
             let _ = stopped.await;
         }));
 
+        // A VM that runs is shown as the launcher before this one showed it, until libvirt can be asked; orders wait for that.
+        let shown_early = publications.published.borrow().json.is_some();
+        if shown_early {
+            cmd::publish(&sockets)?;
+            tracing::info!("answering with the VM's last known state");
+        }
         hypervisor_daemon.ready(timings.connect).await?;
         connect(&vm, &timings).await?;
         if let Err(error) = vm.control.attach().await {
@@ -219,7 +228,11 @@ impl Started {
         publications.look(if adoption.is_some() { Cause::Reconnected } else { Cause::Changed });
         // The first GetDomain sees what there is.
         publications.refreshed().await;
-        cmd::publish(&sockets)?;
+        if !shown_early {
+            cmd::publish(&sockets)?;
+        }
+        // Nobody waits for it if the driver has ended.
+        let _ = begin.send(());
         tracing::info!("Marked as ready");
 
         // A VM that an earlier launcher started is not started again.

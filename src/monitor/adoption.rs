@@ -62,13 +62,15 @@ impl Adoption {
         }
     }
 
-    /// The pause before the next launcher after one that lived for so long, or no more launchers.
+    /// The pause before the next launcher after one that lived for so long, or no more launchers. The policy's pauses count
+    /// from one start to the next: what bounds the work of starting in vain need not hold up the launcher after one that
+    /// lived.
     pub fn next(&mut self, lived: Duration) -> Option<Duration> {
         self.failures = self.policy.count(self.failures, lived);
         match self.policy.next(self.failures, 0.0) {
             Restart::After(pause) => {
                 self.attempt = self.attempt.saturating_add(1);
-                Some(pause)
+                Some(pause.saturating_sub(lived).max(self.policy.first))
             }
             Restart::GiveUp => None,
         }
@@ -110,8 +112,9 @@ mod tests {
         for _ in 0..50 {
             assert!(adoption.next(Duration::from_millis(1)).unwrap() <= Duration::from_secs(1));
         }
+        assert_eq!(adoption.next(Duration::from_secs(2)), Some(POLICY.first), "one that lived waits for nothing");
         let more = (0..1000).take_while(|_| adoption.next(Duration::ZERO).is_some()).count();
-        assert_eq!(more, 49);
+        assert_eq!(more, 48);
         let mut healthy = Adoption::new(POLICY);
         for _ in 0..1000 {
             assert_eq!(healthy.next(Duration::from_secs(60)), Some(POLICY.first));

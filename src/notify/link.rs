@@ -9,6 +9,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::Timings;
+use crate::process::may_belong_to;
 use crate::proto::notify_info::NotifyInfoRequest;
 use crate::proto::notify_info::notify_info_client::NotifyInfoClient;
 use crate::proto::notify_v1::notify_client::NotifyClient;
@@ -53,6 +54,8 @@ pub(super) enum Trouble {
 pub(super) struct Link {
     pub(super) path: PathBuf,
     pub(super) timings: Timings,
+    /// The pod's first process, none of whose descendants is virt-handler.
+    monitor: Option<i32>,
     connection: Mutex<Connection>,
 }
 
@@ -64,8 +67,8 @@ struct Connection {
 }
 
 impl Link {
-    pub(super) fn new(path: PathBuf, timings: Timings) -> Self {
-        Link { path, timings, connection: Mutex::default() }
+    pub(super) fn new(path: PathBuf, timings: Timings, monitor: Option<i32>) -> Self {
+        Link { path, timings, monitor, connection: Mutex::default() }
     }
 
     /// Sends one message once.
@@ -108,9 +111,18 @@ impl Link {
         if let Some(channel) = &connection.channel {
             return Ok((connection.number, channel.clone()));
         }
-        let channel = unix::dial(&self.path, self.timings.connect).await.map_err(|error| match error {
+        let monitor = self.monitor;
+        let check = move |pid| match monitor {
+            // The kernel knows who called `listen`.
+            Some(monitor) if pid > 0 && may_belong_to(pid, monitor) => {
+                Err(format!("a process of this pod listens there, pid {pid}, in virt-handler's place"))
+            }
+            Some(_) | None => Ok(()),
+        };
+        let dialled = unix::dial_checked(&self.path, self.timings.connect, check).await;
+        let channel = dialled.map_err(|error| match error {
             DialError::Connect(error) if error.kind() == io::ErrorKind::NotFound => Trouble::Absent,
-            error @ (DialError::Connect(_) | DialError::Http2(_) | DialError::Late(_)) => {
+            error @ (DialError::Connect(_) | DialError::Peer(_) | DialError::Http2(_) | DialError::Late(_)) => {
                 Trouble::NotConnected(error.to_string())
             }
         })?;

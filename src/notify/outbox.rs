@@ -48,6 +48,12 @@ struct Queues {
 impl Outbox {
     /// Starts the senders in the current runtime. They connect to virt-handler's `socket` when there is something to say.
     pub fn start(socket: PathBuf, timings: Timings) -> Self {
+        Outbox::start_in_pod(socket, timings, None)
+    }
+
+    /// [`Outbox::start`] in the pod whose processes descend from `monitor`: none of them is taken for virt-handler, whatever
+    /// it puts in the place of the socket.
+    pub fn start_in_pod(socket: PathBuf, timings: Timings, monitor: Option<i32>) -> Self {
         let shared = Arc::new(Shared {
             queues: Mutex::default(),
             domain: Notify::new(),
@@ -55,7 +61,7 @@ impl Outbox {
             acknowledged: watch::Sender::new(0),
             leftover: watch::Sender::new(Leftover::default()),
         });
-        let link = Arc::new(Link::new(socket, timings));
+        let link = Arc::new(Link::new(socket, timings, monitor));
         let mut senders = JoinSet::new();
         senders.spawn(send_domain_events(Arc::clone(&shared), Arc::clone(&link)));
         senders.spawn(send_k8s_events(Arc::clone(&shared), link));
@@ -186,6 +192,8 @@ const ABSENT_RECHECK: Duration = Duration::from_secs(30);
 #[derive(Default)]
 struct Tries {
     failures: u32,
+    /// More than an absent socket was told.
+    warned: bool,
     /// Set while there are failures, so that a socket that appears between two attempts is noticed.
     appearance: Option<Appearance>,
 }
@@ -202,15 +210,14 @@ impl Tries {
     async fn failed(&mut self, link: &Link, what: &str, trouble: Trouble) {
         let Timings { connect: _, call: _, retry_first, retry_most } = link.timings;
         let first = self.failures == 0;
-        if first {
-            let path = link.path.display();
-            match &trouble {
-                // Normal until virt-handler has first connected to the launcher.
-                Trouble::Absent => info!("{what} wait for virt-handler at {path}"),
-                Trouble::NotConnected(why) | Trouble::NoAnswer(why) => {
-                    warn!("{what} wait, virt-handler at {path} cannot be told: {why}");
-                }
+        let path = link.path.display();
+        match &trouble {
+            // Normal until virt-handler has first connected to the launcher.
+            Trouble::Absent if first => info!("{what} wait for virt-handler at {path}"),
+            Trouble::NotConnected(why) | Trouble::NoAnswer(why) if !std::mem::replace(&mut self.warned, true) => {
+                warn!("{what} wait, virt-handler at {path} cannot be told: {why}");
             }
+            Trouble::Absent | Trouble::NotConnected(_) | Trouble::NoAnswer(_) => {}
         }
         let doublings = self.failures.min(16);
         self.failures = self.failures.saturating_add(1);
@@ -238,7 +245,7 @@ impl Tries {
     /// A new socket deserves quick attempts: it may be bound and not yet listened to.
     fn woken(&mut self, appeared: bool) {
         if appeared {
-            *self = Tries { failures: 1, appearance: None };
+            *self = Tries { failures: 1, ..Tries::default() };
         }
     }
 }

@@ -12,6 +12,16 @@ pub const PRIVATE_DIR: &str = "/var/run/kubevirt-private";
 /// What a launcher remembers for the next one, in the VM's folder below [`PRIVATE_DIR`].
 pub const STATE_FILE: &str = "launcher-state.json";
 
+/// The beginning of the monitor's name that `comm` shows.
+const MONITOR: &str = "virt-launcher-m";
+
+/// The monitor that started this launcher: all processes of the VM descend from it. None for a launcher that runs by itself.
+pub fn monitor() -> Option<i32> {
+    let parent = nix::unistd::getppid().as_raw();
+    let comm = std::fs::read_to_string(format!("/proc/{parent}/comm")).ok()?;
+    comm.starts_with(MONITOR).then_some(parent)
+}
+
 /// The state file of the VMI with this UID; none if that is no single name.
 pub fn state_file(uid: &str) -> Option<PathBuf> {
     let single = !matches!(uid, "" | "." | "..") && !uid.contains(['/', '\0']);

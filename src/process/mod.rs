@@ -16,6 +16,6 @@ pub use outcome::Outcome;
 pub use pidfd::{PidFd, ProcessError};
 pub use table::{
     Found, PidFileError, ProcessId, command_matches, find_by_command_prefix, find_descendants_by_command_prefix,
-    identify, read_pid_file,
+    identify, may_belong_to, read_pid_file,
 };
 pub use vcpu::vcpu_threads;

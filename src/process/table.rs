@@ -48,6 +48,11 @@ pub fn find_descendants_by_command_prefix(prefixes: &[impl AsRef<str>], ancestor
     found
 }
 
+/// Whether a process is `ancestor` or descends from it. One that is not there any more may have.
+pub fn may_belong_to(pid: i32, ancestor: i32) -> bool {
+    pid == ancestor || descends_from(pid, ancestor) || identify(pid).is_none()
+}
+
 /// The bound keeps a table that changes under us from making a loop.
 const GENERATIONS: usize = 64;
 
@@ -139,6 +144,18 @@ mod tests {
             child.kill().unwrap();
             child.wait().unwrap();
         }
+    }
+
+    #[test]
+    fn a_family_is_who_descends_from_it_and_who_cannot_be_asked() {
+        let own = std::process::id() as i32;
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = child.id() as i32;
+        assert!(may_belong_to(own, own) && may_belong_to(pid, own));
+        assert!(!may_belong_to(own, pid));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(may_belong_to(pid, own), "it has ended");
     }
 
     #[test]

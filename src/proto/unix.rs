@@ -15,6 +15,9 @@ pub enum DialError {
     /// The kernel refused the connection.
     #[error("{0}")]
     Connect(io::Error),
+    /// Who listens is not who is meant; nothing was said to him.
+    #[error("{0}")]
+    Peer(String),
     /// Somebody listens and speaks something else.
     #[error("{0}")]
     Http2(String),
@@ -27,8 +30,20 @@ pub enum DialError {
 ///
 /// The channel never connects a second time: when the connection breaks, its calls fail with Unavailable.
 pub async fn dial(path: &Path, within: Duration) -> Result<Channel, DialError> {
+    dial_checked(path, within, |_| Ok(())).await
+}
+
+/// [`dial`], if `check` has nothing against the pid of who listens: 0 for a process that this one cannot see.
+pub async fn dial_checked(
+    path: &Path,
+    within: Duration,
+    check: impl FnOnce(i32) -> Result<(), String>,
+) -> Result<Channel, DialError> {
     tokio::time::timeout(within, async {
-        let mut stream = Some(UnixStream::connect(path).await.map_err(DialError::Connect)?);
+        let stream = UnixStream::connect(path).await.map_err(DialError::Connect)?;
+        let peer = stream.peer_cred().map_err(DialError::Connect)?;
+        check(peer.pid().unwrap_or_default()).map_err(DialError::Peer)?;
+        let mut stream = Some(stream);
         let connector = tower::service_fn(move |_| {
             let stream = stream.take().ok_or_else(|| io::Error::other("the connection is gone"));
             async { stream.map(TokioIo::new) }

@@ -1,5 +1,7 @@
 //! What cannot work is refused: one clear message, the right exit code or reply, and the launcher goes on.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use super::support::pod::{Pod, Setup, UID, image, text};
@@ -151,4 +153,34 @@ fn a_standalone_vmi_that_cannot_run_ends_the_launcher() {
         assert_eq!(told.len(), 1, "{}", pod.log());
         assert!(told[0]["reason"].as_str().unwrap().starts_with(why), "{}", told[0]);
     }
+}
+
+/// For what happens by itself, on a machine that is busy with other things.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// In place of the ISO tool, which the launcher calls while it starts the VM: leaves a process behind that listens where
+/// virt-handler is to listen, and writes down what it is told.
+const IMPOSTOR: &str = "#!/bin/sh\n\
+    if [ ! -e /var/run/kubevirt/told ]; then\n\
+        setsid virt-launcher ctl -o json events >/var/run/kubevirt/told 2>/var/run/kubevirt/impostor </dev/null &\n\
+    fi\n\
+    exec /usr/bin/xorrisofs \"$@\"\n";
+
+#[test]
+fn a_process_of_the_pod_in_virt_handler_s_place_is_told_nothing() {
+    let Some(image) = image() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let tool = dir.path().join("xorrisofs");
+    fs::write(&tool, IMPOSTOR).unwrap();
+    fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
+    let pod = Setup::new(&image, "demo").mount(&tool, "/usr/local/bin/xorrisofs").start();
+    boot(&pod, &vmi("demo"));
+    wait_for("word of the impostor", PATIENCE, || {
+        let log = pod.lines().join("\n");
+        expect(log.contains("in virt-handler's place"), log)
+    });
+    // The real one takes the place of what it finds.
+    let virt_handler = pod.virt_handler(&vmi("demo"));
+    wait_for("an event", PATIENCE, || expect(!virt_handler.pipe.received().is_empty(), pod.log()));
+    assert_eq!(fs::read_to_string(pod.volume("public").join("told")).unwrap(), "");
 }
