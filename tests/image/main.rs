@@ -5,6 +5,7 @@
 
 mod adoption;
 mod bad_input;
+mod budgets;
 mod daemon_faults;
 mod end;
 mod faults;

@@ -16,6 +16,7 @@ pub mod sidecar;
 pub mod subject;
 pub mod tiny_guest;
 pub mod virt_handler;
+pub mod weight;
 
 /// Between two looks at a condition that nobody announces.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
