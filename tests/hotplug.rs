@@ -149,6 +149,52 @@ fn volumes_come_grow_and_go() {
     sync(&pod, &base);
 }
 
+/// As virt-handler does: again until it works.
+fn sync_until_it_works(pod: &Pod, vmi: &Value) {
+    wait_for("sync", SEEN * 2, || {
+        let synced = pod.sync(&vmi.to_string());
+        expect(synced.status.success(), text(&synced))
+    });
+}
+
+/// Kills the launcher at some moment of a sync, and repeats the sync under its successor.
+fn killed_while_syncing(pod: &Pod, vmi: &Value, after: Duration) {
+    std::thread::scope(|scope| {
+        // Fails with its launcher, unless it was quicker.
+        scope.spawn(|| pod.sync(&vmi.to_string()));
+        std::thread::sleep(after);
+        pod.exec(&[
+            "sh",
+            "-c",
+            "kill -9 $(cat /proc/1/task/1/children | tr ' ' '\\n' | while read p; do \
+            [ \"$(cat /proc/$p/comm)\" != virt-launcher ] || echo $p; done)",
+        ]);
+    });
+    sync_until_it_works(pod, vmi);
+}
+
+#[test]
+fn a_hot_plug_whose_launcher_is_killed_is_completed_by_the_next() {
+    let Some(image) = image() else { return };
+    let pod = Pod::start(&image, "demo", &[]);
+    let base = vmi();
+    let mut guest = boot(&pod, &base);
+    let base = running(base);
+    let disk = json!({"name": "late", "serial": "Late-1", "disk": {"bus": "virtio"}});
+    provide(&pod, "late", "words of the volume\n", MIB);
+    let with_disk = with_volume(base.clone(), "late", "1Mi", Some(disk));
+    for after in [5, 50, 150].map(Duration::from_millis) {
+        killed_while_syncing(&pod, &with_disk, after);
+        let disks = pod.virsh(&["domblklist", "default_demo"]);
+        assert_eq!(disks.matches("late.img").count(), 1, "{disks}");
+        guest.wait("grep -lx Late-1 /sys/block/vd*/serial");
+        assert_eq!(guest.run("grep -lx Late-1 /sys/block/vd*/serial | wc -l"), "1");
+        killed_while_syncing(&pod, &base, after);
+        wait_gone(&pod, "domblklist", "late.img");
+        guest.wait("! grep -qx Late-1 /sys/block/vd*/serial");
+    }
+}
+
 #[test]
 fn interfaces_cpus_and_memory_come_and_go() {
     /// Of the network `blue`: the first digits of its name's SHA-256.

@@ -9,6 +9,9 @@ const LIVE_AND_CONFIG: u32 = 1 | 2;
 /// `VIR_DOMAIN_DEVICE_MODIFY_LIVE`.
 const LIVE: u32 = 1;
 
+/// `VIR_ERR_CONFIG_UNSUPPORTED`, which libvirt also says of an alias that is there already.
+const CONFIG_UNSUPPORTED: i32 = 67;
+
 /// How `block_resize` finds the new size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockSize {
@@ -19,10 +22,21 @@ pub enum BlockSize {
 }
 
 impl Connection {
-    /// `virDomainAttachDeviceFlags`.
+    /// `virDomainAttachDeviceFlags`. A device that only the definition has already, because a daemon died between its two
+    /// halves of an unplug, is given to the guest alone.
     pub async fn attach_device(&self, name: &str, xml: String) -> Result<(), Error> {
+        let both = self.attach(name, xml.clone(), LIVE_AND_CONFIG).await;
+        match both {
+            Err(error) if error.code() == Some(CONFIG_UNSUPPORTED) => {
+                self.attach(name, xml, LIVE).await.map_err(|_| error)
+            }
+            both => both,
+        }
+    }
+
+    async fn attach(&self, name: &str, xml: String, flags: u32) -> Result<(), Error> {
         self.on_domain("virDomainAttachDeviceFlags", self.deadlines().control, name, move |domain| {
-            Ok(domain.attach_device_flags(&xml, LIVE_AND_CONFIG)?)
+            Ok(domain.attach_device_flags(&xml, flags)?)
         })
         .await
     }
