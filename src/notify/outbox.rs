@@ -192,8 +192,9 @@ const ABSENT_RECHECK: Duration = Duration::from_secs(30);
 #[derive(Default)]
 struct Tries {
     failures: u32,
-    /// More than an absent socket was told.
-    warned: bool,
+    /// Why virt-handler could not be told, as it was logged last: a socket that nobody listens at yet must not hide who
+    /// listens there next.
+    warned: Option<String>,
     /// Set while there are failures, so that a socket that appears between two attempts is noticed.
     appearance: Option<Appearance>,
 }
@@ -214,8 +215,9 @@ impl Tries {
         match &trouble {
             // Normal until virt-handler has first connected to the launcher.
             Trouble::Absent if first => info!("{what} wait for virt-handler at {path}"),
-            Trouble::NotConnected(why) | Trouble::NoAnswer(why) if !std::mem::replace(&mut self.warned, true) => {
+            Trouble::NotConnected(why) | Trouble::NoAnswer(why) if self.warned.as_ref() != Some(why) => {
                 warn!("{what} wait, virt-handler at {path} cannot be told: {why}");
+                self.warned = Some(why.clone());
             }
             Trouble::Absent | Trouble::NotConnected(_) | Trouble::NoAnswer(_) => {}
         }
