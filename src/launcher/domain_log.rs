@@ -1,46 +1,58 @@
 //! libvirt's log of the domain, for what libvirt itself has forgotten: it writes a line before it tells an event, and one
 //! about each end of the VM.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 /// How much of the log's end is searched; libvirt writes the line just before its event.
 const LOG_END: u64 = 256 * 1024;
 
-/// The end of the log; empty if it cannot be read, which is worth a line in our own log, with `what` is missing, and no
-/// more.
-pub async fn end_of(path: &Path, what: &str) -> String {
-    let read = async {
-        let mut file = tokio::fs::File::open(path).await?;
-        let length = file.metadata().await?.len();
-        file.seek(std::io::SeekFrom::Start(length.saturating_sub(LOG_END))).await?;
-        let mut end = Vec::new();
-        // The file may grow meanwhile.
-        file.take(LOG_END).read_to_end(&mut end).await?;
-        Ok::<_, std::io::Error>(end)
-    };
-    let end = read.await.unwrap_or_else(|error| {
-        tracing::warn!("no {what}: {}: {error}", path.display());
-        Vec::new()
-    });
-    String::from_utf8_lossy(&end).into_owned()
+/// libvirt's names of `virDomainShutoffReason`, by number.
+const REASONS: [&str; 8] =
+    ["unknown", "shutdown", "destroyed", "crashed", "migrated", "saved", "failed", "from snapshot"];
+
+/// The log, if the hypervisor's driver writes one.
+#[derive(Debug, Clone, Default)]
+pub struct DomainLog(Option<PathBuf>);
+
+impl DomainLog {
+    /// The log at `path`.
+    pub fn new(path: Option<PathBuf>) -> Self {
+        DomainLog(path)
+    }
+
+    /// The end of the log; empty if there is none or it cannot be read, which is worth a line in our own log, with `what`
+    /// is missing, and no more.
+    pub async fn end(&self, what: &str) -> String {
+        let Some(path) = &self.0 else { return String::new() };
+        let read = async {
+            let mut file = tokio::fs::File::open(path).await?;
+            let length = file.metadata().await?.len();
+            file.seek(std::io::SeekFrom::Start(length.saturating_sub(LOG_END))).await?;
+            let mut end = Vec::new();
+            // The file may grow meanwhile.
+            file.take(LOG_END).read_to_end(&mut end).await?;
+            Ok::<_, std::io::Error>(end)
+        };
+        let end = read.await.unwrap_or_else(|error| {
+            tracing::warn!("no {what}: {}: {error}", path.display());
+            Vec::new()
+        });
+        String::from_utf8_lossy(&end).into_owned()
+    }
+
+    /// The `virDomainShutoffReason` of the last end that the log tells of; `None` if it tells of none.
+    pub async fn reason_of_end(&self) -> Option<i32> {
+        reason_of_end(&self.end("reason of the VM's end").await)
+    }
 }
 
-/// The `virDomainShutoffReason` of the last end that the log tells of, from a line such as
-/// `2026-11-21 08:00:00.000+0000: shutting down, reason=shutdown`; `None` if it tells of none.
-pub fn reason_of_end(log: &str) -> Option<i32> {
-    let told = log.lines().rev().find_map(|line| line.split_once(": shutting down, reason="))?.1;
-    match told.trim_end() {
-        "shutdown" => Some(1),
-        "destroyed" => Some(2),
-        "crashed" => Some(3),
-        "migrated" => Some(4),
-        "saved" => Some(5),
-        "failed" => Some(6),
-        "from snapshot" => Some(7),
-        _ => None,
-    }
+/// From a line such as `2026-11-21 08:00:00.000+0000: shutting down, reason=shutdown`.
+fn reason_of_end(log: &str) -> Option<i32> {
+    let told = log.lines().rev().find_map(|line| line.split_once(": shutting down, reason="))?.1.trim_end();
+    let number = REASONS.iter().position(|reason| *reason == told).filter(|number| *number != 0)?;
+    i32::try_from(number).ok()
 }
 
 #[cfg(test)]
@@ -55,8 +67,8 @@ mod tests {
             2026-11-21 08:00:01.000+0000: starting up libvirt version: 11.3.0\nqemu: terminating on signal 15\n\
             2026-11-21 08:00:02.000+0000: shutting down, reason=shutdown\n";
         std::fs::write(log.path(), format!("{filler}\n{lines}")).unwrap();
-        assert_eq!(reason_of_end(&end_of(log.path(), "reason").await), Some(1));
-        assert_eq!(end_of(Path::new("/nowhere/at/all.log"), "reason").await, "");
+        assert_eq!(DomainLog::new(Some(log.path().to_owned())).reason_of_end().await, Some(1));
+        assert_eq!(DomainLog::new(Some("/nowhere/at/all.log".into())).end("reason").await, "");
     }
 
     #[test]

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::hypervisor_process::HypervisorProcess;
 use super::last_words;
 use super::lifecycle::{self, Ending, Orders};
 use super::operations::{self, Vm};
@@ -98,13 +97,9 @@ impl Orders for VmOrders {
         let vm = &self.vm;
         let Err(failure) = operations::kill(vm).await else { return };
         tracing::warn!("cannot end the VM through libvirt: {}", failure.message());
-        let running = match *vm.tracker.subscribe().borrow() {
-            HypervisorProcess::Running(pid) => Some(pid),
-            HypervisorProcess::Unknown | HypervisorProcess::Gone => None,
-        };
         let deaf = self.kills.fetch_add(1, Ordering::Relaxed) >= PATIENCE;
         let signal = if deaf { Signal::SIGKILL } else { Signal::SIGTERM };
-        if let Some(pid) = running
+        if let Some(pid) = vm.tracker.pid()
             && let Err(error) = PidFd::open(pid).and_then(|process| process.signal(signal))
         {
             tracing::warn!("cannot end the hypervisor: {error}");

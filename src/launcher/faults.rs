@@ -2,9 +2,8 @@
 //! the VM (contract/notify.md 3.2, 5.1, 5.5).
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
-use super::domain_log;
+use super::domain_log::DomainLog;
 use crate::domain::{Domain, DomainStatus, GuestPanicInfo};
 use crate::libvirt::{DomainSnapshot, Lifecycle, event, state};
 
@@ -12,7 +11,7 @@ use crate::libvirt::{DomainSnapshot, Lifecycle, event, state};
 #[derive(Debug, Default)]
 pub struct Faults {
     /// libvirt's log of the domain.
-    log: Option<PathBuf>,
+    log: DomainLog,
     panic: Option<GuestPanicInfo>,
     panics: i64,
     /// The guest has panicked and has not run since.
@@ -23,7 +22,7 @@ pub struct Faults {
 
 impl Faults {
     /// Nothing has happened; details of panics are looked for in libvirt's `log` of the domain.
-    pub fn new(log: Option<PathBuf>) -> Self {
+    pub fn new(log: DomainLog) -> Self {
         Faults { log, ..Faults::default() }
     }
 
@@ -40,11 +39,7 @@ impl Faults {
             event::CRASHED if !self.panicked => {
                 self.panicked = detail == event::CRASHED_PANICKED;
                 self.panics += 1;
-                let end = match &self.log {
-                    Some(log) => domain_log::end_of(log, "details of the guest's panic").await,
-                    None => String::new(),
-                };
-                let info = panic_in(&end);
+                let info = panic_in(&self.log.end("details of the guest's panic").await);
                 Some(self.panic.insert(info)).map(|info| panic_message(info))
             }
             _ => None,
@@ -146,7 +141,7 @@ mod tests {
             "2026-11-21 08:00:00.000+0000: panic hyper-v: arg1='0xa', arg2='0x1f', arg3='0x0', arg4='0x3', arg5='0x4'";
         std::fs::write(log.path(), format!("{}\nolder panic s390: core='0'\n{line}\nlater\n", "x".repeat(300_000)))
             .unwrap();
-        let mut faults = Faults::new(Some(log.path().to_owned()));
+        let mut faults = Faults::new(DomainLog::new(Some(log.path().to_owned())));
         let told = faults.note(lifecycle(8, 0)).await;
         assert_eq!(told.as_deref(), Some("GuestPanicked: '0xa', '0x1f', '0x0', '0x3', '0x4'"));
         assert_eq!(faults.note(lifecycle(8, 0)).await, None, "the same panic");
@@ -161,7 +156,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_without_details_says_so() {
-        let mut faults = Faults::new(Some("/nowhere/at/all.log".into()));
+        let mut faults = Faults::new(DomainLog::new(Some("/nowhere/at/all.log".into())));
         assert_eq!(faults.note(lifecycle(8, 0)).await.as_deref(), Some("GuestPanicked (details unavailable)"));
         assert_eq!(panic_in("kernel panic - not syncing: x\npanic s390: core='0' psw").type_, "s390");
         assert_eq!(panic_in("don't panic, it is fine: really").type_, UNKNOWN);

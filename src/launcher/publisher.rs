@@ -4,13 +4,12 @@
 //! What the reader can rely on: causes are never dropped. While libvirt cannot be asked they are kept and added up, and
 //! the look happens when the connection is back. Many causes at once make one look.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::domain_log;
+use super::domain_log::DomainLog;
 use super::faults::Faults;
 use super::guest::Guest;
 use super::hypervisor_process::Tracker;
@@ -105,7 +104,7 @@ pub struct Publisher {
     /// Whether the VM has been running.
     tracker: Tracker,
     /// libvirt's log of the domain.
-    domain_log: Option<PathBuf>,
+    domain_log: DomainLog,
     /// Generation of the notification that told the deletion.
     deletion: watch::Sender<Option<u64>>,
     /// Generation of the notification that told that the VM is to shut down.
@@ -189,7 +188,7 @@ impl Publisher {
         identity: Identity,
         vm: &Vm,
         outbox: Outbox,
-        domain_log: Option<PathBuf>,
+        domain_log: DomainLog,
         retry: Duration,
         saved: SavedStore,
     ) -> (Self, Publications) {
@@ -282,14 +281,11 @@ impl Publisher {
         if (snapshot.state, snapshot.reason) != ENDED_WITHOUT_REASON || !self.tracker.was_seen() {
             return;
         }
-        let told = match &self.domain_log {
-            Some(log) => domain_log::reason_of_end(&domain_log::end_of(log, "reason of the VM's end").await),
-            None => None,
-        };
-        snapshot.reason = told.unwrap_or_else(|| match self.metadata.snapshot().grace_period {
-            Some(GracePeriodMetadata { deletion_timestamp: Some(_), .. }) => state::SHUTOFF_SHUTDOWN,
-            Some(_) | None => state::SHUTOFF_CRASHED,
-        });
+        snapshot.reason =
+            self.domain_log.reason_of_end().await.unwrap_or_else(|| match self.metadata.snapshot().grace_period {
+                Some(GracePeriodMetadata { deletion_timestamp: Some(_), .. }) => state::SHUTOFF_SHUTDOWN,
+                Some(_) | None => state::SHUTOFF_CRASHED,
+            });
     }
 
     /// Which disks paused the VM. What cannot be asked now is asked at the next look.

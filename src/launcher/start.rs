@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::boot::Boot;
 use super::config::{Adoption, Config};
 use super::directories::{self, Directories, DirectoryError};
+use super::domain_log::DomainLog;
 use super::driver::{Driver, DriverHandle, Signs};
 use super::guest::Guest;
 use super::hypervisor_process::{Search, Tracker, pid_file};
@@ -186,7 +187,7 @@ impl Started {
         let guest = Guest::new(&identity, connection, outbox.clone(), tpm_state(&config), saved.clone());
         let vm = vm(&runtime, identity.domain.clone(), setup, guest, saved.clone());
         let (publisher, publications) =
-            Publisher::new(identity, &vm, outbox.clone(), domain_log, Duration::from_secs(1), saved);
+            Publisher::new(identity, &vm, outbox.clone(), DomainLog::new(domain_log), Duration::from_secs(1), saved);
         tokio::spawn(publisher.run());
         vm.guest.start_poller(config.agent);
         vm.guest.resume_safety_thaw();

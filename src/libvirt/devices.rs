@@ -9,9 +9,6 @@ const LIVE_AND_CONFIG: u32 = 1 | 2;
 /// `VIR_DOMAIN_DEVICE_MODIFY_LIVE`.
 const LIVE: u32 = 1;
 
-/// `VIR_ERR_CONFIG_UNSUPPORTED`, which libvirt also says of an alias that is there already.
-const CONFIG_UNSUPPORTED: i32 = 67;
-
 /// How `block_resize` finds the new size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockSize {
@@ -27,7 +24,7 @@ impl Connection {
     pub async fn attach_device(&self, name: &str, xml: String) -> Result<(), Error> {
         let both = self.attach(name, xml.clone(), LIVE_AND_CONFIG).await;
         match both {
-            Err(error) if error.code() == Some(CONFIG_UNSUPPORTED) => {
+            Err(error) if error.code() == Some(code::CONFIG_UNSUPPORTED) => {
                 self.attach(name, xml, LIVE).await.map_err(|_| error)
             }
             both => both,

@@ -24,6 +24,8 @@ pub mod code {
     pub const AUTH_FAILED: i32 = 45;
     /// The operation does not fit the domain's state.
     pub const OPERATION_INVALID: i32 = 55;
+    /// The definition asks for what is not supported; libvirt also says so of an alias that is there already.
+    pub const CONFIG_UNSUPPORTED: i32 = 67;
     /// An argument is not supported.
     pub const ARGUMENT_UNSUPPORTED: i32 = 74;
     /// Authentication was cancelled.

@@ -27,6 +27,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) root: &'a Path,
     /// The pod's host name.
     pub(super) host_name: &'a str,
+    /// What the guest is to resolve names with.
+    pub(super) resolver: &'a Resolver,
     /// The links' addresses.
     pub(super) addresses: &'a [(String, IpAddr)],
 }
@@ -58,7 +60,8 @@ pub(super) async fn serve(
     let looked = tokio::task::spawn_blocking(move || {
         let host_name = nix::unistd::gethostname().map_err(|error| format!("the pod's host name: {error}"))?;
         let addresses = addresses().map_err(|error| format!("the links' addresses: {error}"))?;
-        let pod = Surroundings { root: &root, host_name: &host_name.to_string_lossy(), addresses: &addresses };
+        let (host_name, resolver) = (host_name.to_string_lossy(), resolver(&root, &vmi));
+        let pod = Surroundings { root: &root, host_name: &host_name, resolver: &resolver, addresses: &addresses };
         let mut found = Vec::new();
         for interface in &vmi.spec.domain.devices.interfaces {
             let only = |name: &str| name == interface.name;
@@ -96,6 +99,14 @@ fn addresses() -> nix::Result<Vec<(String, IpAddr)>> {
     Ok(nix::ifaddrs::getifaddrs()?.filter_map(|found| Some((found.interface_name.clone(), address(&found)?))).collect())
 }
 
+/// The pod's resolver, with the VMI's subdomain.
+fn resolver(root: &Path, vmi: &VirtualMachineInstance) -> Resolver {
+    let text = std::fs::read_to_string(below(root, "/etc/resolv.conf"))
+        .inspect_err(|error| tracing::warn!("/etc/resolv.conf: {error}: the guest is given the usual name server"))
+        .unwrap_or_default();
+    Resolver::parse(&text).with_subdomain(&vmi.spec.subdomain)
+}
+
 /// The servers that the `wanted` interfaces need, by bridge.
 pub(super) fn servers(
     pod: &Surroundings<'_>,
@@ -103,10 +114,6 @@ pub(super) fn servers(
     facts: &HostFacts,
     wanted: &dyn Fn(&str) -> bool,
 ) -> Result<Vec<(String, Server)>, String> {
-    let text = std::fs::read_to_string(below(pod.root, "/etc/resolv.conf"))
-        .inspect_err(|error| tracing::warn!("/etc/resolv.conf: {error}: the guest is given the usual name server"))
-        .unwrap_or_default();
-    let resolver = Resolver::parse(&text).with_subdomain(&vmi.spec.subdomain);
     let mut servers = Vec::new();
     for tap in taps(vmi, facts, wanted) {
         let tap = tap.map_err(|error| error.to_string())?;
@@ -117,7 +124,7 @@ pub(super) fn servers(
             tracing::info!("interface {} is not served by DHCP: there is no link {bridge}", tap.interface.name);
             continue;
         }
-        let nic = Nic { pod, facts, resolver: &resolver, tap, plain, bridge };
+        let nic = Nic { pod, facts, tap, plain, bridge };
         let found = match tap.interface {
             Interface { bridge: Some(_), .. } => nic.bridged()?.into_iter().collect(),
             Interface { masquerade: Some(_), .. } => nic.masqueraded()?,
@@ -132,7 +139,6 @@ pub(super) fn servers(
 struct Nic<'a> {
     pod: &'a Surroundings<'a>,
     facts: &'a HostFacts,
-    resolver: &'a Resolver,
     tap: Tap<'a>,
     /// The pod link's name, without the `pod` of hashed ones.
     plain: &'a str,
@@ -198,7 +204,7 @@ impl Nic<'_> {
         let bytes =
             bridge.map(|link| link.mac.split(':').filter_map(|part| u8::from_str_radix(part, 16).ok()).collect());
         let server_mac = bytes.and_then(|bytes: Vec<u8>| <[u8; 6]>::try_from(bytes).ok());
-        let name_servers = self.resolver.name_servers.iter().filter_map(|address| match address {
+        let name_servers = self.pod.resolver.name_servers.iter().filter_map(|address| match address {
             IpAddr::V6(address) => Some(*address),
             IpAddr::V4(_) => None,
         });
@@ -211,7 +217,7 @@ impl Nic<'_> {
 
     /// What every guest is told. Addresses are filled in.
     fn lease(&self, mtu: u32) -> Lease {
-        let name_servers = self.resolver.name_servers.iter().filter_map(|address| match address {
+        let name_servers = self.pod.resolver.name_servers.iter().filter_map(|address| match address {
             IpAddr::V4(address) => Some(*address),
             IpAddr::V6(_) => None,
         });
@@ -224,7 +230,7 @@ impl Nic<'_> {
             router: None,
             routes: Vec::new(),
             name_servers: name_servers.collect(),
-            search: self.resolver.search.clone(),
+            search: self.pod.resolver.search.clone(),
             mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
             host_name: self.pod.host_name.to_owned(),
             extra: Extra {
@@ -350,7 +356,8 @@ mod tests {
             ("eth0".to_owned(), "fe80::1".parse().unwrap()),
             ("eth0".to_owned(), "fd00::5".parse().unwrap()),
         ];
-        let pod = Surroundings { root, host_name: "host", addresses: &addresses };
+        let resolver = resolver(root, vmi);
+        let pod = Surroundings { root, host_name: "host", resolver: &resolver, addresses: &addresses };
         servers(&pod, vmi, facts, &|_| true)
     }
 

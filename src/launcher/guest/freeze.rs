@@ -49,9 +49,7 @@ impl SafetyThaw {
 
     /// When the thaw is due, for the launcher after this one; what was remembered before.
     fn remember(&self, at: Option<u64>) -> Option<u64> {
-        let mut before = None;
-        self.saved.change(|state| before = std::mem::replace(&mut state.thaw_at, at));
-        before
+        self.saved.change(|state| std::mem::replace(&mut state.thaw_at, at))
     }
 }
 
