@@ -248,11 +248,57 @@ fn orders_that_the_driver_has_no_way_for_are_refused_with_their_reason() {
     assert!(pod.ctl(&["guest-info"]).status.success(), "nothing is known of an agent, and that is no error");
 }
 
+/// Whether this is the reason why virtchd is not even started.
+fn names_the_devices(said: &str) -> bool {
+    ["/dev/kvm", "/dev/mshv", "virtchd"].iter().all(|part| said.contains(part))
+}
+
 #[test]
-fn without_any_device_node_the_launcher_says_at_once_why_it_cannot_start() {
+fn without_any_device_node_a_vm_is_refused_until_there_is_one() {
+    let Some(subject) = Subject::cloud_hypervisor() else { return };
+    let vmi = vmi("demo", "");
+    let (rule, node) = subject.device_node();
+    let pod = subject.bare("demo").podman(&["--device-cgroup-rule", &rule]).start();
+    pod.wait_ready();
+    subject.provide(&pod);
+    ok(pod.ctl(&["ping"]));
+    ok(pod.ctl_with(&["kill", "--vmi"], &vmi));
+    let asked = text(&pod.ctl(&["get-domain"]));
+    assert!(asked.contains("no domain is defined"), "{asked}");
+    for _ in 0..2 {
+        let refused = pod.sync(&vmi);
+        assert!(!refused.status.success() && names_the_devices(&text(&refused)), "{}", text(&refused));
+    }
+    assert_eq!((subject.daemon(&pod), subject.processes(&pod)), (None, Vec::new()));
+    let told = pod.records("warning");
+    let waits = told.iter().filter(|record| record["msg"].as_str().is_some_and(|text| text.contains("waiting for")));
+    assert_eq!(waits.count(), 1, "{told:#?}");
+    let again = |record: &serde_json::Value| record["msg"].as_str().is_some_and(|text| text.contains("restarting"));
+    assert!(!told.iter().any(again), "{told:#?}");
+
+    // The device plugin is late.
+    pod.exec_as_root(
+        &[&["mknod", "-m", "666", "/dev/kvm"] as &[&str], &node.iter().map(String::as_str).collect::<Vec<_>>()]
+            .concat(),
+    );
+    support::wait_for("a sync that succeeds", std::time::Duration::from_secs(60), || {
+        let synced = pod.sync(&vmi);
+        support::expect(synced.status.success(), text(&synced))
+    });
+    pod.wait_status("Running");
+    pod.wait_console("guest: boot");
+    let handler = pod.virt_handler(&vmi);
+    ok(pod.ctl(&["shutdown"]));
+    assert_eq!(pod.wait_exit(), 0, "{}", pod.log());
+    drop(handler);
+}
+
+#[test]
+fn a_launcher_that_waits_for_a_device_ends_when_it_is_told_to() {
     let Some(subject) = Subject::cloud_hypervisor() else { return };
     let pod = subject.bare("demo").start();
-    assert_ne!(pod.wait_exit(), 0);
-    let why = pod.why_not_started();
-    assert!(why.contains("/dev/kvm") && why.contains("/dev/mshv"), "{why}");
+    pod.wait_ready();
+    send(pod.pid_1(), Signal::SIGTERM);
+    assert_eq!(pod.wait_exit(), 0, "{}", pod.log());
+    assert!(pod.records("error").is_empty(), "{}", pod.log());
 }

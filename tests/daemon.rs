@@ -103,6 +103,38 @@ async fn a_killed_daemon_comes_back_and_a_stopped_one_does_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_needs_a_device_is_started_once_there_is_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let device = folder.path().join("mshv");
+    let needs_one_of = vec![folder.path().join("kvm"), device.clone()];
+    let started = folder.path().join("started");
+    let before = format!("echo x >> '{}'", started.display());
+    let spec = DaemonSpec { needs_one_of, ..support::daemon::spec(folder.path(), PLAY, &before) };
+    let daemon = Supervisor::start(spec.clone(), settings(), &Watcher::new(), Log::default().libvirt());
+    let error = daemon.ready(SOON).await.unwrap_err().to_string();
+    let (first, second) = (folder.path().join("kvm"), &device);
+    assert_eq!(
+        error,
+        format!("there is no {}, no {}, and virtqemud does not start without", first.display(), second.display())
+    );
+    assert_eq!(daemon.watchdog().waits_for(), Some(error));
+
+    std::fs::write(&device, "").unwrap();
+    let mut state = daemon.state();
+    let running = until(&mut state, |state| matches!(state, DaemonState::Running { .. })).await;
+    let DaemonState::Running { pid, generation: 1 } = running else { panic!("{running:?}") };
+    assert_eq!(daemon.watchdog().waits_for(), None);
+
+    // The device goes, and then the daemon.
+    std::fs::remove_file(&device).unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    until(&mut state, |state| matches!(state, DaemonState::Waiting { .. })).await;
+    daemon.stop().await;
+    assert_eq!(*state.borrow(), DaemonState::Stopped);
+    assert_eq!(std::fs::read_to_string(started).unwrap(), "x\n", "started once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_that_fails_is_tried_as_often_as_the_policy_says() {
     let folder = tempfile::tempdir().unwrap();
     let count = folder.path().join("count");
@@ -382,6 +414,7 @@ async fn a_real_daemon_is_supervised_where_there_is_one() {
         ambient_net_bind_service: false,
         forward_log: true,
         socket,
+        needs_one_of: Vec::new(),
     };
     let log = Log::default();
     let daemon = Supervisor::start(spec, settings(), &Watcher::new(), log.libvirt());

@@ -4,12 +4,13 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::net::UnixStream;
 
-use super::watch::PathWatch;
+use super::watch::{PathWatch, Watcher};
 
 /// A socket file exists from bind(2) on, but connections are refused until listen(2), of which the kernel tells nobody.
 /// Only in that short while the socket is looked at again and again, with pauses from the first to the second.
@@ -55,6 +56,19 @@ pub(super) async fn accepts(socket: &Path, watch: &mut PathWatch, obstacle: &mut
     }
 }
 
+/// Returns once one of the paths exists.
+pub(super) async fn one_exists(paths: &[PathBuf], watcher: &Watcher) {
+    let mut watches: Vec<PathWatch> = paths.iter().map(|path| watcher.path(path)).collect();
+    while !paths.iter().any(|path| path.exists()) {
+        let mut changes: Vec<_> = watches.iter_mut().map(|watch| Box::pin(watch.changed())).collect();
+        std::future::poll_fn(|context| {
+            let changed = changes.iter_mut().any(|change| change.as_mut().poll(context).is_ready());
+            if changed { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+}
+
 /// Whether the kernel knows of a listening socket that was bound to this path.
 fn is_listed(socket: &Path) -> bool {
     let Ok(table) = std::fs::read("/proc/net/unix") else { return false };
@@ -86,6 +100,19 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
+
+    #[tokio::test]
+    async fn the_first_of_the_paths_is_enough() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = ["one", "two"].map(|name| folder.path().join(name));
+        let watcher = Watcher::new();
+        let mut waiting = Box::pin(one_exists(&paths, &watcher));
+        assert!(tokio::time::timeout(Duration::ZERO, &mut waiting).await.is_err(), "none of them exists");
+        std::fs::write(folder.path().join("another"), "").unwrap();
+        std::fs::write(&paths[1], "").unwrap();
+        tokio::time::timeout(Duration::from_secs(10), &mut waiting).await.expect("the second path was not seen");
+        one_exists(&paths, &watcher).await;
+    }
     use crate::daemon::Watcher;
 
     const SOON: Duration = Duration::from_secs(10);

@@ -1,6 +1,8 @@
 //! A daemon that is kept running.
 //!
 //! ```text
+//!        Waiting ── one of its devices is there ──► Starting, here and after each pause
+//!
 //!            ┌──────────── pause over ────────────┐
 //!            ▼                                    │
 //!        Starting ── socket accepts ──► Running   │
@@ -22,7 +24,7 @@ use tokio::task::JoinHandle;
 
 use super::child;
 use super::logs::{LibvirtLog, forward_libvirt};
-use super::ready::accepts;
+use super::ready::{accepts, one_exists};
 use super::restart::{Restart, RestartPolicy};
 use super::watch::Watcher;
 use crate::hypervisor::DaemonSpec;
@@ -31,6 +33,11 @@ use crate::process::Outcome;
 /// What a daemon is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DaemonState {
+    /// None of the devices exists without which it cannot run; it is started once one does.
+    Waiting {
+        /// Which ones.
+        reason: String,
+    },
     /// Started, or about to be; its socket does not accept connections yet.
     Starting {
         /// Counts the starts from 1.
@@ -131,6 +138,12 @@ pub enum DaemonError {
         /// Why.
         source: io::Error,
     },
+    /// It is not started, since nothing that it could run on is there.
+    #[error("{reason}")]
+    Waiting {
+        /// What is missing.
+        reason: String,
+    },
     /// It is not going to be ready.
     #[error("{name} is not ready: {reason}")]
     Unavailable {
@@ -177,11 +190,14 @@ impl Supervisor {
         Watchdog { state: self.state.clone(), hangs: self.hangs.clone() }
     }
 
-    /// Waits until the daemon runs, through restarts if need be; returns its pid and generation.
+    /// Waits until the daemon runs, through restarts if need be; returns its pid and generation. Does not wait for devices.
     pub async fn ready(&self, within: Duration) -> Result<(i32, u64), DaemonError> {
         let mut state = self.state.clone();
         let settled = |state: &DaemonState| match state {
-            DaemonState::Running { .. } | DaemonState::Failed { .. } | DaemonState::Stopped => true,
+            DaemonState::Running { .. }
+            | DaemonState::Waiting { .. }
+            | DaemonState::Failed { .. }
+            | DaemonState::Stopped => true,
             DaemonState::Starting { .. } | DaemonState::Backoff { .. } => false,
         };
         let unavailable = |reason| DaemonError::Unavailable { name: self.name.clone(), reason };
@@ -191,6 +207,7 @@ impl Supervisor {
         };
         match last {
             DaemonState::Running { pid, generation } => Ok((pid, generation)),
+            DaemonState::Waiting { reason } => Err(DaemonError::Waiting { reason }),
             // The reason says who and what already.
             DaemonState::Failed { reason } => Err(unavailable(reason)),
             DaemonState::Backoff { reason, .. } => Err(unavailable(format!("{reason}; gave it {within:?}"))),
@@ -214,8 +231,8 @@ impl Supervisor {
     }
 }
 
-/// Ends a daemon that runs and does not answer, so that it is started again: one that was stopped (SIGSTOP) or is stuck
-/// shows nothing of it to the kernel.
+/// What a client of the daemon sees of it, and can do: end one that runs and does not answer, so that it is started again,
+/// since one that was stopped (SIGSTOP) or is stuck shows nothing of it to the kernel.
 #[derive(Debug, Clone)]
 pub struct Watchdog {
     state: watch::Receiver<DaemonState>,
@@ -227,7 +244,20 @@ impl Watchdog {
     pub fn running(&self) -> Option<u64> {
         match *self.state.borrow() {
             DaemonState::Running { generation, .. } => Some(generation),
+            DaemonState::Waiting { .. }
+            | DaemonState::Starting { .. }
+            | DaemonState::Backoff { .. }
+            | DaemonState::Failed { .. }
+            | DaemonState::Stopped => None,
+        }
+    }
+
+    /// What the daemon would need before it is even started, if that is missing.
+    pub fn waits_for(&self) -> Option<String> {
+        match &*self.state.borrow() {
+            DaemonState::Waiting { reason } => Some(reason.clone()),
             DaemonState::Starting { .. }
+            | DaemonState::Running { .. }
             | DaemonState::Backoff { .. }
             | DaemonState::Failed { .. }
             | DaemonState::Stopped => None,
@@ -274,6 +304,9 @@ impl Task {
         let mut failed_starts = 0_u32;
         let mut generation = 0;
         loop {
+            if self.is_stopped_before_a_device_is_there().await {
+                break;
+            }
             generation += 1;
             self.publish.send_replace(DaemonState::Starting { generation });
             let (error, ready_for) = match self.generation(generation).await {
@@ -303,6 +336,23 @@ impl Task {
             }
         }
         self.publish.send_replace(DaemonState::Stopped);
+    }
+
+    /// Waits for one of the devices that the daemon needs; true if it was told to stop before.
+    async fn is_stopped_before_a_device_is_there(&mut self) -> bool {
+        let devices = &self.spec.needs_one_of;
+        if devices.is_empty() || devices.iter().any(|device| device.exists()) {
+            return false;
+        }
+        let missing: Vec<String> = devices.iter().map(|device| device.display().to_string()).collect();
+        let reason = format!("there is no {}, and {} does not start without", missing.join(", no "), self.spec.name);
+        tracing::warn!("{reason}: waiting for it");
+        self.publish.send_replace(DaemonState::Waiting { reason });
+        tokio::select! {
+            biased;
+            _ = &mut self.stopped => true,
+            () = one_exists(devices, &self.watcher) => false,
+        }
     }
 
     /// One life of the daemon, from start to end.
@@ -420,6 +470,7 @@ fn never_startable(error: &DaemonError) -> bool {
         | DaemonError::Ended { .. }
         | DaemonError::Hung { .. }
         | DaemonError::CannotWait { .. }
+        | DaemonError::Waiting { .. }
         | DaemonError::Unavailable { .. } => false,
     }
 }

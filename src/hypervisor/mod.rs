@@ -51,6 +51,9 @@ pub struct DaemonSpec {
     pub forward_log: bool,
     /// The socket that shows that it is ready.
     pub socket: PathBuf,
+    /// Device nodes without any of which it would end again and again: it is started once one of them exists. Empty if
+    /// it needs none.
+    pub needs_one_of: Vec<PathBuf>,
 }
 
 /// The user of a daemon that must not be root, and what such a daemon looks for its folders by.

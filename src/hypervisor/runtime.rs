@@ -63,16 +63,6 @@ pub enum RuntimeError {
         /// The executable's path.
         path: PathBuf,
     },
-    /// None of the devices of hardware virtualisation is there, and the daemon would end again and again.
-    #[error("hypervisor {name}: launcher.device: there is no {devices}, and {daemon} does not start without")]
-    NoDevice {
-        /// The entry's name.
-        name: String,
-        /// The devices' paths.
-        devices: String,
-        /// The daemon's name.
-        daemon: String,
-    },
     /// The feature table cannot be used.
     #[error("hypervisor {name}: {source}")]
     Features {
@@ -173,15 +163,6 @@ impl Runtime {
         {
             return Err(RuntimeError::NoVirtlogd { name: name.to_owned(), path: virtlogd.executable.clone() });
         }
-        if entry.launcher.daemon_needs_device && !entry.launcher.devices().any(|(device, _)| exists(device)) {
-            let devices: Vec<String> =
-                entry.launcher.devices().map(|(device, _)| device.display().to_string()).collect();
-            return Err(RuntimeError::NoDevice {
-                name: name.to_owned(),
-                devices: devices.join(", no "),
-                daemon: basename(&daemon.executable),
-            });
-        }
         let features =
             features_of(name, entry).map_err(|source| RuntimeError::Features { name: name.to_owned(), source })?;
         Ok(Runtime { name: name.to_owned(), entry: entry.clone(), root, vcpu_regex, daemon, features })
@@ -208,7 +189,7 @@ impl Runtime {
                     log: self.domain_log(&domain),
                     kept_xml: private.join("vmm-domain.xml"),
                     command_prefixes: self.entry.hypervisor_command_prefixes.clone(),
-                    devices: self.entry.launcher.devices().map(|(device, _)| device.to_owned()).collect(),
+                    devices: self.devices(),
                     vcpu_regex: self.vcpu_regex.clone(),
                     domain,
                     owner,
@@ -216,6 +197,10 @@ impl Runtime {
                 Arc::new(CloudHypervisor::new(connection, events, place, CloudHypervisorTimings::default()))
             }
         }
+    }
+
+    fn devices(&self) -> Vec<PathBuf> {
+        self.entry.launcher.devices().map(|(device, _)| device.to_owned()).collect()
     }
 
     fn user(&self) -> &RuntimeUser {
@@ -281,6 +266,7 @@ impl LibvirtWrapper for Runtime {
             ambient_net_bind_service: !self.root,
             forward_log: true,
             socket: self.daemon.socket.clone(),
+            needs_one_of: if self.entry.launcher.daemon_needs_device { self.devices() } else { Vec::new() },
         }
     }
 
@@ -295,6 +281,7 @@ impl LibvirtWrapper for Runtime {
             ambient_net_bind_service: false,
             forward_log: false,
             socket: virtlogd.socket.clone(),
+            needs_one_of: Vec::new(),
         })
     }
 
@@ -404,15 +391,16 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_that_needs_a_device_is_not_started_without() {
+    fn a_daemon_that_needs_a_device_says_so_and_the_others_do_not() {
         let catalogue = Catalogue::builtin().unwrap();
-        let (name, entry) = catalogue.get("ch").unwrap();
-        let resolved = |device: &str| {
-            let there = |path: &Path| !path.starts_with("/dev") || path == Path::new(device);
-            Runtime::resolve(name, entry, false, there).map(drop).map_err(|error| error.to_string())
+        let needed = |hypervisor: &str| {
+            let (name, entry) = catalogue.get(hypervisor).unwrap();
+            let runtime = Runtime::resolve(name, entry, false, |path| !path.starts_with("/dev")).unwrap();
+            assert!(runtime.start_virtlog().is_none_or(|virtlogd| virtlogd.needs_one_of.is_empty()));
+            runtime.start_hypervisor_daemon((107, 107)).needs_one_of
         };
-        assert!(resolved("").unwrap_err().contains("there is no /dev/kvm, no /dev/mshv, and virtchd"));
-        assert_eq!((resolved("/dev/kvm"), resolved("/dev/mshv")), (Ok(()), Ok(())));
+        assert_eq!(needed("ch"), ["/dev/kvm", "/dev/mshv"].map(PathBuf::from));
+        assert!(needed("kvm").is_empty(), "QEMU can emulate");
     }
 
     const VIRTLOGD: &str = "/usr/sbin/virtlogd";

@@ -117,7 +117,8 @@ pub struct Launcher {
     /// Devices that do as well where it is missing, the first one first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub other_devices: Vec<OtherDevice>,
-    /// Whether the libvirt daemon ends at once where none of these devices exists.
+    /// Whether the libvirt daemon ends at once where none of these devices exists. Then it is started only when one of
+    /// them is there, and until then the launcher refuses to start a VM with that as the reason.
     pub daemon_needs_device: bool,
     /// The modular daemon's socket; by default `/var/run/libvirt/<executable>-sock`.
     pub socket: Option<PathBuf>,

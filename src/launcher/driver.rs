@@ -239,6 +239,14 @@ impl Driver {
         if matches!(request.action, Action::Shutdown(_) | Action::Kill(_) | Action::Delete(_)) {
             self.signs.end_ordered.send_replace(true);
         }
+        if let Some(answer) = self.without_daemon(&request.action) {
+            if let Err(failure) = &answer {
+                tracing::warn!("{}", failure.message());
+            }
+            // A caller that is gone does not mind.
+            let _ = request.reply.send(answer);
+            return;
+        }
         if matches!(request.action, Action::HotplugHostDevices(_)) && self.is_plugging() {
             // A caller that is gone does not mind.
             let _ = request.reply.send(Err(sync::host_devices::in_progress()));
@@ -251,6 +259,31 @@ impl Driver {
                 }
             }
             turn @ (Turn::Free | Turn::Reconnected) => self.start(turn, request),
+        }
+    }
+
+    /// The answer to an order that comes before there is a libvirt daemon: it waits for a device, and there is no VM. Where
+    /// there is one, its hypervisor may be able to do without the daemon, and is asked as always.
+    fn without_daemon(&self, action: &Action) -> Option<Result<(), Failure>> {
+        let why = self.watchdog.waits_for().filter(|_| !self.vm.tracker.was_seen())?;
+        match action {
+            // What is to be ended is not there.
+            Action::Shutdown(_) | Action::Kill(_) | Action::Delete(_) => Some(Ok(())),
+            Action::SignalTargetPodCleanup { .. } => None,
+            Action::Sync(_)
+            | Action::SyncCpus(_)
+            | Action::SyncMemory(_)
+            | Action::HotplugHostDevices(_)
+            | Action::Pause(_)
+            | Action::Unpause(_)
+            | Action::Reset(_)
+            | Action::SoftReboot(_)
+            | Action::Freeze(_)
+            | Action::Unfreeze(_)
+            | Action::MemoryDump { .. }
+            | Action::InjectLaunchSecret { .. }
+            | Action::Backup(_)
+            | Action::RedefineCheckpoint(_) => Some(Err(Failure::text(format!("{}: {why}", action.rpc())))),
         }
     }
 

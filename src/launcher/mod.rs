@@ -8,6 +8,7 @@ pub mod driver;
 mod end;
 pub mod facts;
 pub mod faults;
+mod first_connection;
 pub mod guest;
 mod guest_time;
 pub mod hypervisor_process;

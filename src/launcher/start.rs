@@ -13,6 +13,7 @@ use super::config::{Adoption, Config};
 use super::directories::{self, Directories, DirectoryError};
 use super::domain_log::DomainLog;
 use super::driver::{Driver, DriverHandle, Signs};
+use super::first_connection::FirstConnection;
 use super::guest::Guest;
 use super::hypervisor_process::{Search, Tracker, pid_file};
 use super::lifecycle::Watched;
@@ -29,8 +30,8 @@ use crate::daemon::logs::{FirmwareLog, LibvirtLog, LinesPerSecond, QemuLog, Sink
 use crate::daemon::{self, DaemonError, FileError, Settings, Supervisor, Watcher};
 use crate::hooks::{HookError, Hooks};
 use crate::hypervisor::{
-    Catalogue, CatalogueError, ControlError, DEFAULT_HYPERVISOR, Environment, Hypervisor, LibvirtWrapper, LogFilters,
-    Runtime, RuntimeError, VmSetup, log_filters,
+    Catalogue, CatalogueError, DEFAULT_HYPERVISOR, Environment, Hypervisor, LibvirtWrapper, LogFilters, Runtime,
+    RuntimeError, VmSetup, log_filters,
 };
 use crate::libvirt::{self, Connection};
 use crate::notify::Outbox;
@@ -218,17 +219,22 @@ impl Started {
             cmd::publish(&sockets)?;
             tracing::info!("answering with the VM's last known state");
         }
-        hypervisor_daemon.ready(timings.connect).await?;
-        connect(&vm, &timings).await?;
-        if let Err(error) = vm.control.attach().await {
-            tracing::warn!("cannot take up a VM that is there already: {error}");
-        }
         signs.leave_early.send_replace(config.environment.target_pod_exit_signal);
-        learn(&vm, &signs, inherited.process.is_some(), &timings).await;
-        // For a launcher that takes over this is a reconnect: whatever happened meanwhile has to be told now.
-        publications.look(if adoption.is_some() { Cause::Reconnected } else { Cause::Changed });
-        // The first GetDomain sees what there is.
-        publications.refreshed().await;
+        let first = FirstConnection {
+            vm: vm.clone(),
+            signs: signs.clone(),
+            publications: publications.clone(),
+            timings,
+            started: inherited.process.is_some(),
+            // For a launcher that takes over this is a reconnect: whatever happened meanwhile has to be told now.
+            cause: if adoption.is_some() { Cause::Reconnected } else { Cause::Changed },
+        };
+        match hypervisor_daemon.ready(timings.connect).await {
+            Ok(_) => first.make().await?,
+            // The driver refuses with the reason whatever needs libvirt.
+            Err(DaemonError::Waiting { .. }) => first.make_later(hypervisor_daemon.state()).await,
+            Err(error) => return Err(error.into()),
+        }
         if !shown_early {
             cmd::publish(&sockets)?;
         }
@@ -378,77 +384,4 @@ fn environment(config: &Config) -> Environment {
         virtiofsd_debug: config.environment.virtiofsd_debug_logs,
         shared_filesystems: config.environment.shared_filesystem_paths.clone(),
     }
-}
-
-/// The daemon's socket accepts before the daemon is ready for every driver: connecting is tried until its deadline.
-async fn connect(vm: &Vm, timings: &Timings) -> Result<(), StartError> {
-    let deadline = tokio::time::Instant::now() + timings.connect;
-    while let Err(error) = vm.connection.connect().await {
-        if tokio::time::Instant::now() >= deadline {
-            return Err(StartError::Connect { uri: vm.connection.uri().to_owned(), error });
-        }
-        tokio::time::sleep(timings.reconnect_pause).await;
-    }
-    Ok(())
-}
-
-/// The domain's state, once the daemon can tell it: one that has just been started still takes up the domains it finds.
-async fn first_look(vm: &Vm, timings: &Timings) -> Result<(i32, i32), ControlError> {
-    let deadline = Instant::now() + timings.connect;
-    loop {
-        match vm.control.state().await {
-            Err(error) if !error.is_no_domain() && Instant::now() < deadline => {
-                tokio::time::sleep(timings.reconnect_pause).await;
-            }
-            result => return result,
-        }
-    }
-}
-
-/// How often a libvirt that does not answer in time is asked for the hypervisor's version.
-const VERSION_ATTEMPTS: u32 = 10;
-
-/// What a fresh connection tells: the hypervisor's version, whether the domain is there already. Probing the emulator,
-/// which takes long the first time, goes on in the background. `started`: an earlier launcher saw the hypervisor's process.
-async fn learn(vm: &Vm, signs: &Signs, started: bool, timings: &Timings) {
-    match first_look(vm, timings).await {
-        Ok((state, reason)) => {
-            signs.defined.send_replace(true);
-            // A domain that was starting when its launcher died is still being cleared away by the daemon; it is no VM yet.
-            let starting = state == libvirt::state::PAUSED && reason == libvirt::state::PAUSED_STARTING_UP;
-            if !libvirt::state::is_down(state) && !starting {
-                vm.tracker.look();
-            }
-            if state == libvirt::state::RUNNING {
-                vm.paused.clear();
-            }
-        }
-        Err(error) if error.is_no_domain() => {
-            // Undefined while nobody looked.
-            signs.defined.send_if_modified(|defined| std::mem::replace(defined, started) != started);
-        }
-        Err(error) => tracing::warn!("cannot look for the domain: {error}"),
-    }
-    let (connection, version) = (vm.connection.clone(), signs.version.clone());
-    tokio::spawn(async move {
-        for _ in 0..VERSION_ATTEMPTS {
-            match connection.hypervisor_version().await {
-                Ok(told) => {
-                    version.send_replace(Some(told));
-                    break;
-                }
-                // libvirt is still trying out the emulator, which takes long on a busy machine.
-                Err(error @ libvirt::Error::Deadline { .. }) => {
-                    tracing::warn!("the hypervisor's version is not known yet: {error}");
-                }
-                Err(error) => {
-                    tracing::warn!("the hypervisor's version is not known: {error}");
-                    break;
-                }
-            }
-        }
-        if let Err(error) = connection.warm_capabilities().await {
-            tracing::warn!("the hypervisor's capabilities are not known: {error}");
-        }
-    });
 }

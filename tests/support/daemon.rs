@@ -50,6 +50,7 @@ fn bare(folder: &Path) -> DaemonSpec {
         ambient_net_bind_service: false,
         forward_log: true,
         socket: folder.join("sock"),
+        needs_one_of: Vec::new(),
     }
 }
 

@@ -1,8 +1,11 @@
 //! The hypervisor under test, as one thing to ask: the suites that know it do not ask which one it is.
 
 use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use nix::sys::stat::{major, minor};
 
 use super::pod::{Pod, Setup, UID, text};
 use super::processes::{children, owner};
@@ -70,6 +73,14 @@ impl Subject {
         }
     }
 
+    /// What makes a node of the hypervisor's device in a pod: the rule that lets the pod use it, and mknod's words.
+    pub fn device_node(&self) -> (String, [String; 3]) {
+        // The double needs a node of whatever kind.
+        let device = fs::metadata("/dev/kvm").or_else(|_| fs::metadata("/dev/null")).unwrap().rdev();
+        let (major, minor) = (major(device), minor(device));
+        (format!("c {major}:{minor} rwm"), ["c".to_owned(), major.to_string(), minor.to_string()])
+    }
+
     /// A pod that is ready, but for the hypervisor's device, which its user may not open; emulation is not allowed.
     pub fn without_device(&self, vm: &str) -> Pod {
         let pod = self.setup(vm).flags(&["--allow-emulation=false"]).start();
@@ -95,7 +106,7 @@ impl Subject {
     }
 
     /// The kernel and the container disk.
-    fn provide(&self, pod: &Pod) {
+    pub fn provide(&self, pod: &Pod) {
         let disks = pod.volume("container-disks");
         fs::create_dir_all(disks.join("kernel-boot")).unwrap();
         fs::copy(tiny_guest::elf(), disks.join("kernel-boot/vmlinuz")).unwrap();
