@@ -8,6 +8,12 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # One static binary for the machine's own architecture.
 DIST := target/dist/virt-launcher
 
+# Images; other names let two working copies of this repository share a machine.
+IMAGE_QEMU := $(or $(VIRT_LAUNCHER_IMAGE),localhost/virt-launcher-qemu)
+IMAGE_GUEST := $(or $(VIRT_LAUNCHER_GUEST_IMAGE),localhost/virt-launcher-guest)
+IMAGE_CH := $(or $(VIRT_LAUNCHER_CH_IMAGE),localhost/virt-launcher-ch)
+IMAGE_LXC := $(or $(VIRT_LAUNCHER_LXC_IMAGE),localhost/virt-launcher-lxc)
+
 # Test binaries run as root: pods have other users than this one.
 ifneq ($(shell id -u),0)
 TEST_AS_ROOT := --config "target.'cfg(all())'.runner = 'sudo --preserve-env=VIRT_LAUNCHER_STATIC,VIRT_LAUNCHER_IMAGE,VIRT_LAUNCHER_GUEST_IMAGE,VIRT_LAUNCHER_HYPERVISOR,VIRT_LAUNCHER_CH_IMAGE,VIRT_LAUNCHER_LXC_IMAGE,CLOUD_HYPERVISOR'"
@@ -59,28 +65,28 @@ demo: $(if $(filter ch cloud-hypervisor,$(HYPERVISOR)),image-ch,images) ## boot 
 .PHONY: test
 test: images ## everything: unit tests, and integration tests on the real image with real libvirt and QEMU
 	@images/deps.sh test
-	VIRT_LAUNCHER_STATIC=$(CURDIR)/$(DIST) VIRT_LAUNCHER_IMAGE=localhost/virt-launcher-qemu VIRT_LAUNCHER_GUEST_IMAGE=localhost/virt-launcher-guest cargo test --locked --no-fail-fast $(TEST_AS_ROOT)
+	VIRT_LAUNCHER_STATIC=$(CURDIR)/$(DIST) VIRT_LAUNCHER_IMAGE=$(IMAGE_QEMU) VIRT_LAUNCHER_GUEST_IMAGE=$(IMAGE_GUEST) cargo test --locked --no-fail-fast $(TEST_AS_ROOT)
 
 .PHONY: test-forms
 test-forms: images ## the image's tests with both forms of libvirt: the monolithic libvirtd, and virtqemud
 	@images/deps.sh test
 	@images/build.sh qemu-modular
-	for image in localhost/virt-launcher-qemu localhost/virt-launcher-qemu:modular; do \
+	qemu=$(IMAGE_QEMU); for image in $$qemu $${qemu%:*}:modular; do \
 	    echo "== $$image"; \
-	    VIRT_LAUNCHER_IMAGE=$$image VIRT_LAUNCHER_GUEST_IMAGE=localhost/virt-launcher-guest cargo test --locked $(TEST_AS_ROOT) --test lifecycle --test image; \
+	    VIRT_LAUNCHER_IMAGE=$$image VIRT_LAUNCHER_GUEST_IMAGE=$(IMAGE_GUEST) cargo test --locked $(TEST_AS_ROOT) --test lifecycle --test image; \
 	done
 
 .PHONY: test-ch
 test-ch: image-ch ## Cloud Hypervisor under the real virtchd; the VMM is the file CLOUD_HYPERVISOR where /dev/kvm opens, else a double; and LXC from a file alone
 	@images/deps.sh test
 	@images/build.sh lxc
-	VIRT_LAUNCHER_IMAGE=localhost/virt-launcher-ch VIRT_LAUNCHER_HYPERVISOR=cloud-hypervisor VIRT_LAUNCHER_CH_IMAGE=localhost/virt-launcher-ch \
-	    VIRT_LAUNCHER_LXC_IMAGE=localhost/virt-launcher-lxc cargo test --locked $(TEST_AS_ROOT) --test lifecycle --test cloud_hypervisor --test lxc
+	VIRT_LAUNCHER_IMAGE=$(IMAGE_CH) VIRT_LAUNCHER_HYPERVISOR=cloud-hypervisor VIRT_LAUNCHER_CH_IMAGE=$(IMAGE_CH) \
+	    VIRT_LAUNCHER_LXC_IMAGE=$(IMAGE_LXC) cargo test --locked $(TEST_AS_ROOT) --test lifecycle --test cloud_hypervisor --test lxc
 
 .PHONY: faults
 faults: images ## kill, stop and starve everything around a VM: [FAULTS=number] [SEED=number]
 	@images/deps.sh test
-	VIRT_LAUNCHER_IMAGE=localhost/virt-launcher-qemu VIRT_LAUNCHER_GUEST_IMAGE=localhost/virt-launcher-guest \
+	VIRT_LAUNCHER_IMAGE=$(IMAGE_QEMU) VIRT_LAUNCHER_GUEST_IMAGE=$(IMAGE_GUEST) \
 	    FAULTS='$(or $(FAULTS),1000)' SEED='$(or $(SEED),1)' cargo test --locked --test image -- --exact --nocapture faults::whatever_happens_the_vm_goes_on
 
 .PHONY: conformance
@@ -93,7 +99,7 @@ bench: static ## figures, each with how it was taken: [ONLY=group] [JSON=1] [IMA
 
 .PHONY: recordings
 recordings: images ## replay the recordings of the original on the wire against the image: [DIR=folder]
-	RECORDINGS_DIR='$(DIR)' VIRT_LAUNCHER_IMAGE=localhost/virt-launcher-qemu VIRT_LAUNCHER_GUEST_IMAGE=localhost/virt-launcher-guest cargo test --locked --quiet --test recordings
+	RECORDINGS_DIR='$(DIR)' VIRT_LAUNCHER_IMAGE=$(IMAGE_QEMU) VIRT_LAUNCHER_GUEST_IMAGE=$(IMAGE_GUEST) cargo test --locked --quiet --test recordings
 
 .PHONY: fuzz
 fuzz: ## feed mutated documents for [SECONDS=60]

@@ -10,7 +10,8 @@
 #   ch             localhost/virt-launcher-ch, with virtchd of images/libvirt; or named by VIRT_LAUNCHER_CH_IMAGE. The VMM is
 #                  the file CLOUD_HYPERVISOR, else the official release CLOUD_HYPERVISOR_VERSION with the checksum
 #                  CLOUD_HYPERVISOR_SHA256. CLOUD_HYPERVISOR_FIRMWARE names a folder with CLOUDHV.fd or hypervisor-fw.
-#   lxc            localhost/virt-launcher-lxc: ch, and the daemon of images/examples/lxc.yaml
+#   lxc            localhost/virt-launcher-lxc: ch, and the daemon of images/examples/lxc.yaml; or named by
+#                  VIRT_LAUNCHER_LXC_IMAGE
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -70,7 +71,7 @@ for image in "$@"; do
         ;;
     lxc)
         libvirt=$("$here/libvirt/build.sh" "$base")
-        build localhost/virt-launcher-lxc --build-arg LAUNCHER_IMAGE="${VIRT_LAUNCHER_CH_IMAGE:-localhost/virt-launcher-ch}" \
+        build "${VIRT_LAUNCHER_LXC_IMAGE:-localhost/virt-launcher-lxc}" --build-arg LAUNCHER_IMAGE="${VIRT_LAUNCHER_CH_IMAGE:-localhost/virt-launcher-ch}" \
             --build-arg LIBVIRT_IMAGE="$libvirt" -f "$here/examples/Containerfile.lxc" "$here/.."
         ;;
     *)
