@@ -12,6 +12,7 @@ const PROTOS: &[&str] = &[
     "src/proto/hooks_v1alpha1.proto",
     "src/proto/hooks_v1alpha2.proto",
     "src/proto/hooks_v1alpha3.proto",
+    "src/proto/nbd.proto",
     "src/proto/notify_info.proto",
     "src/proto/notify_v1.proto",
     "src/proto/plugins_v1alpha1.proto",

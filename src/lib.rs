@@ -11,6 +11,7 @@ pub mod tools;
 pub mod cmd;
 pub mod daemon;
 pub mod dhcp;
+pub mod export;
 pub mod guest_agent;
 pub mod hooks;
 pub mod notify;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["cli"],
     &["launcher", "monitor", "tools"],
-    &["cmd", "notify", "daemon", "storage", "guest_agent", "dhcp", "hooks"],
+    &["cmd", "notify", "daemon", "storage", "guest_agent", "dhcp", "hooks", "export"],
     &["libvirt", "convert", "hypervisor", "process"],
     &["domain", "vmi"],
     &["logging", "proto"],

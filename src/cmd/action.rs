@@ -130,8 +130,33 @@ pub enum BackupCommand {
         /// Its name.
         name: String,
         /// When it was ordered.
-        started: Option<Time>,
+        started: Time,
+        /// The server.
+        to: ExportServer,
     },
+}
+
+/// A server that a backup is exported to.
+#[derive(Clone)]
+pub struct ExportServer {
+    /// `host:port`.
+    pub address: String,
+    /// The name in its certificate.
+    pub name: String,
+    /// The launcher's private key for it, in PEM.
+    pub key: String,
+    /// The launcher's certificate for it, in PEM.
+    pub certificate: String,
+    /// Who signed its certificate, in PEM.
+    pub authority: String,
+}
+
+/// The key is nobody's business.
+impl std::fmt::Debug for ExportServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ExportServer { address, name, key: _, certificate: _, authority: _ } = self;
+        f.debug_struct("ExportServer").field("address", address).field("name", name).finish_non_exhaustive()
+    }
 }
 
 /// A backup to begin.

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::failure::response;
-use super::{Action, BackupCommand, BackupStart, Checkpoint, Driver, Failure, decode};
+use super::{Action, BackupCommand, BackupStart, Checkpoint, Driver, ExportServer, Failure, decode};
 use crate::domain::Time;
 use crate::proto::cmd_v1::{self, RedefineCheckpointResponse, Response};
 use crate::vmi::VirtualMachineInstance;
@@ -89,9 +89,7 @@ fn command(options: BackupOptions) -> Result<BackupCommand, Failure> {
                     return refuse(what);
                 }
             }
-            if started.is_none() {
-                return refuse("backup start time wasn't provided");
-            }
+            let Some(started) = started else { return refuse("backup start time wasn't provided") };
             for (value, what) in [
                 (&options.backup_cert, "backup certificate wasn't provided"),
                 (&options.backup_key, "backup key wasn't provided"),
@@ -101,7 +99,14 @@ fn command(options: BackupOptions) -> Result<BackupCommand, Failure> {
                     return refuse(what);
                 }
             }
-            Ok(BackupCommand::Export { name, started })
+            let to = ExportServer {
+                address: options.export_server_addr,
+                name: options.export_server_name,
+                key: options.backup_key,
+                certificate: options.backup_cert,
+                authority: options.ca_cert,
+            };
+            Ok(BackupCommand::Export { name, started, to })
         }
         _ => refuse("cmd unsupported, backup command only supports start or abort"),
     }
@@ -195,5 +200,10 @@ mod tests {
         let started = said("Enabled", &good);
         assert!(started.contains("pull: true") && started.contains(r#"incremental: Some("i")"#), "{started}");
         assert!(said("Enabled", r#"{"cmd":"Abort"}"#).contains("Abort"));
+        let good = format!(r#"{{{export},{TIME},"backupCert":"x","backupKey":"secret"}}"#);
+        assert_eq!(said("Enabled", &good), "backup export server CA cert wasn't provided");
+        let good = format!(r#"{{{export},{TIME},"backupCert":"x","backupKey":"secret","caCert":"y"}}"#);
+        let export = said("Enabled", &good);
+        assert!(export.contains(r#"address: "a", name: "b""#) && !export.contains("secret"), "{export}");
     }
 }

@@ -24,8 +24,8 @@ mod socket;
 mod vm_stats;
 
 pub use action::{
-    Action, BackupCommand, BackupRequest, BackupStart, Checkpoint, FreezeRequest, GuestCommand, GuestOutput,
-    SyncRequest,
+    Action, BackupCommand, BackupRequest, BackupStart, Checkpoint, ExportServer, FreezeRequest, GuestCommand,
+    GuestOutput, SyncRequest,
 };
 pub use driver::{Answer, Driver};
 pub use failure::Failure;

@@ -196,7 +196,7 @@ impl Driver {
             vm: vm.clone(),
         };
         let driver = Driver {
-            jobs: Jobs::new(vm.clone()),
+            jobs: Jobs::new(vm.clone(), boot.watcher.clone()),
             vm,
             pod_name: boot.config.environment.pod_name.clone(),
             boot: Arc::new(boot),

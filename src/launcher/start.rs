@@ -194,7 +194,7 @@ impl Started {
         vm.guest.resume_safety_thaw();
         let signs = Signs::default();
         let hooks = hooks(&config, signalled.clone()).await?;
-        let boot = Boot::new(Arc::clone(&config), runtime, catalogue, qemu, hooks.clone());
+        let boot = Boot::new(Arc::clone(&config), runtime, catalogue, qemu, hooks.clone(), watcher);
         let (driver, handle) = Driver::new(
             vm.clone(),
             boot,

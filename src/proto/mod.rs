@@ -16,6 +16,11 @@ pub mod cmd_v1 {
     tonic::include_proto!("kubevirt.cmd.v1");
 }
 
+/// `kubevirt.nbd`: what is served of a backup to who fetches it from outside.
+pub mod nbd {
+    tonic::include_proto!("kubevirt.nbd");
+}
+
 /// `kubevirt.notify.info`: version negotiation of the notify service.
 pub mod notify_info {
     tonic::include_proto!("kubevirt.notify.info");

@@ -28,6 +28,7 @@ use super::iommufd::{self, Iommufd};
 use super::operations::Vm;
 use crate::cmd::{Failure, SyncRequest};
 use crate::convert::{Defines, HostFacts, SyncOptions};
+use crate::daemon::Watcher;
 use crate::dhcp::Dhcp;
 use crate::domain::{DomainSpec, GracePeriodMetadata};
 use crate::hooks::Hooks;
@@ -64,6 +65,8 @@ pub struct Boot {
     pub dhcp: Dhcp,
     /// The pod's hook sidecars.
     pub hooks: Hooks,
+    /// Tells what becomes of files.
+    pub watcher: Watcher,
 }
 
 /// Looks at the machine on a thread that may wait.
@@ -79,7 +82,14 @@ fn wrapped(context: &'static str) -> impl Fn(StorageError) -> Failure {
 
 impl Boot {
     /// The means of a launcher whose hypervisor runs as `owner`.
-    pub fn new(config: Arc<Config>, runtime: Runtime, catalogue: Catalogue, owner: Owner, hooks: Hooks) -> Self {
+    pub fn new(
+        config: Arc<Config>,
+        runtime: Runtime,
+        catalogue: Catalogue,
+        owner: Owner,
+        hooks: Hooks,
+        watcher: Watcher,
+    ) -> Self {
         Boot {
             config,
             runtime,
@@ -93,6 +103,7 @@ impl Boot {
             prepared: AtomicBool::new(false),
             dhcp: Dhcp::default(),
             hooks,
+            watcher,
         }
     }
 

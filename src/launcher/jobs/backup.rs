@@ -5,13 +5,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::Jobs;
+use super::{Jobs, NBD_SOCKET};
 use crate::cmd::{BackupCommand, BackupRequest, BackupStart, Checkpoint, Failure, FreezeRequest};
 use crate::domain::{BackupMetadata, DomainSpec, Time};
 use crate::libvirt::{Error, JobStats};
 
-/// Where QEMU serves a backup that is to be fetched.
-const NBD_SOCKET: &str = "/var/run/kubevirt/sockets/backup-nbd-sock";
 /// `VIR_DOMAIN_JOB_OPERATION_BACKUP`.
 pub const OPERATION_BACKUP: i32 = 9;
 /// Codes of checkpoints that are not there, not consistent, not valid.
@@ -43,10 +41,10 @@ impl Jobs {
         match command {
             BackupCommand::Start(start) => self.start_backup(vmi, start).await,
             BackupCommand::Abort { name, started } => self.abort_backup(&name, started).await,
-            BackupCommand::Export { name, started } => {
+            BackupCommand::Export { name, started, to } => {
                 let metadata = self.vm.metadata.snapshot();
-                ongoing(metadata.backup.as_ref(), &name, started).map_err(Failure::text)?;
-                Err(Failure::text("not implemented yet: exporting a Pull mode backup to a server outside the pod"))
+                ongoing(metadata.backup.as_ref(), &name, Some(started)).map_err(Failure::text)?;
+                self.exports.begin(&name, started, to)
             }
         }
     }

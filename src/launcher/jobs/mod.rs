@@ -2,6 +2,7 @@
 //! through the metadata (contract/cmd-server.md 7.2, 7.3).
 
 mod backup;
+mod exports;
 mod memory_dump;
 
 pub use backup::OPERATION_BACKUP;
@@ -10,7 +11,13 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
+use exports::Exports;
+
 use super::operations::Vm;
+use crate::daemon::Watcher;
+
+/// Where QEMU serves a backup that is to be fetched.
+const NBD_SOCKET: &str = "/var/run/kubevirt/sockets/backup-nbd-sock";
 
 /// Jobs on the one VM. Clones share them.
 #[derive(Clone)]
@@ -20,11 +27,14 @@ pub struct Jobs {
     dumping: Arc<Mutex<()>>,
     /// Held while a backup is begun or ended.
     backup: Arc<Mutex<()>>,
+    /// The backup that is exported.
+    exports: Exports,
 }
 
 impl Jobs {
     /// Jobs on `vm`; none runs.
-    pub fn new(vm: Vm) -> Self {
-        Jobs { vm, dumping: Arc::default(), backup: Arc::default() }
+    pub fn new(vm: Vm, watcher: Watcher) -> Self {
+        let exports = Exports::new(NBD_SOCKET.into(), watcher, crate::export::Timings::default());
+        Jobs { vm, dumping: Arc::default(), backup: Arc::default(), exports }
     }
 }

@@ -1,0 +1,224 @@
+//! A pull-mode backup for who fetches it from outside the pod (contract/cmd-server.md 7.3, Export).
+//!
+//! The launcher dials out, as nothing dials into a pod: TLS, HTTP/2, CONNECT. On the stream of the CONNECT it is a gRPC
+//! *server*, whose one service reads what QEMU serves on a unix socket of the pod. A [`Tunnel`] makes that connection again
+//! and again until the socket is gone.
+
+mod backoff;
+mod connect;
+mod map;
+mod nbd;
+mod service;
+
+pub use connect::ConnectError;
+pub use nbd::{Client, Deadlines, NbdError, Part};
+pub use service::NbdService;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::time::Duration;
+
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, timeout};
+
+use backoff::Backoff;
+use connect::{Server, Tunnelled};
+
+use crate::proto::nbd::nbd_server::NbdServer;
+
+/// Most calls at once; each has a connection to QEMU.
+const CALLS: u32 = 32;
+
+/// Who is to have the backup, as BackupOptions says it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Target {
+    /// `host:port`.
+    pub address: String,
+    /// The name in the server's certificate.
+    pub server_name: String,
+    /// The launcher's private key, in PEM.
+    pub key: String,
+    /// The launcher's certificate and what leads to its authority, in PEM.
+    pub certificate: String,
+    /// The authorities that may have signed the server's certificate, in PEM.
+    pub authority: String,
+}
+
+/// The key is nobody's business.
+impl std::fmt::Debug for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Target { address, server_name, key: _, certificate: _, authority: _ } = self;
+        f.debug_struct("Target").field("address", address).field("server_name", server_name).finish_non_exhaustive()
+    }
+}
+
+/// How long a tunnel waits for what.
+#[derive(Debug, Clone, Copy)]
+pub struct Timings {
+    /// TCP and TLS; and again HTTP/2 and the answer to CONNECT.
+    pub dial: Duration,
+    /// Before the first attempt after one that failed; doubled for each further one.
+    pub first_pause: Duration,
+    /// The longest pause.
+    pub longest_pause: Duration,
+    /// A connection that lasted so long was a good one: the next pause is the first again.
+    pub healthy: Duration,
+    /// Between two pings of the peer, who is otherwise not missed while nothing is asked for.
+    pub ping: Duration,
+    /// How long its answer may take.
+    pub pong: Duration,
+    /// How long calls may go on once the backup has ended.
+    pub farewell: Duration,
+    /// QEMU.
+    pub nbd: Deadlines,
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        Timings {
+            dial: Duration::from_secs(10),
+            first_pause: Duration::from_secs(1),
+            longest_pause: Duration::from_secs(300),
+            healthy: Duration::from_secs(30),
+            ping: Duration::from_secs(30),
+            pong: Duration::from_secs(20),
+            farewell: Duration::from_secs(10),
+            nbd: Deadlines::default(),
+        }
+    }
+}
+
+/// Why there is no tunnel.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// Nothing is served.
+    #[error("{path}: {source}")]
+    Socket {
+        /// Where it should be.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Something in the request cannot be used.
+    #[error("{field}: {why}")]
+    Field {
+        /// The key in BackupOptions.
+        field: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// An export that goes on in the background. Dropping it ends it.
+#[derive(Debug)]
+pub struct Tunnel {
+    task: JoinHandle<()>,
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Tunnel {
+    /// Exports what is served at `socket` to `target` until `gone` is done, which is when the socket has been removed.
+    pub fn start(
+        target: &Target,
+        socket: &Path,
+        timings: Timings,
+        gone: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<Self, ExportError> {
+        std::fs::symlink_metadata(socket).map_err(|source| ExportError::Socket { path: socket.to_owned(), source })?;
+        let server = Server::new(target)?;
+        let service = NbdService::new(socket.to_owned(), timings.nbd);
+        Ok(Tunnel { task: tokio::spawn(run(server, service, timings, gone)) })
+    }
+
+    /// Whether it has ended by itself.
+    pub fn is_over(&self) -> bool {
+        self.task.is_finished()
+    }
+}
+
+async fn run(server: Server, service: NbdService, timings: Timings, gone: impl Future<Output = ()>) {
+    let mut backoff = Backoff::new(timings.first_pause, timings.longest_pause);
+    let mut gone = pin!(gone);
+    let at = server.authority();
+    loop {
+        let begun = Instant::now();
+        // Connecting is given up when the backup ends; serving ends by itself then.
+        let connected = tokio::select! {
+            biased;
+            () = &mut gone => break,
+            connected = server.connect(&timings) => connected,
+        };
+        match connected {
+            Ok((connection, stream)) => {
+                tracing::info!("backup tunnel: connected via CONNECT to {at}, serving NBD");
+                let mut engine = JoinSet::new();
+                engine.spawn(async move { connection.await.map_err(|error| error.to_string()) });
+                let over = serve(stream, &service, &timings, gone.as_mut()).await;
+                // What was said last is still to be written.
+                let _ = timeout(timings.dial.min(timings.farewell), engine.join_next()).await;
+                match over {
+                    Served::Ended => break,
+                    Served::Lost(why) => tracing::warn!(reason = why, "backup tunnel connection lost, retrying"),
+                }
+            }
+            Err(error) => tracing::warn!(reason = %error, "backup tunnel cannot be made, retrying"),
+        }
+        if begun.elapsed() >= timings.healthy {
+            backoff = Backoff::new(timings.first_pause, timings.longest_pause);
+        }
+        tokio::select! {
+            biased;
+            () = &mut gone => break,
+            () = tokio::time::sleep(backoff.next_pause()) => {}
+        }
+    }
+    tracing::info!("backup tunnel to {at}: NBD socket removed, the export has ended");
+}
+
+/// How serving came to an end.
+enum Served {
+    /// The backup has ended.
+    Ended,
+    /// The connection has.
+    Lost(String),
+}
+
+async fn serve(
+    stream: Tunnelled,
+    service: &NbdService,
+    timings: &Timings,
+    mut gone: std::pin::Pin<&mut impl Future<Output = ()>>,
+) -> Served {
+    let service = TowerToHyperService::new(NbdServer::new(service.clone()));
+    let mut connection = pin!(
+        http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(timings.ping)
+            .keep_alive_timeout(timings.pong)
+            .max_concurrent_streams(CALLS)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    tokio::select! {
+        biased;
+        () = &mut gone => {
+            connection.as_mut().graceful_shutdown();
+            if timeout(timings.farewell, connection).await.is_err() {
+                tracing::warn!("calls for a backup that has ended go on; their connection is cut");
+            }
+            Served::Ended
+        }
+        outcome = &mut connection => Served::Lost(match outcome {
+            Ok(()) => "the server has closed it".to_owned(),
+            Err(error) => error.to_string(),
+        }),
+    }
+}
