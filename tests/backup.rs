@@ -1,5 +1,5 @@
-//! Backups of a real guest's disk whose changes are tracked: pushed whole, pushed from a checkpoint on, pulled and aborted,
-//! and a checkpoint that is redefined. Without VIRT_LAUNCHER_IMAGE these tests pass without looking.
+//! Backups of a real guest's disk whose changes are tracked: pushed whole, pushed from a checkpoint on, pulled, exported out
+//! of the pod and aborted, and a checkpoint that is redefined. Without VIRT_LAUNCHER_IMAGE these tests pass without looking.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test ends by panicking
 
@@ -11,9 +11,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use http::StatusCode;
+use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
+use support::export_server::{ExportServer, Fetcher, NAME};
 use support::pod::{Pod, image, text};
 use support::{expect, wait_for};
+use virt_launcher::proto::nbd::{MapRequest, ReadRequest};
 
 /// For what QEMU does on a busy machine.
 const DONE: Duration = Duration::from_secs(180);
@@ -126,6 +130,53 @@ fn served(pod: &Pod, bitmap: &str, flag: impl Fn(&Value) -> bool) -> Vec<(u64, u
     parts.map(|part| (part["start"].as_u64().unwrap(), part["length"].as_u64().unwrap())).collect()
 }
 
+/// A server that the pod's loopback interface leads to: the pod has no other.
+async fn export_server(pod: &Pod) -> ExportServer {
+    let network = fs::File::open(format!("/proc/{}/ns/net", pod.pid_1())).unwrap();
+    // A thread of its own enters the pod's network; the socket stays there.
+    let bound = std::thread::spawn(move || {
+        setns(network, CloneFlags::CLONE_NEWNET).unwrap();
+        std::net::TcpListener::bind("127.0.0.1:0").unwrap()
+    });
+    let listener = bound.join().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    ExportServer::on(tokio::net::TcpListener::from_std(listener).unwrap())
+}
+
+/// Has the backup exported to `server`.
+fn export(pod: &Pod, name: &str, server: &ExportServer) -> Output {
+    let file = |name: &str, pem: &str| {
+        let path = pod.volume("public").join(name);
+        fs::write(&path, pem).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let cert = file("client.crt", &server.client.certificate);
+    let (key, ca) = (file("client.key", &server.client.key), file("ca.crt", &server.authority.pem));
+    let (address, which) = (server.address().to_string(), which(name));
+    let which: Vec<&str> = which.iter().map(String::as_str).collect();
+    let to = ["--server", &address, "--server-name", NAME, "--cert", &cert, "--key", &key, "--ca", &ca];
+    pod.ctl(&[&["backup", "export"][..], &which, &to].concat())
+}
+
+/// What has changed, and the volume's content, as the server gets them.
+async fn fetched(fetcher: &mut Fetcher, bitmap: &str) -> (Vec<(u64, u64)>, Vec<u8>) {
+    let (export_name, bitmap_name) = ("data".to_owned(), bitmap.to_owned());
+    let request = MapRequest { export_name: export_name.clone(), bitmap_name, offset: 0, length: 0 };
+    let mut map = fetcher.client.map(request).await.unwrap().into_inner();
+    let mut dirty = Vec::new();
+    while let Some(message) = map.message().await.unwrap() {
+        let changed = message.extents.iter().filter(|it| it.description == "dirty");
+        dirty.extend(changed.map(|it| (it.offset, it.length)));
+    }
+    let request = ReadRequest { export_name, offset: 0, length: 0 };
+    let mut read = fetcher.client.read(request).await.unwrap().into_inner();
+    let mut content = Vec::new();
+    while let Some(chunk) = read.message().await.unwrap() {
+        content.extend(chunk.data);
+    }
+    (dirty, content)
+}
+
 #[test]
 fn backups_hold_what_the_guest_wrote_and_go_on_from_checkpoints() {
     let Some(image) = image() else { return };
@@ -217,6 +268,17 @@ fn backups_hold_what_the_guest_wrote_and_go_on_from_checkpoints() {
     for (at, words) in [(0, &b"first"[..]), (8 * MIB, b"second"), (16 * MIB, b"third")] {
         assert_eq!(words_at(&copy, at), words, "the disk as it was when the backup began");
     }
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let server = runtime.block_on(export_server(&pod));
+    assert!(refused(&export(&pod, "other", &server)).contains("requested backup differs from ongoing one"));
+    succeeded(&export(&pod, "pull", &server), &pod);
+    let accepted =
+        async { tokio::time::timeout(DONE, server.accept(StatusCode::OK)).await.expect("no launcher connects") };
+    let mut fetcher = runtime.block_on(accepted);
+    succeeded(&export(&pod, "pull", &server), &pod);
+    let (dirty, exported) = runtime.block_on(fetched(&mut fetcher, &checkpoint("pull")));
+    assert_eq!(dirty, [(16 * MIB, GRAIN)], "what has changed since the checkpoint");
+    assert!(exported == copy, "the server gets what the socket serves");
     succeeded(&start(&pod, "pull", &["--pull", "--incremental", &checkpoint("more")]), &pod);
     assert!(
         refused(&start(&pod, "other", &[])).contains("backup pull already in progress, need to wait for completion")
@@ -226,4 +288,7 @@ fn backups_hold_what_the_guest_wrote_and_go_on_from_checkpoints() {
     let pull = wait_completed(&pod, "pull");
     assert_eq!((&pull["Mode"], &pull["Failed"], &pull["BackupMsg"]), (&json!("Pull"), &json!(false), &json!("")));
     assert!(!socket.exists(), "nothing is served any more");
+    let closed = async { tokio::time::timeout(DONE, fetcher.closed()).await };
+    runtime.block_on(closed).expect("the export has ended with the backup");
+    assert!(refused(&export(&pod, "pull", &server)).contains("backup already completed"));
 }

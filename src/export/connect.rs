@@ -27,6 +27,8 @@ const ALPN: &[u8] = b"h2";
 const PORT: u16 = 443;
 /// Bytes that the server may send before it is told to go on; it sends requests, which are short.
 const WINDOW: u32 = 256 << 10;
+/// Longest header of an answer, in bytes; h2 itself would take 16 MiB.
+const LONGEST_HEADER: u32 = 16 << 10;
 /// Most bytes that one write hands to HTTP/2.
 const WRITE: usize = 64 << 10;
 
@@ -163,7 +165,11 @@ impl Server {
     async fn open(&self, stream: TlsStream<TcpStream>) -> Result<Connected, ConnectError> {
         let http2 = |source| ConnectError::Http2 { server: self.authority.clone(), source };
         let mut builder = h2::client::Builder::new();
-        builder.initial_window_size(WINDOW).initial_connection_window_size(WINDOW).enable_push(false);
+        builder
+            .initial_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .enable_push(false)
+            .max_header_list_size(LONGEST_HEADER);
         let (requests, mut connection) = builder.handshake::<_, Bytes>(stream).await.map_err(http2)?;
         let request =
             self.request().map_err(|source| ConnectError::Request { server: self.authority.clone(), source })?;

@@ -30,8 +30,8 @@ use connect::{Server, Tunnelled};
 
 use crate::proto::nbd::nbd_server::NbdServer;
 
-/// Most calls at once; each has a connection to QEMU.
-const CALLS: u32 = 32;
+/// Most calls at once; each has a connection to QEMU, and about a MiB on its way. Who calls more waits: that is HTTP/2's rule.
+const CALLS: u32 = 16;
 
 /// Who is to have the backup, as BackupOptions says it.
 #[derive(Clone, PartialEq, Eq)]
@@ -150,7 +150,6 @@ async fn run(server: Server, service: NbdService, timings: Timings, gone: impl F
     let mut gone = pin!(gone);
     let at = server.authority();
     loop {
-        let begun = Instant::now();
         // Connecting is given up when the backup ends; serving ends by itself then.
         let connected = tokio::select! {
             biased;
@@ -160,20 +159,22 @@ async fn run(server: Server, service: NbdService, timings: Timings, gone: impl F
         match connected {
             Ok((connection, stream)) => {
                 tracing::info!("backup tunnel: connected via CONNECT to {at}, serving NBD");
+                let begun = Instant::now();
                 let mut engine = JoinSet::new();
-                engine.spawn(async move { connection.await.map_err(|error| error.to_string()) });
-                let over = serve(stream, &service, &timings, gone.as_mut()).await;
-                // What was said last is still to be written.
-                let _ = timeout(timings.dial.min(timings.farewell), engine.join_next()).await;
-                match over {
-                    Served::Ended => break,
+                engine.spawn(connection);
+                match serve(stream, &service, &timings, gone.as_mut()).await {
+                    Served::Ended => {
+                        // What was said last is still to be written.
+                        let _ = timeout(timings.farewell, engine.join_next()).await;
+                        break;
+                    }
                     Served::Lost(why) => tracing::warn!(reason = why, "backup tunnel connection lost, retrying"),
+                }
+                if begun.elapsed() >= timings.healthy {
+                    backoff = Backoff::new(timings.first_pause, timings.longest_pause);
                 }
             }
             Err(error) => tracing::warn!(reason = %error, "backup tunnel cannot be made, retrying"),
-        }
-        if begun.elapsed() >= timings.healthy {
-            backoff = Backoff::new(timings.first_pause, timings.longest_pause);
         }
         tokio::select! {
             biased;

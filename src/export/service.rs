@@ -14,7 +14,7 @@ use crate::proto::nbd::nbd_server::Nbd;
 use crate::proto::nbd::{DataChunk, MapRequest, MapResponse, ReadRequest};
 
 /// Messages that wait for a peer that is slower than QEMU.
-const AHEAD: usize = 4;
+const AHEAD: usize = 2;
 
 /// The service on one NBD socket.
 #[derive(Debug, Clone)]

@@ -9,6 +9,7 @@ pub mod beats;
 pub mod console;
 pub mod daemon;
 pub mod driver;
+pub mod export_server;
 pub mod guest;
 pub mod pod;
 pub mod processes;

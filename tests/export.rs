@@ -1,0 +1,233 @@
+//! A backup that is exported: the launcher dials a double of the export server, which maps and reads what a real qemu-nbd
+//! serves. Without QEMU's tools these tests pass without looking.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test ends by panicking
+
+mod support;
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use http::StatusCode;
+use support::export_server::{Authority, ExportServer, Fetcher, NAME};
+use support::{expect, wait_for};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tonic::{Code, Status};
+use virt_launcher::export::{Target, Timings, Tunnel};
+use virt_launcher::proto::nbd::{MapRequest, MapResponse, ReadRequest};
+
+/// For what takes no time but on a busy machine.
+const SOON: Duration = Duration::from_secs(30);
+const KIB: u64 = 1 << 10;
+/// Bytes of the volume.
+const SIZE: u64 = 8 << 20;
+/// What a bit of the bitmap stands for.
+const GRAIN: u64 = 64 * KIB;
+
+/// A QEMU that serves a disk of which the first and the last 64 KiB hold data, the last since the bitmap `changes` began.
+/// It ends with this value.
+struct Served {
+    child: Child,
+    socket: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn run(program: &str, words: &[&str]) {
+    let output = Command::new(program).args(words).output().unwrap();
+    assert!(output.status.success(), "{program} {words:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn served() -> Option<Served> {
+    Command::new("qemu-nbd").arg("--version").stdout(Stdio::null()).spawn().ok()?.wait().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("disk.qcow2");
+    let path = image.to_str().unwrap();
+    run("qemu-img", &["create", "-q", "-f", "qcow2", path, "8M"]);
+    run("qemu-io", &["-f", "qcow2", "-c", "write -q -P 0x11 0 64k", path]);
+    run("qemu-img", &["bitmap", "--add", "-g", "64k", path, "changes"]);
+    run("qemu-io", &["-f", "qcow2", "-c", "write -q -P 0x22 8128k 64k", path]);
+    let socket = folder.path().join("nbd.sock");
+    let words = ["-r", "-t", "-e", "8", "-f", "qcow2", "-x", "disk", "-B", "changes", "-k"];
+    let child = Command::new("qemu-nbd").args(words).arg(&socket).arg(&image).spawn().unwrap();
+    wait_for("qemu-nbd", SOON, || std::os::unix::net::UnixStream::connect(&socket).map(drop));
+    Some(Served { child, socket, _folder: folder })
+}
+
+fn target(server: &ExportServer) -> Target {
+    Target {
+        address: server.address().to_string(),
+        server_name: NAME.to_owned(),
+        key: server.client.key.clone(),
+        certificate: server.client.certificate.clone(),
+        authority: server.authority.pem.clone(),
+    }
+}
+
+fn timings() -> Timings {
+    Timings { first_pause: Duration::from_millis(10), longest_pause: Duration::from_millis(50), ..Timings::default() }
+}
+
+/// Starts a tunnel; the sender tells it that the socket is gone.
+fn start(server: &ExportServer, served: &Served) -> (Tunnel, oneshot::Sender<()>) {
+    let (gone, told) = oneshot::channel();
+    let told = async move { told.await.unwrap_or_default() };
+    (Tunnel::start(&target(server), &served.socket, timings(), told).unwrap(), gone)
+}
+
+async fn accept(server: &ExportServer, status: StatusCode) -> Fetcher {
+    timeout(SOON, server.accept(status)).await.expect("no launcher connects")
+}
+
+async fn map(
+    to: &mut Fetcher,
+    export: &str,
+    bitmap: &str,
+    offset: u64,
+    length: u64,
+) -> Result<Vec<MapResponse>, Status> {
+    let request = MapRequest { export_name: export.into(), bitmap_name: bitmap.into(), offset, length };
+    let call = async {
+        let mut stream = to.client.map(request).await?.into_inner();
+        let mut found = Vec::new();
+        while let Some(message) = stream.message().await? {
+            found.push(message);
+        }
+        Ok(found)
+    };
+    timeout(SOON, call).await.unwrap()
+}
+
+/// The bytes, and the lengths of the messages they came in.
+async fn read(to: &mut Fetcher, offset: u64, length: u64) -> Result<(Vec<u8>, Vec<usize>), Status> {
+    let request = ReadRequest { export_name: "disk".into(), offset, length };
+    let call = async {
+        let mut stream = to.client.read(request).await?.into_inner();
+        let (mut bytes, mut lengths) = (Vec::new(), Vec::new());
+        while let Some(chunk) = stream.message().await? {
+            assert_eq!(chunk.offset, offset + bytes.len() as u64);
+            lengths.push(chunk.data.len());
+            bytes.extend(chunk.data);
+        }
+        Ok((bytes, lengths))
+    };
+    timeout(SOON, call).await.unwrap()
+}
+
+fn extents(messages: &[MapResponse]) -> Vec<(u64, u64, u64, &str)> {
+    let all = messages.iter().flat_map(|message| &message.extents);
+    all.map(|it| (it.offset, it.length, it.flags, it.description.as_str())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_maps_and_reads_what_qemu_serves() {
+    let Some(served) = served() else { return };
+    let server = ExportServer::start().await;
+    let (tunnel, gone) = start(&server, &served);
+    let mut fetcher = accept(&server, StatusCode::OK).await;
+
+    let full = map(&mut fetcher, "disk", "", 0, 0).await.unwrap();
+    let (last, between) = (SIZE - GRAIN, SIZE - 2 * GRAIN);
+    let hole = (GRAIN, between, 3, "hole,zero");
+    assert_eq!(extents(&full), [(0, GRAIN, 0, "data"), hole, (last, GRAIN, 0, "data")]);
+    assert_eq!(full.last().unwrap().next_offset, SIZE);
+    let changed = map(&mut fetcher, "disk", "changes", 0, SIZE).await.unwrap();
+    let zero = (GRAIN, between, 2, "zero");
+    assert_eq!(extents(&changed), [(0, GRAIN, 0, "clean"), zero, (last, GRAIN, 1, "dirty")]);
+    let part = map(&mut fetcher, "disk", "changes", last + 512, 512).await.unwrap();
+    assert_eq!(extents(&part), [(last + 512, 512, 1, "dirty")]);
+
+    let (bytes, lengths) = read(&mut fetcher, 0, 0).await.unwrap();
+    let expected = [vec![0x11; GRAIN as usize], vec![0; between as usize], vec![0x22; GRAIN as usize]].concat();
+    assert!(bytes == expected, "the disk's bytes");
+    assert_eq!(lengths, vec![256 << 10; 32]);
+    let (bytes, _) = read(&mut fetcher, GRAIN - 3, 6).await.unwrap();
+    assert_eq!(bytes, [0x11, 0x11, 0x11, 0, 0, 0]);
+    assert_eq!(read(&mut fetcher, SIZE - 1, 100).await.unwrap().0, [0x22]);
+
+    let beyond = read(&mut fetcher, SIZE, 1).await.unwrap_err();
+    assert_eq!((beyond.code(), beyond.message()), (Code::Unknown, "offset 8388608 is beyond export size 8388608"));
+    let unknown = map(&mut fetcher, "disk", "other", 0, 0).await.unwrap_err();
+    assert_eq!(unknown.message(), "server does not support requested context: qemu:dirty-bitmap:other");
+    let unknown = map(&mut fetcher, "another", "", 0, 0).await.unwrap_err();
+    assert!(unknown.message().contains("the NBD server refuses "), "{unknown}");
+
+    // The end of the backup is the end of the tunnel, and the server sees it.
+    gone.send(()).unwrap();
+    timeout(SOON, fetcher.closed()).await.expect("the connection stays");
+    wait_for("end of the tunnel", SOON, || expect(tunnel.is_over(), "it goes on"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_connection_is_made_again() {
+    let Some(served) = served() else { return };
+    let server = ExportServer::start().await;
+    let (tunnel, _gone) = start(&server, &served);
+    drop(accept(&server, StatusCode::FORBIDDEN).await);
+    // This one is cut off in the middle of the TLS handshake.
+    drop(timeout(SOON, server.accept_tls()).await);
+    drop(accept(&server, StatusCode::OK).await);
+    let mut fetcher = accept(&server, StatusCode::OK).await;
+    assert_eq!(read(&mut fetcher, 0, 4).await.unwrap().0, [0x11; 4]);
+    // Nobody wants it any more.
+    drop(tunnel);
+    timeout(SOON, fetcher.closed()).await.expect("the connection stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_server_that_is_meant_is_told_anything() {
+    let Some(served) = served() else { return };
+    let server = ExportServer::start().await;
+    let other = Authority::new();
+    for wrong in [
+        Target { authority: other.pem.clone(), ..target(&server) },
+        Target { server_name: "another".to_owned(), ..target(&server) },
+    ] {
+        let gone = std::future::pending();
+        let _tunnel = Tunnel::start(&wrong, &served.socket, timings(), gone).unwrap();
+        let refused = timeout(SOON, server.accept_tls()).await.unwrap();
+        let refused = refused.err().expect("the launcher accepts a server that it must not trust");
+        assert!(refused.to_string().starts_with("received fatal alert: "), "{refused}");
+    }
+    // And who is not let in says so in vain.
+    let stranger = other.sign("backup", rcgen::ExtendedKeyUsagePurpose::ClientAuth);
+    let stranger = Target { key: stranger.key, certificate: stranger.certificate, ..target(&server) };
+    let _tunnel = Tunnel::start(&stranger, &served.socket, timings(), std::future::pending()).unwrap();
+    assert!(timeout(SOON, server.accept_tls()).await.unwrap().is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_used_is_refused_at_once() {
+    let server = ExportServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("nbd");
+    let start = |target: &Target| {
+        let tunnel = Tunnel::start(target, &socket, timings(), std::future::pending());
+        tunnel.err().map(|error| error.to_string()).unwrap_or_default()
+    };
+    let good = target(&server);
+    assert!(start(&good).ends_with("No such file or directory (os error 2)"));
+    std::fs::write(&socket, "").unwrap();
+    let other = target(&ExportServer::start().await);
+    for (wrong, expected) in [
+        (Target { address: "a b".into(), ..good.clone() }, "exportServerAddr: "),
+        (Target { server_name: "a b".into(), ..good.clone() }, "exportServerName: "),
+        (Target { authority: "x".into(), ..good.clone() }, "caCert: no certificate in PEM"),
+        (Target { certificate: "x".into(), ..good.clone() }, "backupCert: no certificate in PEM"),
+        (Target { key: "x".into(), ..good.clone() }, "backupKey: no private key in PEM"),
+        (Target { key: other.key.clone(), ..good.clone() }, "backupCert: "),
+    ] {
+        let error = start(&wrong);
+        assert!(error.starts_with(expected), "{error}");
+    }
+    assert!(!format!("{good:?}").contains("PRIVATE"));
+    assert_eq!(start(&good), "");
+}
