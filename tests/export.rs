@@ -183,6 +183,18 @@ async fn a_lost_connection_is_made_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_has_vanished_is_noticed() {
+    let Some(served) = served() else { return };
+    let server = ExportServer::start().await;
+    let instant = Duration::from_millis(50);
+    let timings = Timings { ping: instant, pong: 10 * instant, ..timings() };
+    let _tunnel = Tunnel::start(&target(&server), &served.socket, timings, std::future::pending()).unwrap();
+    let _vanished = timeout(SOON, server.accept_and_vanish()).await.unwrap();
+    let mut fetcher = accept(&server, StatusCode::OK).await;
+    assert_eq!(read(&mut fetcher, 0, 4).await.unwrap().0, [0x11; 4]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_the_server_that_is_meant_is_told_anything() {
     let Some(served) = served() else { return };
     let server = ExportServer::start().await;

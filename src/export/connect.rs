@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use h2::client::Connection;
-use h2::{RecvStream, SendStream};
+use h2::{PingPong, RecvStream, SendStream};
 use http::uri::Authority;
 use http::{Method, Request, StatusCode, Uri};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -96,8 +96,15 @@ pub enum ConnectError {
     },
 }
 
-/// The connection's engine, to be polled as long as the stream is used, and the stream.
-pub type Connected = (Connection<TlsStream<TcpStream>, Bytes>, Tunnelled);
+/// A connection whose CONNECT was accepted.
+pub struct Connected {
+    /// The connection's engine, to be polled as long as the stream is used.
+    pub engine: Connection<TlsStream<TcpStream>, Bytes>,
+    /// Asks whether the server is still there.
+    pub pings: Option<PingPong>,
+    /// The CONNECT's stream.
+    pub stream: Tunnelled,
+}
 
 impl Server {
     /// Reads what the request says; nothing is connected.
@@ -186,7 +193,10 @@ impl Server {
             }
         };
         match reply.status() {
-            StatusCode::OK => Ok((connection, Tunnelled { sending, received: reply.into_body(), rest: Bytes::new() })),
+            StatusCode::OK => {
+                let stream = Tunnelled { sending, received: reply.into_body(), rest: Bytes::new() };
+                Ok(Connected { pings: connection.ping_pong(), engine: connection, stream })
+            }
             status => Err(ConnectError::Rejected { server: self.authority.clone(), status }),
         }
     }
@@ -233,8 +243,9 @@ impl AsyncRead for Tunnelled {
         let taken = self.rest.len().min(into.remaining());
         into.put_slice(self.rest.get(..taken).unwrap_or_default());
         self.rest.advance(taken);
-        // Only what has been read makes room for more.
-        Poll::Ready(self.received.flow_control().release_capacity(taken).map_err(broken))
+        // Only what has been read makes room for more. Fails if the stream has been reset: the next read tells.
+        let _ = self.received.flow_control().release_capacity(taken);
+        Poll::Ready(Ok(()))
     }
 }
 

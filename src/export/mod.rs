@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 
+use h2::{Ping, PingPong};
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -26,7 +27,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout};
 
 use backoff::Backoff;
-use connect::{Server, Tunnelled};
+use connect::{Connected, Server, Tunnelled};
 
 use crate::proto::nbd::nbd_server::NbdServer;
 
@@ -157,12 +158,12 @@ async fn run(server: Server, service: NbdService, timings: Timings, gone: impl F
             connected = server.connect(&timings) => connected,
         };
         match connected {
-            Ok((connection, stream)) => {
+            Ok(Connected { engine: connection, pings, stream }) => {
                 tracing::info!("backup tunnel: connected via CONNECT to {at}, serving NBD");
                 let begun = Instant::now();
                 let mut engine = JoinSet::new();
                 engine.spawn(connection);
-                match serve(stream, &service, &timings, gone.as_mut()).await {
+                match serve(stream, pings, &service, &timings, gone.as_mut()).await {
                     Served::Ended => {
                         // What was said last is still to be written.
                         let _ = timeout(timings.farewell, engine.join_next()).await;
@@ -185,6 +186,20 @@ async fn run(server: Server, service: NbdService, timings: Timings, gone: impl F
     tracing::info!("backup tunnel to {at}: NBD socket removed, the export has ended");
 }
 
+/// Returns when the server does not answer pings any more: a connection on which nothing is asked for is not missed, and
+/// gRPC's own pings begin only once a client has spoken.
+async fn silence(pings: Option<PingPong>, timings: &Timings) -> String {
+    let Some(mut pings) = pings else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(timings.ping).await;
+        match timeout(timings.pong, pings.ping(Ping::opaque())).await {
+            Ok(Ok(_pong)) => {}
+            Ok(Err(error)) => return error.to_string(),
+            Err(_late) => return format!("no answer to a ping within {:.1} s", timings.pong.as_secs_f32()),
+        }
+    }
+}
+
 /// How serving came to an end.
 enum Served {
     /// The backup has ended.
@@ -195,6 +210,7 @@ enum Served {
 
 async fn serve(
     stream: Tunnelled,
+    pings: Option<PingPong>,
     service: &NbdService,
     timings: &Timings,
     mut gone: std::pin::Pin<&mut impl Future<Output = ()>>,
@@ -217,6 +233,7 @@ async fn serve(
             }
             Served::Ended
         }
+        why = silence(pings, timings) => Served::Lost(why),
         outcome = &mut connection => Served::Lost(match outcome {
             Ok(()) => "the server has closed it".to_owned(),
             Err(error) => error.to_string(),

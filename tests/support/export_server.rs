@@ -102,6 +102,21 @@ impl ExportServer {
         self.tls.accept(stream).await
     }
 
+    /// The next launcher that connects is heard until it speaks on its stream, and then neither heard nor answered, as by a
+    /// machine that has vanished. The connection ends with the value.
+    pub async fn accept_and_vanish(&self) -> impl Sized + use<> {
+        let stream = self.accept_tls().await.unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        let (request, mut respond) = connection.accept().await.unwrap().unwrap();
+        let sending = respond.send_response(Response::new(()), false).unwrap();
+        let mut body = request.into_body();
+        tokio::select! {
+            data = body.data() => data.unwrap().unwrap(),
+            _ = connection.accept() => panic!("the launcher asks for something else"),
+        };
+        (connection, sending, body)
+    }
+
     /// The next launcher that connects; its CONNECT is answered with `status`.
     pub async fn accept(&self, status: StatusCode) -> Fetcher {
         let stream = self.accept_tls().await.unwrap();
@@ -112,7 +127,7 @@ impl ExportServer {
         let reply = Response::builder().status(status).body(()).unwrap();
         let sending = respond.send_response(reply, status != StatusCode::OK).unwrap();
         let mut tasks = JoinSet::new();
-        tasks.spawn(async move { while connection.accept().await.is_some() {} });
+        tasks.spawn(async move { while let Some(Ok(_)) = connection.accept().await {} });
         let (near, far) = duplex(64 << 10);
         let (from, to) = split(far);
         tasks.spawn(received(request.into_body(), to));
@@ -143,7 +158,8 @@ impl Fetcher {
 
 async fn received(mut from: RecvStream, mut to: WriteHalf<DuplexStream>) {
     while let Some(Ok(data)) = from.data().await {
-        from.flow_control().release_capacity(data.len()).unwrap();
+        // Fails if the stream has been reset; the next read tells.
+        let _ = from.flow_control().release_capacity(data.len());
         if to.write_all(&data).await.is_err() {
             return;
         }
