@@ -19,7 +19,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto, version};
 
-use super::{ExportError, Target, Timings};
+use super::{Target, Timings};
 
 /// The protocol that both ends must mean.
 const ALPN: &[u8] = b"h2";
@@ -38,6 +38,16 @@ pub struct Server {
     authority: Authority,
     name: ServerName<'static>,
     tls: TlsConnector,
+}
+
+/// Something in the request cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{field}: {why}")]
+pub struct TargetError {
+    /// The key in BackupOptions.
+    field: &'static str,
+    /// What is wrong with it.
+    why: String,
 }
 
 /// Why a connection could not be made.
@@ -108,8 +118,8 @@ pub struct Connected {
 
 impl Server {
     /// Reads what the request says; nothing is connected.
-    pub fn new(target: &Target) -> Result<Self, ExportError> {
-        let refused = |field: &'static str| move |why: String| ExportError::Field { field, why };
+    pub fn new(target: &Target) -> Result<Self, TargetError> {
+        let refused = |field: &'static str| move |why: String| TargetError { field, why };
         let authority: Authority = target
             .address
             .parse()
@@ -118,8 +128,9 @@ impl Server {
         let name = ServerName::try_from(target.server_name.clone())
             .map_err(|error| refused("exportServerName")(error.to_string()))?;
         let mut roots = RootCertStore::empty();
-        for root in certificates(&target.authority).map_err(refused("caCert"))? {
-            roots.add(root).map_err(|error| refused("caCert")(error.to_string()))?;
+        // A bundle may hold what is of no use here, next to what is.
+        if let (0, _) = roots.add_parsable_certificates(certificates(&target.authority).map_err(refused("caCert"))?) {
+            return Err(refused("caCert")("no certificate that can be used".to_owned()));
         }
         let chain = certificates(&target.certificate).map_err(refused("backupCert"))?;
         // The error's text must not hold any of the key.
@@ -278,5 +289,43 @@ impl AsyncWrite for Tunnelled {
         // Fails if the stream has ended already.
         let _ = self.sending.send_data(Bytes::new(), true);
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::*;
+
+    /// A key, and a certificate that signs itself, in PEM.
+    fn pair() -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(["export".to_owned()]).unwrap().self_signed(&key).unwrap().pem();
+        (key.serialize_pem(), certificate)
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_named_and_no_key_is_told() {
+        let (key, certificate) = pair();
+        let authority = certificate.clone();
+        let good = Target { address: "[::1]:443".into(), server_name: "export".into(), key, certificate, authority };
+        // Base64 of what is no certificate.
+        let odd = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        for (wrong, expected) in [
+            (Target { address: "a b".into(), ..good.clone() }, "exportServerAddr: invalid uri character"),
+            (Target { server_name: "a b".into(), ..good.clone() }, "exportServerName: invalid dns name"),
+            (Target { authority: "x".into(), ..good.clone() }, "caCert: no certificate in PEM"),
+            (Target { authority: odd.into(), ..good.clone() }, "caCert: no certificate that can be used"),
+            (Target { certificate: "x".into(), ..good.clone() }, "backupCert: no certificate in PEM"),
+            (Target { key: "x".into(), ..good.clone() }, "backupKey: no private key in PEM"),
+            (Target { key: pair().0, ..good.clone() }, "backupCert: "),
+        ] {
+            let error = Server::new(&wrong).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.starts_with(expected), "{error}");
+        }
+        assert!(Server::new(&good).is_ok());
+        assert!(Server::new(&Target { authority: format!("{odd}{}", good.authority), ..good.clone() }).is_ok());
+        assert!(!format!("{good:?}").contains("PRIVATE"));
     }
 }

@@ -10,7 +10,7 @@ mod map;
 mod nbd;
 mod service;
 
-pub use connect::ConnectError;
+pub use connect::{ConnectError, TargetError};
 pub use nbd::{Client, Deadlines, NbdError, Part};
 pub use service::NbdService;
 
@@ -93,25 +93,14 @@ impl Default for Timings {
     }
 }
 
-/// Why there is no tunnel.
+/// There is no tunnel, as nothing is served.
 #[derive(Debug, thiserror::Error)]
-pub enum ExportError {
-    /// Nothing is served.
-    #[error("{path}: {source}")]
-    Socket {
-        /// Where it should be.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// Something in the request cannot be used.
-    #[error("{field}: {why}")]
-    Field {
-        /// The key in BackupOptions.
-        field: &'static str,
-        /// What is wrong with it.
-        why: String,
-    },
+#[error("{path}: {source}")]
+pub struct NothingServed {
+    /// Where it should be.
+    path: PathBuf,
+    /// Why it is not.
+    source: io::Error,
 }
 
 /// An export that goes on in the background. Dropping it ends it.
@@ -128,16 +117,23 @@ impl Drop for Tunnel {
 
 impl Tunnel {
     /// Exports what is served at `socket` to `target` until `gone` is done, which is when the socket has been removed.
+    /// A target that cannot be used is told in the log and is the tunnel's end: no other attempt would fare better, and who
+    /// asks again with a better one must find the place free.
     pub fn start(
-        target: &Target,
+        target: Target,
         socket: &Path,
         timings: Timings,
         gone: impl Future<Output = ()> + Send + 'static,
-    ) -> Result<Self, ExportError> {
-        std::fs::symlink_metadata(socket).map_err(|source| ExportError::Socket { path: socket.to_owned(), source })?;
-        let server = Server::new(target)?;
+    ) -> Result<Self, NothingServed> {
+        std::fs::symlink_metadata(socket).map_err(|source| NothingServed { path: socket.to_owned(), source })?;
         let service = NbdService::new(socket.to_owned(), timings.nbd);
-        Ok(Tunnel { task: tokio::spawn(run(server, service, timings, gone)) })
+        let task = tokio::spawn(async move {
+            match Server::new(&target) {
+                Ok(server) => run(server, service, timings, gone).await,
+                Err(error) => tracing::error!(reason = %error, "backup tunnel cannot be made"),
+            }
+        });
+        Ok(Tunnel { task })
     }
 
     /// Whether it has ended by itself.

@@ -1,7 +1,8 @@
 //! A client of QEMU's NBD server, as far as a backup needs one: sizes, which parts of an export hold what, and their bytes.
 //!
-//! Why no crate does it: those on crates.io are servers, or know neither structured replies nor meta contexts, without
-//! which there is no dirty bitmap; libnbd is a C library with a TLS and an XML library behind it.
+//! Why no crate does it: a dirty bitmap needs structured replies and meta contexts. `nbd` 0.3 has a client, which blocks
+//! and knows neither; `tokio-nbd` 0.3 is a server. libnbd does all of it, but is a C library that would have to be linked
+//! statically, for the small part of it that is here.
 //!
 //! QEMU is trusted with its data, not with its lengths: each has a bound here, and each wait a deadline.
 

@@ -102,10 +102,11 @@ async fn meta_contexts<S: AsyncRead + AsyncWrite + Unpin>(
     had.map(|(id, context)| id.ok_or_else(|| NbdError::NoContext(context.clone()))).collect()
 }
 
-async fn send<S: AsyncWrite + Unpin>(stream: &mut BufReader<S>, option: u32, data: &[u8]) -> Result<(), NbdError>
-where
-    S: AsyncRead,
-{
+async fn send<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut BufReader<S>,
+    option: u32,
+    data: &[u8],
+) -> Result<(), NbdError> {
     let stream = stream.get_mut();
     stream.write_all(&wire::option_request(option, data)).await?;
     stream.flush().await?;
