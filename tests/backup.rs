@@ -140,7 +140,8 @@ async fn export_server(pod: &Pod) -> ExportServer {
     });
     let listener = bound.join().unwrap();
     listener.set_nonblocking(true).unwrap();
-    ExportServer::on(tokio::net::TcpListener::from_std(listener).unwrap())
+    // Another name than in its certificate, and one that has to be looked up.
+    ExportServer::on(tokio::net::TcpListener::from_std(listener).unwrap(), "localhost")
 }
 
 /// Has the backup exported to `server`.
@@ -152,7 +153,7 @@ fn export(pod: &Pod, name: &str, server: &ExportServer) -> Output {
     };
     let cert = file("client.crt", &server.client.certificate);
     let (key, ca) = (file("client.key", &server.client.key), file("ca.crt", &server.authority.pem));
-    let (address, which) = (server.address().to_string(), which(name));
+    let (address, which) = (server.address(), which(name));
     let which: Vec<&str> = which.iter().map(String::as_str).collect();
     let to = ["--server", &address, "--server-name", NAME, "--cert", &cert, "--key", &key, "--ca", &ca];
     pod.ctl(&[&["backup", "export"][..], &which, &to].concat())

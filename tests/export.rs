@@ -64,7 +64,7 @@ fn served() -> Option<Served> {
 
 fn target(server: &ExportServer) -> Target {
     Target {
-        address: server.address().to_string(),
+        address: server.address(),
         server_name: NAME.to_owned(),
         key: server.client.key.clone(),
         certificate: server.client.certificate.clone(),

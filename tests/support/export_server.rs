@@ -2,7 +2,6 @@
 //! and HTTP/2 and calls the launcher as gRPC client over its stream.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -59,6 +58,7 @@ impl Authority {
 /// The server, and what a launcher must have to be let in.
 pub struct ExportServer {
     listener: TcpListener,
+    host: &'static str,
     tls: TlsAcceptor,
     pub authority: Authority,
     pub client: Identity,
@@ -67,11 +67,11 @@ pub struct ExportServer {
 impl ExportServer {
     /// Serves on a port of this machine.
     pub async fn start() -> Self {
-        ExportServer::on(TcpListener::bind("127.0.0.1:0").await.unwrap())
+        ExportServer::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), "127.0.0.1")
     }
 
-    /// Serves on `listener`.
-    pub fn on(listener: TcpListener) -> Self {
+    /// Serves on `listener`, which is to be called by the name `host`.
+    pub fn on(listener: TcpListener, host: &'static str) -> Self {
         let authority = Authority::new();
         let ours = authority.sign(NAME, ExtendedKeyUsagePurpose::ServerAuth);
         let client = authority.sign("backup", ExtendedKeyUsagePurpose::ClientAuth);
@@ -89,11 +89,12 @@ impl ExportServer {
             .with_single_cert(vec![certificate], key)
             .unwrap();
         config.alpn_protocols = vec![b"h2".to_vec()];
-        ExportServer { listener, tls: TlsAcceptor::from(Arc::new(config)), authority, client }
+        ExportServer { listener, host, tls: TlsAcceptor::from(Arc::new(config)), authority, client }
     }
 
-    pub fn address(&self) -> SocketAddr {
-        self.listener.local_addr().unwrap()
+    /// `host:port`.
+    pub fn address(&self) -> String {
+        format!("{}:{}", self.host, self.listener.local_addr().unwrap().port())
     }
 
     /// The next connection, as far as TLS.
@@ -123,7 +124,7 @@ impl ExportServer {
         let mut connection = h2::server::handshake(stream).await.unwrap();
         let (request, mut respond) = connection.accept().await.unwrap().unwrap();
         assert_eq!((request.method(), request.version()), (&Method::CONNECT, http::Version::HTTP_2));
-        assert_eq!(request.uri().authority().unwrap().as_str(), self.address().to_string());
+        assert_eq!(request.uri().authority().unwrap().as_str(), self.address());
         let reply = Response::builder().status(status).body(()).unwrap();
         let sending = respond.send_response(reply, status != StatusCode::OK).unwrap();
         let mut tasks = JoinSet::new();
