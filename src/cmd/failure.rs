@@ -85,7 +85,6 @@ impl From<libvirt::Error> for Failure {
     }
 }
 
-/// The `Response` of any call: gRPC OK, success or a message.
 impl From<ControlError> for Failure {
     fn from(error: ControlError) -> Self {
         match error {
@@ -95,6 +94,7 @@ impl From<ControlError> for Failure {
     }
 }
 
+/// The `Response` of any call: gRPC OK, success or a message.
 pub(super) fn response(result: Result<(), Failure>) -> Response {
     match result {
         Ok(()) => Response { success: true, message: String::new() },

@@ -42,6 +42,16 @@ impl ConvertError {
         ConvertError::At { path: path.into(), text: text.into() }
     }
 
+    /// The same error with what was being done before it: `what: text`.
+    pub fn within(self, what: &str) -> Self {
+        match self {
+            ConvertError::Field { path, reason: text } | ConvertError::At { path, text } => {
+                ConvertError::At { path, text: format!("{what}: {text}") }
+            }
+            ConvertError::Known(text) => ConvertError::Known(format!("{what}: {text}")),
+        }
+    }
+
     /// Path of the field, if the error is about one.
     pub fn path(&self) -> Option<&str> {
         match self {

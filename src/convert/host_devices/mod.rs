@@ -26,9 +26,10 @@ pub(super) fn assign(vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<
     let sriov = sriov::by_multus(vmi, facts)?;
     let sriov_claimed = sriov::by_claim(vmi, facts)?;
     let generic = by_plugin(&generic_devices(vmi), facts, &GENERIC)?;
-    let generic_claimed = generic_by_claim(vmi, facts)?;
+    let claimed = |what: &'static str| move |error: ConvertError| error.within(what);
+    let generic_claimed = generic_by_claim(vmi, facts).map_err(claimed("failed to create dra generic host-devices"))?;
     let gpus = gpu::by_plugin(vmi, facts)?;
-    let gpus_claimed = gpu::by_claim(vmi, facts)?;
+    let gpus_claimed = gpu::by_claim(vmi, facts).map_err(claimed("failed to create DRA GPU host-devices"))?;
     Ok([generic, generic_claimed, gpus, gpus_claimed, sriov, sriov_claimed].into_iter().flatten().collect())
 }
 
@@ -164,4 +165,24 @@ fn usb_device(name: &str, address: &str) -> Result<HostDevice, ConvertError> {
 
 fn failed(name: &str, why: impl Display) -> ConvertError {
     ConvertError::known(format!("failed to create hostdevice for {name}: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_claim_without_metadata_is_told_in_the_known_words() {
+        for (list, what) in [("hostDevices", "dra generic"), ("gpus", "DRA GPU")] {
+            let device = json!([{"name": "d", "claimName": "c", "requestName": "r"}]);
+            let vmi = json!({"spec": {"domain": {"devices": {list: device}}}});
+            let vmi = crate::vmi::parse(vmi.to_string().as_bytes()).unwrap();
+            let error = assign(&vmi, &HostFacts::default()).unwrap_err();
+            assert_eq!(error.path(), Some(format!("spec.domain.devices.{list}").as_str()));
+            let expected = format!("failed to create {what} host-devices: failed to create hostdevice for d: ");
+            assert!(error.to_string().starts_with(&expected), "{error}");
+        }
+    }
 }

@@ -52,7 +52,8 @@ impl Disks<'_> {
         if vmi.spec.volumes.iter().any(|volume| volume.downward_metrics.is_some()) {
             storage::make_metrics_disk(&self.root.join(METRICS_DISK))
                 .await
-                .map_err(wrapped("failed to create downwardMetric disk"))?;
+                // Spelled so by the original (contract/cmd-server.md 5.3).
+                .map_err(wrapped("failed to craete downwardMetric disk"))?;
         }
         Ok(())
     }
