@@ -60,6 +60,17 @@ fn pause_and_unpause(pod: &Pod) {
     heartbeat.wait_beat();
 }
 
+/// A VM that cannot migrate goes on where it is, and virt-handler is told why.
+fn migration_is_refused(pod: &Pod) {
+    for (order, rpc) in [("start", "MigrateVirtualMachine"), ("sync-target", "SyncMigrationTarget")] {
+        let refused = pod.ctl(&["migration", order]);
+        assert!(!refused.status.success());
+        assert!(text(&refused).contains(&format!("not implemented yet: {rpc}: this launcher cannot ")), "{refused:?}");
+    }
+    ok(pod.ctl(&["migration", "cancel"]));
+    assert_eq!(pod.status(), "Running");
+}
+
 /// From first boot to graceful shutdown.
 fn whole_life(root: bool) {
     let Some(subject) = Subject::from_environment() else { return };
@@ -79,6 +90,7 @@ fn whole_life(root: bool) {
     assert!(subject.daemon(&pod).is_some(), "{:?}", children(launcher));
 
     pause_and_unpause(&pod);
+    migration_is_refused(&pod);
     ok(pod.ctl(&["reset"]));
     wait_lines(&pod, "guest: boot", 2);
     ok(pod.ctl(&["shutdown"]));
