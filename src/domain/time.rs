@@ -40,6 +40,11 @@ impl Time {
         self.format(self.0)
     }
 
+    /// The time as messages of the original have it, which are written in Go: `2026-11-21 01:30:33 +0000 UTC`.
+    pub fn in_messages(&self) -> String {
+        self.to_string().replace('T', " ").replace('Z', " +0000 UTC")
+    }
+
     fn format(self, time: OffsetDateTime) -> String {
         // RFC 3339 has no years beyond 9999; such a time is not worth an error where it is only displayed.
         time.to_offset(UtcOffset::UTC).format(&Rfc3339).unwrap_or_default()

@@ -219,8 +219,10 @@ fn admitted(known: Option<&BackupMetadata>, start: &BackupStart) -> Result<bool,
     match (is_same(known, name, Some(start.started)), known.end_timestamp) {
         (true, None) => Ok(false),
         (true, Some(ended)) => Err(Failure::text(format!(
-            "backup {name} that started at {} already executed, finished at {ended}, completed: {}",
-            start.started, known.completed
+            "backup {name} that started at {} already executed, finished at {}, completed: {}",
+            start.started.in_messages(),
+            ended.in_messages(),
+            known.completed
         ))),
         (false, Some(_)) => Ok(true),
         (false, None) => {
@@ -436,7 +438,7 @@ mod tests {
         let said = admitted(Some(&ended), &wanted).unwrap_err().message();
         assert_eq!(
             said,
-            "backup b that started at 2026-01-02T13:04:05Z already executed, finished at 2026-01-02T14:00:00Z, completed: true"
+            "backup b that started at 2026-01-02 13:04:05 +0000 UTC already executed, finished at 2026-01-02 14:00:00 +0000 UTC, completed: true"
         );
         let started = Some(wanted.started);
         assert_eq!(ongoing(None, "b", started), Err("could not find ongoing backup"));
