@@ -152,7 +152,7 @@ fn export(pod: &Pod, name: &str, server: &ExportServer) -> Output {
         path.to_str().unwrap().to_owned()
     };
     let cert = file("client.crt", &server.client.certificate);
-    let (key, ca) = (file("client.key", &server.client.key), file("ca.crt", &server.authority.pem));
+    let (key, ca) = (file("client.key", &server.client.key), file("ca.crt", &server.authority));
     let (address, which) = (server.address(), which(name));
     let which: Vec<&str> = which.iter().map(String::as_str).collect();
     let to = ["--server", &address, "--server-name", NAME, "--cert", &cert, "--key", &key, "--ca", &ca];

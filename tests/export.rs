@@ -1,5 +1,5 @@
 //! A backup that is exported: the launcher dials a double of the export server, which maps and reads what a real qemu-nbd
-//! serves. Without QEMU's tools these tests pass without looking.
+//! serves. Without QEMU's tools, and one without openssl, these tests pass without looking.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test ends by panicking
 
@@ -10,8 +10,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use http::StatusCode;
-use support::export_server::{Authority, ExportServer, Fetcher, NAME};
+use support::export_server::{Authority, ExportServer, Fetcher, Identity, NAME};
 use support::{expect, wait_for};
+use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tonic::{Code, Status};
@@ -68,7 +69,7 @@ fn target(server: &ExportServer) -> Target {
         server_name: NAME.to_owned(),
         key: server.client.key.clone(),
         certificate: server.client.certificate.clone(),
-        authority: server.authority.pem.clone(),
+        authority: server.authority.clone(),
     }
 }
 
@@ -223,6 +224,39 @@ async fn only_the_server_that_is_meant_is_told_anything() {
         let refused = refused.expect_err("a connection that must not be made").to_string();
         assert!(expected.iter().any(|expected| refused.contains(expected)), "{refused}");
     }
+}
+
+/// Of the kind that KubeVirt makes: RSA, and a key that says so (PKCS#1). `None` on a machine without openssl.
+async fn with_rsa() -> Option<ExportServer> {
+    Command::new("openssl").arg("version").stdout(Stdio::null()).spawn().ok()?.wait().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let text = |name: &str| std::fs::read_to_string(path(name)).unwrap();
+    let (ca, ca_key) = (path("ca"), path("ca.key"));
+    let new = ["req", "-newkey", "rsa:2048", "-noenc", "-keyout"];
+    run("openssl", &[&new[..], &[&ca_key, "-x509", "-subj", "/CN=authority", "-out", &ca]].concat());
+    let identity = |usage: &str, name: &str| {
+        let [key, traditional, request, extensions, signed] =
+            ["key", "rsa.key", "request", "extensions", "signed"].map(|end| path(&format!("{usage}.{end}")));
+        std::fs::write(&extensions, format!("subjectAltName=DNS:{name}\nextendedKeyUsage={usage}\n")).unwrap();
+        run("openssl", &[&new[..], &[&key, "-subj", "/CN=x", "-out", &request]].concat());
+        run("openssl", &["rsa", "-traditional", "-in", &key, "-out", &traditional]);
+        let sign = ["x509", "-req", "-CA", &ca, "-CAkey", &ca_key, "-CAcreateserial", "-extfile", &extensions];
+        run("openssl", &[&sign[..], &["-in", &request, "-out", &signed]].concat());
+        Identity { certificate: text(&format!("{usage}.signed")), key: text(&format!("{usage}.rsa.key")) }
+    };
+    let (ours, client) = (identity("serverAuth", NAME), identity("clientAuth", "backup"));
+    assert!(client.key.starts_with("-----BEGIN RSA PRIVATE KEY-----"));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    Some(ExportServer::with(listener, "127.0.0.1", text("ca"), &ours, client))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_of_kubevirt_s_kind_will_do() {
+    let Some(server) = with_rsa().await else { return };
+    let socket = tempfile::NamedTempFile::new().unwrap();
+    let _tunnel = Tunnel::start(target(&server), socket.path(), timings(), std::future::pending()).unwrap();
+    accept(&server, StatusCode::OK).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

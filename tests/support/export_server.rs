@@ -60,7 +60,8 @@ pub struct ExportServer {
     listener: TcpListener,
     host: &'static str,
     tls: TlsAcceptor,
-    pub authority: Authority,
+    /// Who signed what both sides show, in PEM.
+    pub authority: String,
     pub client: Identity,
 }
 
@@ -75,9 +76,20 @@ impl ExportServer {
         let authority = Authority::new();
         let ours = authority.sign(NAME, ExtendedKeyUsagePurpose::ServerAuth);
         let client = authority.sign("backup", ExtendedKeyUsagePurpose::ClientAuth);
+        ExportServer::with(listener, host, authority.pem, &ours, client)
+    }
+
+    /// The same, with certificates of `authority`.
+    pub fn with(
+        listener: TcpListener,
+        host: &'static str,
+        authority: String,
+        ours: &Identity,
+        client: Identity,
+    ) -> Self {
         let provider = Arc::new(crypto::ring::default_provider());
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap()).unwrap();
+        roots.add(CertificateDer::from_pem_slice(authority.as_bytes()).unwrap()).unwrap();
         let verifier =
             WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build().unwrap();
         let certificate = CertificateDer::from_pem_slice(ours.certificate.as_bytes()).unwrap();
