@@ -100,7 +100,9 @@ impl Wanted {
                     }
                 }
                 Credential::Passwords { .. } => {
-                    wanted.passwords.extend(files.into_iter().map(|(user, text)| (user, text.trim().to_owned())));
+                    // An empty one would open the account to everybody.
+                    let passwords = files.into_iter().map(|(user, text)| (user, text.trim().to_owned()));
+                    wanted.passwords.extend(passwords.filter(|(_, password)| !password.is_empty()));
                 }
             }
         }
@@ -302,6 +304,7 @@ mod tests {
             ("keys", "b", "three"),
             ("more", "a", "four\n"),
             ("pw", "me", "geheim\n"),
+            ("pw", "root", " \n"),
         ] {
             let secret = folder.path().join(format!("{secret}-access-cred"));
             std::fs::create_dir_all(secret.join("..2026_11")).unwrap();
