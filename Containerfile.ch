@@ -5,7 +5,7 @@ ARG LIBVIRT_IMAGE
 FROM ${LIBVIRT_IMAGE} AS libvirt
 
 FROM ${BASE}
-# The official static release, by version and checksum. With CLOUD_HYPERVISOR=given, the file target/ch/cloud-hypervisor of
+# The official static release, by version and checksum; images/ch/vmm.sh has the checksum of this version. With CLOUD_HYPERVISOR=given, the file target/ch/cloud-hypervisor of
 # the build context is taken instead: for machines that cannot download, and for tests.
 ARG CLOUD_HYPERVISOR=release
 ARG CLOUD_HYPERVISOR_VERSION=v53.0

@@ -8,8 +8,8 @@
 #   qemu           localhost/virt-launcher-qemu, with Debian's monolithic libvirtd; or named by VIRT_LAUNCHER_IMAGE
 #   qemu-modular   localhost/virt-launcher-qemu:modular, with virtqemud of images/libvirt
 #   ch             localhost/virt-launcher-ch, with virtchd of images/libvirt; or named by VIRT_LAUNCHER_CH_IMAGE. The VMM is
-#                  the file CLOUD_HYPERVISOR, else the official release CLOUD_HYPERVISOR_VERSION with the checksum
-#                  CLOUD_HYPERVISOR_SHA256. CLOUD_HYPERVISOR_FIRMWARE names a folder with CLOUDHV.fd or hypervisor-fw.
+#                  the file CLOUD_HYPERVISOR, else the official release: the pinned one, or CLOUD_HYPERVISOR_VERSION with the
+#                  checksum CLOUD_HYPERVISOR_SHA256. CLOUD_HYPERVISOR_FIRMWARE names a folder with CLOUDHV.fd or hypervisor-fw.
 #   lxc            localhost/virt-launcher-lxc: ch, and the daemon of images/examples/lxc.yaml; or named by
 #                  VIRT_LAUNCHER_LXC_IMAGE
 set -euo pipefail

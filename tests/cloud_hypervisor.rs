@@ -162,6 +162,26 @@ fn what_cannot_be_said_to_the_driver_is_an_error_with_its_path() {
     }
 }
 
+#[test]
+fn the_image_s_build_says_which_vmm_is_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    // Both end before they change anything.
+    for (how, version, said) in [
+        (
+            "release",
+            "v99.0",
+            ["CLOUD_HYPERVISOR_SHA256 is missing", "v99.0", "CLOUD_HYPERVISOR=/path/to/cloud-hypervisor"],
+        ),
+        ("given", "v53.0", ["CLOUD_HYPERVISOR=given", "target/ch/cloud-hypervisor", "is missing"]),
+    ] {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/images/ch/vmm.sh");
+        let built =
+            std::process::Command::new("sh").args([script, how, version, ""]).arg(folder.path()).output().unwrap();
+        let told = text(&built);
+        assert!(!built.status.success() && said.iter().all(|part| told.contains(part)), "{told}");
+    }
+}
+
 // From here on: what is peculiar to the image with the real virtchd, which `images/build.sh ch` builds and
 // VIRT_LAUNCHER_CH_IMAGE names; the life of a VM is tests/lifecycle. Without an image these tests pass without looking.
 

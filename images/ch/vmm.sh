@@ -11,13 +11,20 @@ case $how in
         cp "$folder/cloud-hypervisor" /usr/bin/cloud-hypervisor
         ;;
     release)
-        [ -n "$sha256" ] || die "CLOUD_HYPERVISOR_SHA256 is missing: the checksum of the $version release of cloud-hypervisor-static" \
-            "has to be given, or the binary itself by CLOUD_HYPERVISOR=/path/to/cloud-hypervisor images/build.sh ch"
         case $(uname -m) in
             x86_64) name=cloud-hypervisor-static ;;
             aarch64) name=cloud-hypervisor-static-aarch64 ;;
             *) die "there is no Cloud Hypervisor for $(uname -m)" ;;
         esac
+        # The files of the release that Containerfile.ch names.
+        case $version/$name in
+            v53.0/cloud-hypervisor-static) pinned=448af3d4e59b22c2987f7df94c213ad40fb53a10d437e42b5ee6c4fce7c29ecc ;;
+            v53.0/cloud-hypervisor-static-aarch64) pinned=f192b510eea1c710cbc439d716bb0573c223fc463dbe3e6523788a2b7ef62850 ;;
+            *) pinned= ;;
+        esac
+        sha256=${sha256:-$pinned}
+        [ -n "$sha256" ] || die "CLOUD_HYPERVISOR_SHA256 is missing: the checksum of the $version release of $name" \
+            "has to be given, or the binary itself by CLOUD_HYPERVISOR=/path/to/cloud-hypervisor images/build.sh ch"
         url=https://github.com/cloud-hypervisor/cloud-hypervisor/releases/download/$version/$name
         DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends curl ca-certificates
         curl -fsSL --retry 3 -o /usr/bin/cloud-hypervisor "$url" ||
