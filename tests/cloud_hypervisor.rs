@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use support::pod::{Pod, text};
 use support::processes::send;
 use support::subject::{Subject, ok, vmi};
+use support::tiny_guest::type_line;
 
 use virt_launcher::convert::{Defines, HostFacts, HypervisorFacts, Profile};
 use virt_launcher::vmi::{self, VirtualMachineInstance};
@@ -266,6 +267,90 @@ fn orders_that_the_driver_has_no_way_for_are_refused_with_their_reason() {
     }
     assert_eq!(pod.status(), "Running");
     assert!(pod.ctl(&["guest-info"]).status.success(), "nothing is known of an agent, and that is no error");
+}
+
+/// The VMI with a claim, which is a raw file.
+fn vmi_with_claim() -> String {
+    vmi("demo", "")
+        .replace(
+            "{name: seed, disk: {bus: virtio}}",
+            "{name: seed, disk: {bus: virtio}}\n        - {name: claim, disk: {bus: virtio}}",
+        )
+        .replace(
+            "    - {name: seed, cloud",
+            "    - {name: claim, persistentVolumeClaim: {claimName: c}}\n    - {name: seed, cloud",
+        )
+}
+
+#[test]
+fn a_guest_may_write_the_first_sector_of_every_disk() {
+    let Some(subject) = Subject::cloud_hypervisor() else { return };
+    let pod = subject.ready(subject.setup("demo"));
+    let claim = pod.volume("private").join("vmi-disks/claim");
+    std::fs::create_dir_all(&claim).unwrap();
+    std::fs::File::create(claim.join("disk.img")).unwrap().set_len(4 << 20).unwrap();
+    pod.exec_as_root(&["chown", "-R", "107:107", "/var/run/kubevirt-private/vmi-disks"]);
+    ok(pod.sync(&vmi_with_claim()));
+    pod.wait_status("Running");
+    let told =
+        |record: &serde_json::Value| record["msg"].as_str().is_some_and(|text| text.contains("first sector of /"));
+    assert!(pod.records("info").iter().any(told), "{}", pod.log());
+    if subject.is_a_double() {
+        type_line(&pod.serial_port(), "write first sectors");
+        let seen = pod.wait_console("vmi-disks/claim/disk.img: written");
+        assert!(seen.contains("disk.qcow2: written") && !seen.contains("I/O error"), "{seen}");
+    }
+    ok(pod.ctl(&["kill"]));
+    pod.wait_status("Shutoff");
+}
+
+/// Where the first vCPU may run.
+fn place_of_vcpu(vmm: u32) -> String {
+    let tasks = std::fs::read_dir(format!("/proc/{vmm}/task")).unwrap().map(|task| task.unwrap().path());
+    let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+    let status: Vec<String> =
+        tasks.filter(|task| read(task.join("comm")).trim() == "vcpu0").map(|task| read(task.join("status"))).collect();
+    // The last life's thread may not have ended yet.
+    let allowed = status.iter().flat_map(|status| status.lines()).filter(|line| line.starts_with("Cpus_allowed_list:"));
+    allowed.map(|line| line.split_whitespace().last().unwrap_or_default()).collect::<Vec<_>>().join(" and ")
+}
+
+#[test]
+fn vcpus_keep_their_places_across_a_reboot() {
+    let Some(subject) = Subject::cloud_hypervisor() else { return };
+    let pinned = vmi("demo", "")
+        .replace("cpu: {cores: 2}", "cpu: {cores: 1, dedicatedCpuPlacement: true, isolateEmulatorThread: true}");
+    let pod = subject.ready(subject.setup("demo").podman(&["--cpuset-cpus", "0,1"]));
+    let options = pod.volume("public").join("options.json");
+    std::fs::write(&options, r#"{"topology": {"numa_cells": [{"id": 0, "cpus": [{"id": 0}, {"id": 1}]}]}}"#).unwrap();
+    let sync = || ok(pod.ctl_with(&["--timeout", "120", "sync", "--options", options.to_str().unwrap()], &pinned));
+    sync();
+    // A VM whose emulator is isolated starts paused; the next sync lets it run.
+    pod.wait_status("Paused");
+    sync();
+    pod.wait_status("Running");
+    pod.wait_console("guest: boot");
+    let domain = pod.domain();
+    let cpus = |path: &str| domain.pointer(path).and_then(|cpus| cpus.as_str()).unwrap_or_default().to_owned();
+    let (own, emulators) = (cpus("/Spec/CPUTune/VCPUPin/0/CPUSet"), cpus("/Spec/CPUTune/EmulatorPin/CPUSet"));
+    assert!(!own.is_empty() && !emulators.is_empty() && own != emulators, "{domain}");
+    let vmm = subject.process(&pod);
+    let is_in_place = || {
+        support::wait_for("the vCPU in its place", std::time::Duration::from_secs(60), || {
+            let place = place_of_vcpu(vmm);
+            support::expect(place == own, format!("{place}, not {own}"))
+        });
+    };
+    is_in_place();
+    type_line(&pod.serial_port(), "reboot");
+    let boots = |log: String| log.matches("guest: boot").count();
+    support::wait_for("the second boot", std::time::Duration::from_secs(60), || {
+        let seen = boots(pod.wait_console("guest: boot"));
+        support::expect(seen == 2, seen)
+    });
+    is_in_place();
+    ok(pod.ctl(&["reset"]));
+    is_in_place();
 }
 
 /// Whether this is the reason why virtchd is not even started.

@@ -4,14 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::context::{Arch, Context};
-use super::cpu_list;
 use super::error::ConvertError;
 use super::facts::{NumaNode, PciDevice, Sysfs};
 use super::numa_placement::{Placer, by_cell, host_node};
 use super::pci;
 use crate::domain::{
     AcpiHostDev, Controller, DomainSpec, HostDevDriver, IommuDevice, IommuDriver, NumaCell, NumaCellDistances,
-    NumaCellSibling, PciHole64,
+    NumaCellSibling, PciHole64, cpu_list,
 };
 
 const NVIDIA: &str = "10de";

@@ -6,7 +6,6 @@
 
 mod cloud_init;
 mod context;
-pub mod cpu_list;
 mod cpu_pool;
 mod defines;
 mod error;

@@ -4,11 +4,10 @@
 use std::collections::BTreeMap;
 
 use super::context::{Arch, Context};
-use super::cpu_list;
 use super::error::ConvertError;
 use super::facts::{NumaNode, Sysfs};
 use super::pci;
-use crate::domain::{Address, Controller, ControllerTarget, DomainSpec, HostDevice};
+use crate::domain::{Address, Controller, ControllerTarget, DomainSpec, HostDevice, cpu_list};
 
 /// Bus numbers of expanders count down from here.
 const LAST_BUS: u32 = 256;

@@ -6,6 +6,7 @@
 mod alias;
 mod boolean;
 mod cpu;
+pub mod cpu_list;
 mod devices;
 mod document;
 mod features;

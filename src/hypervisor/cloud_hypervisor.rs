@@ -65,7 +65,7 @@ pub(super) struct Known {
     /// libvirt does not know the domain any more.
     pub(super) orphan: bool,
     /// The live XML.
-    xml: Option<String>,
+    pub(super) xml: Option<String>,
     /// The serial port, if there is one.
     serial: Option<SerialPaths>,
     /// The state that was told last.
@@ -77,7 +77,7 @@ pub(super) struct Shared {
     events: UnboundedSender<Event>,
     pub(super) place: Place,
     pub(super) timings: Timings,
-    rest: Rest,
+    pub(super) rest: Rest,
     known: Mutex<Known>,
     /// Whether a VMM lives, for those who wait for its end.
     pub(super) alive: watch::Sender<bool>,
@@ -223,6 +223,7 @@ impl CloudHypervisor {
         };
         let live = self.0.connection.xml(self.domain(), 0).await.unwrap_or(xml);
         self.take_up(pid, live, false)?;
+        self.unlock_first_sectors().await;
         if paused {
             self.suspend_now().await?;
         }
@@ -283,7 +284,7 @@ impl CloudHypervisor {
     }
 
     /// By libvirt while it knows the VM, else by the VMM's own API.
-    async fn ask(
+    pub(super) async fn ask(
         &self,
         of_libvirt: impl Future<Output = Result<(), libvirt::Error>>,
         action: &str,

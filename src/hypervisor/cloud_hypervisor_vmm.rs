@@ -1,6 +1,7 @@
 //! The process of a VM under Cloud Hypervisor: where its files are, how it is found and ended, and what its end meant
 //! (contract/cloud-hypervisor.md 11.1 to 11.4).
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -79,7 +80,9 @@ impl CloudHypervisor {
         let exited = pidfd.exited();
         tokio::pin!(exited);
         let mut off = 0;
+        let (places, mut vcpus) = (self.places(), BTreeMap::new());
         loop {
+            self.pin_anew(pid, &places, &mut vcpus);
             tokio::select! {
                 biased;
                 ended = &mut exited => {

@@ -6,6 +6,7 @@
 mod catalogue;
 mod cloud_hypervisor;
 mod cloud_hypervisor_checks;
+mod cloud_hypervisor_reboot;
 mod cloud_hypervisor_rest;
 mod cloud_hypervisor_serial;
 mod cloud_hypervisor_stats;

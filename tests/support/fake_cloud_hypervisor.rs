@@ -1,6 +1,6 @@
 //! A double: behaves like Cloud Hypervisor towards libvirt and the launcher (contract/cloud-hypervisor.md 2.2, 3.3, 3.4,
-//! 6.4, 12), without a guest. Its "guest" says and does what the one of `pvh_guest.S` does, and obeys the line `crash`
-//! besides. Kernel command line: `ignore-power-button`, `refuse-to-boot`, `stubborn` (no SIGTERM).
+//! 6.4, 12), without a guest. Its "guest" says and does what the one of `pvh_guest.S` does, and obeys the lines `crash`
+//! and `write first sectors` besides. Kernel command line: `ignore-power-button`, `refuse-to-boot`, `stubborn` (no SIGTERM).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a double may end by panicking
 
 use std::fs::File;
@@ -23,6 +23,10 @@ struct State {
     /// Output that no client has read.
     unread: Vec<u8>,
     serial: Option<String>,
+    /// Disks whose first sector must not be written, by path: their type was guessed at this boot.
+    locked: Vec<String>,
+    /// Counts boots; vCPUs of an earlier one end.
+    boots: u64,
 }
 
 struct Vmm {
@@ -93,6 +97,7 @@ impl Vmm {
             match line.trim() {
                 "poweroff" => self.end(),
                 "reboot" => self.reboot(),
+                "write first sectors" => self.write_first_sectors(),
                 "crash" => nix::sys::signal::raise(Signal::SIGKILL).unwrap(),
                 _ => {}
             }
@@ -113,8 +118,58 @@ impl Vmm {
             let _ = std::fs::remove_file(path);
             self.listen().unwrap();
         }
+        self.build();
         self.greet();
         self.event("vm", "rebooted");
+    }
+
+    /// What a boot and a reboot make anew: the disks, whose types stay known once they were guessed, and the vCPUs.
+    fn build(self: &Arc<Self>) {
+        let (boot, vcpus) = {
+            let mut state = self.state.lock().unwrap();
+            let mut locked = Vec::new();
+            for disk in state.config["disks"].as_array_mut().into_iter().flatten() {
+                let path = disk["path"].as_str().unwrap_or_default().to_owned();
+                if disk.get("image_type").is_none() {
+                    let mut magic = [0; 4];
+                    let qcow2 = File::open(&path).is_ok_and(|mut file| file.read_exact(&mut magic).is_ok())
+                        && &magic == b"QFI\xfb";
+                    disk["image_type"] = json!(if qcow2 { "Qcow2" } else { "Raw" });
+                    locked.extend((!qcow2).then_some(path));
+                }
+            }
+            (state.locked, state.boots) = (locked, state.boots + 1);
+            (state.boots, state.config["cpus"]["boot_vcpus"].as_u64().unwrap_or(1))
+        };
+        for vcpu in 0..vcpus {
+            let vmm = Arc::clone(self);
+            let run = move || loop {
+                std::thread::sleep(BEAT);
+                let (now, running) = {
+                    let state = vmm.state.lock().unwrap();
+                    (state.boots, state.name == "Running")
+                };
+                if now != boot {
+                    return;
+                }
+                if vcpu == 0 && running {
+                    vmm.emit(b"heartbeat\n");
+                }
+            };
+            std::thread::Builder::new().name(format!("vcpu{vcpu}")).spawn(run).unwrap();
+        }
+    }
+
+    fn write_first_sectors(&self) {
+        let (disks, locked) = {
+            let state = self.state.lock().unwrap();
+            (state.config["disks"].clone(), state.locked.clone())
+        };
+        for disk in disks.as_array().into_iter().flatten().filter(|disk| disk["readonly"] != json!(true)) {
+            let path = disk["path"].as_str().unwrap_or_default();
+            let result = if locked.iter().any(|locked| locked == path) { "I/O error" } else { "written" };
+            self.emit(format!("guest: first sector of {path}: {result}\n").as_bytes());
+        }
     }
 
     fn greet(&self) {
@@ -136,10 +191,9 @@ impl Vmm {
     }
 
     fn boot(self: &Arc<Self>) -> Result<(), String> {
-        let (kernel, vcpus) = {
+        let kernel = {
             let state = self.state.lock().unwrap();
-            let kernel = state.config["payload"]["kernel"].as_str().unwrap_or_default().to_owned();
-            (kernel, state.config["cpus"]["boot_vcpus"].as_u64().unwrap_or(1))
+            state.config["payload"]["kernel"].as_str().unwrap_or_default().to_owned()
         };
         self.event("vm", "booting");
         let image = std::fs::read(&kernel).map_err(|error| format!("kernel {kernel}: {error}"))?;
@@ -149,21 +203,8 @@ impl Vmm {
         if self.option("refuse-to-boot") {
             return Err("refused on demand".to_owned());
         }
-        for vcpu in 0..vcpus {
-            let vmm = Arc::clone(self);
-            let run = move || loop {
-                std::thread::sleep(BEAT);
-                let beat = vcpu == 0 && vmm.state.lock().unwrap().name == "Running";
-                if beat {
-                    vmm.emit(b"heartbeat\n");
-                }
-            };
-            std::thread::Builder::new().name(format!("vcpu{vcpu}")).spawn(run).unwrap();
-        }
-        {
-            let mut state = self.state.lock().unwrap();
-            state.name = "Running";
-        }
+        self.state.lock().unwrap().name = "Running";
+        self.build();
         self.greet();
         self.event("vm", "booted");
         Ok(())

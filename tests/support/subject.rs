@@ -116,7 +116,8 @@ impl Subject {
     /// A pod whose VM `vmi` runs; its guest has said so.
     pub fn running(&self, setup: Setup<'_>, vmi: &str) -> Pod {
         let pod = self.ready(setup);
-        ok(pod.sync(vmi));
+        let synced = pod.sync(vmi);
+        assert!(synced.status.success(), "{}: {}", text(&synced), pod.log());
         pod.wait_status("Running");
         pod.wait_console("guest: boot");
         pod
@@ -137,6 +138,14 @@ impl Subject {
             [pid] => Ok(pid),
             ref other => Err(format!("{other:?}; {}", pod.log())),
         })
+    }
+
+    /// Whether a double stands in for the hypervisor.
+    pub fn is_a_double(&self) -> bool {
+        match &self.hypervisor {
+            Hypervisor::Qemu => false,
+            Hypervisor::CloudHypervisor(vmm) => vmm.ends_with("fake-cloud-hypervisor"),
+        }
     }
 
     /// Waits until there is none.

@@ -4,8 +4,7 @@
 use std::path::Path;
 
 use super::super::facts;
-use crate::convert::cpu_list;
-use crate::domain::{Address, DomainSpec, HostDevice};
+use crate::domain::{Address, DomainSpec, HostDevice, cpu_list};
 use crate::storage::TaggedDevice;
 use crate::vmi::VirtualMachineInstance;
 

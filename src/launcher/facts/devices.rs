@@ -9,8 +9,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use super::files::{below, names, text, word};
-use crate::convert::{NumaNode, PciDevice, Sysfs, cpu_list, kernel_name};
-use crate::domain::{DomainSpec, HostDevice};
+use crate::convert::{NumaNode, PciDevice, Sysfs, kernel_name};
+use crate::domain::{DomainSpec, HostDevice, cpu_list};
 use crate::vmi::VirtualMachineInstance;
 
 /// Where the kubelet shows the pod's annotation `kubevirt.io/network-info`.

@@ -22,9 +22,8 @@ use nix::unistd::Pid;
 use super::config::Config;
 use crate::convert::{
     self, ContainerDiskInfo, ConvertError, DirectIo, HostFacts, HypervisorFacts, Link, Ovmf, Profile, SyncOptions,
-    cpu_list,
 };
-use crate::domain::DomainSpec;
+use crate::domain::{DomainSpec, cpu_list};
 use crate::hypervisor::{Conversion, Entry, host_architecture};
 use crate::storage::ImageInfo;
 use crate::vmi::VirtualMachineInstance;
