@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::FromRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
@@ -27,6 +27,14 @@ struct State {
     locked: Vec<String>,
     /// Counts boots; vCPUs of an earlier one end.
     boots: u64,
+}
+
+/// The real one has one thread for all connections: libvirt, which walks through the threads when a VM starts, must not find
+/// one that ends meanwhile.
+fn stay() -> ! {
+    loop {
+        std::thread::park();
+    }
 }
 
 struct Vmm {
@@ -82,7 +90,10 @@ impl Vmm {
                 state.client = Some(client);
                 drop(state);
                 let vmm = Arc::clone(&vmm);
-                std::thread::spawn(move || vmm.obey(typed));
+                std::thread::spawn(move || {
+                    vmm.obey(typed);
+                    stay();
+                });
             }
         };
         std::thread::Builder::new().name("serial-manager".into()).spawn(accept).unwrap();
@@ -90,7 +101,7 @@ impl Vmm {
     }
 
     /// What the guest's shell does.
-    fn obey(self: Arc<Self>, typed: UnixStream) {
+    fn obey(self: &Arc<Self>, typed: UnixStream) {
         for line in BufReader::new(typed).lines() {
             let Ok(line) = line else { return };
             self.emit(format!("echo: {line}\n").as_bytes());
@@ -141,23 +152,29 @@ impl Vmm {
             (state.locked, state.boots) = (locked, state.boots + 1);
             (state.boots, state.config["cpus"]["boot_vcpus"].as_u64().unwrap_or(1))
         };
+        // As in the real one: libvirt looks for them by their names as soon as this is over.
+        let ready = Arc::new(Barrier::new(usize::try_from(vcpus).unwrap() + 1));
         for vcpu in 0..vcpus {
-            let vmm = Arc::clone(self);
-            let run = move || loop {
-                std::thread::sleep(BEAT);
-                let (now, running) = {
-                    let state = vmm.state.lock().unwrap();
-                    (state.boots, state.name == "Running")
-                };
-                if now != boot {
-                    return;
-                }
-                if vcpu == 0 && running {
-                    vmm.emit(b"heartbeat\n");
+            let (vmm, named) = (Arc::clone(self), Arc::clone(&ready));
+            let run = move || {
+                named.wait();
+                loop {
+                    std::thread::sleep(BEAT);
+                    let (now, running) = {
+                        let state = vmm.state.lock().unwrap();
+                        (state.boots, state.name == "Running")
+                    };
+                    if now != boot {
+                        return;
+                    }
+                    if vcpu == 0 && running {
+                        vmm.emit(b"heartbeat\n");
+                    }
                 }
             };
             std::thread::Builder::new().name(format!("vcpu{vcpu}")).spawn(run).unwrap();
         }
+        ready.wait();
     }
 
     fn write_first_sectors(&self) {
@@ -269,7 +286,7 @@ impl Vmm {
         }
     }
 
-    fn serve(self: Arc<Self>, stream: UnixStream) {
+    fn serve(self: &Arc<Self>, stream: UnixStream) {
         let mut writer = stream.try_clone().unwrap();
         let mut reader = BufReader::new(stream);
         loop {
@@ -342,6 +359,10 @@ fn main() {
     std::thread::Builder::new().name("vmm_signal_hand".into()).spawn(signals).unwrap();
     for stream in listener.incoming() {
         let vmm = Arc::clone(&vmm);
-        std::thread::Builder::new().name("http-server".into()).spawn(move || vmm.serve(stream.unwrap())).unwrap();
+        let serve = move || {
+            vmm.serve(stream.unwrap());
+            stay();
+        };
+        std::thread::Builder::new().name("http-server".into()).spawn(serve).unwrap();
     }
 }
