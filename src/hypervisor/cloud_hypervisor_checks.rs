@@ -127,7 +127,43 @@ fn inputs(xml: &str) -> Result<(), String> {
             return Err(format!("the {what} {path} cannot be opened: {error}"));
         }
     }
+    let raw =
+        domain.devices.disks.iter().filter(|disk| disk.driver.as_ref().is_some_and(|driver| driver.type_ == "raw"));
+    for path in raw.map(|disk| &disk.source.file).filter(|path| !path.is_empty()) {
+        match looks_like(Path::new(path)) {
+            Ok(None) => {}
+            Ok(Some(format)) => {
+                return Err(format!(
+                    "the raw disk {path} begins or ends like a {format} image, and Cloud Hypervisor would take it for one"
+                ));
+            }
+            Err(error) => return Err(format!("the disk {path} cannot be read: {error}")),
+        }
+    }
     Ok(())
+}
+
+/// The image format that the VMM, which is told none, would guess for something that is raw. A guest that writes the
+/// beginning of such an image onto its disk must not decide how the disk is opened the next time: formats can name other
+/// files.
+fn looks_like(path: &Path) -> std::io::Result<Option<&'static str>> {
+    let mut file = std::fs::File::open(path)?;
+    let mut start = [0; 8];
+    let length = file.seek(SeekFrom::End(0))?;
+    if length < 512 {
+        return Ok(None);
+    }
+    file.rewind()?;
+    file.read_exact(&mut start)?;
+    let mut footer = [0; 8];
+    file.seek(SeekFrom::End(-512))?;
+    file.read_exact(&mut footer)?;
+    Ok(match (&start, &footer) {
+        ([b'Q', b'F', b'I', 0xfb, ..], _) => Some("qcow2"),
+        (b"vhdxfile", _) => Some("VHDX"),
+        (_, b"conectix") => Some("VHD"),
+        _ => None,
+    })
 }
 
 /// Makes the folder and those above it for the daemon's user, who makes further ones beside it.
@@ -243,6 +279,36 @@ mod tests {
         assert!(error.contains("kernel /nonexistent/vmlinuz"), "{error}");
         let error = usable(Path::new("/nonexistent/kvm"), (107, 107)).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_raw_disk_that_looks_like_an_image_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = folder.path().join("disk.img");
+        let checked = |content: &[u8], kind: &str| {
+            std::fs::write(&disk, content).unwrap();
+            inputs(&format!(
+                "<domain type='kvm'><name>d</name><devices><disk type='file' device='disk'><driver name='qemu' type='{kind}'/>\
+                 <source file='{}'/><target dev='vda' bus='virtio'/></disk></devices></domain>",
+                disk.display()
+            ))
+        };
+        let image = |start: &[u8], footer: &[u8]| {
+            let mut image = vec![0; 4096];
+            image[..start.len()].copy_from_slice(start);
+            image[4096 - 512..][..footer.len()].copy_from_slice(footer);
+            image
+        };
+        for (image, said) in
+            [(image(b"QFI\xfb", b""), "qcow2"), (image(b"vhdxfile", b""), "VHDX"), (image(b"", b"conectix"), "VHD")]
+        {
+            let error = checked(&image, "raw").unwrap_err();
+            assert!(error.contains(said) && error.contains("disk.img"), "{error}");
+        }
+        assert_eq!(checked(&image(b"QFI\xfb", b""), "qcow2"), Ok(()), "that is what it is");
+        for image in [image(b"QFI", b"conect"), image(b"", b""), vec![0; 3]] {
+            assert_eq!(checked(&image, "raw"), Ok(()));
+        }
     }
 
     #[test]

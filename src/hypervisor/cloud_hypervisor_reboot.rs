@@ -14,7 +14,8 @@ use crate::process::vcpu_threads;
 impl CloudHypervisor {
     /// From 50.1 on the VMM refuses to write the first sector of a raw disk whose type it had to guess, and libvirt does
     /// not tell it: no partition table, no bare file system could be made on such a disk. It keeps what it guessed, and
-    /// after a reboot that counts as told. So a guest with such a disk is rebooted before it has got anywhere.
+    /// after a reboot that counts as told. So a guest with such a disk is rebooted before it has got anywhere. What the VMM
+    /// means to prevent, a guest that makes its disk look like an image of another format, the checks before a start refuse.
     pub(super) async fn unlock_first_sectors(&self) {
         let info = match self.0.rest.get("vm.info").await {
             Ok(info) => info,
