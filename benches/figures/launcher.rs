@@ -2,8 +2,11 @@
 //! image, through the same sockets.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
 
 use tokio::runtime::Runtime;
 use tonic::transport::Channel;
@@ -12,8 +15,10 @@ use virt_launcher::proto::cmd_v1::EmptyRequest;
 use virt_launcher::proto::cmd_v1::cmd_client::CmdClient;
 
 use crate::report::Figure;
-use crate::support::pod::Pod;
-use crate::support::virt_handler::Received;
+use crate::support::pod::{Pod, Setup, TIMED, demo_vmi};
+use crate::support::processes::{children, owner, send};
+use crate::support::virt_handler::{Received, is_deleted};
+use crate::support::weight::{rollup, wake_ups};
 use crate::support::{expect, wait_for};
 
 /// Adds a figure: what, value, unit, how it was taken.
@@ -23,8 +28,10 @@ type Add<'a> = dyn FnMut(&str, Option<f64>, &'static str, &str) + 'a;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Calls of one kind; so many are also what memory is looked at after.
 const CALLS: usize = 10_000;
-/// For how long wake-ups are counted.
-const IDLE: Duration = Duration::from_secs(20);
+/// A new agent is asked often at first.
+const SETTLED: Duration = Duration::from_secs(80);
+/// For how long wake-ups are counted: as long as the longest usual pause between two questions to the agent.
+const IDLE: Duration = Duration::from_secs(120);
 
 pub fn figures() -> Vec<Figure> {
     let own = std::env::var("VIRT_LAUNCHER_IMAGE").ok().filter(|image| !image.is_empty());
@@ -49,18 +56,17 @@ fn of_image(prefix: &str, image: &str, figures: &mut Vec<Figure>) {
     let mut add = |name: &str, value: Option<f64>, unit: &'static str, how: &str| {
         figures.push(Figure { name: format!("{prefix}{name}"), value, unit, how: how.to_owned() });
     };
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/images/demo/vmi.yaml");
-    let vmi = fs::read_to_string(path).unwrap();
-    let pod = Pod::start(image, "demo", &[]);
+    let vmi = demo_vmi();
+    let started = tempfile::tempdir().unwrap();
+    let pod = Setup::new(image, "demo").timed(started.path()).start();
     pod.wait_ready();
-    let ready = started_to_ready(&pod);
-    add(
-        "libvirt daemon to its socket",
-        ready.map(|(daemon, _)| daemon),
-        "ms",
-        "from its start, as the launcher logs it",
-    );
-    add("daemon's socket to the launcher's", ready.map(|(_, own)| own), "ms", "times of the two log lines");
+    let ready = fs::metadata(pod.socket()).unwrap();
+    let ready = ready.ctime() as f64 * 1000.0 + ready.ctime_nsec() as f64 / 1e6;
+    let total = ready - exec_time(started.path());
+    let daemon = logged(&pod, &["virtqemud with pid", "libvirtd with pid"], "after ");
+    add("exec to socket", Some(total), "ms", "from the exec of the container's program to the socket's final name");
+    add("exec to socket: libvirt daemon", daemon, "ms", "of it, as the launcher logs it: from its start to its socket");
+    add("exec to socket: own share", daemon.map(|daemon| total - daemon), "ms", "the rest");
     pod.provide_disks();
     let begun = Instant::now();
     assert!(pod.sync(&vmi).status.success(), "{}", pod.log());
@@ -69,28 +75,36 @@ fn of_image(prefix: &str, image: &str, figures: &mut Vec<Figure>) {
         "first sync to Running",
         Some(millis(begun.elapsed())),
         "ms",
-        "SyncVirtualMachine to a GetDomain that says Running",
+        "SyncVirtualMachine to a GetDomain that says Running, the client's own start included",
     );
+    let (whole, libvirts) = (logged(&pod, &["started the VM in"], "in "), logged(&pod, &["started the VM in"], "ms, "));
+    add("first sync: libvirt and QEMU", libvirts, "ms", "calls of libvirt, as the launcher logs it");
+    add("first sync: own share", whole.zip(libvirts).map(|(whole, theirs)| whole - theirs), "ms", "the rest");
     pod.wait_console("guest: ready");
 
     let monitor = pod.pid_1();
-    let launcher = launcher_of(monitor);
+    let launcher = owner(&pod);
     let memory = |role: &str, pid: u32, when: &str, add: &mut Add<'_>| {
         for (what, field) in [("RSS", "Rss:"), ("PSS", "Pss:"), ("anonymous", "Anonymous:")] {
-            add(&format!("{role}: {what}, {when}"), rollup(pid, field), "MiB", "smaps_rollup, with a running VM");
+            add(
+                &format!("{role}: {what}, {when}"),
+                rollup(pid, field).map(|kib| kib as f64 / 1024.0),
+                "MiB",
+                "smaps_rollup, with a running VM",
+            );
         }
     };
     memory("monitor", monitor, "idle", &mut add);
     memory("launcher", launcher, "idle", &mut add);
+    std::thread::sleep(SETTLED);
     for (role, pid) in [("monitor", monitor), ("launcher", launcher)] {
-        let before = switches(pid);
-        std::thread::sleep(IDLE);
-        let per_minute = (switches(pid) - before) as f64 * 60.0 / IDLE.as_secs_f64();
+        let woken: u64 = wake_ups(pid, IDLE).values().sum();
+        let per_minute = woken as f64 * 60.0 / IDLE.as_secs_f64();
         add(
             &format!("{role}: wake-ups"),
             Some(per_minute),
             "1/min",
-            "voluntary context switches of all threads, no client",
+            "voluntary context switches of all threads, no client; the guest's agent is there",
         );
     }
 
@@ -128,10 +142,9 @@ fn of_image(prefix: &str, image: &str, figures: &mut Vec<Figure>) {
 
     let virt_handler = pod.virt_handler(&vmi);
     wait_for("the first event", PATIENCE, || expect(!virt_handler.pipe.received().is_empty(), "none"));
-    let hypervisor = child(monitor, "qemu-system").unwrap();
+    let (hypervisor, _) = children(monitor).into_iter().find(|(_, comm)| comm.starts_with("qemu-system")).unwrap();
     let killed = Instant::now();
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(hypervisor.cast_signed()), nix::sys::signal::Signal::SIGKILL)
-        .unwrap();
+    send(hypervisor, Signal::SIGKILL);
     let said = |what: fn(&serde_json::Value) -> bool| {
         virt_handler.pipe.received().iter().any(|event| match event {
             Received::Domain { domain, .. } => what(domain),
@@ -146,9 +159,7 @@ fn of_image(prefix: &str, image: &str, figures: &mut Vec<Figure>) {
         "ms",
         "SIGKILL to the event at virt-handler's stand-in",
     );
-    let deleted =
-        |domain: &serde_json::Value| domain.pointer("/ObjectMeta/deletionTimestamp").is_some_and(|at| !at.is_null());
-    wait_for("the deletion", PATIENCE, || expect(said(deleted), "not told"));
+    wait_for("the deletion", PATIENCE, || expect(said(is_deleted), "not told"));
     let last = Instant::now();
     wait_for("the end of PID 1", PATIENCE, || expect(!Path::new(&format!("/proc/{monitor}")).exists(), "it lives"));
     add("last acknowledgement to the end of PID 1", Some(millis(last.elapsed())), "ms", "the stand-in answers at once");
@@ -158,50 +169,18 @@ fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
-/// From the log: what the daemon needed from its start to its socket, and the launcher from there to its own; none for
-/// another's log.
-fn started_to_ready(pod: &Pod) -> Option<(f64, f64)> {
-    let records: Vec<serde_json::Value> =
-        pod.lines().iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    let message = |record: &serde_json::Value| record["msg"].as_str().unwrap_or_default().to_owned();
-    let of_daemon = |record: &&serde_json::Value| {
-        ["virtqemud with pid", "libvirtd with pid"].iter().any(|start| message(record).starts_with(start))
-    };
-    let (ready, daemon) =
-        (records.iter().find(|record| message(record) == "Marked as ready")?, records.iter().find(of_daemon)?);
-    let needed: f64 = message(daemon).rsplit_once("after ")?.1.strip_suffix(" ms")?.parse().ok()?;
-    let own = seconds(ready["timestamp"].as_str()?)? - seconds(daemon["timestamp"].as_str()?)?;
-    Some((needed, own * 1000.0))
+/// The milliseconds that a message of the launcher's log has after `before`; none in another's log.
+fn logged(pod: &Pod, starts: &[&str], before: &str) -> Option<f64> {
+    let lines = pod.lines();
+    let records = lines.iter().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let mut messages = records.filter_map(|record| record["msg"].as_str().map(str::to_owned));
+    let message = messages.find(|message| starts.iter().any(|start| message.starts_with(start)))?;
+    let (_, after) = message.split_once(before)?;
+    after.split_whitespace().next()?.parse().ok()
 }
 
-/// Seconds within the day, which no run outlasts.
-fn seconds(timestamp: &str) -> Option<f64> {
-    let (_, time) = timestamp.trim_end_matches('Z').split_once('T')?;
-    let mut parts = time.split(':').map(|part| part.parse::<f64>().ok());
-    Some(parts.next()?? * 3600.0 + parts.next()?? * 60.0 + parts.next()??)
-}
-
-fn child(parent: u32, name: &str) -> Option<u32> {
-    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
-    let named = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.starts_with(name));
-    children.split_whitespace().filter_map(|pid| pid.parse().ok()).find(named)
-}
-
-fn launcher_of(monitor: u32) -> u32 {
-    child(monitor, "virt-launcher").unwrap()
-}
-
-fn rollup(pid: u32, field: &str) -> Option<f64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
-    line.trim().strip_suffix(" kB")?.parse::<f64>().ok().map(|kib| kib / 1024.0)
-}
-
-fn switches(pid: u32) -> u64 {
-    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
-    let of = |task: fs::DirEntry| {
-        let status = fs::read_to_string(task.path().join("status")).ok()?;
-        status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?.trim().parse::<u64>().ok()
-    };
-    tasks.filter_map(Result::ok).filter_map(of).sum()
+/// When the container's program was started, in milliseconds since 1970.
+fn exec_time(folder: &Path) -> f64 {
+    let text = fs::read_to_string(folder.join(TIMED)).unwrap();
+    text.trim().parse::<f64>().unwrap() / 1e6
 }

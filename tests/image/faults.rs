@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::adoption::{BACK, own_lines, the_daemon, the_hypervisor};
+use super::adoption::{BACK, assert_only_deleted, own_lines, the_daemon, the_hypervisor};
 use super::support::beats::Heartbeat;
 use super::support::pod::{Pod, Setup, UID, image, text};
 use super::support::virt_handler::{Received, VirtHandler};
@@ -38,6 +38,10 @@ enum Fault {
     DirectoryReadOnly,
     KilledWhilePausing,
     KilledWhileResuming,
+    // A VM's last.
+    HypervisorKilled,
+    HypervisorAndLauncherKilled,
+    HypervisorAndDaemonKilled,
 }
 
 const FAULTS: [Fault; 14] = [
@@ -56,6 +60,10 @@ const FAULTS: [Fault; 14] = [
     Fault::KilledWhilePausing,
     Fault::KilledWhileResuming,
 ];
+
+/// What ends a VM by itself.
+const ENDS: [Fault; 3] =
+    [Fault::HypervisorKilled, Fault::HypervisorAndLauncherKilled, Fault::HypervisorAndDaemonKilled];
 
 /// xorshift64*: small, and the same everywhere.
 struct Chance(u64);
@@ -227,6 +235,18 @@ impl Run {
             }
             Fault::KilledWhilePausing => self.killed_while("pause", "Paused", chance),
             Fault::KilledWhileResuming => self.killed_while("unpause", "Running", chance),
+            Fault::HypervisorKilled => send(self.hypervisor, Signal::SIGKILL),
+            Fault::HypervisorAndLauncherKilled => self.killed_with_hypervisor(self.launcher(), chance),
+            Fault::HypervisorAndDaemonKilled => self.killed_with_hypervisor(self.daemon(), chance),
+        }
+    }
+
+    /// The one before or after the other, and nearly at once.
+    fn killed_with_hypervisor(&self, other: u32, chance: &mut Chance) {
+        let order = if chance.below(2) == 0 { [self.hypervisor, other] } else { [other, self.hypervisor] };
+        for pid in order {
+            send(pid, Signal::SIGKILL);
+            chance.moment(20);
         }
     }
 
@@ -265,6 +285,19 @@ impl Run {
         }
     }
 
+    /// virt-handler is told that the VM crashed, and the pod ends as it does then.
+    fn crash(mut self, fault: Fault, chance: &mut Chance) {
+        self.suffer(fault, chance);
+        assert_eq!(self.pod.wait_exit(), 0, "{}", own_lines(&self.pod));
+        let ends: Vec<String> = self.virt_handler.pipe.received().iter().filter_map(end_told).collect();
+        assert!(
+            !ends.is_empty() && ends.iter().all(|reason| reason == "Crashed"),
+            "{ends:?}: {}",
+            own_lines(&self.pod)
+        );
+        assert_only_deleted(&self.virt_handler);
+    }
+
     /// The VM ends as one that nothing has happened to.
     fn end(self) {
         if self.status == "Paused" {
@@ -273,9 +306,17 @@ impl Run {
         let asked = self.pod.ctl(&["shutdown"]);
         assert!(asked.status.success(), "{}", text(&asked));
         assert_eq!(self.pod.wait_exit(), 0, "{}", own_lines(&self.pod));
-        let mut calls = self.virt_handler.calls();
-        calls.dedup();
-        assert_eq!(calls, ["DeleteVirtualMachine"]);
+        assert_only_deleted(&self.virt_handler);
+    }
+}
+
+/// Why the VM is off, where a notification says that it is.
+fn end_told(received: &Received) -> Option<String> {
+    match received {
+        Received::Domain { domain, .. } if domain["Status"]["Status"] == "Shutoff" => {
+            Some(domain["Status"]["Reason"].as_str().unwrap_or_default().to_owned())
+        }
+        Received::Domain { .. } | Received::K8s(_) => None,
     }
 }
 
@@ -283,12 +324,20 @@ fn number(variable: &str, otherwise: u64) -> u64 {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
 }
 
+/// How often a fault was survived, and the longest time to an answer after it, or to the end of the pod.
+type Table = BTreeMap<Fault, (u32, Duration)>;
+
+fn note(table: &mut Table, fault: Fault, took: Duration) {
+    let (times, slowest) = table.entry(fault).or_default();
+    (*times, *slowest) = (*times + 1, took.max(*slowest));
+}
+
 #[test]
 fn whatever_happens_the_vm_goes_on() {
     let Some(image) = image() else { return };
     let (total, seed) = (number("FAULTS", FEW), number("SEED", 1));
     let mut chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    let mut table: BTreeMap<Fault, (u32, Duration)> = BTreeMap::new();
+    let mut table = Table::new();
     let mut done = 0;
     let (mut vms, start) = (0, Instant::now());
     while done < total {
@@ -301,16 +350,25 @@ fn whatever_happens_the_vm_goes_on() {
             run.answers();
             let took = begun.elapsed();
             run.check();
-            let (times, slowest) = table.entry(fault).or_default();
-            (*times, *slowest) = (*times + 1, took.max(*slowest));
+            note(&mut table, fault, took);
             done += 1;
         }
-        run.end();
+        // Every other VM's last fault.
+        match ENDS.get(chance.below(2 * ENDS.len() as u64) as usize) {
+            Some(fault) => {
+                let begun = Instant::now();
+                run.crash(*fault, &mut chance);
+                note(&mut table, *fault, begun.elapsed());
+            }
+            None => run.end(),
+        }
+        println!("{done} of {total} faults, {vms} VMs, {:.0} s", start.elapsed().as_secs_f64());
     }
-    println!("{:<26} {:>6} {:>9} {:>18}", "fault", "times", "survived", "slowest answer");
+    println!("{:<26} {:>6} {:>9} {:>18}", "fault", "times", "survived", "slowest");
     for (fault, (times, slowest)) in &table {
         println!("{:<26} {times:>6} {times:>9} {:>16.2} s", format!("{fault:?}"), slowest.as_secs_f64());
     }
+    let done: u32 = table.values().map(|(times, _)| times).sum();
     println!(
         "{:<26} {done:>6} {done:>9}   seed {seed}, {vms} VMs (each with its launcher killed while it started), {:.0} s",
         "all",

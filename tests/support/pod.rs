@@ -2,22 +2,19 @@
 //! stands in for virt-handler.
 
 use std::fs;
-use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use virt_launcher::cmd::client;
 use virt_launcher::proto::cmd_v1::{EmptyRequest, Response, Vmi, VmiRequest};
 
 use super::console::Console;
+use super::processes::{comm, owner, send, try_owner};
 use super::virt_handler::{Options, VirtHandler};
 use super::{expect, wait_for};
 
@@ -27,6 +24,9 @@ const READY: Duration = Duration::from_secs(120);
 const BOOTED: Duration = Duration::from_secs(300);
 /// Ending a VM that answers, with all that the launcher does afterwards.
 const ENDED: Duration = Duration::from_secs(120);
+
+/// The file that [`Setup::timed`] makes.
+pub const TIMED: &str = "started";
 
 /// UID of the VMI in `images/demo/vmi.yaml`.
 pub const UID: &str = "5a9c1f0e-7d0b-4a53-9c5e-0f4d9f6b2a11";
@@ -48,6 +48,11 @@ pub fn has_program(image: &str, path: &str) -> bool {
 
 pub fn podman() -> Command {
     Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("images/podman.sh"))
+}
+
+/// The VMI of `make demo`.
+pub fn demo_vmi() -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("images/demo/vmi.yaml")).unwrap()
 }
 
 /// The guest image's files, copied out of it once in a run of the tests.
@@ -91,12 +96,14 @@ pub struct Setup<'a> {
     small: Option<(&'a str, u32)>,
     /// Whether the disks are there before the launcher is.
     disks: bool,
+    /// Whether the program is started by a shell that writes down when.
+    timed: bool,
 }
 
 impl<'a> Setup<'a> {
     /// The pod of a cluster with default settings: uid 107.
     pub fn new(image: &'a str, vm: &'a str) -> Self {
-        Setup { image, vm, root: false, flags: Vec::new(), podman: Vec::new(), small: None, disks: false }
+        Setup { image, vm, root: false, flags: Vec::new(), podman: Vec::new(), small: None, disks: false, timed: false }
     }
 
     /// The pod of a cluster that runs VMs as root, if `root`.
@@ -132,6 +139,13 @@ impl<'a> Setup<'a> {
     pub fn disks(mut self) -> Self {
         self.disks = true;
         self
+    }
+
+    /// Writes the time of the program's start, in nanoseconds since 1970, to the file [`TIMED`] in `folder`.
+    pub fn timed(mut self, folder: &Path) -> Self {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).unwrap();
+        self.timed = true;
+        self.mount(folder, "/timed")
     }
 
     /// Mounts a file or folder of this machine.
@@ -196,7 +210,13 @@ impl Pod {
             command.args(["-v", &format!("{}:{at}", path.display())]);
         }
         command.args(&setup.podman);
-        command.args(["--entrypoint", r#"["/usr/bin/virt-launcher-monitor"]"#, setup.image]);
+        let program = "/usr/bin/virt-launcher-monitor";
+        if setup.timed {
+            let timed = format!("date +%s%N > /timed/{}; exec {program} \"$@\"", TIMED);
+            command.args(["--entrypoint", r#"["/bin/sh"]"#, setup.image, "-c", &timed, program]);
+        } else {
+            command.args(["--entrypoint", &format!("[\"{program}\"]"), setup.image]);
+        }
         command.args(["--qemu-timeout", "263s", "--name", setup.vm, "--uid", UID, "--namespace", "default"]);
         command.args(["--kubevirt-share-dir", "/var/run/kubevirt"]);
         command.args(["--ephemeral-disk-dir", "/var/run/kubevirt-ephemeral-disks"]);
@@ -233,19 +253,13 @@ impl Pod {
         });
     }
 
-    /// The launcher, as it is known on this machine: whoever listens at the socket.
-    pub fn launcher(&self) -> Option<i32> {
-        let stream = UnixStream::connect(self.socket()).ok()?;
-        getsockopt(&stream.as_fd(), PeerCredentials).ok().map(|peer| peer.pid())
-    }
-
-    /// Kills the launcher and waits for another one to serve.
+    /// Kills the launcher and waits until another one, and none but one, serves.
     pub fn replace_launcher(&self) {
-        let old = self.launcher().unwrap();
-        kill(Pid::from_raw(old), Signal::SIGKILL).unwrap();
+        let old = owner(self);
+        send(old, Signal::SIGKILL);
         wait_for("another launcher", READY, || {
-            let new = self.launcher();
-            expect(new.is_some_and(|new| new != old) && self.ctl(&["ping"]).status.success(), self.log())
+            let new = try_owner(self).ok_or_else(|| format!("nobody listens: {}", self.log()))?;
+            expect(new != old && comm(new) == "virt-launcher" && self.ctl(&["ping"]).status.success(), new)
         });
     }
 

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use disks::Disks;
 use hooks::Extensions;
@@ -33,7 +34,7 @@ use crate::dhcp::Dhcp;
 use crate::domain::{DomainSpec, GracePeriodMetadata};
 use crate::hooks::Hooks;
 use crate::hypervisor::{Catalogue, Hypervisor, Runtime, Verdict, host_architecture};
-use crate::libvirt::{flags, state};
+use crate::libvirt::{self, flags, state};
 use crate::storage::{
     self, CloudInit, CloudInitSource, ImageInfo, ImageKind, InspectionLimits, Owner, StorageError, Tools,
 };
@@ -67,6 +68,13 @@ pub struct Boot {
     pub hooks: Hooks,
     /// Tells what becomes of files.
     pub watcher: Watcher,
+}
+
+/// Whether a sync was the one that started the VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Started {
+    Now,
+    Before,
 }
 
 /// Looks at the machine on a thread that may wait.
@@ -109,12 +117,31 @@ impl Boot {
 
     /// One sync. `defined` is set as soon as libvirt knows the domain.
     pub async fn sync(&self, vm: &Vm, request: SyncRequest, defined: &watch::Sender<bool>) -> Result<(), Failure> {
+        let begun = Instant::now();
+        let (synced, in_libvirt) = libvirt::timed(self.bring_about(vm, request, defined)).await;
+        if synced? == Started::Now {
+            let took = begun.elapsed();
+            tracing::info!(
+                "started the VM in {} ms, {} ms of them in libvirt",
+                took.as_millis(),
+                in_libvirt.as_millis()
+            );
+        }
+        Ok(())
+    }
+
+    async fn bring_about(
+        &self,
+        vm: &Vm,
+        request: SyncRequest,
+        defined: &watch::Sender<bool>,
+    ) -> Result<Started, Failure> {
         let SyncRequest { vmi, options, plugins, vmi_json } = request;
         let extensions = Extensions::new(&self.hooks, &plugins, vmi_json)?;
         self.check(&vmi)?;
         if vm.tracker.has_ended() {
             // A VM that has run is not run again, whatever virt-handler knows by now: that would be another VM.
-            return Ok(());
+            return Ok(Started::Before);
         }
         let facts = self.facts(&vmi, options).await?;
         tracking::make_overlays(self, &vmi, &facts).await?;
@@ -142,16 +169,18 @@ impl Boot {
         }
         let (now, _reason) = vm.control.state().await?;
         let phase = vmi.status.phase.as_str();
+        let mut started = Started::Before;
         if state::is_down(now) && !matches!(phase, "Running" | "Failed" | "Succeeded") {
             vm.tracker.end_strays();
             self.start(vm, &vmi).await?;
+            started = Started::Now;
         } else if now == state::PAUSED && !vm.paused.contains(&vmi.metadata.uid) {
             vm.control.resume().await?;
         }
-        match self.runtime.entry().launcher.hot_plug {
-            true => super::sync::bring_in_line(vm, &vmi, &facts).await,
-            false => Ok(()),
+        if self.runtime.entry().launcher.hot_plug {
+            super::sync::bring_in_line(vm, &vmi, &facts).await?;
         }
+        Ok(started)
     }
 
     /// Whether the domain has to be defined: it is not there, or a launcher that died left it half-made. How far that one
