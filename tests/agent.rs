@@ -9,7 +9,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::pod::{Pod, image, text};
+use support::pod::{Pod, demo_vmi, image, text};
 use support::virt_handler::{Received, VirtHandler};
 use support::{expect, wait_for};
 
@@ -18,8 +18,7 @@ const GUEST: Duration = Duration::from_secs(180);
 
 /// The demo's VMI with a file system that can be frozen.
 fn vmi() -> String {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/images/demo/vmi.yaml");
-    let vmi = fs::read_to_string(path).unwrap();
+    let vmi = demo_vmi();
     let mount = "mke2fs /dev/vdc >/dev/null && mkdir -p /data && mount -t ext4 /dev/vdc /data && touch /data/file";
     let user_data = "#!/bin/sh\n";
     assert!(vmi.contains(user_data));
@@ -234,12 +233,7 @@ fn helpers(pod: &Pod, virt_handler: &VirtHandler) {
 fn die_while_frozen(pod: &Pod, virt_handler: &VirtHandler) {
     let frozen = pod.ctl(&["freeze", "--unfreeze-after", "10"]);
     assert!(frozen.status.success(), "{}", text(&frozen));
-    let launcher = nix::unistd::Pid::from_raw(virt_handler.launcher_pid);
-    nix::sys::signal::kill(launcher, nix::sys::signal::Signal::SIGKILL).unwrap();
-    wait_for("another launcher", GUEST, || {
-        let ping = pod.ctl(&["ping"]);
-        expect(ping.status.success(), text(&ping))
-    });
+    pod.replace_launcher();
     wait_told(virt_handler, "frozen");
     wait_told(virt_handler, "thawed");
 }

@@ -15,7 +15,7 @@ use http::StatusCode;
 use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 use support::export_server::{ExportServer, Fetcher, NAME};
-use support::pod::{Pod, image, text};
+use support::pod::{Pod, demo_vmi, image, text};
 use support::{expect, wait_for};
 use virt_launcher::proto::nbd::{MapRequest, ReadRequest};
 
@@ -33,8 +33,7 @@ const TARGET: &str = "/var/run/kubevirt/backups";
 
 /// The demo's VMI with a claim whose changes are tracked, as far as `state` says.
 fn vmi(state: &str) -> Value {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/images/demo/vmi.yaml");
-    let mut vmi: Value = serde_norway::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let mut vmi: Value = serde_norway::from_str(&demo_vmi()).unwrap();
     *vmi.pointer_mut("/spec/domain/firmware/kernelBoot/kernelArgs").unwrap() = json!("console=ttyS0 quiet");
     let push = |vmi: &mut Value, list: &str, value| vmi.pointer_mut(list).unwrap().as_array_mut().unwrap().push(value);
     let disk = json!({"name": "data", "serial": "data1", "disk": {"bus": "virtio"}});

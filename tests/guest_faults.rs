@@ -5,11 +5,10 @@
 
 mod support;
 
-use std::fs;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::pod::{Setup, image, text};
+use support::pod::{Setup, demo_vmi, image, text};
 use support::virt_handler::{Received, VirtHandler};
 use support::{expect, wait_for};
 
@@ -18,8 +17,7 @@ const TOLD: Duration = Duration::from_secs(180);
 
 /// The demo's VMI with a device that tells of panics.
 fn vmi() -> Value {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/images/demo/vmi.yaml");
-    let mut vmi: Value = serde_norway::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let mut vmi: Value = serde_norway::from_str(&demo_vmi()).unwrap();
     *vmi.pointer_mut("/spec/domain/firmware/kernelBoot/kernelArgs").unwrap() = json!("console=ttyS0 quiet");
     vmi["spec"]["domain"]["devices"]["panicDevices"] = json!([{"model": "pvpanic"}]);
     vmi

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::json;
-use support::virt_handler::{Options, Received, VirtHandler};
+use support::virt_handler::{Options, Received, VirtHandler, is_deleted};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use virt_launcher::cmd::{self, Action, Answer, Driver, Failure, Measures, SocketPaths, bind, publish, serve};
@@ -101,7 +101,7 @@ fn end_of(obedient: bool) -> (Vec<&'static str>, Vec<(String, String)>) {
 
     // What the launcher does on SIGTERM.
     guest.outbox.domain_event(EventType::Modified, guest.document(true, false));
-    let deleted = |event: &Received| matches!(event, Received::Domain { domain, .. } if !domain["ObjectMeta"]["deletionTimestamp"].is_null());
+    let deleted = |event: &Received| matches!(event, Received::Domain { domain, .. } if is_deleted(domain));
     let received = runtime.block_on(handler.pipe.wait_for("the deletion", SOON, |all| all.iter().any(deleted)));
     assert_eq!(runtime.block_on(guest.outbox.close(SOON)), Leftover::default());
     let told = received.iter().filter_map(|event| match event {

@@ -7,7 +7,7 @@ mod support;
 use std::path::Path;
 use std::time::Duration;
 
-use support::pod::{Setup, image, text};
+use support::pod::{Setup, demo_vmi, image, text};
 use support::sidecar::Sidecar;
 use tempfile::TempDir;
 use virt_launcher::hooks::{CloudInitQuestion, Hooks, InvocationContext, Plugins, Timings};
@@ -159,7 +159,7 @@ fn a_sidecar_leaves_its_mark_on_a_real_vm() {
         .start();
     pod.wait_ready();
     pod.provide_disks();
-    let vmi = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/images/demo/vmi.yaml")).unwrap();
+    let vmi = demo_vmi();
     let _virt_handler = pod.virt_handler(&vmi);
     let synced = pod.sync(&vmi);
     assert!(synced.status.success(), "{}", text(&synced));

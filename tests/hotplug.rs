@@ -10,9 +10,11 @@ use std::path::PathBuf;
 use std::process::Output;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use support::console::Console;
-use support::pod::{Pod, Setup, image, text};
+use support::pod::{Pod, Setup, demo_vmi, image, text};
+use support::processes::{owner, send};
 use support::{expect, wait_for};
 
 /// Between a request to the guest and what it makes of it.
@@ -21,8 +23,7 @@ const MIB: u64 = 1 << 20;
 
 /// The demo's VMI, whose console is quiet.
 fn vmi() -> Value {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/images/demo/vmi.yaml");
-    let mut vmi: Value = serde_norway::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let mut vmi: Value = serde_norway::from_str(&demo_vmi()).unwrap();
     let boot = vmi.pointer_mut("/spec/domain/firmware/kernelBoot/kernelArgs").unwrap();
     *boot = json!("console=ttyS0 quiet memhp_default_state=online");
     vmi
@@ -163,12 +164,7 @@ fn killed_while_syncing(pod: &Pod, vmi: &Value, after: Duration) {
         // Fails with its launcher, unless it was quicker.
         scope.spawn(|| pod.sync(&vmi.to_string()));
         std::thread::sleep(after);
-        pod.exec(&[
-            "sh",
-            "-c",
-            "kill -9 $(cat /proc/1/task/1/children | tr ' ' '\\n' | while read p; do \
-            [ \"$(cat /proc/$p/comm)\" != virt-launcher ] || echo $p; done)",
-        ]);
+        send(owner(pod), Signal::SIGKILL);
     });
     sync_until_it_works(pod, vmi);
 }

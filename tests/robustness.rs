@@ -6,16 +6,14 @@
 mod support;
 
 use std::io::Write;
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::Value;
-use support::pod::{Pod, image, text};
+use support::pod::{Pod, demo_vmi, image, text};
+use support::processes::{children, owner, send};
 use support::virt_handler::{NotifyPipe, Received};
 use support::{expect, wait_for};
 use tonic::transport::Channel;
@@ -30,10 +28,8 @@ const ABSENCE: Duration = Duration::from_secs(60);
 /// State changes during the absence.
 const CHANGES: u32 = 200;
 
-const VMI: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/images/demo/vmi.yaml");
-
 fn vmi_json() -> Vec<u8> {
-    let yaml: Value = serde_norway::from_str(&std::fs::read_to_string(VMI).unwrap()).unwrap();
+    let yaml: Value = serde_norway::from_str(&demo_vmi()).unwrap();
     serde_json::to_vec(&yaml).unwrap()
 }
 
@@ -188,35 +184,25 @@ fn states(received: &[Received]) -> Vec<String> {
 }
 
 /// The libvirt daemon is a child of whoever owns the socket.
-fn daemon(pod: &Pod) -> Pid {
-    let stream = UnixStream::connect(pod.socket()).unwrap();
-    let launcher = getsockopt(&stream.as_fd(), PeerCredentials).unwrap().pid();
-    let of = |pid: i32| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let (name, rest) = stat.rsplit_once(')')?;
-        let parent: i32 = rest.split_whitespace().nth(1)?.parse().ok()?;
-        Some((parent, name.split_once('(')?.1.to_owned()))
-    };
-    let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let mut daemons = pids.filter(|pid: &i32| {
-        of(*pid).is_some_and(|(parent, name)| parent == launcher && (name == "libvirtd" || name == "virtqemud"))
-    });
-    Pid::from_raw(daemons.next().expect("a libvirt daemon below the launcher"))
+fn daemon(pod: &Pod) -> u32 {
+    let mut children = children(owner(pod)).into_iter();
+    let (pid, _) = children.find(|(_, comm)| comm == "libvirtd" || comm == "virtqemud").expect("a libvirt daemon");
+    pid
 }
 
 /// Lets the daemon go on, whatever becomes of the test.
-struct Stopped(Pid);
+struct Stopped(u32);
 
 impl Stopped {
-    fn new(pid: Pid) -> Self {
-        kill(pid, Signal::SIGSTOP).unwrap();
+    fn new(pid: u32) -> Self {
+        send(pid, Signal::SIGSTOP);
         Stopped(pid)
     }
 }
 
 impl Drop for Stopped {
     fn drop(&mut self) {
-        let _ = kill(self.0, Signal::SIGCONT);
+        send(self.0, Signal::SIGCONT);
     }
 }
 

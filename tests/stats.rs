@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::pod::{Pod, image, text};
+use support::pod::{Pod, demo_vmi, image, text};
 use support::{expect, wait_for};
 use virt_launcher::domain::stats::{LoadStats, MemoryStats};
 use virt_launcher::launcher::statistics::document::{Aliases, document};
@@ -167,8 +167,7 @@ fn a_real_guest_is_measured_pictured_and_dumped() {
     pod.wait_ready();
     assert_eq!(refused(&pod, &["stats"]), "empty DomainStats");
     pod.provide_disks();
-    let vmi = concat!(env!("CARGO_MANIFEST_DIR"), "/images/demo/vmi.yaml");
-    let with_a_screen = std::fs::read_to_string(vmi).unwrap().replace("GraphicsDevice: false", "GraphicsDevice: true");
+    let with_a_screen = demo_vmi().replace("GraphicsDevice: false", "GraphicsDevice: true");
     let synced = pod.sync(&with_a_screen);
     assert!(synced.status.success(), "{}", text(&synced));
     pod.wait_status("Running");

@@ -1,7 +1,5 @@
 //! The launcher dies, its VM lives on: SIGKILL at every point of a VM's life, and again and again.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -10,8 +8,8 @@ use nix::sys::signal::Signal;
 use super::support::beats::Heartbeat;
 use super::support::pod::{Pod, Setup, image, text};
 use super::support::virt_handler::{Received, VirtHandler};
-use super::support::{expect, wait_for};
-use super::{boot, children, comm, owner, send, try_owner, vmi};
+use super::support::{expect, wait_for, write_program};
+use super::{boot, children, owner, send, try_owner, vmi};
 
 /// For a new launcher to answer, on a machine that is busy with other things. `make faults` prints what it took.
 pub const BACK: Duration = Duration::from_secs(30);
@@ -29,17 +27,6 @@ pub fn the_hypervisor(pod: &Pod) -> u32 {
         [pid] => pid,
         ref other => panic!("hypervisors: {other:?}; {}", pod.log()),
     }
-}
-
-/// Kills the launcher and waits until another one, and none but one, serves the socket.
-fn replace_launcher(pod: &Pod) -> u32 {
-    let old = owner(pod);
-    send(old, Signal::SIGKILL);
-    wait_for("another launcher", BACK, || {
-        let new = try_owner(pod).ok_or_else(|| format!("nobody listens: {}", pod.log()))?;
-        expect(new != old && comm(new) == "virt-launcher", new)?;
-        Ok::<_, String>(new)
-    })
 }
 
 /// What the launcher and its monitor wrote, without what they forward.
@@ -80,7 +67,7 @@ fn a_launcher_killed_before_the_define_is_followed_by_one_that_starts_the_vm() {
     let pod = Pod::start(&image, "demo", &[]);
     pod.wait_ready();
     pod.provide_disks();
-    replace_launcher(&pod);
+    pod.replace_launcher();
     sync_until_it_works(&pod, &vmi("demo"));
     assert_runs_and_ends(&pod, &vmi("demo"));
 }
@@ -92,8 +79,7 @@ fn tool_that_waits(dir: &tempfile::TempDir) -> PathBuf {
         reached=/var/run/kubevirt/reached\n\
         if [ ! -e $reached ]; then : >$reached; exec sleep 600; fi\n\
         exec /usr/bin/xorrisofs \"$@\"\n";
-    fs::write(&tool, script).unwrap();
-    fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&tool, script);
     tool
 }
 
@@ -110,7 +96,7 @@ fn a_launcher_killed_between_define_and_start_is_followed_by_one_that_starts_the
         wait_for("the moment between define and start", BACK, || {
             expect(pod.volume("public").join("reached").exists(), pod.log())
         });
-        replace_launcher(&pod);
+        pod.replace_launcher();
     });
     assert_eq!(hypervisors(&pod), [0_u32; 0]);
     sync_until_it_works(&pod, &vmi("demo"));
@@ -130,7 +116,7 @@ fn a_launcher_killed_during_the_start_leaves_one_vm_with_an_owner() {
             scope.spawn(|| pod.sync(&vmi("demo")));
             wait_for("the hypervisor's start", BACK * 2, || expect(pid_file.exists(), pod.log()));
             std::thread::sleep(Duration::from_millis(after));
-            replace_launcher(&pod);
+            pod.replace_launcher();
         });
         sync_until_it_works(&pod, &vmi("demo"));
         assert_runs_and_ends(&pod, &vmi("demo"));
@@ -145,13 +131,13 @@ fn a_paused_vm_stays_paused_under_the_next_launcher() {
     let hypervisor = the_hypervisor(&pod);
     assert!(pod.ctl(&["pause"]).status.success());
     pod.wait_status("Paused");
-    replace_launcher(&pod);
+    pod.replace_launcher();
     pod.wait_status("Paused");
     sync_until_it_works(&pod, &vmi("demo"));
     assert_eq!(pod.status(), "Paused", "a sync resumes only what nobody paused");
     assert!(pod.ctl(&["unpause"]).status.success());
     pod.wait_status("Running");
-    replace_launcher(&pod);
+    pod.replace_launcher();
     pod.wait_status("Running");
     assert_eq!(the_hypervisor(&pod), hypervisor);
 }
@@ -223,7 +209,7 @@ fn after_the_limit_the_vm_is_ended_gracefully() {
     let Some(image) = image() else { return };
     let pod = Pod::start(&image, "demo", &["--adopt-limit=2"]);
     boot(&pod, &vmi("demo"));
-    replace_launcher(&pod);
+    pod.replace_launcher();
     send(owner(&pod), Signal::SIGKILL);
     assert_eq!(pod.wait_exit(), 255, "{}", pod.log());
     let said = |start: &str| {

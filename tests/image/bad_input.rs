@@ -1,11 +1,10 @@
 //! What cannot work is refused: one clear message, the right exit code or reply, and the launcher goes on.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use super::support::pod::{Pod, Setup, UID, image, text};
-use super::support::{expect, wait_for};
+use super::support::{expect, wait_for, write_program};
 use super::{boot, json, vmi, with};
 
 #[test]
@@ -171,8 +170,7 @@ fn a_process_of_the_pod_in_virt_handler_s_place_is_told_nothing() {
     let Some(image) = image() else { return };
     let dir = tempfile::tempdir().unwrap();
     let tool = dir.path().join("xorrisofs");
-    fs::write(&tool, IMPOSTOR).unwrap();
-    fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&tool, IMPOSTOR);
     let pod = Setup::new(&image, "demo").mount(&tool, "/usr/local/bin/xorrisofs").start();
     boot(&pod, &vmi("demo"));
     wait_for("word of the impostor", PATIENCE, || {

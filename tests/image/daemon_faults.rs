@@ -8,8 +8,8 @@ use nix::sys::signal::Signal;
 
 use super::adoption::{BACK, own_lines, the_daemon, the_hypervisor};
 use super::support::pod::{self, Pod, Setup, image, text};
-use super::support::virt_handler::Received;
-use super::support::{expect, wait_for};
+use super::support::virt_handler::{Received, is_deleted};
+use super::support::{expect, wait_for, write_program};
 use super::{boot, children, owner, send, vmi};
 
 #[test]
@@ -60,8 +60,7 @@ fn a_daemon_that_cannot_come_back_ends_the_vm_in_an_orderly_way_that_says_why() 
     let Some(image) = image() else { return };
     let dir = tempfile::tempdir().unwrap();
     let daemon = dir.path().join("libvirt-once");
-    fs::write(&daemon, ONCE).unwrap();
-    fs::set_permissions(&daemon, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&daemon, ONCE);
     // The built-in entry with another daemon, and fewer attempts.
     let printed = std::process::Command::new(env!("CARGO_BIN_EXE_virt-launcher"))
         .args(["hypervisors", "-o", "yaml"])
@@ -99,9 +98,7 @@ fn a_daemon_that_cannot_come_back_ends_the_vm_in_an_orderly_way_that_says_why() 
     };
     assert!(received.iter().any(told), "{received:#?}");
     let deleted = |event: &Received| match event {
-        Received::Domain { domain, .. } => {
-            domain.pointer("/ObjectMeta/deletionTimestamp").is_some_and(|at| !at.is_null())
-        }
+        Received::Domain { domain, .. } => is_deleted(domain),
         Received::K8s(_) => false,
     };
     assert!(received.iter().any(deleted), "{received:#?}");

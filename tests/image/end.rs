@@ -1,14 +1,13 @@
 //! What the container's end looks like, and what PID 1 does for it.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use super::support::pod::{Pod, Setup, image};
-use super::support::{expect, wait_for};
+use super::support::{expect, wait_for, write_program};
 use super::{boot, children, owner, send, stat, vmi};
 
 /// The monitor asked QEMU by SIGTERM and saw it end.
@@ -27,8 +26,7 @@ fn assert_ended_gracefully(pod: &Pod) {
 fn fake_launcher(script: &str) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let launcher = dir.path().join("virt-launcher");
-    fs::write(&launcher, script).unwrap();
-    fs::set_permissions(&launcher, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&launcher, script);
     (dir, launcher)
 }
 

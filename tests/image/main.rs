@@ -13,15 +13,12 @@ mod life;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::fs;
-
-use support::pod::{Pod, text};
+use support::pod::{Pod, demo_vmi, text};
 use support::processes::{children, comm, owner, parent, send, stat, try_owner};
 
 /// The demo's VMI under another name.
 fn vmi(name: &str) -> String {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/images/demo/vmi.yaml");
-    fs::read_to_string(path).unwrap().replace("name: demo", &format!("name: {name}"))
+    demo_vmi().replace("name: demo", &format!("name: {name}"))
 }
 
 /// The same document with one text for another, which must be there.

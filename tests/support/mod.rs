@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::fmt::Display;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 pub mod beats;
@@ -52,6 +54,12 @@ pub async fn wait_until<T, E: Display>(
             Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
         }
     }
+}
+
+/// A script, or what else can be run.
+pub fn write_program(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// `Ok` if it holds, else what was seen instead; for the conditions of [`wait_for`].

@@ -209,6 +209,11 @@ impl Notify for Service {
     }
 }
 
+/// Whether a domain's document says that libvirt no longer knows it.
+pub fn is_deleted(domain: &Value) -> bool {
+    domain.pointer("/ObjectMeta/deletionTimestamp").is_some_and(|at| !at.is_null())
+}
+
 /// How the double behaves as a controller of the VM.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -292,7 +297,7 @@ fn seen(domain: &Value) -> Seen {
     let text = |pointer: &str| domain.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let grace = "/Spec/Metadata/KubeVirt/GracePeriod/MarkedForGracefulShutdown";
     Seen {
-        deleted: domain.pointer("/ObjectMeta/deletionTimestamp").is_some_and(|at| !at.is_null()),
+        deleted: is_deleted(domain),
         status: text("/Status/Status"),
         reason: text("/Status/Reason"),
         marked: domain.pointer(grace) == Some(&Value::Bool(true)),
