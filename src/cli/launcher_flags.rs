@@ -71,7 +71,7 @@ impl Default for Raw {
 impl Raw {
     /// Fills itself. The first value is the list of flags with their defaults.
     fn parse(&mut self, words: &[OsString]) -> (String, Parsed) {
-        use Target::{Bool, Duration, Int, OptionalPath, OptionalText, Path, Text, Uint};
+        use Target::{Bool, Duration, Int, OptionalDuration, OptionalPath, OptionalText, Path, Text, Uint};
         let flag = Flag::new;
         let config = &mut self.config;
         let mut flags = [
@@ -133,12 +133,16 @@ impl Raw {
                 "longest pause between agent questions about interfaces and OS",
             ),
             flag("qemu-agent-file-interval", Duration(&mut config.agent.file), "the same for file systems"),
-            flag("qemu-agent-user-interval", Duration(&mut config.agent.user), "the same for users"),
+            flag(
+                "qemu-agent-user-interval",
+                OptionalDuration(&mut config.agent.user),
+                "the same for users (default 10s, longer while nothing changes and nobody asks)",
+            ),
             flag("qemu-agent-version-interval", Duration(&mut config.agent.version), "the same for the agent itself"),
             flag(
                 "qemu-fsfreeze-status-interval",
-                Duration(&mut config.agent.fsfreeze_status),
-                "the same for the freeze status",
+                OptionalDuration(&mut config.agent.fsfreeze_status),
+                "the same for the freeze status (default 5s, longer while nothing is frozen)",
             ),
             flag("simulate-crash", Bool(&mut config.simulate_crash), "crash after making the directories, for tests"),
             flag(
@@ -182,14 +186,14 @@ impl Raw {
             }
         }
         for (name, interval) in [
-            ("qemu-timeout", config.qemu_timeout),
-            ("qemu-agent-sys-interval", config.agent.sys),
-            ("qemu-agent-file-interval", config.agent.file),
+            ("qemu-timeout", Some(config.qemu_timeout)),
+            ("qemu-agent-sys-interval", Some(config.agent.sys)),
+            ("qemu-agent-file-interval", Some(config.agent.file)),
             ("qemu-agent-user-interval", config.agent.user),
-            ("qemu-agent-version-interval", config.agent.version),
+            ("qemu-agent-version-interval", Some(config.agent.version)),
             ("qemu-fsfreeze-status-interval", config.agent.fsfreeze_status),
         ] {
-            if interval.is_zero() {
+            if interval.is_some_and(|interval| interval.is_zero()) {
                 wrong(name, &"0", "must be more than zero".to_owned());
             }
         }
@@ -382,8 +386,8 @@ mod tests {
         assert_eq!(config.disk_memory_limit, 2_097_152_000);
         assert_eq!(config.ovmf_path, Path::new("/usr/share/edk2/ovmf"));
         let agent = config.agent;
-        let seconds = [agent.sys, agent.file, agent.user, agent.version, agent.fsfreeze_status].map(|d| d.as_secs());
-        assert_eq!(seconds, [120, 300, 10, 300, 5]);
+        assert_eq!([agent.sys, agent.file, agent.version].map(|d| d.as_secs()), [120, 300, 300]);
+        assert_eq!((agent.user, agent.fsfreeze_status), (None, None), "as often as there is reason to");
         assert_eq!((config.hypervisor, config.hypervisor_catalogue, config.libvirt_log_filters), (None, None, None));
         assert_eq!(config.environment, Environment::default());
     }

@@ -57,6 +57,7 @@ pub enum Target<'a> {
     Uint(&'a mut u64),
     /// Go's duration.
     Duration(&'a mut Duration),
+    OptionalDuration(&'a mut Option<Duration>),
     /// Any text.
     Text(&'a mut String),
     /// A path.
@@ -73,7 +74,7 @@ impl Target<'_> {
             Target::Bool(_) => "",
             Target::Int(_) => "int",
             Target::Uint(_) => "uint",
-            Target::Duration(_) => "duration",
+            Target::Duration(_) | Target::OptionalDuration(_) => "duration",
             Target::Text(_) | Target::Path(_) | Target::OptionalText(_) | Target::OptionalPath(_) => "string",
         }
     }
@@ -86,7 +87,7 @@ impl Target<'_> {
             Target::Duration(value) => Some(format!("{value:?}")),
             Target::Text(value) => (!value.is_empty()).then(|| format!("{value:?}")),
             Target::Path(value) => Some(format!("{value:?}")),
-            Target::OptionalText(_) | Target::OptionalPath(_) => None,
+            Target::OptionalText(_) | Target::OptionalPath(_) | Target::OptionalDuration(_) => None,
         }
     }
 
@@ -96,6 +97,7 @@ impl Target<'_> {
             Target::Int(target) => **target = parse_int(value)?,
             Target::Uint(target) => **target = parse_uint(value)?,
             Target::Duration(target) => **target = parse_duration(value)?,
+            Target::OptionalDuration(target) => **target = Some(parse_duration(value)?),
             Target::Text(target) => **target = value.to_owned(),
             Target::Path(target) => **target = PathBuf::from(value),
             Target::OptionalText(target) => **target = (!value.is_empty()).then(|| value.to_owned()),

@@ -20,4 +20,4 @@ pub use error::AgentError;
 pub use exec::{Command, Finished, exec, ping};
 pub use file::{read_file, write_file};
 pub use freeze::{FROZEN, THAWED, freeze, status, thaw};
-pub use poller::{Agent, Answer, Intervals, LibvirtAgent, Presence, Question, poll};
+pub use poller::{Agent, Answer, Interest, Intervals, LibvirtAgent, Presence, Question, poll};

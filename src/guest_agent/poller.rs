@@ -1,21 +1,30 @@
 //! Asks the agent again and again (contract/notify.md 6.1, 6.2): which question how often is data, the clock is tokio's.
 //!
 //! What the reader can rely on: one question at a time; the poller sleeps in between; while the guest is paused or its
-//! agent away it waits for the sign that this is over, and then asks everything anew.
+//! agent away it waits for the sign that this is over, and then asks everything anew. Unless a flag says how often, users
+//! and freeze status are asked for as often as the original does only while there is a reason to (weakness N12): every
+//! question costs the guest, libvirt and the launcher a few wake-ups, for the life of the VM.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::data::{AgentInfo, Filesystem, GuestData, Load, User};
+use super::data::{AgentInfo, Filesystem, GuestData};
 use super::error::AgentError;
+use super::freeze::FROZEN;
 use super::{commands, parse};
 use crate::domain::FsFreeze;
 use crate::libvirt::{Connection, Params, code, guest_info};
 
 /// The pause after the first answer; it doubles up to the question's interval.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
+/// The original's intervals of what is asked most often.
+const USERS: Duration = Duration::from_secs(10);
+const FREEZE_STATUS: Duration = Duration::from_secs(5);
+/// What is due so soon can be asked for now.
+const TOGETHER: Duration = Duration::from_secs(2);
 
 /// Longest pauses between two questions of a kind, as the flags say (`--qemu-agent-…-interval`). None is zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,46 +33,61 @@ pub struct Intervals {
     pub sys: Duration,
     /// File systems.
     pub file: Duration,
-    /// Users.
-    pub user: Duration,
+    /// Users. None: 10 s while they change or somebody wants to know them, up to `sys` while not.
+    pub user: Option<Duration>,
     /// The agent itself.
     pub version: Duration,
-    /// Freeze status.
-    pub fsfreeze_status: Duration,
+    /// Freeze status. None: 5 s while the file systems are frozen, up to `version` while not; an agent freezes nothing by
+    /// itself, and who has given it an order says so ([`Interest::freeze_status`]).
+    pub fsfreeze_status: Option<Duration>,
+}
+
+/// Reasons to ask soon. Clones of its `Arc` are held by those who have them.
+#[derive(Debug, Default)]
+pub struct Interest {
+    /// The agent was told to freeze or thaw: its status is asked for at once.
+    pub freeze_status: Notify,
+    /// Somebody wants to know the users: they are asked for as often as the original does, for a while.
+    pub users: Notify,
 }
 
 /// What is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Question {
-    /// Interfaces, operating system, host name and time zone.
-    System,
+    /// What libvirt asks by itself: bits of [`guest_info`].
+    Info(u32),
     /// Whether the file systems are frozen.
     FreezeStatus,
     /// The agent's version and commands.
     Agent,
     /// Mounted file systems.
     Filesystems,
-    /// Who is logged in.
-    Users,
-    /// Load averages.
-    Load,
 }
+
+/// Interfaces, operating system, host name and time zone.
+const SYSTEM: u32 = guest_info::INTERFACES | guest_info::OS | guest_info::HOSTNAME | guest_info::TIMEZONE;
+
+/// Which command of the agent libvirt needs for what it asks.
+const COMMANDS: [(u32, &str); 6] = [
+    (guest_info::INTERFACES, "guest-network-get-interfaces"),
+    (guest_info::OS, "guest-get-osinfo"),
+    (guest_info::HOSTNAME, "guest-get-host-name"),
+    (guest_info::TIMEZONE, "guest-get-timezone"),
+    (guest_info::USERS, "guest-get-users"),
+    (guest_info::LOAD, "guest-get-load"),
+];
 
 /// What the agent answered.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
-    /// To [`Question::System`].
-    System(Params),
+    /// To [`Question::Info`] of these kinds.
+    Info(u32, Params),
     /// To [`Question::FreezeStatus`].
     FreezeStatus(FsFreeze),
     /// To [`Question::Agent`].
     Agent(AgentInfo),
     /// To [`Question::Filesystems`].
     Filesystems(Vec<Filesystem>),
-    /// To [`Question::Users`].
-    Users(Vec<User>),
-    /// To [`Question::Load`].
-    Load(Load),
 }
 
 /// Whom the poller asks.
@@ -78,40 +102,65 @@ pub type Presence = Option<u64>;
 /// A question and its rhythm.
 struct Worker {
     question: Question,
-    interval: Duration,
+    shortest: Duration,
+    longest: Duration,
+    /// The next pause.
     pause: Duration,
     due: Instant,
+    /// There can be reasons to ask often.
+    watches: bool,
     /// The last try failed, and was told.
     failed: bool,
 }
 
 impl Worker {
     fn new(question: Question, interval: Duration) -> Self {
-        Worker { question, interval, pause: FIRST_PAUSE.min(interval), due: Instant::now(), failed: false }
+        Worker::between(question, FIRST_PAUSE.min(interval), interval, false)
+    }
+
+    /// At the flag's interval, else as often as there is reason to.
+    fn watching(question: Question, flag: Option<Duration>, shortest: Duration, longest: Duration) -> Self {
+        match flag {
+            Some(interval) => Worker::new(question, interval),
+            None => Worker::between(question, shortest.min(longest), longest, true),
+        }
+    }
+
+    fn between(question: Question, shortest: Duration, longest: Duration, watches: bool) -> Self {
+        let pause = FIRST_PAUSE.min(longest);
+        Worker { question, shortest, longest, pause, due: Instant::now(), watches, failed: false }
     }
 
     fn restart(&mut self) {
-        self.pause = FIRST_PAUSE.min(self.interval);
+        self.pause = FIRST_PAUSE.min(self.longest);
         self.due = Instant::now();
     }
 
-    /// 10 s, 20 s, 40 s … up to the interval.
+    /// Short pauses again, the one that is under way included.
+    fn attend(&mut self) {
+        if self.watches {
+            self.due = self.due.min(Instant::now() + self.shortest);
+            self.pause = self.shortest;
+        }
+    }
+
+    /// 10 s, 20 s, 40 s … up to the longest.
     fn asked(&mut self) {
         self.due = Instant::now() + self.pause;
-        self.pause = self.pause.saturating_mul(2).min(self.interval);
+        self.pause = self.pause.saturating_mul(2).min(self.longest);
     }
 }
 
-/// In the order of a first round: what virt-handler is told of comes first.
+/// In the order of a first round. What the agent says of itself tells what else it can be asked.
 fn workers(intervals: Intervals) -> [Worker; 6] {
     let Intervals { sys, file, user, version, fsfreeze_status } = intervals;
     [
-        Worker::new(Question::System, sys),
-        Worker::new(Question::FreezeStatus, fsfreeze_status),
         Worker::new(Question::Agent, version),
+        Worker::new(Question::Info(SYSTEM), sys),
+        Worker::watching(Question::Info(guest_info::USERS), user, USERS, sys),
+        Worker::new(Question::Info(guest_info::LOAD), sys),
+        Worker::watching(Question::FreezeStatus, fsfreeze_status, FREEZE_STATUS, version),
         Worker::new(Question::Filesystems, file),
-        Worker::new(Question::Users, user),
-        Worker::new(Question::Load, sys),
     ]
 }
 
@@ -120,49 +169,119 @@ pub async fn poll(
     agent: impl Agent,
     intervals: Intervals,
     mut presence: watch::Receiver<Presence>,
+    interest: Arc<Interest>,
     data: watch::Sender<GuestData>,
 ) {
     let mut workers = workers(intervals);
+    let mut last = Instant::now();
     loop {
         let Ok(session) = presence.wait_for(Option::is_some).await.map(|session| *session) else { return };
         workers.iter_mut().for_each(Worker::restart);
         while *presence.borrow_and_update() == session {
-            let Some(worker) = workers.iter_mut().min_by_key(|worker| worker.due) else { return };
+            let Some(due) = workers.iter().map(|worker| worker.due).min() else { return };
+            // To wait for what is due so soon after a question costs more than to ask it now.
+            let soon = Instant::now() + TOGETHER;
+            let due = if due <= soon && last.elapsed() < TOGETHER { last } else { due };
             tokio::select! {
                 biased;
                 changed = presence.changed() => if changed.is_err() { return },
-                () = sleep_until(worker.due) => ask(&agent, worker, &data).await,
+                // What is known of it is out of date.
+                () = interest.freeze_status.notified() => each(&mut workers, Question::FreezeStatus, Worker::restart),
+                () = interest.users.notified() => {
+                    each(&mut workers, Question::Info(guest_info::USERS), Worker::attend);
+                }
+                () = sleep_until(due) => {
+                    ask(&agent, &mut workers, &data).await;
+                    last = Instant::now();
+                }
             }
         }
     }
 }
 
-async fn ask(agent: &impl Agent, worker: &mut Worker, data: &watch::Sender<GuestData>) {
-    let answer = agent.ask(worker.question).await;
-    worker.asked();
-    match answer {
+fn each(workers: &mut [Worker], question: Question, change: fn(&mut Worker)) {
+    workers.iter_mut().filter(|worker| worker.question == question).for_each(change);
+}
+
+/// Asks what is due first, and with it what libvirt can find out in the same call.
+async fn ask(agent: &impl Agent, workers: &mut [Worker], data: &watch::Sender<GuestData>) {
+    let Some(first) = workers.iter().min_by_key(|worker| worker.due).map(|worker| worker.question) else { return };
+    let soon = Instant::now() + TOGETHER;
+    let mut asked: Vec<&mut Worker> = workers
+        .iter_mut()
+        .filter(|worker| match (first, worker.question) {
+            (Question::Info(_), Question::Info(_)) => worker.due <= soon,
+            (first, question) => first == question,
+        })
+        .collect();
+    let infos = asked.iter().map(|worker| match worker.question {
+        Question::Info(types) => types,
+        Question::FreezeStatus | Question::Agent | Question::Filesystems => 0,
+    });
+    let question = match first {
+        Question::Info(_) => Question::Info(answerable(infos.fold(0, |all, types| all | types), &data.borrow())),
+        Question::FreezeStatus | Question::Agent | Question::Filesystems => first,
+    };
+    let answer = match question {
+        Question::Info(0) => Ok(Answer::Info(0, Params::default())),
+        question => agent.ask(question).await,
+    };
+    let frozen = matches!(&answer, Ok(Answer::FreezeStatus(freeze)) if freeze.status == FROZEN);
+    let mut other_users = false;
+    let failure = match answer {
         Ok(answer) => {
-            worker.failed = false;
-            data.send_if_modified(|data| store(data, answer));
+            data.send_if_modified(|data| {
+                let users = data.users.clone();
+                let news = store(data, answer);
+                other_users = data.users != users;
+                news
+            });
+            None
         }
+        Err(error) => Some(error),
+    };
+    for worker in &mut asked {
         // Once per streak: a guest can make every question fail, for ever.
-        Err(error) if !std::mem::replace(&mut worker.failed, true) => {
+        let failed_before = std::mem::replace(&mut worker.failed, failure.is_some());
+        if let Some(error) = failure.as_ref().filter(|_| !failed_before) {
             tracing::info!(v = 3, "Fetching guest info failed ({:?}): {error}", worker.question);
         }
-        Err(_) => {}
+        if other_users || frozen {
+            worker.attend();
+        }
+        worker.asked();
     }
+}
+
+/// Those of `types` that the agent can answer, by its own account; all of them before it has given one.
+fn answerable(types: u32, data: &GuestData) -> u32 {
+    let Some(AgentInfo { commands, .. }) = data.agent.as_ref().filter(|agent| !agent.commands.is_empty()) else {
+        return types;
+    };
+    let lacks = |name: &str| !commands.iter().any(|command| command.name == name && command.enabled);
+    let lacking = COMMANDS.iter().filter(|(_, command)| lacks(command)).fold(0, |all, (kind, _)| all | kind);
+    types & !lacking
 }
 
 /// Stores an answer; false if it is no news.
 fn store(data: &mut GuestData, answer: Answer) -> bool {
     let before = data.clone();
     match answer {
-        Answer::System(params) => parse::system(&params, data),
+        Answer::Info(types, params) => {
+            // What was not asked for is kept.
+            if types & SYSTEM != 0 {
+                parse::system(&params, data);
+            }
+            if types & guest_info::USERS != 0 {
+                data.users = parse::users(&params);
+            }
+            if types & guest_info::LOAD != 0 {
+                data.load = parse::load(&params);
+            }
+        }
         Answer::FreezeStatus(freeze) => data.freeze = freeze,
         Answer::Agent(info) => data.agent = Some(info),
         Answer::Filesystems(filesystems) => data.filesystems = filesystems,
-        Answer::Users(users) => data.users = users,
-        Answer::Load(load) => data.load = load,
     }
     *data != before
 }
@@ -192,22 +311,21 @@ impl LibvirtAgent {
     }
 
     /// All of `types` at once; where the agent does not know one of them, each by itself, since libvirt then gives none.
-    async fn system(&self) -> Result<Params, AgentError> {
-        let types = [guest_info::INTERFACES, guest_info::OS, guest_info::HOSTNAME, guest_info::TIMEZONE];
-        let all = self.info(types.iter().fold(0, |all, one| all | one)).await;
-        match all {
-            Err(error) if error.code().is_some_and(|code| code != code::AGENT_UNRESPONSIVE) => {
-                let mut params = Params::default();
-                let mut some = false;
-                for one in types {
+    async fn infos(&self, types: u32) -> Result<Answer, AgentError> {
+        match self.info(types).await {
+            Err(error)
+                if types.count_ones() > 1 && error.code().is_some_and(|code| code != code::AGENT_UNRESPONSIVE) =>
+            {
+                let (mut known, mut params) = (0, Params::default());
+                for one in COMMANDS.iter().map(|(one, _)| one & types).filter(|one| *one != 0) {
                     if let Ok(more) = self.info(one).await {
                         params.extend(more);
-                        some = true;
+                        known |= one;
                     }
                 }
-                if some { Ok(params) } else { Err(error) }
+                if known != 0 { Ok(Answer::Info(known, params)) } else { Err(error) }
             }
-            all => all,
+            all => Ok(Answer::Info(types, all?)),
         }
     }
 }
@@ -215,14 +333,12 @@ impl LibvirtAgent {
 impl Agent for LibvirtAgent {
     async fn ask(&self, question: Question) -> Result<Answer, AgentError> {
         Ok(match question {
-            Question::System => Answer::System(self.system().await?),
+            Question::Info(types) => self.infos(types).await?,
             Question::FreezeStatus => {
                 Answer::FreezeStatus(parse::freeze_status(&self.bare(commands::FREEZE_STATUS).await?)?)
             }
             Question::Agent => Answer::Agent(parse::info(&self.bare(commands::INFO).await?)?),
             Question::Filesystems => Answer::Filesystems(parse::filesystems(&self.bare(commands::FSINFO).await?)?),
-            Question::Users => Answer::Users(parse::users(&self.info(guest_info::USERS).await?)),
-            Question::Load => Answer::Load(parse::load(&self.info(guest_info::LOAD).await?)),
         })
     }
 }
@@ -231,9 +347,11 @@ impl Agent for LibvirtAgent {
 mod tests {
     use std::sync::{Arc, Mutex};
 
+    use super::super::data::AgentCommand;
     use super::*;
 
-    /// Writes down when it was asked what, and answers the freeze status with the number of questions so far.
+    /// Writes down when it was asked what, and answers the freeze status with the number of questions so far, unless it has
+    /// one.
     #[derive(Clone, Default)]
     struct Scripted {
         asked: Arc<Mutex<Vec<(u64, Question)>>>,
@@ -241,6 +359,7 @@ mod tests {
         /// How long each answer takes.
         takes: Duration,
         broken: bool,
+        freeze: Arc<Mutex<Option<&'static str>>>,
     }
 
     impl Agent for Scripted {
@@ -255,12 +374,13 @@ mod tests {
                 return Err(AgentError::FreezeStatus("?".into()));
             }
             Ok(match question {
-                Question::System => Answer::System(Params::default()),
-                Question::FreezeStatus => Answer::FreezeStatus(FsFreeze { status: count.to_string() }),
+                Question::Info(types) => Answer::Info(types, Params::default()),
+                Question::FreezeStatus => {
+                    let status = self.freeze.lock().unwrap().map_or(count.to_string(), str::to_owned);
+                    Answer::FreezeStatus(FsFreeze { status })
+                }
                 Question::Agent => Answer::Agent(AgentInfo::default()),
                 Question::Filesystems => Answer::Filesystems(Vec::new()),
-                Question::Users => Answer::Users(Vec::new()),
-                Question::Load => Answer::Load(Load::default()),
             })
         }
     }
@@ -268,24 +388,30 @@ mod tests {
     const INTERVALS: Intervals = Intervals {
         sys: Duration::from_secs(120),
         file: Duration::from_secs(300),
-        user: Duration::from_secs(10),
+        user: Some(Duration::from_secs(10)),
         version: Duration::from_secs(300),
-        fsfreeze_status: Duration::from_secs(5),
+        fsfreeze_status: Some(Duration::from_secs(5)),
     };
 
     struct World {
         agent: Scripted,
         presence: watch::Sender<Presence>,
+        interest: Arc<Interest>,
         data: watch::Receiver<GuestData>,
     }
 
     impl World {
         fn start(takes: Duration, broken: bool) -> Self {
-            let agent = Scripted { start: Some(Instant::now()), takes, broken, ..Scripted::default() };
+            Self::with(INTERVALS, Scripted { takes, broken, ..Scripted::default() })
+        }
+
+        fn with(intervals: Intervals, agent: Scripted) -> Self {
+            let agent = Scripted { start: Some(Instant::now()), ..agent };
             let presence = watch::Sender::new(None);
+            let interest = Arc::new(Interest::default());
             let (sender, data) = watch::channel(GuestData::default());
-            tokio::spawn(poll(agent.clone(), INTERVALS, presence.subscribe(), sender));
-            World { agent, presence, data }
+            tokio::spawn(poll(agent.clone(), intervals, presence.subscribe(), Arc::clone(&interest), sender));
+            World { agent, presence, interest, data }
         }
 
         async fn after(&self, seconds: u64) {
@@ -294,7 +420,11 @@ mod tests {
 
         fn when(&self, question: Question) -> Vec<u64> {
             let asked = self.agent.asked.lock().unwrap();
-            asked.iter().filter(|(_, what)| *what == question).map(|(when, _)| *when).collect()
+            let asked_for = |what: &Question| match (*what, question) {
+                (Question::Info(types), Question::Info(wanted)) => types & wanted == wanted,
+                (what, wanted) => what == wanted,
+            };
+            asked.iter().filter(|(_, what)| asked_for(what)).map(|(when, _)| *when).collect()
         }
 
         fn count(&self) -> usize {
@@ -307,12 +437,64 @@ mod tests {
         let world = World::start(Duration::ZERO, false);
         world.presence.send_replace(Some(1));
         world.after(601).await;
-        assert_eq!(world.when(Question::System), [0, 10, 30, 70, 150, 270, 390, 510]);
-        assert_eq!(world.when(Question::Load), world.when(Question::System));
+        assert_eq!(world.when(Question::Info(SYSTEM)), [0, 10, 30, 70, 150, 270, 390, 510]);
+        assert_eq!(world.when(Question::Info(guest_info::LOAD)), world.when(Question::Info(SYSTEM)));
         assert_eq!(world.when(Question::Agent), [0, 10, 30, 70, 150, 310]);
         assert_eq!(world.when(Question::Filesystems), world.when(Question::Agent));
-        assert_eq!(world.when(Question::Users), (0..=60).map(|n| n * 10).collect::<Vec<_>>());
+        assert_eq!(world.when(Question::Info(guest_info::USERS)), (0..=60).map(|n| n * 10).collect::<Vec<_>>());
         assert_eq!(world.when(Question::FreezeStatus), (0..=120).map(|n| n * 5).collect::<Vec<_>>());
+    }
+
+    /// The defaults: nobody has said how often.
+    const LAZY: Intervals = Intervals { user: None, fsfreeze_status: None, ..INTERVALS };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thawed_guest_is_left_alone_and_a_frozen_one_is_watched() {
+        let world = World::with(LAZY, Scripted::default());
+        let status = |status| *world.agent.freeze.lock().unwrap() = Some(status);
+        status("thawed");
+        world.presence.send_replace(Some(1));
+        world.after(301).await;
+        assert_eq!(world.when(Question::FreezeStatus), [0, 10, 30, 70, 150]);
+        status("frozen");
+        world.interest.freeze_status.notify_one();
+        world.after(20).await;
+        assert_eq!(world.data.borrow().freeze.status, "frozen");
+        assert_eq!(world.when(Question::FreezeStatus)[5..], [301, 306, 310, 315, 320]);
+        status("thawed");
+        world.after(60).await;
+        assert_eq!(world.data.borrow().freeze.status, "thawed");
+        assert_eq!(world.when(Question::FreezeStatus)[10..], [325, 335, 355]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn users_are_asked_for_often_while_somebody_wants_to_know_them() {
+        let world = World::with(LAZY, Scripted::default());
+        world.presence.send_replace(Some(1));
+        world.after(400).await;
+        assert_eq!(world.when(Question::Info(guest_info::USERS)), [0, 10, 30, 70, 150, 270, 390]);
+        for _ in 0..10 {
+            world.interest.users.notify_one();
+            world.after(1).await;
+        }
+        world.after(31).await;
+        assert_eq!(world.when(Question::Info(guest_info::USERS))[7..], [410, 420, 440]);
+    }
+
+    #[test]
+    fn an_agent_is_asked_for_what_it_says_it_can_answer() {
+        let command = |name: &str, enabled| AgentCommand { name: name.to_owned(), enabled };
+        let commands = [("guest-get-osinfo", true), ("guest-get-users", false), ("guest-ping", true)];
+        let with = |commands| GuestData {
+            agent: Some(AgentInfo { commands, ..AgentInfo::default() }),
+            ..GuestData::default()
+        };
+        let all = SYSTEM | guest_info::USERS | guest_info::LOAD;
+        let told = with(commands.map(|(name, enabled)| command(name, enabled)).to_vec());
+        assert_eq!(answerable(all, &told), guest_info::OS);
+        assert_eq!(answerable(guest_info::USERS, &told), 0);
+        assert_eq!(answerable(all, &with(Vec::new())), all, "it has said nothing");
+        assert_eq!(answerable(all, &GuestData::default()), all);
     }
 
     #[tokio::test(start_paused = true)]
@@ -322,13 +504,13 @@ mod tests {
         assert_eq!(world.count(), 0);
         world.presence.send_replace(Some(1));
         world.after(1).await;
-        assert_eq!(world.count(), 6);
+        assert_eq!(world.count(), 4, "one question for all that libvirt asks");
         world.presence.send_replace(None);
         world.after(1000).await;
-        assert_eq!(world.count(), 6, "asked while the guest was paused");
+        assert_eq!(world.count(), 4, "asked while the guest was paused");
         world.presence.send_replace(Some(1));
         world.after(1).await;
-        assert_eq!(world.count(), 12, "everything is asked anew");
+        assert_eq!(world.count(), 8, "everything is asked anew");
     }
 
     #[tokio::test(start_paused = true)]
@@ -338,7 +520,7 @@ mod tests {
         world.after(100).await;
         world.presence.send_replace(Some(2));
         world.after(25).await;
-        let system = world.when(Question::System);
+        let system = world.when(Question::Info(SYSTEM));
         assert_eq!(system, [0, 10, 30, 70, 100, 110]);
     }
 
@@ -348,7 +530,13 @@ mod tests {
         world.presence.send_replace(Some(1));
         world.after(121).await;
         assert_eq!(world.count(), 10, "ten times twelve seconds");
-        for question in [Question::System, Question::Agent, Question::Filesystems, Question::Users, Question::Load] {
+        for question in [
+            Question::Info(SYSTEM),
+            Question::Agent,
+            Question::Filesystems,
+            Question::Info(guest_info::USERS),
+            Question::Info(guest_info::LOAD),
+        ] {
             assert!(!world.when(question).is_empty(), "{question:?} was starved");
         }
     }
@@ -358,13 +546,13 @@ mod tests {
         let world = World::start(Duration::ZERO, false);
         world.presence.send_replace(Some(1));
         world.after(1).await;
-        assert_eq!(world.data.borrow().freeze.status, "2");
+        assert_eq!(world.data.borrow().freeze.status, "3");
         assert!(world.data.borrow().agent.is_some());
 
         let broken = World::start(Duration::ZERO, true);
         broken.presence.send_replace(Some(1));
         broken.after(100).await;
-        assert!(broken.count() > 6);
+        assert!(broken.count() > 4);
         assert!(!broken.data.has_changed().unwrap());
     }
 }

@@ -131,9 +131,9 @@ impl Default for Config {
             agent: AgentIntervals {
                 sys: 120 * second,
                 file: 300 * second,
-                user: 10 * second,
+                user: None,
                 version: 300 * second,
-                fsfreeze_status: 5 * second,
+                fsfreeze_status: None,
             },
             simulate_crash: false,
             libvirt_log_filters: None,

@@ -77,7 +77,9 @@ impl Guest {
         let thaw_after = (request.unfreeze_timeout_seconds != 0).then(|| Duration::from_secs(seconds));
         let due = thaw_after.map(|after| now().saturating_add(after.as_secs()));
         let due_before = self.shared.thaw.remember(due);
-        match guest_agent::freeze(agent, end.saturating_duration_since(Instant::now())).await {
+        let frozen = guest_agent::freeze(agent, end.saturating_duration_since(Instant::now())).await;
+        self.shared.interest.freeze_status.notify_one();
+        match frozen {
             Ok(()) => {
                 self.shared.thaw.replace(thaw_after.map(|after| self.thaw_later(after)));
                 Ok(())
@@ -103,7 +105,9 @@ impl Guest {
     async fn thaw(&self) -> Result<(), AgentError> {
         let agent = &self.shared.agent;
         let deadlines = agent.connection.deadlines();
-        guest_agent::thaw(agent, deadlines.agent, deadlines.control).await
+        let thawed = guest_agent::thaw(agent, deadlines.agent, deadlines.control).await;
+        self.shared.interest.freeze_status.notify_one();
+        thawed
     }
 
     /// Takes over the safety thaw of a launcher that died.

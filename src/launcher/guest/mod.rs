@@ -17,7 +17,7 @@ use super::publisher::Identity;
 use super::saved::SavedStore;
 use crate::cmd::{Failure, GuestCommand, GuestOutput};
 use crate::domain::{self, Domain, LifeCycle};
-use crate::guest_agent::{self, AgentError, GuestData, Intervals, LibvirtAgent, Presence};
+use crate::guest_agent::{self, AgentError, GuestData, Interest, Intervals, LibvirtAgent, Presence};
 use crate::libvirt::Connection;
 use crate::notify::{InvolvedObject, K8sEvent, K8sEventType, Outbox};
 
@@ -38,6 +38,7 @@ struct Shared {
     tpm_state: PathBuf,
     data: watch::Sender<GuestData>,
     presence: watch::Sender<Presence>,
+    interest: Arc<Interest>,
     /// How often libvirt has told that the agent connected.
     connections: AtomicU64,
     probes_paused: AtomicBool,
@@ -68,6 +69,7 @@ impl Guest {
                 tpm_state,
                 data: watch::Sender::default(),
                 presence: watch::Sender::default(),
+                interest: Arc::default(),
                 connections: AtomicU64::new(1),
                 probes_paused: AtomicBool::new(false),
                 propagates: AtomicBool::new(false),
@@ -78,8 +80,9 @@ impl Guest {
 
     /// Asks the agent again and again, for as long as the runtime lives.
     pub fn start_poller(&self, intervals: Intervals) {
-        let Shared { agent, presence, data, .. } = &*self.shared;
-        tokio::spawn(guest_agent::poll(agent.clone(), intervals, presence.subscribe(), data.clone()));
+        let Shared { agent, presence, interest, data, .. } = &*self.shared;
+        let (presence, interest) = (presence.subscribe(), Arc::clone(interest));
+        tokio::spawn(guest_agent::poll(agent.clone(), intervals, presence, interest, data.clone()));
     }
 
     /// What the agent has told so far, and word of every change.
@@ -112,11 +115,13 @@ impl Guest {
 
     /// GetGuestInfo.
     pub fn info(&self) -> Result<String, Failure> {
+        self.shared.interest.users.notify_one();
         document(guest_agent::guest_info(&self.shared.data.borrow()))
     }
 
     /// GetUsers.
     pub fn users(&self) -> Result<String, Failure> {
+        self.shared.interest.users.notify_one();
         document(guest_agent::user_list(&self.shared.data.borrow()))
     }
 
