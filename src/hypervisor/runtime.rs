@@ -211,6 +211,10 @@ impl Runtime {
 /// Where a session daemon keeps its configuration and logs.
 const PRIVATE: &str = "/var/run/kubevirt-private";
 
+/// By default the daemon asks its clients every five seconds whether they live, which wakes both. The end of its one client
+/// it learns from their socket; whether the daemon lives, the launcher asks. What the image's file says comes first.
+const QUIET: &str = "keepalive_interval = -1";
+
 /// A string as libvirt's configuration files quote it.
 fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
@@ -234,7 +238,8 @@ impl LibvirtWrapper for Runtime {
             let target = if self.root { &driver.shipped } else { &driver.non_root };
             files.push(ConfigFile { shipped: driver.shipped.clone(), target: target.clone(), append });
         }
-        let append = filters.map(|filters| format!("log_filters={}", quoted(filters))).into_iter().collect();
+        let filters = filters.map(|filters| format!("log_filters={}", quoted(filters)));
+        let append = filters.into_iter().chain([QUIET.to_owned()]).collect();
         files.push(ConfigFile { shipped: self.daemon.shipped.clone(), target: self.daemon.config.clone(), append });
         LibvirtFiles { files }
     }
@@ -449,10 +454,11 @@ mod tests {
             ["hugetlbfs_mount = \"/dev/hugepages\"", "virtiofsd_debug = 1", "shared_filesystems = [ \"/a\", \"/b\" ]"]
         );
         assert_eq!(daemon.target, Path::new("/var/run/libvirt/virtqemud.conf"));
-        assert_eq!(daemon.append, ["log_filters=\"1:*\""]);
+        assert_eq!(daemon.append, ["log_filters=\"1:*\"", QUIET]);
         let root =
             runtime(true, &["/usr/sbin/virtqemud", VIRTLOGD]).unwrap().setup_libvirt(None, &Environment::default());
         assert_eq!(root.files[0].target, root.files[0].shipped);
-        assert!(root.files.iter().all(|file| file.append.is_empty()));
+        let [driver, daemon] = root.files.as_slice() else { panic!("{root:?}") };
+        assert_eq!((driver.append.len(), daemon.append.as_slice()), (0, [QUIET.to_owned()].as_slice()));
     }
 }

@@ -126,7 +126,7 @@ impl Connection {
         call: &'static str,
         within: Duration,
         name: &str,
-        work: impl FnOnce(&Domain) -> Result<T, VirError> + Send + 'static,
+        work: impl Fn(&Domain) -> Result<T, VirError> + Send + 'static,
     ) -> Result<T, Error> {
         let start = Instant::now();
         let turns = self.agent_turns();
@@ -135,8 +135,9 @@ impl Connection {
             return Err(Error::AgentBusy { call, holder, after: within });
         };
         *turns.holder.lock().unwrap_or_else(PoisonError::into_inner) = call;
-        self.on_domain(call, within.saturating_sub(start.elapsed()), name, move |domain| {
-            let result = work(domain);
+        let name = name.to_owned();
+        self.call(call, within.saturating_sub(start.elapsed()), move |handle| {
+            let result = handle.on_known(&name, work);
             drop(turn);
             result
         })

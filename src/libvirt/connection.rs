@@ -58,9 +58,9 @@ impl Default for Deadlines {
     }
 }
 
-/// Keepalive probe interval in seconds, and how many may go unanswered: a hung daemon is noticed after a minute, which
-/// is longer than any pause that a healthy one takes, and costs six wake-ups a minute.
-const KEEPALIVE: (i32, u32) = (10, 5);
+/// Keepalive probe interval in seconds, and how many may go unanswered: a hung daemon is noticed after two minutes,
+/// which is longer than any pause that a healthy one takes. Each probe is a few wake-ups, for the life of the VM.
+const KEEPALIVE: (i32, u32) = (60, 1);
 
 /// So many unanswered reads in a row are a daemon that hangs: its connection is given up, well before keepalive would.
 const UNANSWERED: u32 = 2;
@@ -204,7 +204,7 @@ impl Connection {
         &self,
         call: &'static str,
         deadline: Duration,
-        work: impl FnOnce(&Connect) -> Result<T, VirError> + Send + 'static,
+        work: impl FnOnce(&Handle) -> Result<T, VirError> + Send + 'static,
     ) -> Result<T, Error> {
         let link = self.link().clone();
         let (handle, generation) = match link {

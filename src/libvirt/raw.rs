@@ -4,18 +4,43 @@ use std::ffi::{CStr, c_int, c_void};
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use virt::connect::Connect;
 use virt::domain::Domain;
 
-use super::error::VirError;
+use super::error::{VirError, code};
 
 /// A connection that closes without the panic of `Connect`'s own `Drop`.
-pub(super) struct Handle(ManuallyDrop<Connect>);
+pub(super) struct Handle {
+    connect: ManuallyDrop<Connect>,
+    /// The domain that was looked up last, with its name.
+    known: Mutex<Option<(String, Arc<Domain>)>>,
+}
 
 impl Handle {
     pub(super) fn new(connect: Connect) -> Self {
-        Handle(ManuallyDrop::new(connect))
+        Handle { connect: ManuallyDrop::new(connect), known: Mutex::default() }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<(String, Arc<Domain>)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does `work` with the domain of that name, which is looked up only if it was not the last one: each call to the daemon
+    /// wakes five threads, two of them here. A domain that is no longer there is looked up again.
+    pub(super) fn on_known<T>(&self, name: &str, work: impl Fn(&Domain) -> Result<T, VirError>) -> Result<T, VirError> {
+        let known = self.known().as_ref().filter(|(of, _)| of == name).map(|(_, domain)| Arc::clone(domain));
+        if let Some(domain) = known {
+            match work(&domain) {
+                Err(error) if error.code == code::NO_DOMAIN => {}
+                result => return result,
+            }
+        }
+        let found = self.connect.lookup_domain_by_name(name);
+        let domain = found.inspect_err(|_| *self.known() = None).map(Arc::new)?;
+        *self.known() = Some((name.to_owned(), Arc::clone(&domain)));
+        work(&domain)
     }
 }
 
@@ -23,20 +48,24 @@ impl Deref for Handle {
     type Target = Connect;
 
     fn deref(&self) -> &Connect {
-        &self.0
+        &self.connect
     }
 }
 
-/// A pointer on its way to the thread that releases it.
-struct Released(virt_sys::virConnectPtr);
+/// What the thread that closes a connection releases: a domain holds its connection, so that it goes first.
+struct Released {
+    domain: Option<Arc<Domain>>,
+    connect: virt_sys::virConnectPtr,
+}
 
 // SAFETY: libvirt's connections may be used from any thread, and this is the only user left.
 unsafe impl Send for Released {}
 
 impl Released {
     fn close(self) {
+        drop(self.domain);
         // SAFETY: the pointer came from virConnectOpenAuth and this is its only release.
-        if unsafe { virt_sys::virConnectClose(self.0) } < 0 {
+        if unsafe { virt_sys::virConnectClose(self.connect) } < 0 {
             tracing::warn!("closing a libvirt connection failed: {}", last_error().message);
         }
     }
@@ -46,7 +75,9 @@ impl Drop for Handle {
     /// In a thread of its own: closing waits for the daemon's answer, and a daemon that was stopped gives none.
     fn drop(&mut self) {
         // SAFETY: the pointer is not used after this but by the thread that closes it.
-        let released = Released(unsafe { self.0.as_ptr() });
+        let connect = unsafe { self.connect.as_ptr() };
+        let domain = self.known().take().map(|(_, domain)| domain);
+        let released = Released { domain, connect };
         // Without a thread the connection stays open: a leak is better than a launcher that hangs.
         let _ = std::thread::Builder::new().name("libvirt-close".into()).spawn(move || released.close());
     }

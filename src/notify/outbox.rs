@@ -186,7 +186,7 @@ async fn send_k8s_events(shared: Arc<Shared>, link: Arc<Link>) {
 }
 
 /// While the socket is absent the kernel tells when it appears; this covers a directory that was replaced meanwhile.
-const ABSENT_RECHECK: Duration = Duration::from_secs(30);
+const ABSENT_RECHECK: Duration = Duration::from_secs(120);
 
 /// Failures in a row, and what is done between them.
 #[derive(Default)]
