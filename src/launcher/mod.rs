@@ -48,6 +48,8 @@ const BLOCKING_THREADS: usize = 16;
 pub fn run(config: Config) -> ExitCode {
     crate::logging::init("virt-launcher", config.verbosity);
     crate::process::faults_kill();
+    crate::process::keep_heap_small();
+    crate::process::map_in_pieces();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)

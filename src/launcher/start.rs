@@ -35,7 +35,7 @@ use crate::hypervisor::{
 };
 use crate::libvirt::{self, Connection};
 use crate::notify::Outbox;
-use crate::process::handover;
+use crate::process::{give_back_program_pages, handover};
 use crate::storage::Owner;
 use crate::vmi;
 
@@ -241,6 +241,8 @@ impl Started {
         // Nobody waits for it if the driver has ended.
         let _ = begin.send(());
         tracing::info!("Marked as ready");
+        // Most of what the start needs is not needed again.
+        give_back_program_pages();
 
         // A VM that an earlier launcher started is not started again.
         if let Some(vmi) = standalone.filter(|_| inherited.process.is_none()) {

@@ -9,7 +9,6 @@ mod aftermath;
 mod dump;
 mod exit;
 mod flags;
-mod footprint;
 mod istio;
 mod reaper;
 
@@ -25,7 +24,9 @@ pub use exit::Exit;
 
 use crate::daemon::RestartPolicy;
 use crate::logging::{Level, Logger};
-use crate::process::{Outcome, find_descendants_by_command_prefix, handover, raise_ambient_net_bind_service};
+use crate::process::{
+    Outcome, find_descendants_by_command_prefix, give_back_program_pages, handover, raise_ambient_net_bind_service,
+};
 use adoption::{Adoption, Left};
 use aftermath::Hypervisors;
 use flags::{Asked, Flags};
@@ -124,7 +125,7 @@ fn start_and_wait(log: &Logger, flags: &Flags, arguments: &[OsString]) -> io::Re
         let started = Instant::now();
         let ended = match reaper.start(&program, arguments, &environment) {
             Ok(launcher) => {
-                footprint::give_back_program_pages();
+                give_back_program_pages();
                 reaper.run(launcher, |event| since = tell(event))
             }
             // A machine that is out of something recovers; the VM runs on meanwhile.

@@ -3,6 +3,7 @@
 mod appearance;
 mod capability;
 mod faults;
+mod footprint;
 pub mod handover;
 mod outcome;
 mod pidfd;
@@ -12,6 +13,7 @@ mod vcpu;
 pub use appearance::Appearance;
 pub use capability::raise_ambient_net_bind_service;
 pub use faults::faults_kill;
+pub use footprint::{give_back_program_pages, keep_heap_small, map_in_pieces};
 pub use outcome::Outcome;
 pub use pidfd::{PidFd, ProcessError};
 pub use table::{

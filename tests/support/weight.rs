@@ -33,15 +33,14 @@ pub fn wake_ups(pid: u32, time: Duration) -> HashMap<String, u64> {
     by_name
 }
 
-/// Voluntary and involuntary switches of each thread so far.
+/// Voluntary switches of each thread so far: it went to sleep and was woken. Of the others the machine's load decides.
 fn switches(pid: u32) -> HashMap<u32, (String, u64)> {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return HashMap::new() };
     let of = |task: fs::DirEntry| {
         let status = fs::read_to_string(task.path().join("status")).ok()?;
         let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-        let count = |name| field(name)?.parse::<u64>().ok();
-        let both = count("voluntary_ctxt_switches:")? + count("nonvoluntary_ctxt_switches:")?;
-        Some((task.file_name().to_str()?.parse().ok()?, (field("Name:")?.to_owned(), both)))
+        let count = field("voluntary_ctxt_switches:")?.parse().ok()?;
+        Some((task.file_name().to_str()?.parse().ok()?, (field("Name:")?.to_owned(), count)))
     };
     tasks.filter_map(Result::ok).filter_map(of).collect()
 }
