@@ -191,6 +191,48 @@ fn a_hot_plug_whose_launcher_is_killed_is_completed_by_the_next() {
     }
 }
 
+/// A libvirt daemon that is killed after QEMU has taken a disk and before it has written that down knows nothing of it.
+#[test]
+fn a_disk_that_libvirt_has_forgotten_is_plugged_anew() {
+    let Some(image) = image() else { return };
+    let pod = Pod::start(&image, "demo", &[]);
+    let base = vmi();
+    let mut guest = boot(&pod, &base);
+    let base = running(base);
+    let disk = json!({"name": "late", "serial": "Late-1", "disk": {"bus": "virtio"}});
+    provide(&pod, "late", "words of the volume\n", MIB);
+    let with_disk = with_volume(base.clone(), "late", "1Mi", Some(disk));
+    // Where libvirt puts it, so that QEMU can have it at the same place.
+    sync(&pod, &with_disk);
+    let xml = pod.virsh(&["dumpxml", "default_demo"]);
+    let (_, after) = xml.split_once("<alias name='ua-late'/>").unwrap();
+    let (_, after) = after.split_once("bus='0x").unwrap();
+    let bus = u32::from_str_radix(after.split_once('\'').unwrap().0, 16).unwrap();
+    sync(&pod, &base);
+    wait_gone(&pod, "domblklist", "late.img");
+    guest.wait("! grep -qx Late-1 /sys/block/vd*/serial");
+
+    let qemu = |command: Value| {
+        let answer = pod.virsh(&["qemu-monitor-command", "default_demo", &command.to_string()]);
+        assert!(answer.contains("\"return\""), "{command}: {answer}");
+        answer
+    };
+    let file = "/var/run/kubevirt/hotplug-disks/late.img";
+    qemu(
+        json!({"execute": "blockdev-add", "arguments": {"driver": "file", "filename": file, "node-name": "forgotten"}}),
+    );
+    let device = json!({"driver": "virtio-blk-pci", "id": "ua-late", "drive": "forgotten", "serial": "Old-1",
+                        "bus": format!("pci.{bus}")});
+    qemu(json!({"execute": "device_add", "arguments": device}));
+    guest.wait("grep -lx Old-1 /sys/block/vd*/serial");
+
+    sync_until_it_works(&pod, &with_disk);
+    guest.wait("grep -lx Late-1 /sys/block/vd*/serial");
+    assert_eq!(guest.run("grep -lx Old-1 /sys/block/vd*/serial | wc -l"), "0");
+    let nodes = qemu(json!({"execute": "query-named-block-nodes", "arguments": {"flat": true}}));
+    assert!(!nodes.contains("forgotten"), "{nodes}");
+}
+
 #[test]
 fn interfaces_cpus_and_memory_come_and_go() {
     /// Of the network `blue`: the first digits of its name's SHA-256.

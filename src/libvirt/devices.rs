@@ -3,6 +3,7 @@
 
 use super::connection::Connection;
 use super::error::{Error, code};
+use super::forgotten::forgotten_alias;
 
 /// `VIR_DOMAIN_AFFECT_LIVE | VIR_DOMAIN_AFFECT_CONFIG`, also under the names `DEVICE_MODIFY_…` and `VCPU_…`.
 const LIVE_AND_CONFIG: u32 = 1 | 2;
@@ -31,7 +32,16 @@ impl Connection {
         }
     }
 
+    /// Once more where a device of an attach stood in the way that the daemon has not survived.
     async fn attach(&self, name: &str, xml: String, flags: u32) -> Result<(), Error> {
+        let attached = self.attach_once(name, xml.clone(), flags).await;
+        let forgotten = attached.as_ref().err().and_then(|error| forgotten_alias(error, &xml));
+        let Some(alias) = forgotten else { return attached };
+        self.unplug_forgotten(name, alias).await?;
+        self.attach_once(name, xml, flags).await
+    }
+
+    async fn attach_once(&self, name: &str, xml: String, flags: u32) -> Result<(), Error> {
         self.on_domain("virDomainAttachDeviceFlags", self.deadlines().control, name, move |domain| {
             Ok(domain.attach_device_flags(&xml, flags)?)
         })

@@ -9,6 +9,7 @@ mod connection;
 mod devices;
 mod error;
 mod events;
+mod forgotten;
 mod inquiry;
 mod numbers;
 mod params;
