@@ -23,8 +23,10 @@ const FIRST_PAUSE: Duration = Duration::from_secs(10);
 /// The original's intervals of what is asked most often.
 const USERS: Duration = Duration::from_secs(10);
 const FREEZE_STATUS: Duration = Duration::from_secs(5);
-/// What is due so soon can be asked for now.
+/// What is due so soon after a question is asked with it, but not much before its time.
 const TOGETHER: Duration = Duration::from_secs(2);
+/// The part of its shortest pause by which a question may come early.
+const EARLY: u32 = 4;
 
 /// Longest pauses between two questions of a kind, as the flags say (`--qemu-agent-…-interval`). None is zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,6 +146,12 @@ impl Worker {
         }
     }
 
+    /// From when on it can be asked together with others.
+    fn earliest(&self) -> Instant {
+        let early = TOGETHER.min(self.shortest / EARLY);
+        self.due.checked_sub(early).unwrap_or(self.due)
+    }
+
     /// 10 s, 20 s, 40 s … up to the longest.
     fn asked(&mut self) {
         self.due = Instant::now() + self.pause;
@@ -178,10 +186,14 @@ pub async fn poll(
         let Ok(session) = presence.wait_for(Option::is_some).await.map(|session| *session) else { return };
         workers.iter_mut().for_each(Worker::restart);
         while *presence.borrow_and_update() == session {
-            let Some(due) = workers.iter().map(|worker| worker.due).min() else { return };
-            // To wait for what is due so soon after a question costs more than to ask it now.
-            let soon = Instant::now() + TOGETHER;
-            let due = if due <= soon && last.elapsed() < TOGETHER { last } else { due };
+            // To wait for what is due soon after a question costs more than to ask it now.
+            let (now, others) = (Instant::now(), last.elapsed() < TOGETHER);
+            let when = |worker: &Worker| match others && worker.earliest() <= now {
+                true => worker.due.min(now),
+                false => worker.due,
+            };
+            let next = workers.iter().map(|worker| (when(worker), worker.question)).min_by_key(|(when, _)| *when);
+            let Some((due, question)) = next else { return };
             tokio::select! {
                 biased;
                 changed = presence.changed() => if changed.is_err() { return },
@@ -191,7 +203,7 @@ pub async fn poll(
                     each(&mut workers, Question::Info(guest_info::USERS), Worker::attend);
                 }
                 () = sleep_until(due) => {
-                    ask(&agent, &mut workers, &data).await;
+                    ask(&agent, question, &mut workers, &data).await;
                     last = Instant::now();
                 }
             }
@@ -203,15 +215,15 @@ fn each(workers: &mut [Worker], question: Question, change: fn(&mut Worker)) {
     workers.iter_mut().filter(|worker| worker.question == question).for_each(change);
 }
 
-/// Asks what is due first, and with it what libvirt can find out in the same call.
-async fn ask(agent: &impl Agent, workers: &mut [Worker], data: &watch::Sender<GuestData>) {
-    let Some(first) = workers.iter().min_by_key(|worker| worker.due).map(|worker| worker.question) else { return };
-    let soon = Instant::now() + TOGETHER;
+/// Asks `first`, and with it what libvirt can find out in the same call.
+async fn ask(agent: &impl Agent, first: Question, workers: &mut [Worker], data: &watch::Sender<GuestData>) {
+    let now = Instant::now();
     let mut asked: Vec<&mut Worker> = workers
         .iter_mut()
         .filter(|worker| match (first, worker.question) {
-            (Question::Info(_), Question::Info(_)) => worker.due <= soon,
-            (first, question) => first == question,
+            (first, question) if first == question => true,
+            (Question::Info(_), Question::Info(_)) => worker.earliest() <= now,
+            (_, _) => false,
         })
         .collect();
     let infos = asked.iter().map(|worker| match worker.question {
@@ -465,6 +477,18 @@ mod tests {
         world.after(60).await;
         assert_eq!(world.data.borrow().freeze.status, "thawed");
         assert_eq!(world.when(Question::FreezeStatus)[10..], [325, 335, 355]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_interval_of_a_second_is_a_second() {
+        let often = Some(Duration::from_secs(1));
+        let world = World::with(Intervals { fsfreeze_status: often, user: often, ..INTERVALS }, Scripted::default());
+        world.presence.send_replace(Some(1));
+        world.after(60).await;
+        for question in [Question::FreezeStatus, Question::Info(guest_info::USERS)] {
+            assert!((60..=63).contains(&world.when(question).len()), "{question:?}: {:?}", world.when(question));
+        }
+        assert_eq!(world.when(Question::Info(SYSTEM)), [0, 8, 26], "with the users, two seconds early");
     }
 
     #[tokio::test(start_paused = true)]
