@@ -159,16 +159,16 @@ impl Worker {
     }
 }
 
-/// In the order of a first round. What the agent says of itself tells what else it can be asked.
+/// In the order of a first round: what virt-handler is told of comes first.
 fn workers(intervals: Intervals) -> [Worker; 6] {
     let Intervals { sys, file, user, version, fsfreeze_status } = intervals;
     [
-        Worker::new(Question::Agent, version),
         Worker::new(Question::Info(SYSTEM), sys),
+        Worker::watching(Question::FreezeStatus, fsfreeze_status, FREEZE_STATUS, version),
+        Worker::new(Question::Agent, version),
+        Worker::new(Question::Filesystems, file),
         Worker::watching(Question::Info(guest_info::USERS), user, USERS, sys),
         Worker::new(Question::Info(guest_info::LOAD), sys),
-        Worker::watching(Question::FreezeStatus, fsfreeze_status, FREEZE_STATUS, version),
-        Worker::new(Question::Filesystems, file),
     ]
 }
 
@@ -215,14 +215,15 @@ fn each(workers: &mut [Worker], question: Question, change: fn(&mut Worker)) {
     workers.iter_mut().filter(|worker| worker.question == question).for_each(change);
 }
 
-/// Asks `first`, and with it what libvirt can find out in the same call.
+/// Asks `first`, and with it what libvirt can find out in the same call, once the agent has said what it can be asked:
+/// a question too many makes libvirt answer none.
 async fn ask(agent: &impl Agent, first: Question, workers: &mut [Worker], data: &watch::Sender<GuestData>) {
-    let now = Instant::now();
+    let (now, known) = (Instant::now(), data.borrow().agent.is_some());
     let mut asked: Vec<&mut Worker> = workers
         .iter_mut()
         .filter(|worker| match (first, worker.question) {
             (first, question) if first == question => true,
-            (Question::Info(_), Question::Info(_)) => worker.earliest() <= now,
+            (Question::Info(_), Question::Info(_)) => known && worker.earliest() <= now,
             (_, _) => false,
         })
         .collect();
@@ -528,13 +529,13 @@ mod tests {
         assert_eq!(world.count(), 0);
         world.presence.send_replace(Some(1));
         world.after(1).await;
-        assert_eq!(world.count(), 4, "one question for all that libvirt asks");
+        assert_eq!(world.count(), 5, "users and load together, since the agent has told of itself");
         world.presence.send_replace(None);
         world.after(1000).await;
-        assert_eq!(world.count(), 4, "asked while the guest was paused");
+        assert_eq!(world.count(), 5, "asked while the guest was paused");
         world.presence.send_replace(Some(1));
         world.after(1).await;
-        assert_eq!(world.count(), 8, "everything is asked anew");
+        assert_eq!(world.count(), 9, "everything is asked anew");
     }
 
     #[tokio::test(start_paused = true)]
@@ -570,7 +571,7 @@ mod tests {
         let world = World::start(Duration::ZERO, false);
         world.presence.send_replace(Some(1));
         world.after(1).await;
-        assert_eq!(world.data.borrow().freeze.status, "3");
+        assert_eq!(world.data.borrow().freeze.status, "2");
         assert!(world.data.borrow().agent.is_some());
 
         let broken = World::start(Duration::ZERO, true);
