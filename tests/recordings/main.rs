@@ -56,6 +56,12 @@ const RUNS_AFTER_DUMP: &str = "never by the original: [\"MODIFIED\",[\"Running\"
 /// Destroyed, with metadata that is gone already.
 const HALF_DELETED: &str = "superseded: [\"MODIFIED\",[\"Shutoff\",\"Destroyed\",\"thawed\",\"x86_64\",false,\"413e131b-408d-4ec6-9d2c-dc691e82cfda\",false,null]]";
 
+/// The first look at a domain, with the VM's UID.
+const ADDED_WITH_UID: &str = "never by the original: [\"ADDED\",[\"Shutoff\",\"Unknown\",\"\",\"\",false,\"413e131b-408d-4ec6-9d2c-dc691e82cfda\",false,null]]";
+
+/// The same without it.
+const ADDED_WITHOUT_UID: &str = "not told: [\"ADDED\",[\"Shutoff\",\"Unknown\",\"\",\"\",false,\"\",false,null]]";
+
 /// What is meant to differ: the call (or `notify`), a part of the difference, and why.
 const DELIBERATE: &[(&str, &str, &str)] = &[
     ("domain event", HALF_DELETED, "the original tells of a domain half deleted"),
@@ -65,6 +71,8 @@ const DELIBERATE: &[(&str, &str, &str)] = &[
     ("domain event", ".Migration:", "a VM that never migrated has no record of a migration"),
     ("domain event", "not told: [\"MODIFIED\",[\"Shutoff\",\"Unknown\"", "superseded before virt-handler took it"),
     ("domain event", "not told: [\"MODIFIED\",[\"Paused\",\"StartingUp\"", "superseded before virt-handler took it"),
+    ("domain event", ADDED_WITH_UID, "looked when the metadata was there already"),
+    ("domain event", ADDED_WITHOUT_UID, "looked when the metadata was there already"),
     ("domain event", ".Controllers: 15 elements instead of 12", "looked at one define later"),
     ("domain event", RUNS_AFTER_DUMP, "the guest runs again a moment before its dump counts as done"),
     ("GetDomain", "the connection is gone", "the launcher ends with its domain"),
