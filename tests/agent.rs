@@ -236,6 +236,11 @@ fn die_while_frozen(pod: &Pod, virt_handler: &VirtHandler) {
     pod.replace_launcher();
     wait_told(virt_handler, "frozen");
     wait_told(virt_handler, "thawed");
+    // The frozen agent refused to say it to the new launcher.
+    wait_for("the guest's name", GUEST, || {
+        let info = json(&pod.ctl(&["-o", "json", "guest-info"]));
+        expect(info["hostname"] == "demo", info)
+    });
 }
 
 fn freeze_and_thaw(pod: &Pod, virt_handler: &VirtHandler) {

@@ -7,8 +7,8 @@ use tokio::time::{Instant, sleep};
 
 use super::commands;
 use super::error::AgentError;
+use super::libvirt_agent::LibvirtAgent;
 use super::parse::{self, ExecStatus};
-use super::poller::LibvirtAgent;
 
 /// The pause after the first look at a process; it doubles up to the longest one, or a tenth of the time limit.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);

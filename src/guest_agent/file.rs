@@ -5,8 +5,8 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::commands;
 use super::error::AgentError;
+use super::libvirt_agent::LibvirtAgent;
 use super::parse::{self, FilePart};
-use super::poller::LibvirtAgent;
 
 /// Most bytes that are read of a file.
 const FILE: usize = 1024 * 1024;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::error::AgentError;
-use super::poller::LibvirtAgent;
+use super::libvirt_agent::LibvirtAgent;
 use super::{commands, parse};
 
 /// What the agent calls frozen file systems.

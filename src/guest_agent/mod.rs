@@ -11,6 +11,7 @@ mod error;
 mod exec;
 mod file;
 mod freeze;
+mod libvirt_agent;
 mod parse;
 mod poller;
 
@@ -20,4 +21,5 @@ pub use error::AgentError;
 pub use exec::{Command, Finished, exec, ping};
 pub use file::{read_file, write_file};
 pub use freeze::{FROZEN, THAWED, freeze, status, thaw};
-pub use poller::{Agent, Answer, Interest, Intervals, LibvirtAgent, Presence, Question, poll};
+pub use libvirt_agent::LibvirtAgent;
+pub use poller::{Agent, Answer, Interest, Intervals, Presence, Question, poll};

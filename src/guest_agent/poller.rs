@@ -14,9 +14,9 @@ use tokio::time::{Instant, sleep_until};
 use super::data::{AgentInfo, Filesystem, GuestData};
 use super::error::AgentError;
 use super::freeze::FROZEN;
-use super::{commands, parse};
+use super::parse;
 use crate::domain::FsFreeze;
-use crate::libvirt::{Connection, Params, code, guest_info};
+use crate::libvirt::{Params, guest_info};
 
 /// The pause after the first answer; it doubles up to the question's interval.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
@@ -70,7 +70,7 @@ pub enum Question {
 const SYSTEM: u32 = guest_info::INTERFACES | guest_info::OS | guest_info::HOSTNAME | guest_info::TIMEZONE;
 
 /// Which command of the agent libvirt needs for what it asks.
-const COMMANDS: [(u32, &str); 6] = [
+pub(super) const COMMANDS: [(u32, &str); 6] = [
     (guest_info::INTERFACES, "guest-network-get-interfaces"),
     (guest_info::OS, "guest-get-osinfo"),
     (guest_info::HOSTNAME, "guest-get-host-name"),
@@ -159,17 +159,47 @@ impl Worker {
     }
 }
 
-/// In the order of a first round: what virt-handler is told of comes first.
-fn workers(intervals: Intervals) -> [Worker; 6] {
-    let Intervals { sys, file, user, version, fsfreeze_status } = intervals;
-    [
-        Worker::new(Question::Info(SYSTEM), sys),
-        Worker::watching(Question::FreezeStatus, fsfreeze_status, FREEZE_STATUS, version),
-        Worker::new(Question::Agent, version),
-        Worker::new(Question::Filesystems, file),
-        Worker::watching(Question::Info(guest_info::USERS), user, USERS, sys),
-        Worker::new(Question::Info(guest_info::LOAD), sys),
-    ]
+/// All questions, and whether the agent has said which of them it can be asked.
+struct Round {
+    workers: [Worker; 6],
+    /// It has told of itself since the round began.
+    introduced: bool,
+}
+
+impl Round {
+    /// In the order of a first round: what virt-handler is told of comes first.
+    fn new(intervals: Intervals) -> Self {
+        let Intervals { sys, file, user, version, fsfreeze_status } = intervals;
+        let workers = [
+            Worker::new(Question::Info(SYSTEM), sys),
+            Worker::watching(Question::FreezeStatus, fsfreeze_status, FREEZE_STATUS, version),
+            Worker::new(Question::Agent, version),
+            Worker::new(Question::Filesystems, file),
+            Worker::watching(Question::Info(guest_info::USERS), user, USERS, sys),
+            Worker::new(Question::Info(guest_info::LOAD), sys),
+        ];
+        Round { workers, introduced: false }
+    }
+
+    /// Everything anew: a new agent may know other commands, and a frozen one had refused most of them.
+    fn begin(&mut self) {
+        self.workers.iter_mut().for_each(Worker::restart);
+        self.introduced = false;
+    }
+
+    fn each(&mut self, question: Question, change: fn(&mut Worker)) {
+        self.workers.iter_mut().filter(|worker| worker.question == question).for_each(change);
+    }
+
+    /// What is due next. To wait for what is due soon after a question costs more than to ask it now.
+    fn next(&self, last: Instant) -> Option<(Instant, Question)> {
+        let (now, others) = (Instant::now(), last.elapsed() < TOGETHER);
+        let when = |worker: &Worker| match others && worker.earliest() <= now {
+            true => worker.due.min(now),
+            false => worker.due,
+        };
+        self.workers.iter().map(|worker| (when(worker), worker.question)).min_by_key(|(when, _)| *when)
+    }
 }
 
 /// Asks `agent` while `presence` says so and keeps `data` current, until nobody can say any more.
@@ -180,30 +210,21 @@ pub async fn poll(
     interest: Arc<Interest>,
     data: watch::Sender<GuestData>,
 ) {
-    let mut workers = workers(intervals);
+    let mut round = Round::new(intervals);
     let mut last = Instant::now();
     loop {
         let Ok(session) = presence.wait_for(Option::is_some).await.map(|session| *session) else { return };
-        workers.iter_mut().for_each(Worker::restart);
+        round.begin();
         while *presence.borrow_and_update() == session {
-            // To wait for what is due soon after a question costs more than to ask it now.
-            let (now, others) = (Instant::now(), last.elapsed() < TOGETHER);
-            let when = |worker: &Worker| match others && worker.earliest() <= now {
-                true => worker.due.min(now),
-                false => worker.due,
-            };
-            let next = workers.iter().map(|worker| (when(worker), worker.question)).min_by_key(|(when, _)| *when);
-            let Some((due, question)) = next else { return };
+            let Some((due, question)) = round.next(last) else { return };
             tokio::select! {
                 biased;
                 changed = presence.changed() => if changed.is_err() { return },
                 // What is known of it is out of date.
-                () = interest.freeze_status.notified() => each(&mut workers, Question::FreezeStatus, Worker::restart),
-                () = interest.users.notified() => {
-                    each(&mut workers, Question::Info(guest_info::USERS), Worker::attend);
-                }
+                () = interest.freeze_status.notified() => round.each(Question::FreezeStatus, Worker::restart),
+                () = interest.users.notified() => round.each(Question::Info(guest_info::USERS), Worker::attend),
                 () = sleep_until(due) => {
-                    ask(&agent, question, &mut workers, &data).await;
+                    ask(&agent, question, &mut round, &data).await;
                     last = Instant::now();
                 }
             }
@@ -211,62 +232,62 @@ pub async fn poll(
     }
 }
 
-fn each(workers: &mut [Worker], question: Question, change: fn(&mut Worker)) {
-    workers.iter_mut().filter(|worker| worker.question == question).for_each(change);
-}
-
 /// Asks `first`, and with it what libvirt can find out in the same call, once the agent has said what it can be asked:
 /// a question too many makes libvirt answer none.
-async fn ask(agent: &impl Agent, first: Question, workers: &mut [Worker], data: &watch::Sender<GuestData>) {
-    let (now, known) = (Instant::now(), data.borrow().agent.is_some());
-    let mut asked: Vec<&mut Worker> = workers
+async fn ask(agent: &impl Agent, first: Question, round: &mut Round, data: &watch::Sender<GuestData>) {
+    let (now, introduced) = (Instant::now(), round.introduced);
+    let mut asked: Vec<&mut Worker> = round
+        .workers
         .iter_mut()
         .filter(|worker| match (first, worker.question) {
             (first, question) if first == question => true,
-            (Question::Info(_), Question::Info(_)) => known && worker.earliest() <= now,
+            (Question::Info(_), Question::Info(_)) => introduced && worker.earliest() <= now,
             (_, _) => false,
         })
         .collect();
-    let infos = asked.iter().map(|worker| match worker.question {
-        Question::Info(types) => types,
-        Question::FreezeStatus | Question::Agent | Question::Filesystems => 0,
+    let types = asked.iter().fold(0, |all, worker| match worker.question {
+        Question::Info(types) => all | types,
+        Question::FreezeStatus | Question::Agent | Question::Filesystems => all,
     });
     let question = match first {
-        Question::Info(_) => Question::Info(answerable(infos.fold(0, |all, types| all | types), &data.borrow())),
-        Question::FreezeStatus | Question::Agent | Question::Filesystems => first,
+        Question::Info(_) if introduced => Question::Info(answerable(types, &data.borrow())),
+        first => first,
     };
     let answer = match question {
         Question::Info(0) => Ok(Answer::Info(0, Params::default())),
         question => agent.ask(question).await,
     };
-    let frozen = matches!(&answer, Ok(Answer::FreezeStatus(freeze)) if freeze.status == FROZEN);
-    let mut other_users = false;
-    let failure = match answer {
-        Ok(answer) => {
-            data.send_if_modified(|data| {
-                let users = data.users.clone();
-                let news = store(data, answer);
-                other_users = data.users != users;
-                news
-            });
-            None
-        }
-        Err(error) => Some(error),
-    };
+    let before = data.borrow().clone();
+    let stored = answer.map(|answer| {
+        data.send_if_modified(|data| {
+            store(data, answer);
+            *data != before
+        })
+    });
+    let failure = stored.err();
+    let after = data.borrow().clone();
+    let frozen = |data: &GuestData| data.freeze.status == FROZEN;
+    // Also at an answer that says so again: as long as it is so, there is a reason to ask.
+    let watch = before.users != after.users || (first == Question::FreezeStatus && failure.is_none() && frozen(&after));
     for worker in &mut asked {
         // Once per streak: a guest can make every question fail, for ever.
         let failed_before = std::mem::replace(&mut worker.failed, failure.is_some());
         if let Some(error) = failure.as_ref().filter(|_| !failed_before) {
             tracing::info!(v = 3, "Fetching guest info failed ({:?}): {error}", worker.question);
         }
-        if other_users || frozen {
+        if watch {
             worker.attend();
         }
         worker.asked();
     }
+    round.introduced |= first == Question::Agent && failure.is_none();
+    if frozen(&before) && !frozen(&after) {
+        round.begin();
+        round.each(Question::FreezeStatus, Worker::asked);
+    }
 }
 
-/// Those of `types` that the agent can answer, by its own account; all of them before it has given one.
+/// Those of `types` that the agent can answer, by its own account; all of them where that names no command.
 fn answerable(types: u32, data: &GuestData) -> u32 {
     let Some(AgentInfo { commands, .. }) = data.agent.as_ref().filter(|agent| !agent.commands.is_empty()) else {
         return types;
@@ -276,9 +297,7 @@ fn answerable(types: u32, data: &GuestData) -> u32 {
     types & !lacking
 }
 
-/// Stores an answer; false if it is no news.
-fn store(data: &mut GuestData, answer: Answer) -> bool {
-    let before = data.clone();
+fn store(data: &mut GuestData, answer: Answer) {
     match answer {
         Answer::Info(types, params) => {
             // What was not asked for is kept.
@@ -295,64 +314,6 @@ fn store(data: &mut GuestData, answer: Answer) -> bool {
         Answer::FreezeStatus(freeze) => data.freeze = freeze,
         Answer::Agent(info) => data.agent = Some(info),
         Answer::Filesystems(filesystems) => data.filesystems = filesystems,
-    }
-    *data != before
-}
-
-/// The agent of a domain, through libvirt.
-#[derive(Clone)]
-pub struct LibvirtAgent {
-    /// The connection.
-    pub connection: Connection,
-    /// libvirt's name of the domain.
-    pub domain: String,
-}
-
-impl LibvirtAgent {
-    /// A command without arguments.
-    pub(super) async fn bare(&self, command: &'static str) -> Result<String, AgentError> {
-        self.command(commands::bare(command), self.connection.deadlines().agent).await
-    }
-
-    /// A command, and how long it may take.
-    pub(super) async fn command(&self, command: String, within: Duration) -> Result<String, AgentError> {
-        Ok(self.connection.agent_command(&self.domain, command, within).await?)
-    }
-
-    async fn info(&self, types: u32) -> Result<Params, AgentError> {
-        Ok(self.connection.guest_info(&self.domain, types, self.connection.deadlines().agent).await?)
-    }
-
-    /// All of `types` at once; where the agent does not know one of them, each by itself, since libvirt then gives none.
-    async fn infos(&self, types: u32) -> Result<Answer, AgentError> {
-        match self.info(types).await {
-            Err(error)
-                if types.count_ones() > 1 && error.code().is_some_and(|code| code != code::AGENT_UNRESPONSIVE) =>
-            {
-                let (mut known, mut params) = (0, Params::default());
-                for one in COMMANDS.iter().map(|(one, _)| one & types).filter(|one| *one != 0) {
-                    if let Ok(more) = self.info(one).await {
-                        params.extend(more);
-                        known |= one;
-                    }
-                }
-                if known != 0 { Ok(Answer::Info(known, params)) } else { Err(error) }
-            }
-            all => Ok(Answer::Info(types, all?)),
-        }
-    }
-}
-
-impl Agent for LibvirtAgent {
-    async fn ask(&self, question: Question) -> Result<Answer, AgentError> {
-        Ok(match question {
-            Question::Info(types) => self.infos(types).await?,
-            Question::FreezeStatus => {
-                Answer::FreezeStatus(parse::freeze_status(&self.bare(commands::FREEZE_STATUS).await?)?)
-            }
-            Question::Agent => Answer::Agent(parse::info(&self.bare(commands::INFO).await?)?),
-            Question::Filesystems => Answer::Filesystems(parse::filesystems(&self.bare(commands::FSINFO).await?)?),
-        })
     }
 }
 
@@ -383,7 +344,9 @@ mod tests {
                 asked.push((self.start.unwrap().elapsed().as_secs(), question));
                 asked.len()
             };
-            if self.broken {
+            let refused = matches!(question, Question::Info(_) | Question::Filesystems)
+                && *self.freeze.lock().unwrap() == Some(FROZEN);
+            if self.broken || refused {
                 return Err(AgentError::FreezeStatus("?".into()));
             }
             Ok(match question {
@@ -481,6 +444,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_a_frozen_guest_refused_is_asked_again_once_it_is_thawed() {
+        let world = World::with(LAZY, Scripted::default());
+        *world.agent.freeze.lock().unwrap() = Some(FROZEN);
+        world.presence.send_replace(Some(1));
+        world.after(61).await;
+        assert_eq!(world.data.borrow().freeze.status, FROZEN);
+        *world.agent.freeze.lock().unwrap() = Some("thawed");
+        world.after(10).await;
+        let all = [Question::Info(SYSTEM), Question::Agent, Question::Filesystems, Question::Info(guest_info::USERS)];
+        for question in all {
+            assert!(world.when(question).contains(&65), "{question:?}: {:?}", world.when(question));
+        }
+        assert_eq!(world.when(Question::FreezeStatus).iter().filter(|when| **when == 65).count(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_interval_of_a_second_is_a_second() {
         let often = Some(Duration::from_secs(1));
         let world = World::with(Intervals { fsfreeze_status: often, user: often, ..INTERVALS }, Scripted::default());
@@ -535,7 +514,7 @@ mod tests {
         assert_eq!(world.count(), 5, "asked while the guest was paused");
         world.presence.send_replace(Some(1));
         world.after(1).await;
-        assert_eq!(world.count(), 9, "everything is asked anew");
+        assert_eq!(world.count(), 10, "everything is asked anew");
     }
 
     #[tokio::test(start_paused = true)]
