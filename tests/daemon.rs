@@ -15,10 +15,10 @@ use nix::unistd::Pid;
 use support::{expect, wait_until};
 use tokio::sync::watch;
 use virt_launcher::daemon::logs::{FirmwareLog, Forwarded, LibvirtLog, LinesPerSecond, MAX_LINE, QemuLog, Sink};
-use virt_launcher::daemon::{DaemonState, RestartPolicy, Settings, Supervisor, Watcher};
+use virt_launcher::daemon::{DaemonState, Settings, Supervisor, Watcher};
 use virt_launcher::hypervisor::DaemonSpec;
 use virt_launcher::logging::Level;
-use virt_launcher::process::PidFd;
+use virt_launcher::process::{PidFd, RestartPolicy};
 
 /// Longer than anything here takes on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
@@ -54,7 +54,7 @@ impl Log {
 }
 
 fn settings() -> Settings {
-    let restart = RestartPolicy { first: Duration::from_millis(5), ..RestartPolicy::default() };
+    let restart = RestartPolicy { first: Duration::from_millis(5), ..Settings::default().restart };
     Settings { restart, ready: SOON, stop: SOON }
 }
 
@@ -198,7 +198,7 @@ async fn a_stop_does_not_wait_for_start_or_pause() {
 
     let spec = support::daemon::deaf(folder.path(), "exit 1");
     let hour = Duration::from_secs(3600);
-    let restart = RestartPolicy { first: hour, longest: hour, ..RestartPolicy::default() };
+    let restart = RestartPolicy { first: hour, longest: hour, ..settings().restart };
     let daemon = Supervisor::start(spec, Settings { restart, ..settings() }, &Watcher::new(), Log::default().libvirt());
     let mut state = daemon.state();
     until(&mut state, |state| matches!(state, DaemonState::Backoff { .. })).await;

@@ -16,7 +16,8 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tonic::{Code, Status};
-use virt_launcher::export::{Target, Timings, Tunnel};
+use virt_launcher::export::{Client, Deadlines, Part, Target, Timings, Tunnel};
+use virt_launcher::process::RestartPolicy;
 use virt_launcher::proto::nbd::{MapRequest, MapResponse, ReadRequest};
 
 /// For what takes no time but on a busy machine.
@@ -76,8 +77,9 @@ fn target(server: &ExportServer) -> Target {
 fn timings() -> Timings {
     // An end that waited for the farewell's deadline would be too late for every test here.
     let farewell = 10 * SOON;
-    let (first_pause, longest_pause) = (Duration::from_millis(10), Duration::from_millis(50));
-    Timings { first_pause, longest_pause, farewell, ..Timings::default() }
+    let (first, longest) = (Duration::from_millis(10), Duration::from_millis(50));
+    let again = RestartPolicy { first, longest, ..Timings::default().again };
+    Timings { again, farewell, ..Timings::default() }
 }
 
 /// Starts a tunnel; the sender tells it that the socket is gone.
@@ -270,4 +272,31 @@ async fn nothing_is_exported_where_nothing_is_served_or_to_nobody() {
     std::fs::write(&socket, "").unwrap();
     let tunnel = start(Target { key: "x".into(), ..target(&server) }).unwrap();
     wait_for("end of a tunnel that leads nowhere", SOON, || expect(tunnel.is_over(), "it goes on"));
+}
+
+#[tokio::test]
+async fn a_real_qemu_tells_what_has_changed_and_what_it_is() {
+    let Some(served) = served() else { return };
+    let bitmap = "qemu:dirty-bitmap:changes".to_owned();
+    let contexts = ["base:allocation".to_owned(), bitmap];
+    let connect = |export, contexts| Client::connect(&served.socket, export, contexts, Deadlines::default());
+    let mut client = connect("disk", &contexts).await.unwrap();
+    let (size, edge) = (SIZE, GRAIN);
+    assert_eq!(client.size(), size);
+    let part = |length, flags| Part { length, flags };
+    let status = client.status(0, size).await.unwrap();
+    assert_eq!(status[0], [part(edge, 0), part(size - 2 * edge, 3), part(edge, 0)], "hole and zero in between");
+    assert_eq!(status[1], [part(size - edge, 0), part(edge, 1)]);
+    assert_eq!(client.status(size - 10, 100).await.unwrap()[1], [part(10, 1)]);
+    let around = client.read(edge - 8, 16).await.unwrap();
+    assert_eq!(around, [[0x11; 8], [0; 8]].concat());
+    assert_eq!(client.read(size - edge, edge as u32).await.unwrap(), vec![0x22; edge as usize]);
+    let beyond = client.read(size, 16).await.unwrap_err().to_string();
+    assert!(beyond.starts_with("NBD READ at offset 8388608 failed: "), "{beyond}");
+    client.close().await;
+    let unknown = connect("other", &[]).await.unwrap_err().to_string();
+    assert!(unknown.starts_with("the NBD server refuses the export: "), "{unknown}");
+    let unknown = ["qemu:dirty-bitmap:other".to_owned()];
+    let unknown = connect("disk", &unknown).await.unwrap_err().to_string();
+    assert_eq!(unknown, "server does not support requested context: qemu:dirty-bitmap:other");
 }

@@ -169,16 +169,22 @@ fn killed_while_syncing(pod: &Pod, vmi: &Value, after: Duration) {
     sync_until_it_works(pod, vmi);
 }
 
+/// A running guest, its VMI, and the same with a disk more, which has been provided.
+fn boot_with_late_disk(pod: &Pod) -> (Console, Value, Value) {
+    let base = vmi();
+    let guest = boot(pod, &base);
+    let base = running(base);
+    let disk = json!({"name": "late", "serial": "Late-1", "disk": {"bus": "virtio"}});
+    provide(pod, "late", "words of the volume\n", MIB);
+    let with_disk = with_volume(base.clone(), "late", "1Mi", Some(disk));
+    (guest, base, with_disk)
+}
+
 #[test]
 fn a_hot_plug_whose_launcher_is_killed_is_completed_by_the_next() {
     let Some(image) = image() else { return };
     let pod = Pod::start(&image, "demo", &[]);
-    let base = vmi();
-    let mut guest = boot(&pod, &base);
-    let base = running(base);
-    let disk = json!({"name": "late", "serial": "Late-1", "disk": {"bus": "virtio"}});
-    provide(&pod, "late", "words of the volume\n", MIB);
-    let with_disk = with_volume(base.clone(), "late", "1Mi", Some(disk));
+    let (mut guest, base, with_disk) = boot_with_late_disk(&pod);
     for after in [5, 50, 150].map(Duration::from_millis) {
         killed_while_syncing(&pod, &with_disk, after);
         let disks = pod.virsh(&["domblklist", "default_demo"]);
@@ -196,12 +202,7 @@ fn a_hot_plug_whose_launcher_is_killed_is_completed_by_the_next() {
 fn a_disk_that_libvirt_has_forgotten_is_plugged_anew() {
     let Some(image) = image() else { return };
     let pod = Pod::start(&image, "demo", &[]);
-    let base = vmi();
-    let mut guest = boot(&pod, &base);
-    let base = running(base);
-    let disk = json!({"name": "late", "serial": "Late-1", "disk": {"bus": "virtio"}});
-    provide(&pod, "late", "words of the volume\n", MIB);
-    let with_disk = with_volume(base.clone(), "late", "1Mi", Some(disk));
+    let (mut guest, base, with_disk) = boot_with_late_disk(&pod);
     // Where libvirt puts it, so that QEMU can have it at the same place.
     sync(&pod, &with_disk);
     let xml = pod.virsh(&["dumpxml", "default_demo"]);

@@ -8,11 +8,9 @@ mod child;
 mod files;
 pub mod logs;
 mod ready;
-mod restart;
 mod supervisor;
 mod watch;
 
 pub use files::{FileError, write_files};
-pub use restart::{Restart, RestartPolicy};
 pub use supervisor::{DaemonError, DaemonState, Settings, Supervisor, Watchdog};
 pub use watch::{LOOK_AGAIN, PathWatch, Watcher};

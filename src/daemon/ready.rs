@@ -100,6 +100,9 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
+    use crate::daemon::Watcher;
+
+    const SOON: Duration = Duration::from_secs(10);
 
     #[tokio::test]
     async fn the_first_of_the_paths_is_enough() {
@@ -110,12 +113,9 @@ mod tests {
         assert!(tokio::time::timeout(Duration::ZERO, &mut waiting).await.is_err(), "none of them exists");
         std::fs::write(folder.path().join("another"), "").unwrap();
         std::fs::write(&paths[1], "").unwrap();
-        tokio::time::timeout(Duration::from_secs(10), &mut waiting).await.expect("the second path was not seen");
+        tokio::time::timeout(SOON, &mut waiting).await.expect("the second path was not seen");
         one_exists(&paths, &watcher).await;
     }
-    use crate::daemon::Watcher;
-
-    const SOON: Duration = Duration::from_secs(10);
 
     #[tokio::test]
     async fn a_listener_is_known_by_any_way_to_its_directory() {

@@ -13,7 +13,6 @@
 //!        any ── stop ──► Stopped
 //! ```
 
-use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -25,10 +24,9 @@ use tokio::task::JoinHandle;
 use super::child;
 use super::logs::{LibvirtLog, forward_libvirt};
 use super::ready::{accepts, one_exists};
-use super::restart::{Restart, RestartPolicy};
 use super::watch::Watcher;
-use crate::hypervisor::DaemonSpec;
-use crate::process::Outcome;
+use crate::hypervisor::{DaemonRestart, DaemonSpec};
+use crate::process::{Outcome, Restart, RestartPolicy, chance};
 
 /// What a daemon is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,7 +77,11 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { restart: RestartPolicy::default(), ready: Duration::from_secs(30), stop: Duration::from_secs(1) }
+        Settings {
+            restart: DaemonRestart::default().into(),
+            ready: Duration::from_secs(30),
+            stop: Duration::from_secs(1),
+        }
     }
 }
 
@@ -473,10 +475,4 @@ fn never_startable(error: &DaemonError) -> bool {
         | DaemonError::Waiting { .. }
         | DaemonError::Unavailable { .. } => false,
     }
-}
-
-/// A number from 0 to 1, good enough to spread restarts.
-fn chance() -> f64 {
-    let random = RandomState::new().hash_one(0_u8) >> 32;
-    random as f64 / f64::from(u32::MAX)
 }

@@ -4,7 +4,6 @@
 //! *server*, whose one service reads what QEMU serves on a unix socket of the pod. A [`Tunnel`] makes that connection again
 //! and again until the socket is gone.
 
-mod backoff;
 mod connect;
 mod map;
 mod nbd;
@@ -26,16 +25,16 @@ use hyper_util::service::TowerToHyperService;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout};
 
-use backoff::Backoff;
 use connect::{Connected, Server, Tunnelled};
 
+use crate::process::{Restart, RestartPolicy, chance};
 use crate::proto::nbd::nbd_server::NbdServer;
 
 /// Most calls at once; each has a connection to QEMU, and about a MiB on its way. Who calls more waits: that is HTTP/2's rule.
 const CALLS: u32 = 16;
 
-/// Who is to have the backup, as BackupOptions says it.
-#[derive(Clone, PartialEq, Eq)]
+/// Who is to have the backup, as BackupOptions says it. It has no Debug: the key is nobody's business.
+#[derive(Clone)]
 pub struct Target {
     /// `host:port`.
     pub address: String,
@@ -49,25 +48,13 @@ pub struct Target {
     pub authority: String,
 }
 
-/// The key is nobody's business.
-impl std::fmt::Debug for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Target { address, server_name, key: _, certificate: _, authority: _ } = self;
-        f.debug_struct("Target").field("address", address).field("server_name", server_name).finish_non_exhaustive()
-    }
-}
-
 /// How long a tunnel waits for what.
 #[derive(Debug, Clone, Copy)]
 pub struct Timings {
     /// TCP and TLS; and again HTTP/2 and the answer to CONNECT.
     pub dial: Duration,
-    /// Before the first attempt after one that failed; doubled for each further one.
-    pub first_pause: Duration,
-    /// The longest pause.
-    pub longest_pause: Duration,
-    /// A connection that lasted so long was a good one: the next pause is the first again.
-    pub healthy: Duration,
+    /// Between a connection that failed or was lost and the next.
+    pub again: RestartPolicy,
     /// Between two pings of the peer, who is otherwise not missed while nothing is asked for.
     pub ping: Duration,
     /// How long its answer may take.
@@ -82,9 +69,14 @@ impl Default for Timings {
     fn default() -> Self {
         Timings {
             dial: Duration::from_secs(10),
-            first_pause: Duration::from_secs(1),
-            longest_pause: Duration::from_secs(300),
-            healthy: Duration::from_secs(30),
+            again: RestartPolicy {
+                first: Duration::from_secs(1),
+                factor: 2.0,
+                longest: Duration::from_secs(300),
+                jitter: 0.1,
+                limit: None,
+                healthy_after: Duration::from_secs(30),
+            },
             ping: Duration::from_secs(30),
             pong: Duration::from_secs(20),
             farewell: Duration::from_secs(10),
@@ -143,7 +135,7 @@ impl Tunnel {
 }
 
 async fn run(server: Server, service: NbdService, timings: Timings, gone: impl Future<Output = ()>) {
-    let mut backoff = Backoff::new(timings.first_pause, timings.longest_pause);
+    let mut failures = 0;
     let mut gone = pin!(gone);
     let at = server.authority();
     loop {
@@ -153,7 +145,7 @@ async fn run(server: Server, service: NbdService, timings: Timings, gone: impl F
             () = &mut gone => break,
             connected = server.connect(&timings) => connected,
         };
-        match connected {
+        let lasted = match connected {
             Ok(Connected { engine: connection, pings, stream }) => {
                 tracing::info!("backup tunnel: connected via CONNECT to {at}, serving NBD");
                 let begun = Instant::now();
@@ -167,16 +159,19 @@ async fn run(server: Server, service: NbdService, timings: Timings, gone: impl F
                     }
                     Served::Lost(why) => tracing::warn!(reason = why, "backup tunnel connection lost, retrying"),
                 }
-                if begun.elapsed() >= timings.healthy {
-                    backoff = Backoff::new(timings.first_pause, timings.longest_pause);
-                }
+                begun.elapsed()
             }
-            Err(error) => tracing::warn!(reason = %error, "backup tunnel cannot be made, retrying"),
-        }
+            Err(error) => {
+                tracing::warn!(reason = %error, "backup tunnel cannot be made, retrying");
+                Duration::ZERO
+            }
+        };
+        failures = timings.again.count(failures, lasted);
+        let Restart::After(pause) = timings.again.next(failures, chance()) else { break };
         tokio::select! {
             biased;
             () = &mut gone => break,
-            () = tokio::time::sleep(backoff.next_pause()) => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
     tracing::info!("backup tunnel to {at}: NBD socket removed, the export has ended");

@@ -1,11 +1,13 @@
 //! The catalogue's entries as they are written (the CRD draft of the design, and what a launcher needs besides).
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::features::Feature;
+use crate::process::RestartPolicy;
 
 /// One hypervisor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -209,6 +211,21 @@ impl Default for DaemonRestart {
             jitter: 0.1,
             limit: 100,
             healthy_after_seconds: 10.0,
+        }
+    }
+}
+
+impl From<DaemonRestart> for RestartPolicy {
+    /// Numbers that are no durations (negative, not finite) count as nothing.
+    fn from(data: DaemonRestart) -> Self {
+        let seconds = |number| Duration::try_from_secs_f64(number).unwrap_or_default();
+        RestartPolicy {
+            first: seconds(data.first_seconds),
+            factor: data.factor,
+            longest: seconds(data.longest_seconds),
+            jitter: data.jitter,
+            limit: Some(data.limit).filter(|limit| *limit > 0),
+            healthy_after: seconds(data.healthy_after_seconds),
         }
     }
 }

@@ -6,8 +6,7 @@
 
 use std::time::Duration;
 
-use crate::daemon::{Restart, RestartPolicy};
-use crate::process::Outcome;
+use crate::process::{Outcome, Restart, RestartPolicy};
 
 /// The exit code of a launcher that refused to begin, or whose pod was told to leave (contract/lifecycle.md 2.5).
 const REFUSED: i32 = 2;

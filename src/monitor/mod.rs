@@ -22,10 +22,10 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
 pub use exit::Exit;
 
-use crate::daemon::RestartPolicy;
 use crate::logging::{Level, Logger};
 use crate::process::{
-    Outcome, find_descendants_by_command_prefix, give_back_program_pages, handover, raise_ambient_net_bind_service,
+    Outcome, RestartPolicy, find_descendants_by_command_prefix, give_back_program_pages, handover,
+    raise_ambient_net_bind_service,
 };
 use adoption::{Adoption, Left};
 use aftermath::Hypervisors;

@@ -1,4 +1,5 @@
-//! Processes as the kernel shows them: search by command prefix, pidfd, wait status.
+//! Processes as the kernel shows them: search by command prefix, pidfd, wait status; and the pace at which what ends is begun
+//! again.
 
 mod appearance;
 mod capability;
@@ -7,6 +8,7 @@ mod footprint;
 pub mod handover;
 mod outcome;
 mod pidfd;
+mod restart;
 mod table;
 mod vcpu;
 
@@ -16,6 +18,7 @@ pub use faults::faults_kill;
 pub use footprint::{give_back_program_pages, keep_heap_small, map_in_pieces};
 pub use outcome::Outcome;
 pub use pidfd::{PidFd, ProcessError};
+pub use restart::{Restart, RestartPolicy, chance};
 pub use table::{
     Found, PidFileError, ProcessId, command_matches, find_by_command_prefix, find_descendants_by_command_prefix,
     identify, may_belong_to, read_pid_file,

@@ -1,6 +1,3 @@
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-
 use tokio::io::{AsyncReadExt, DuplexStream, duplex};
 
 use super::wire::{chunk, option, option_reply};
@@ -145,73 +142,4 @@ async fn replies_that_are_none() {
     let (mut client, _theirs) = after(&said.concat(), &["x"]).await.unwrap();
     let parts = vec![Part { length: 512, flags: 1 }, Part { length: 512, flags: 0 }];
     assert_eq!(client.status(0, 1024).await.unwrap(), [parts]);
-}
-
-/// A QEMU that serves; it ends with this value.
-struct Served {
-    child: Child,
-    socket: PathBuf,
-    _folder: tempfile::TempDir,
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn run(program: &str, words: &[&str]) {
-    let output = Command::new(program).args(words).output().unwrap();
-    assert!(output.status.success(), "{program} {words:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// 8 MiB of which the first and the last 64 KiB hold data, and the last was written after the bitmap `changes` began.
-/// `None` on a machine without QEMU's tools.
-async fn served() -> Option<Served> {
-    Command::new("qemu-nbd").arg("--version").stdout(Stdio::null()).spawn().ok()?.wait().unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let image = folder.path().join("disk.qcow2");
-    let path = image.to_str().unwrap();
-    run("qemu-img", &["create", "-q", "-f", "qcow2", path, "8M"]);
-    run("qemu-io", &["-f", "qcow2", "-c", "write -q -P 0x11 0 64k", path]);
-    run("qemu-img", &["bitmap", "--add", "-g", "64k", path, "changes"]);
-    run("qemu-io", &["-f", "qcow2", "-c", "write -q -P 0x22 8128k 64k", path]);
-    let socket = folder.path().join("nbd.sock");
-    let words = ["-r", "-t", "-e", "4", "-f", "qcow2", "-x", "disk", "-B", "changes", "-k"];
-    let child = Command::new("qemu-nbd").args(words).arg(&socket).arg(&image).spawn().unwrap();
-    let served = Served { child, socket, _folder: folder };
-    let start = std::time::Instant::now();
-    while UnixStream::connect(&served.socket).await.is_err() {
-        assert!(start.elapsed() < 20 * SECOND, "qemu-nbd does not serve");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    Some(served)
-}
-
-#[tokio::test]
-async fn a_real_qemu_tells_what_has_changed_and_what_it_is() {
-    let Some(served) = served().await else { return };
-    let bitmap = format!("{DIRTY_BITMAP}changes");
-    let contexts = [BASE_ALLOCATION.to_owned(), bitmap];
-    let connect = |export, contexts| Client::connect(&served.socket, export, contexts, Deadlines::default());
-    let mut client = connect("disk", &contexts).await.unwrap();
-    let (size, edge) = (8 << 20, 64 << 10);
-    assert_eq!(client.size(), size);
-    let part = |length, flags| Part { length, flags };
-    let status = client.status(0, size).await.unwrap();
-    assert_eq!(status[0], [part(edge, 0), part(size - 2 * edge, 3), part(edge, 0)], "hole and zero in between");
-    assert_eq!(status[1], [part(size - edge, 0), part(edge, 1)]);
-    assert_eq!(client.status(size - 10, 100).await.unwrap()[1], [part(10, 1)]);
-    let around = client.read(edge - 8, 16).await.unwrap();
-    assert_eq!(around, [[0x11; 8], [0; 8]].concat());
-    assert_eq!(client.read(size - edge, edge as u32).await.unwrap(), vec![0x22; edge as usize]);
-    let beyond = client.read(size, 16).await.unwrap_err().to_string();
-    assert!(beyond.starts_with("NBD READ at offset 8388608 failed: "), "{beyond}");
-    client.close().await;
-    let unknown = connect("other", &[]).await.unwrap_err().to_string();
-    assert!(unknown.starts_with("the NBD server refuses the export: "), "{unknown}");
-    let unknown = [format!("{DIRTY_BITMAP}other")];
-    let unknown = connect("disk", &unknown).await.unwrap_err().to_string();
-    assert_eq!(unknown, "server does not support requested context: qemu:dirty-bitmap:other");
 }

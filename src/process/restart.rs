@@ -1,8 +1,7 @@
-//! When a daemon that ended is started again: data and a pure function.
+//! When what ended is begun again, a daemon, a launcher or a connection: data and a pure function.
 
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
-
-use crate::hypervisor::DaemonRestart;
 
 /// How restarts are paced.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,29 +21,7 @@ pub struct RestartPolicy {
     pub healthy_after: Duration,
 }
 
-impl Default for RestartPolicy {
-    /// The catalogue's default.
-    fn default() -> Self {
-        RestartPolicy::from(DaemonRestart::default())
-    }
-}
-
-impl From<DaemonRestart> for RestartPolicy {
-    /// Numbers that are no durations (negative, not finite) count as nothing.
-    fn from(data: DaemonRestart) -> Self {
-        let seconds = |number| Duration::try_from_secs_f64(number).unwrap_or_default();
-        RestartPolicy {
-            first: seconds(data.first_seconds),
-            factor: data.factor,
-            longest: seconds(data.longest_seconds),
-            jitter: data.jitter,
-            limit: Some(data.limit).filter(|limit| *limit > 0),
-            healthy_after: seconds(data.healthy_after_seconds),
-        }
-    }
-}
-
-/// What to do about a daemon that ended.
+/// What to do about what ended.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Restart {
     /// Start it after this pause.
@@ -72,6 +49,13 @@ impl RestartPolicy {
         let pause = pause * (1.0 + self.jitter.clamp(0.0, 1.0) * chance.clamp(0.0, 1.0));
         Restart::After(Duration::try_from_secs_f64(pause).unwrap_or(self.longest))
     }
+}
+
+/// A number from 0 to 1, good enough to spread restarts.
+pub fn chance() -> f64 {
+    // The seed of each hasher is random; no generator is needed for so little.
+    let random = RandomState::new().hash_one(0_u8) >> 32;
+    random as f64 / f64::from(u32::MAX)
 }
 
 #[cfg(test)]
