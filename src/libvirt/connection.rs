@@ -1,6 +1,5 @@
 //! One connection to the daemon, re-opened by its owner; every call runs in a blocking thread under a deadline.
 
-use std::cell::Cell;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,13 +8,13 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::time::Instant;
 use virt::connect::{Connect, ConnectAuth, ConnectCredential, ConnectCredentialType};
 use virt::domain::Domain;
 
 use super::error::{Error, VirError, code};
 use super::events::{self, Event};
 use super::raw::{self, Handle};
+use crate::logging::{Share, share};
 
 /// How long libvirt may take, by kind of call. Tests shorten them.
 #[derive(Debug, Clone, Copy)]
@@ -213,10 +212,7 @@ impl Connection {
                 return Err(Error::Disconnected { call, uri: self.shared.uri.clone(), reason });
             }
         };
-        let begun = Instant::now();
-        let result = blocking(call, deadline, move || work(&handle)).await;
-        // Only where somebody counts.
-        let _ = SPENT.try_with(|spent| spent.set(spent.get() + begun.elapsed()));
+        let result = share(Share::Libvirt, blocking(call, deadline, move || work(&handle))).await;
         self.note_silence(&result, deadline, generation);
         if let Err(Error::Libvirt(error)) = &result
             && matches!(error.code, code::INVALID_CONN | code::RPC | code::SYSTEM_ERROR | code::INTERNAL_ERROR)
@@ -409,20 +405,6 @@ impl Connection {
         })
         .await
     }
-}
-
-tokio::task_local! {
-    static SPENT: Cell<Duration>;
-}
-
-/// Does `work`, and tells how much of its time went to calls of libvirt.
-pub async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
-    SPENT
-        .scope(Cell::default(), async {
-            let done = work.await;
-            (done, SPENT.with(Cell::get))
-        })
-        .await
 }
 
 /// Runs `work` in a thread of its own and stops waiting at the deadline; a call that libvirt never answers keeps its

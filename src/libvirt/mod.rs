@@ -16,7 +16,7 @@ mod params;
 mod raw;
 
 pub use agent::guest_info;
-pub use connection::{Connection, Deadlines, DomainSnapshot, timed};
+pub use connection::{Connection, Deadlines, DomainSnapshot};
 pub use devices::{BlockSize, cpu_map};
 pub use error::{Error, VirError, code};
 pub use events::{AgentChange, DomainEvent, Event, Lifecycle};

@@ -3,17 +3,19 @@
 //!
 //! `Record` is the line itself and needs nothing but memory for its text; `Logger` writes such lines for PID 1, which
 //! keeps away from `tracing`; `init` arranges that `tracing` events become records; `forward` re-emits what libvirt and
-//! the hypervisor said.
+//! the hypervisor said; `shares` finds out whom an operation waited for.
 
 mod forward;
 mod layer;
 mod logger;
 mod record;
+mod shares;
 
 pub use forward::forwarded;
 pub use layer::init;
 pub use logger::Logger;
 pub use record::{Level, Record, timestamp, timestamp_now};
+pub use shares::{Share, Shares, share, shared_out};
 
 /// The environment variable that overrides `-v` (contract/lifecycle.md 2.4).
 pub const VERBOSITY_VARIABLE: &str = "VIRT_LAUNCHER_LOG_VERBOSITY";

@@ -1,5 +1,4 @@
-//! Cloud-init data and its disk (contract/lifecycle.md 9.5). The data is gathered before the domain is defined; the disk
-//! is made right before the start, when the devices are known.
+//! Cloud-init data and its disk (contract/lifecycle.md 9.5).
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::OpenOptionsExt;
@@ -11,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 use super::fat::make_fat_image;
 use super::iso::make_iso_of_directory;
 use super::tool::Tools;
-use super::{Owner, StorageError, make_directory, volume_component};
+use super::{Owner, Staged, StorageError, make_directory, volume_component};
 
 /// Public keys, numbered from "0".
 pub type PublicKeys = BTreeMap<String, String>;
@@ -177,30 +176,32 @@ impl CloudInit {
     }
 }
 
-/// Makes the disk at `CloudInit::path`. The staged files, which may hold secrets, are removed again whatever happens.
-pub async fn make_cloud_init_disk(
+/// Makes what is to be the disk at `CloudInit::path`. The files that go onto it, which may hold secrets, are removed again
+/// whatever happens.
+pub async fn stage_cloud_init_disk(
     tools: &Tools,
     data: &CloudInit,
     kind: ImageKind,
     cloud_init_dir: &Path,
     (namespace, name): (&str, &str),
     owner: Owner,
-) -> Result<(), StorageError> {
+) -> Result<Staged, StorageError> {
     let image = data.path(kind, cloud_init_dir, volume_component(namespace)?, volume_component(name)?);
     if kind == ImageKind::Fat {
         return make_fat_image(&image, data.source.label(), data.files()?, owner).await;
     }
-    let staging = image.with_file_name("data");
+    let content = image.with_file_name("data");
     let made = async {
-        for (file, content) in data.files()? {
-            write_private(&staging.join(file), &content).await?;
+        for (file, bytes) in data.files()? {
+            write_private(&content.join(file), &bytes).await?;
         }
-        make_iso_of_directory(tools, &image, data.source.label(), &staging, owner).await
+        make_iso_of_directory(tools, &image, data.source.label(), &content, owner).await
     }
     .await;
-    let removed = tokio::fs::remove_dir_all(&staging).await;
-    made?;
-    removed.map_err(StorageError::io(&staging, "remove the staged cloud-init data"))
+    let removed = tokio::fs::remove_dir_all(&content).await;
+    let staged = made?;
+    removed.map_err(StorageError::io(&content, "remove the files of the cloud-init disk"))?;
+    Ok(staged)
 }
 
 async fn write_private(path: &Path, content: &[u8]) -> Result<(), StorageError> {
@@ -259,10 +260,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for (source, label) in [(CloudInitSource::NoCloud, "cidata"), (CloudInitSource::ConfigDrive, "config-2")] {
             let data = data(source);
-            make_cloud_init_disk(&Tools::default(), &data, ImageKind::Iso, folder.path(), ("ns", "vm"), me())
-                .await
-                .unwrap();
-            let image = std::fs::read(data.path(ImageKind::Iso, folder.path(), "ns", "vm")).unwrap();
+            let (folder, tools) = (folder.path(), Tools::default());
+            let staged = stage_cloud_init_disk(&tools, &data, ImageKind::Iso, folder, ("ns", "vm"), me());
+            staged.await.unwrap().publish().await.unwrap();
+            let image = std::fs::read(data.path(ImageKind::Iso, folder, "ns", "vm")).unwrap();
             assert_eq!(image[0x8028..].iter().take(label.len()).copied().collect::<Vec<u8>>(), label.as_bytes());
             assert!(String::from_utf8_lossy(&image).contains("echo hi"));
         }

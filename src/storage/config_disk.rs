@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::iso::make_iso_of_entries;
 use super::tool::Tools;
-use super::{Owner, StorageError, finish, make_directory, staging, volume_component};
+use super::{Owner, Staged, StorageError, volume_component};
 
 /// Label of a disk whose volume gives none.
 const LABEL: &str = "cfgdata";
@@ -104,7 +104,7 @@ pub async fn make_config_disk(tools: &Tools, disk: &ConfigDisk, root: &Path, own
     if disk.source == ConfigSource::Sysprep {
         has_answer_file(&directory).await?;
     }
-    make_iso_of_entries(tools, &image, disk.volume_label(), &directory, owner).await
+    make_iso_of_entries(tools, &image, disk.volume_label(), &directory, owner).await?.publish().await
 }
 
 /// Makes a file of exactly `bytes` zeros where the disk will be; a migration fills it (contract/lifecycle.md 9.7).
@@ -115,13 +115,11 @@ pub async fn make_config_disk_placeholder(
     owner: Owner,
 ) -> Result<(), StorageError> {
     let image = disk.image(root)?;
-    if let Some(parent) = image.parent() {
-        make_directory(parent).await?;
-    }
-    let staged = staging(&image);
-    let file = tokio::fs::File::create(&staged).await.map_err(StorageError::io(&staged, "make it"))?;
-    file.set_len(bytes).await.map_err(StorageError::io(&staged, "set its size"))?;
-    finish(&staged, &image, owner, 0o640).await
+    let staged = Staged::new(&image, owner, 0o640).await?;
+    let at = staged.at();
+    let file = tokio::fs::File::create(at).await.map_err(StorageError::io(at, "make it"))?;
+    file.set_len(bytes).await.map_err(StorageError::io(at, "set its size"))?;
+    staged.publish().await
 }
 
 async fn has_answer_file(directory: &Path) -> Result<(), StorageError> {

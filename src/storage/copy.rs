@@ -9,7 +9,8 @@ use tokio::process::Command;
 use tokio::time::{Instant, timeout};
 
 use super::tool::Tools;
-use super::{Owner, StorageError, finish, make_directory, staging};
+use super::{Owner, Staged, StorageError};
+use crate::logging::{Share, share};
 
 /// Steps of progress that the log hears of, in percent.
 const STEP: u32 = 10;
@@ -32,22 +33,13 @@ pub async fn copy_image(
     if tokio::fs::try_exists(path).await.map_err(StorageError::io(path, "look at it"))? {
         return Ok(());
     }
-    if let Some(directory) = path.parent() {
-        make_directory(directory).await?;
-    }
-    let staged = staging(path);
+    let staged = Staged::new(path, owner, 0o640).await?;
     let began = Instant::now();
     tracing::info!("copying volume {volume} from {} to {}", source.display(), path.display());
-    let made = match convert(tools, source, format, &staged, volume).await {
-        Ok(()) => finish(&staged, path, owner, 0o640).await,
-        Err(error) => Err(error),
-    };
-    match &made {
-        Ok(()) => tracing::info!("volume {volume} copied in {:.1} s", began.elapsed().as_secs_f64()),
-        // The error that matters is the first; a half-made copy must not be taken for a disk next time.
-        Err(_) => drop(tokio::fs::remove_file(&staged).await),
-    }
-    made
+    share(Share::Images, convert(tools, source, format, staged.at(), volume)).await?;
+    staged.publish().await?;
+    tracing::info!("volume {volume} copied in {:.1} s", began.elapsed().as_secs_f64());
+    Ok(())
 }
 
 async fn convert(tools: &Tools, source: &Path, format: &str, staged: &Path, volume: &str) -> Result<(), StorageError> {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use fatfs::{FileSystem, FormatVolumeOptions, FsOptions};
 
-use super::{Owner, StorageError, finish, make_directory, staging};
+use super::{Owner, Staged, StorageError};
 
 /// Room beside the files: what Cloud Hypervisor's own examples give a seed, and far more than the tables need. The file is
 /// sparse.
@@ -14,29 +14,19 @@ const ROOM: u64 = 8 << 20;
 /// Length of a FAT volume label.
 const LABEL: usize = 11;
 
-/// Makes the image at `path`, labelled `label` (at most 11 bytes), with `files` by their paths.
+/// Makes what is to be the image `path`, labelled `label` (at most 11 bytes), with `files` by their paths.
 pub(super) async fn make_fat_image(
     path: &Path,
     label: &'static str,
     files: Vec<(&'static str, Vec<u8>)>,
     owner: Owner,
-) -> Result<(), StorageError> {
-    if let Some(parent) = path.parent() {
-        make_directory(parent).await?;
-    }
-    let staged = staging(path);
-    let target = staged.clone();
+) -> Result<Staged, StorageError> {
+    let staged = Staged::new(path, owner, 0o640).await?;
+    let target = staged.at().to_owned();
     let written = tokio::task::spawn_blocking(move || write(&target, label, &files)).await;
     let written = written.map_err(std::io::Error::other).and_then(|result| result);
-    let made = match written.map_err(StorageError::io(&staged, "write it")) {
-        Ok(()) => finish(&staged, path, owner, 0o640).await,
-        Err(error) => Err(error),
-    };
-    if made.is_err() {
-        // The error that matters is the first.
-        let _ = tokio::fs::remove_file(&staged).await;
-    }
-    made
+    written.map_err(StorageError::io(staged.at(), "write it"))?;
+    Ok(staged)
 }
 
 fn write(path: &Path, label: &str, files: &[(&str, Vec<u8>)]) -> std::io::Result<()> {
@@ -83,7 +73,7 @@ mod tests {
             ("openstack/latest/meta_data.json", b"{}".to_vec()),
             ("openstack/latest/user_data", data.clone().into_bytes()),
         ];
-        make_fat_image(&path, "config-2", files, me()).await.unwrap();
+        make_fat_image(&path, "config-2", files, me()).await.unwrap().publish().await.unwrap();
         let found = std::fs::metadata(&path).unwrap();
         assert!(found.blocks() * 512 < found.len() / 2, "{} of {} bytes", found.blocks() * 512, found.len());
         assert_eq!((found.mode() & 0o777, found.len() % (1 << 20)), (0o640, 0));

@@ -1,11 +1,12 @@
 //! Disk images: inspection, overlays, empty disks (contract/lifecycle.md 9.2, 9.3, 9.4).
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::tool::{Job, Limits, Tools, run};
-use super::{Owner, StorageError, finish, make_directory, staging};
+use super::{Owner, Staged, StorageError};
+use crate::logging::{Share, share};
 
 /// What `qemu-img info` says of an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +40,7 @@ pub async fn inspect(tools: &Tools, path: &Path, limits: InspectionLimits) -> Re
     let limits = Limits { cpu_seconds: INSPECTION_CPU_SECONDS, address_space_bytes: limits.address_space_bytes };
     let job = Job { tool: "qemu-img", what: "inspect", path, deadline: tools.timings.image };
     let arguments = ["info".as_ref(), path.as_os_str(), "--output".as_ref(), "json".as_ref()];
-    let text = run(&tools.qemu_img, arguments, job, Some(limits)).await?;
+    let text = share(Share::Images, run(&tools.qemu_img, arguments, job, Some(limits))).await?;
     let info: ImageInfo = serde_json::from_str(&text).map_err(|error| StorageError::Tool {
         tool: "qemu-img",
         what: "inspect",
@@ -103,7 +104,7 @@ pub async fn grow_image(tools: &Tools, path: &Path, bytes: u64, allocated: bool)
     let arguments =
         ["resize".as_ref(), "-f".as_ref(), "raw".as_ref(), preallocation.as_ref(), path.as_os_str(), bytes.as_ref()];
     let job = Job { tool: "qemu-img", what: "grow", path, deadline: tools.timings.growth };
-    run(&tools.qemu_img, arguments, job, None).await.map(drop)
+    share(Share::Images, run(&tools.qemu_img, arguments, job, None)).await.map(drop)
 }
 
 async fn create(
@@ -116,20 +117,10 @@ async fn create(
     if tokio::fs::try_exists(path).await.map_err(StorageError::io(path, "look at it"))? {
         return Ok(());
     }
-    if let Some(directory) = path.parent() {
-        make_directory(directory).await?;
-    }
-    let staged: PathBuf = staging(path);
+    let staged = Staged::new(path, owner, 0o640).await?;
     let job = Job { tool: "qemu-img", what, path, deadline: tools.timings.image };
-    let made = match run(&tools.qemu_img, arguments(&staged), job, None).await {
-        Ok(_) => finish(&staged, path, owner, 0o640).await,
-        Err(error) => Err(error),
-    };
-    if made.is_err() {
-        // The error that matters is the first; a half-made file must not be taken for a disk next time.
-        let _ = tokio::fs::remove_file(&staged).await;
-    }
-    made
+    share(Share::Images, run(&tools.qemu_img, arguments(staged.at()), job, None)).await?;
+    staged.publish().await
 }
 
 #[cfg(test)]

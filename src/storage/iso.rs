@@ -5,20 +5,20 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use super::tool::{Job, Tools, run};
-use super::{Owner, StorageError, finish, make_directory, staging};
+use super::{Owner, Staged, StorageError};
 
-/// Makes `iso` with volume label `label` from the files of `directory` (contract/lifecycle.md 9.5).
-pub async fn make_iso_of_directory(
+/// Makes what is to be `iso`, with volume label `label`, from the files of `directory` (contract/lifecycle.md 9.5).
+pub(super) async fn make_iso_of_directory(
     tools: &Tools,
     iso: &Path,
     label: &str,
     directory: &Path,
     owner: Owner,
-) -> Result<(), StorageError> {
+) -> Result<Staged, StorageError> {
     make(tools, iso, label, &[], vec![directory.as_os_str().to_owned()], (owner, 0o644)).await
 }
 
-/// Makes `iso` from what the entries of a kubelet volume lead to (contract/lifecycle.md 9.6). Such a volume is made of
+/// Makes what is to be `iso` from what the entries of a kubelet volume lead to (contract/lifecycle.md 9.6). Such a volume is made of
 /// symbolic links through `..data`; they are followed, and the kubelet's own entries are on the disk too, as the
 /// original has it. The content may be secret: only the owner and its group may read the image.
 pub(super) async fn make_iso_of_entries(
@@ -27,7 +27,7 @@ pub(super) async fn make_iso_of_entries(
     label: &str,
     directory: &Path,
     owner: Owner,
-) -> Result<(), StorageError> {
+) -> Result<Staged, StorageError> {
     let read = |what| StorageError::io(directory, what);
     let mut grafts = Vec::new();
     let mut entries = tokio::fs::read_dir(directory).await.map_err(read("list it"))?;
@@ -53,23 +53,13 @@ async fn make(
     options: &[&str],
     content: Vec<OsString>,
     (owner, mode): (Owner, u32),
-) -> Result<(), StorageError> {
-    if let Some(parent) = iso.parent() {
-        make_directory(parent).await?;
-    }
-    let staged = staging(iso);
-    let mut arguments: Vec<OsString> = vec!["-output".into(), staged.clone().into(), "-volid".into(), label.into()];
+) -> Result<Staged, StorageError> {
+    let staged = Staged::new(iso, owner, mode).await?;
+    let mut arguments: Vec<OsString> = vec!["-output".into(), staged.at().into(), "-volid".into(), label.into()];
     arguments.extend(options.iter().map(OsString::from));
     arguments.extend(["-joliet", "-rock", "-partition_cyl_align", "on"].map(OsString::from));
     arguments.extend(content);
     let job = Job { tool: "xorrisofs", what: "make", path: iso, deadline: tools.timings.iso };
-    let made = match run(&tools.xorrisofs, arguments, job, None).await {
-        Ok(_) => finish(&staged, iso, owner, mode).await,
-        Err(error) => Err(error),
-    };
-    if made.is_err() {
-        // The error that matters is the first.
-        let _ = tokio::fs::remove_file(&staged).await;
-    }
-    made
+    run(&tools.xorrisofs, arguments, job, None).await?;
+    Ok(staged)
 }

@@ -11,17 +11,18 @@ mod image;
 pub mod image_volume;
 mod iso;
 mod metrics_disk;
+mod staged;
 mod tool;
 mod tracking_overlay;
 
 pub use cloud_init::{
-    CloudInit, CloudInitSource, ImageKind, MetaData, NoCloudMetaData, PublicKeys, TaggedDevice, make_cloud_init_disk,
+    CloudInit, CloudInitSource, ImageKind, MetaData, NoCloudMetaData, PublicKeys, TaggedDevice, stage_cloud_init_disk,
 };
 pub use config_disk::{ConfigDisk, ConfigSource, make_config_disk, make_config_disk_placeholder};
 pub use copy::copy_image;
 pub use image::{ImageInfo, InspectionLimits, create_empty_disk, create_overlay, grow_image, inspect};
-pub use iso::make_iso_of_directory;
 pub use metrics_disk::make_metrics_disk;
+pub use staged::Staged;
 pub use tool::{Timings, Tools};
 pub use tracking_overlay::create_tracking_overlay;
 
@@ -162,16 +163,6 @@ pub async fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<(), St
         .await
         .map_err(StorageError::io(&staged, "set its mode"))?;
     tokio::fs::rename(&staged, path).await.map_err(StorageError::io(path, "give the finished file its name"))
-}
-
-/// Gives a finished file to its owner and its final name.
-pub(crate) async fn finish(staged: &Path, path: &Path, owner: Owner, mode: u32) -> Result<(), StorageError> {
-    use std::os::unix::fs::PermissionsExt;
-    tokio::fs::set_permissions(staged, std::fs::Permissions::from_mode(mode))
-        .await
-        .map_err(StorageError::io(staged, "set its mode"))?;
-    own(staged, owner)?;
-    tokio::fs::rename(staged, path).await.map_err(StorageError::io(path, "give the finished file its name"))
 }
 
 /// chown, only where it changes something.

@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{ChildStdin, ChildStdout, Command};
 
 use super::tool::Tools;
-use super::{Owner, StorageError, finish, make_directory, staging};
+use super::{Owner, Staged, StorageError};
 
 /// Bytes that one bit of a cluster's allocation stands for.
 const CLUSTER: u64 = 256 * 1024;
@@ -28,31 +28,18 @@ pub async fn create_tracking_overlay(
     if tokio::fs::try_exists(overlay).await.map_err(StorageError::io(overlay, "look at it"))? {
         return Ok(());
     }
-    if let Some(directory) = overlay.parent() {
-        make_directory(directory).await?;
-    }
-    let staged = staging(overlay);
-    let made = async {
-        let (bytes, driver) = size(data)?;
-        tokio::fs::write(&staged, b"").await.map_err(StorageError::io(&staged, "make it"))?;
-        let deadline = tools.timings.image;
-        match tokio::time::timeout(deadline, create(tools, &staged, data, driver, bytes)).await {
-            Ok(made) => {
-                made.map_err(|output| StorageError::Tool { tool: TOOL, what: WHAT, path: overlay.into(), output })?
-            }
-            Err(_) => {
-                let seconds = deadline.as_secs();
-                return Err(StorageError::TooSlow { tool: TOOL, what: WHAT, path: overlay.into(), seconds });
-            }
+    let staged = Staged::new(overlay, owner, 0o640).await?;
+    let (bytes, driver) = size(data)?;
+    tokio::fs::write(staged.at(), b"").await.map_err(StorageError::io(staged.at(), "make it"))?;
+    let deadline = tools.timings.image;
+    match tokio::time::timeout(deadline, create(tools, staged.at(), data, driver, bytes)).await {
+        Ok(Ok(())) => staged.publish().await,
+        Ok(Err(output)) => Err(StorageError::Tool { tool: TOOL, what: WHAT, path: overlay.into(), output }),
+        Err(_) => {
+            let seconds = deadline.as_secs();
+            Err(StorageError::TooSlow { tool: TOOL, what: WHAT, path: overlay.into(), seconds })
         }
-        finish(&staged, overlay, owner, 0o640).await
     }
-    .await;
-    if made.is_err() {
-        // The error that matters is the first; a half-made file must not be taken for an overlay next time.
-        let _ = tokio::fs::remove_file(&staged).await;
-    }
-    made
 }
 
 /// Bytes of an image or device, and how QEMU opens it.

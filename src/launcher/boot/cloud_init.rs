@@ -1,10 +1,20 @@
-//! Gathers the cloud-init data of a VMI (contract/lifecycle.md 9.5).
+//! Cloud-init data of a VMI and its disk (contract/lifecycle.md 9.5).
 
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 use tracing::debug;
 
-use crate::storage::{CloudInit, CloudInitSource, MetaData, PublicKeys, volume_component};
+use super::super::operations::Vm;
+use super::hooks::Extensions;
+use super::{Boot, blocking, tagged_devices, wrapped};
+use crate::cmd::Failure;
+use crate::domain::DomainSpec;
+use crate::hypervisor::Hypervisor;
+use crate::libvirt::flags;
+use crate::storage::{
+    self, CloudInit, CloudInitSource, ImageKind, MetaData, PublicKeys, Staged, StorageError, volume_component,
+};
 use crate::vmi::{CloudInitKind, VirtualMachineInstance};
 
 /// Where the kubelet puts a VMI's secrets, below the root.
@@ -12,8 +22,67 @@ const SECRETS: &str = "var/run/kubevirt-private/secret";
 /// Longest host name of a guest.
 const HOSTNAME: usize = 63;
 
+impl Boot {
+    pub(super) fn cloud_init_dir(&self) -> PathBuf {
+        self.config.ephemeral_disk_dir.join("cloud-init-data")
+    }
+
+    /// The data as the hooks want it.
+    pub(super) async fn gather_cloud_init(
+        &self,
+        vmi: &VirtualMachineInstance,
+        extensions: &Extensions<'_>,
+    ) -> Result<Option<CloudInit>, Failure> {
+        let data = cloud_init(vmi, &self.root)
+            .map_err(|why| Failure::text(format!("ReadCloudInitVolumeDataSource failed: {why}")))?;
+        match data {
+            Some(data) => extensions.pre_cloud_init_iso(data).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Makes the disk but for its name, unless it has to wait for the define, as [`Boot::make_late_cloud_init`] does.
+    pub(super) async fn stage_cloud_init(
+        &self,
+        vmi: &VirtualMachineInstance,
+        data: Option<CloudInit>,
+    ) -> Result<Option<Staged>, Failure> {
+        let tells_devices =
+            |data: &CloudInit| data.source == CloudInitSource::ConfigDrive && tagged_devices::has_tags(vmi);
+        let (late, data) = if data.as_ref().is_some_and(tells_devices) { (data, None) } else { (None, data) };
+        *self.cloud_init.lock().unwrap_or_else(PoisonError::into_inner) = late;
+        match data {
+            Some(data) => self.staged(vmi, &data).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Makes the disk that tells of devices.
+    pub(super) async fn make_late_cloud_init(&self, vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+        let data = self.cloud_init.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(mut data) = data else { return Ok(()) };
+        let xml = vm.connection.xml(&vm.domain, flags::DOMAIN_XML_INACTIVE).await?;
+        let domain = DomainSpec::from_xml(&xml).map_err(|error| Failure::text(error.to_string()))?;
+        let (root, tagged) = (self.root.clone(), vmi.clone());
+        data.meta_data.devices = blocking(move || tagged_devices::tagged_devices(&root, &tagged, &domain)).await?;
+        self.staged(vmi, &data).await?.publish().await.map_err(failed)
+    }
+
+    async fn staged(&self, vmi: &VirtualMachineInstance, data: &CloudInit) -> Result<Staged, Failure> {
+        let (meta, folder) = (&vmi.metadata, self.cloud_init_dir());
+        let kind = if self.runtime.supports_iso() { ImageKind::Iso } else { ImageKind::Fat };
+        let name = (meta.namespace.as_str(), meta.name.as_str());
+        storage::stage_cloud_init_disk(&self.tools, data, kind, &folder, name, self.owner).await.map_err(failed)
+    }
+}
+
+/// What is said of a disk that cannot be made.
+pub(super) fn failed(error: StorageError) -> Failure {
+    wrapped("generating local cloud-init data failed")(error)
+}
+
 /// The data of the first cloud-init volume (contract/lifecycle.md 9.5).
-pub(super) fn cloud_init(vmi: &VirtualMachineInstance, root: &Path) -> Result<Option<CloudInit>, String> {
+fn cloud_init(vmi: &VirtualMachineInstance, root: &Path) -> Result<Option<CloudInit>, String> {
     vmi.spec.check_cloud_init_size()?;
     let secrets = root.join(SECRETS);
     let secret = |volume: &str, key: &str| {

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use tokio::task::JoinSet;
+
 use super::wrapped;
 use crate::cmd::Failure;
 use crate::convert::HostFacts;
@@ -44,11 +46,7 @@ impl Disks<'_> {
         for (index, volume) in vmi.spec.volumes.iter().enumerate() {
             self.volume(index, volume, facts).await?;
         }
-        for disk in config_disks(vmi) {
-            storage::make_config_disk(self.tools, &disk, self.root, self.owner)
-                .await
-                .map_err(wrapped(disk.source.failure()))?;
-        }
+        self.config_disks(vmi).await?;
         if vmi.spec.volumes.iter().any(|volume| volume.downward_metrics.is_some()) {
             storage::make_metrics_disk(&self.root.join(METRICS_DISK))
                 .await
@@ -56,6 +54,21 @@ impl Disks<'_> {
                 .map_err(wrapped("failed to craete downwardMetric disk"))?;
         }
         Ok(())
+    }
+
+    /// All at once, since xorrisofs sleeps most of its time; the first one's failure is the one to report.
+    async fn config_disks(&self, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+        let mut making = JoinSet::new();
+        for (index, disk) in config_disks(vmi).into_iter().enumerate() {
+            let (tools, root, owner) = (self.tools.clone(), self.root.to_owned(), self.owner);
+            making.spawn(async move {
+                let made = storage::make_config_disk(&tools, &disk, &root, owner).await;
+                (index, made.map_err(wrapped(disk.source.failure())))
+            });
+        }
+        let mut made = making.join_all().await;
+        made.sort_by_key(|(index, _)| *index);
+        made.into_iter().try_for_each(|(_, made)| made)
     }
 
     async fn ignition(&self, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
