@@ -95,6 +95,7 @@ impl Orders for VmOrders {
 
     async fn kill(&self) {
         let vm = &self.vm;
+        vm.tracker.expect_end();
         let Err(failure) = operations::kill(vm).await else { return };
         tracing::warn!("cannot end the VM through libvirt: {}", failure.message());
         let deaf = self.kills.fetch_add(1, Ordering::Relaxed) >= PATIENCE;

@@ -1,12 +1,14 @@
 //! The hypervisor's process: found once through libvirt's pid file, then watched through a pidfd.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::Signal;
 use tokio::sync::watch;
 
 use super::saved::SavedStore;
-use crate::process::{PidFd, find_by_command_prefix, handover, identify, read_pid_file};
+use crate::process::{Outcome, PidFd, find_by_command_prefix, handover, identify, read_pid_file};
 
 /// What is known of the hypervisor's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +19,15 @@ pub enum HypervisorProcess {
     Running(i32),
     /// It was alive and has ended.
     Gone,
+    /// It was alive, and a signal that nobody here has ordered has ended it: it has crashed, or was killed from outside.
+    Killed,
+}
+
+impl HypervisorProcess {
+    /// Whether it was alive and is no more.
+    pub fn has_ended(&self) -> bool {
+        matches!(self, HypervisorProcess::Gone | HypervisorProcess::Killed)
+    }
 }
 
 /// Where a hypervisor's process is looked for.
@@ -47,6 +58,7 @@ pub struct Tracker {
     domain: String,
     search: Search,
     state: watch::Sender<HypervisorProcess>,
+    end_is_expected: Arc<AtomicBool>,
     saved: SavedStore,
 }
 
@@ -58,7 +70,7 @@ impl Tracker {
             true => HypervisorProcess::Gone,
             false => HypervisorProcess::Unknown,
         };
-        Tracker { domain, search, state: watch::Sender::new(state), saved }
+        Tracker { domain, search, state: watch::Sender::new(state), end_is_expected: Arc::default(), saved }
     }
 
     /// The process's state and its changes.
@@ -70,7 +82,7 @@ impl Tracker {
     pub fn pid(&self) -> Option<i32> {
         match *self.state.borrow() {
             HypervisorProcess::Running(pid) => Some(pid),
-            HypervisorProcess::Unknown | HypervisorProcess::Gone => None,
+            HypervisorProcess::Unknown | HypervisorProcess::Gone | HypervisorProcess::Killed => None,
         }
     }
 
@@ -81,7 +93,12 @@ impl Tracker {
 
     /// Whether the process was seen and is no more.
     pub fn has_ended(&self) -> bool {
-        *self.state.borrow() == HypervisorProcess::Gone
+        self.state.borrow().has_ended()
+    }
+
+    /// From now on its end is no surprise: libvirt, which is told to end it, may do so by a signal.
+    pub fn expect_end(&self) {
+        self.end_is_expected.store(true, Ordering::Relaxed);
     }
 
     /// Kills what a launcher or a daemon that died in the middle of a start may have left: a hypervisor that libvirt does not know, since
@@ -128,12 +145,20 @@ impl Tracker {
             if let Some(process) = identify(pid) {
                 self.saved.change(|state| state.process = Some(process));
             }
-            let state = self.state.clone();
+            let (state, expected) = (self.state.clone(), Arc::clone(&self.end_is_expected));
             tokio::spawn(async move {
-                if let Err(error) = pidfd.exited().await {
-                    tracing::error!(reason = %error, "cannot watch the hypervisor with pid {pid}");
-                }
-                state.send_replace(HypervisorProcess::Gone);
+                let ended = match pidfd.exited().await {
+                    Ok(Some(outcome @ Outcome::Signaled(_))) if !expected.load(Ordering::Relaxed) => {
+                        tracing::error!(reason = %outcome, "the hypervisor was ended from outside, or has crashed");
+                        HypervisorProcess::Killed
+                    }
+                    Ok(_) => HypervisorProcess::Gone,
+                    Err(error) => {
+                        tracing::error!(reason = %error, "cannot watch the hypervisor with pid {pid}");
+                        HypervisorProcess::Gone
+                    }
+                };
+                state.send_replace(ended);
             });
         }
         true

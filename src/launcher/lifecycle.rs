@@ -183,7 +183,7 @@ enum End {
 /// Waits for the hypervisor's end. After a signal the grace period runs; then the VM is killed, again and again until
 /// it is gone.
 async fn until_gone(watched: &mut Watched, orders: &impl Orders, grace: Duration, timings: &Timings) -> End {
-    let gone = |process: &HypervisorProcess| *process == HypervisorProcess::Gone;
+    let gone = HypervisorProcess::has_ended;
     let mut leaving = watched.leave_early.clone();
     let since = tokio::select! {
         biased;

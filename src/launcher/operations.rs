@@ -133,6 +133,7 @@ pub async fn soft_reboot(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Fa
 pub async fn shutdown(vm: &Vm) -> Result<(), Failure> {
     let Some((now, _reason)) = absent_is_fine(vm.control.state().await)? else { return Ok(()) };
     if matches!(now, state::RUNNING | state::PAUSED) {
+        vm.tracker.expect_end();
         match absent_is_fine(vm.control.shutdown().await) {
             Ok(Some(())) => {}
             Ok(None) => return Ok(()),
@@ -155,6 +156,7 @@ async fn is_down(vm: &Vm) -> bool {
 pub async fn kill(vm: &Vm) -> Result<(), Failure> {
     let Some((now, _reason)) = absent_is_fine(vm.control.state().await)? else { return Ok(()) };
     if matches!(now, state::RUNNING | state::PAUSED | state::SHUTDOWN) {
+        vm.tracker.expect_end();
         absent_is_fine(vm.control.destroy().await)?;
     }
     Ok(())

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::domain_log::DomainLog;
 use super::faults::Faults;
 use super::guest::Guest;
-use super::hypervisor_process::Tracker;
+use super::hypervisor_process::{HypervisorProcess, Tracker};
 use super::metadata::MetadataCache;
 use super::notification::Wanted;
 use super::operations::Vm;
@@ -25,6 +25,8 @@ use crate::notify::{EventType, Outbox};
 
 /// `VIR_DOMAIN_SHUTOFF` with `VIR_DOMAIN_SHUTOFF_UNKNOWN`.
 const ENDED_WITHOUT_REASON: (i32, i32) = (state::SHUTOFF, 0);
+/// What libvirt says of a domain whose hypervisor was killed.
+const CRASHED: (i32, i32) = (state::SHUTOFF, state::SHUTOFF_CRASHED);
 
 /// Why the publisher should look.
 #[derive(Debug)]
@@ -103,6 +105,10 @@ pub struct Publisher {
     libvirt: Connection,
     /// Whether the VM has been running.
     tracker: Tracker,
+    /// Its hypervisor, with word of its end.
+    process: watch::Receiver<HypervisorProcess>,
+    /// virt-handler was told that the VM has crashed, whatever libvirt, which takes its time to see it, says.
+    crashed: bool,
     /// libvirt's log of the domain.
     domain_log: DomainLog,
     /// Generation of the notification that told the deletion.
@@ -181,6 +187,25 @@ impl Due {
     }
 }
 
+/// A domain at one moment.
+struct Look {
+    state: i32,
+    reason: i32,
+    /// Absent where there was none to be had.
+    spec: Option<DomainSpec>,
+}
+
+impl From<DomainSnapshot> for Look {
+    fn from(snapshot: DomainSnapshot) -> Self {
+        let DomainSnapshot { state, reason, xml } = snapshot;
+        let spec = xml.and_then(|xml| {
+            let read = DomainSpec::from_xml(&xml);
+            read.inspect_err(|error| tracing::error!(reason = %error, "libvirt's domain XML cannot be read")).ok()
+        });
+        Look { state, reason, spec }
+    }
+}
+
 impl Publisher {
     /// A publisher of `vm` and the handle by which it is asked. libvirt's `domain_log` tells how a VM ended that nobody saw
     /// end, and the details of guest panics.
@@ -211,6 +236,8 @@ impl Publisher {
             faults: Faults::new(domain_log.clone()),
             libvirt: vm.connection.clone(),
             tracker: vm.tracker.clone(),
+            process: vm.tracker.subscribe(),
+            crashed: false,
             domain_log,
             saved,
             causes,
@@ -243,6 +270,10 @@ impl Publisher {
                     due.tell(Wanted::default());
                 }
                 () = self.metadata.changed() => due.tell(Wanted::default()),
+                Ok(()) = self.process.changed() => {
+                    self.foretell_crash();
+                    continue;
+                }
                 // A daemon that hung and woke up again gives no sign of it.
                 () = tokio::time::sleep(self.retry), if due.told.is_some() => {}
             }
@@ -263,7 +294,7 @@ impl Publisher {
                 Ok(mut snapshot) => {
                     self.explain_end(&mut snapshot).await;
                     let failing = self.faults.concern_disks(&snapshot);
-                    self.publish(due.told.take(), Some(snapshot));
+                    self.publish(due.told.take(), Some(snapshot.into()));
                     if failing {
                         self.tell_disk_errors().await;
                     }
@@ -275,9 +306,13 @@ impl Publisher {
         }
     }
 
-    /// A libvirt daemon that was started after the VM's end does not know how it ended, and virt-handler takes a shut-off
-    /// VM without a reason for one that is yet to be started (contract/notify.md 5.1).
+    /// A hypervisor that was killed does not run, even where libvirt has not seen that yet. A libvirt daemon that was
+    /// started after the VM's end does not know how it ended, and virt-handler takes a shut-off VM without a reason for one
+    /// that is yet to be started (contract/notify.md 5.1).
     async fn explain_end(&self, snapshot: &mut DomainSnapshot) {
+        if self.crashed && !state::is_down(snapshot.state) {
+            (snapshot.state, snapshot.reason) = CRASHED;
+        }
         if (snapshot.state, snapshot.reason) != ENDED_WITHOUT_REASON || !self.tracker.was_seen() {
             return;
         }
@@ -286,6 +321,24 @@ impl Publisher {
                 Some(GracePeriodMetadata { deletion_timestamp: Some(_), .. }) => state::SHUTOFF_SHUTDOWN,
                 Some(_) | None => state::SHUTOFF_CRASHED,
             });
+    }
+
+    /// Tells of a VM whose hypervisor was killed without asking libvirt, which comes to know it when it has cleaned up
+    /// after it: some 50 ms later, and 250 ms where it looks for the process before that was reaped. The end of one that
+    /// was not seen running is a failed start, which libvirt explains.
+    fn foretell_crash(&mut self) {
+        if *self.process.borrow_and_update() != HypervisorProcess::Killed {
+            return;
+        }
+        let shown = self.published.borrow().domain.clone();
+        let runs = |domain: &Arc<Domain>| {
+            matches!(domain.status.status, LifeCycle::Running | LifeCycle::Blocked | LifeCycle::Paused)
+        };
+        if let Some(domain) = shown.filter(runs) {
+            self.crashed = true;
+            let (state, reason) = CRASHED;
+            self.publish(Some(Wanted::default()), Some(Look { state, reason, spec: Some(domain.spec.clone()) }));
+        }
     }
 
     /// Which disks paused the VM. What cannot be asked now is asked at the next look.
@@ -300,15 +353,15 @@ impl Publisher {
         }
     }
 
-    /// Publishes one look; no snapshot means that libvirt knows no domain, nothing `wanted` that nobody is to be told.
-    fn publish(&mut self, wanted: Option<Wanted>, snapshot: Option<DomainSnapshot>) {
-        if snapshot.is_none() && !self.seen {
+    /// Publishes one look; none means that libvirt knows no domain, nothing `wanted` that nobody is to be told.
+    fn publish(&mut self, wanted: Option<Wanted>, look: Option<Look>) {
+        if look.is_none() && !self.seen {
             return;
         }
         self.seen = true;
         let metadata = self.metadata.snapshot();
         let marked = metadata.grace_period.as_ref().and_then(|grace| grace.marked_for_graceful_shutdown) == Some(true);
-        let gone = snapshot.is_none();
+        let gone = look.is_none();
         let (interfaces, os_info, freeze) = {
             let guest = self.guest_data.borrow();
             (guest.interfaces.clone(), guest.os.clone(), guest.freeze.clone())
@@ -323,7 +376,7 @@ impl Publisher {
             ..Domain::default()
         };
         let mut told_uid = self.identity.uid.clone();
-        match snapshot {
+        match look {
             None => {
                 document.status.status = LifeCycle::NoState;
                 document.status.reason = StateReason::NonExistent;
@@ -332,19 +385,15 @@ impl Publisher {
                 self.saved.keep_domain(None);
                 self.published.send_replace(Published::default());
             }
-            Some(DomainSnapshot { state, reason, xml }) => {
+            Some(Look { state, reason, spec }) => {
                 let status = LifeCycle::from_libvirt(state);
                 document.status.status = status;
                 document.status.reason = StateReason::from_libvirt(status, reason);
-                match xml.as_deref().map(DomainSpec::from_xml) {
-                    Some(Ok(spec)) => {
-                        document.spec = spec;
-                        // libvirt's may be a shorter one.
-                        document.spec.name.clone_from(&self.identity.domain);
-                        told_uid.clone_from(&metadata.uid);
-                    }
-                    Some(Err(error)) => tracing::error!(reason = %error, "libvirt's domain XML cannot be read"),
-                    None => {}
+                if let Some(spec) = spec {
+                    document.spec = spec;
+                    // libvirt's may be a shorter one.
+                    document.spec.name.clone_from(&self.identity.domain);
+                    told_uid.clone_from(&metadata.uid);
                 }
                 document.spec.metadata.kubevirt = metadata;
                 self.guest.seen(Some(&document));

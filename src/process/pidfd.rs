@@ -8,6 +8,13 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
+use super::Outcome;
+
+/// For how long a process that has ended may wait for its parent.
+const REAPED: Duration = Duration::from_millis(20);
+/// Between two questions how it ended, of which the kernel gives no sign.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
 /// A system call about a process failed.
 #[derive(Debug, thiserror::Error)]
 #[error("process {pid}: cannot {what}: {source}")]
@@ -80,14 +87,40 @@ impl PidFd {
         }
     }
 
-    /// Waits in the runtime until the process has ended.
-    pub async fn exited(self) -> Result<(), ProcessError> {
+    /// Waits in the runtime until the process has ended, and tells how if the kernel does (Linux 6.15 or newer) and the
+    /// process is reaped in time.
+    pub async fn exited(self) -> Result<Option<Outcome>, ProcessError> {
         let failed = |source| ProcessError { pid: self.pid, what: "watch it", source };
         // SAFETY: the descriptor is owned and stays open for as long as the registration.
         let watched =
             unsafe { tokio::io::unix::AsyncFd::register_with_interest(self.fd, tokio::io::Interest::READABLE) }
                 .map_err(|error| failed(error.into()))?;
-        watched.readable().await.map(drop).map_err(failed)
+        watched.readable().await.map(drop).map_err(failed)?;
+        let reaped = async {
+            loop {
+                match outcome(watched.get_ref()) {
+                    Ok(None) => tokio::time::sleep(LOOK_AGAIN).await,
+                    Ok(outcome) => return outcome,
+                    Err(_unknown_to_the_kernel) => return None,
+                }
+            }
+        };
+        Ok(tokio::time::timeout(REAPED, reaped).await.unwrap_or_default())
+    }
+}
+
+/// How the process ended; none before its parent has waited for it.
+fn outcome(pidfd: &OwnedFd) -> Result<Option<Outcome>, Errno> {
+    // SAFETY: it is made of integers.
+    let mut info: libc::pidfd_info = unsafe { std::mem::zeroed() };
+    info.mask = libc::PIDFD_INFO_EXIT.into();
+    // SAFETY: the kernel writes no more than the request says, which is the size of `info`.
+    let asked = unsafe { libc::ioctl(pidfd.as_raw_fd(), libc::PIDFD_GET_INFO, &raw mut info) };
+    // ESRCH: the same as no answer, a zombie that is not reaped yet has no other information.
+    match Errno::result(asked) {
+        Ok(_) if info.mask & u64::from(libc::PIDFD_INFO_EXIT) != 0 => Ok(Outcome::from_wait(info.exit_code)),
+        Ok(_) | Err(Errno::ESRCH) => Ok(None),
+        Err(errno) => Err(errno),
     }
 }
 
@@ -120,5 +153,20 @@ mod tests {
         drop(child.stdin.take());
         tokio::time::timeout(Duration::from_secs(10), ended).await.unwrap().unwrap().unwrap();
         child.wait().unwrap();
+    }
+
+    /// An older kernel does not tell, which is no error.
+    #[test]
+    fn the_kernel_tells_how_a_process_ended_once_it_is_reaped() {
+        let mut child = cat();
+        let pidfd = PidFd::open(child.id() as i32).unwrap();
+        child.kill().unwrap();
+        assert!(pidfd.wait_until(Instant::now() + Duration::from_secs(10)).unwrap());
+        let before = outcome(&pidfd.fd);
+        child.wait().unwrap();
+        match outcome(&pidfd.fd) {
+            Ok(after) => assert_eq!((before, after), (Ok(None), Some(Outcome::Signaled(9)))),
+            Err(errno) => assert!(matches!(errno, Errno::ENOTTY | Errno::EINVAL), "{errno}"),
+        }
     }
 }

@@ -5,12 +5,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use super::adoption::{BACK, own_lines, the_daemon, the_hypervisor};
 use super::support::pod::{self, Pod, Setup, image, text};
 use super::support::virt_handler::{Received, is_deleted};
 use super::support::{expect, wait_for, write_program};
-use super::{boot, children, owner, send, vmi};
+use super::{boot, children, owner, send, stat, vmi};
 
 #[test]
 fn a_daemon_that_was_stopped_is_replaced_and_operations_end_with_their_cause() {
@@ -31,6 +32,44 @@ fn a_daemon_that_was_stopped_is_replaced_and_operations_end_with_their_cause() {
     assert_ne!(the_daemon(launcher), Some(daemon));
     assert_eq!((owner(&pod), the_hypervisor(&pod)), (launcher, hypervisor));
     pod.wait_status("Paused");
+}
+
+/// libvirt is not asked about a hypervisor of which the kernel tells that it was killed.
+#[test]
+fn a_crash_is_told_while_the_daemon_is_deaf() {
+    let Some(image) = image() else { return };
+    let kernel = nix::sys::utsname::uname().unwrap().release().to_string_lossy().into_owned();
+    let number = |text: Option<&str>| text.and_then(|text| text.parse::<u32>().ok()).unwrap_or_default();
+    let mut parts = kernel.split('.');
+    if (number(parts.next()), number(parts.next())) < (6, 15) {
+        eprintln!("skipped: Linux {kernel} does not tell how another's child ended");
+        return;
+    }
+    let pod = Pod::start(&image, "demo", &[]);
+    boot(&pod, &vmi("demo"));
+    let virt_handler = pod.virt_handler(&vmi("demo"));
+    wait_for("the first event", BACK, || expect(!virt_handler.pipe.received().is_empty(), "none"));
+    let daemon = the_daemon(owner(&pod)).unwrap();
+    send(daemon, Signal::SIGSTOP);
+    send(the_hypervisor(&pod), Signal::SIGKILL);
+    let states = || -> Vec<(String, String)> {
+        let text = |domain: &Value, at| domain.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let received = virt_handler.pipe.received();
+        let domains = received.iter().filter_map(|event| match event {
+            Received::Domain { domain, .. } => Some((text(domain, "/Status/Status"), text(domain, "/Status/Reason"))),
+            Received::K8s(_) => None,
+        });
+        domains.collect()
+    };
+    wait_for("word of the crash", BACK, || {
+        expect(states().last().is_some_and(|(status, reason)| status == "Shutoff" && reason == "Crashed"), states())
+    });
+    assert_eq!((stat(daemon).unwrap().0, pod.status().as_str()), ('T', "Shutoff"));
+    send(daemon, Signal::SIGCONT);
+    assert_eq!(pod.wait_exit(), 0, "{}", own_lines(&pod));
+    let states = states();
+    let ended = states.iter().position(|(status, _)| status == "Shutoff").unwrap();
+    assert!(states.iter().skip(ended).all(|(status, _)| status != "Running"), "{states:?}");
 }
 
 #[test]

@@ -75,6 +75,7 @@ const DELIBERATE: &[(&str, &str, &str)] = &[
     ("domain event", ADDED_WITHOUT_UID, "looked when the metadata was there already"),
     ("domain event", ".Controllers: 15 elements instead of 12", "looked at one define later"),
     ("domain event", RUNS_AFTER_DUMP, "the guest runs again a moment before its dump counts as done"),
+    ("domain event", "on the way to the end: ", "libvirt shows what it destroys so, to who looks at that moment"),
     ("GetDomain", "the connection is gone", "the launcher ends with its domain"),
     ("GetDomain", "reply: null instead of {\"response\":{\"success\":true}}", "the launcher ends with its domain"),
 ];
@@ -308,7 +309,12 @@ fn in_order(name: &'static str, what: &str, ours: Vec<Told>, theirs: Vec<Told>) 
     for (index, recorded) in theirs.iter().enumerate() {
         let later = |state: &Value| theirs.iter().skip(index).any(|recorded| recorded.state == *state);
         while let Some(unknown) = ours.next_if(|ours| !later(&ours.state)) {
-            rows.push(row(&unknown, vec![format!("told out of order, or never by the original: {}", unknown.state)]));
+            let shuts_off = |next: &Told| of_life(next)[0] == "Shutoff";
+            let what = match of_life(&unknown)[0] == "ShuttingDown" && ours.peek().is_some_and(shuts_off) {
+                true => "on the way to the end",
+                false => "told out of order, or never by the original",
+            };
+            rows.push(row(&unknown, vec![format!("{what}: {}", unknown.state)]));
         }
         let found = match ours.next_if(|ours| ours.state == recorded.state) {
             Some(ours) => differences("told", &ours.document, &recorded.document, &LOOSE),
