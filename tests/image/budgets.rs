@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use tonic::transport::Channel;
 use virt_launcher::cmd::client;
+use virt_launcher::proto::cmd_v1::EmptyRequest;
 use virt_launcher::proto::cmd_v1::cmd_client::CmdClient;
-use virt_launcher::proto::cmd_v1::{EmptyRequest, Vmi, VmiRequest};
 
 use super::support::pod::{Setup, image};
 use super::support::weight::{rollup, wake_ups};
@@ -24,7 +24,7 @@ const GROWTH: u64 = 1024;
 const CALLS: usize = 10_000;
 const CALLERS: usize = 4;
 /// Notifications, caused by pauses and their ends.
-const NOTIFICATIONS: usize = 300;
+const NOTIFICATIONS: usize = 1_000;
 /// Wake-ups of the launcher in a minute without orders.
 const WAKE_UPS: u64 = 30;
 /// For so long they are counted: until the guest's agent was asked everything once more.
@@ -46,17 +46,6 @@ async fn read(mut client: CmdClient<Channel>) {
     for _ in 0..CALLS / CALLERS {
         client.get_domain(EmptyRequest {}).await.unwrap();
         client.get_domain_stats(EmptyRequest {}).await.unwrap();
-    }
-}
-
-/// Until virt-handler was told often enough: two changes that come close together are told as one.
-async fn pause_and_resume(mut client: CmdClient<Channel>, vmi: &str, told: impl Fn() -> usize) {
-    let vmi_json = json(vmi);
-    let request = || VmiRequest { vmi: Some(Vmi { vmi_json: vmi_json.clone() }), options: None };
-    while told() < NOTIFICATIONS {
-        let paused = client.pause_virtual_machine(request()).await.unwrap().into_inner();
-        let resumed = client.unpause_virtual_machine(request()).await.unwrap().into_inner();
-        assert!(paused.success && resumed.success, "{paused:?} {resumed:?}");
     }
 }
 
@@ -94,12 +83,8 @@ fn a_running_vm_costs_little_memory_and_no_attention() {
         (of_monitor.join().unwrap(), of_launcher)
     });
     println!("wake-ups in {MINUTES} minutes: monitor {of_monitor:?}, launcher {of_launcher:?}");
-    let told_before = virt_handler.pipe.received().len();
     let begun = Instant::now();
-    runtime.block_on(async {
-        let client = client::connect(&pod.socket(), PATIENCE).await.unwrap();
-        pause_and_resume(client, &vmi, || virt_handler.pipe.received().len() - told_before).await;
-    });
+    virt_handler.hear_of_pauses(&pod.socket(), &json(&vmi), NOTIFICATIONS);
     let notifying = begun.elapsed();
     let (after, own_after) = (rss(launcher), own());
     println!("RSS: monitor {monitors} KiB, launcher {before} KiB, {after} KiB after the calls");

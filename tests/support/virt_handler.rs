@@ -265,6 +265,23 @@ impl VirtHandler {
         VirtHandler { pipe, launcher_pid, calls, runtime: Some(runtime) }
     }
 
+    /// Pauses and resumes the VM until it was told `count` times of it: two changes that come close together are told as
+    /// one.
+    pub fn hear_of_pauses(&self, socket: &Path, vmi_json: &[u8], count: usize) {
+        let told = || self.pipe.received().len();
+        let (before, runtime) = (told(), tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap());
+        runtime.block_on(async {
+            let mut client = client::connect(socket, client::deadline::SHORT).await.unwrap();
+            let client: &mut CmdClient<Channel> = &mut client;
+            let request = || VmiRequest { vmi: Some(Vmi { vmi_json: vmi_json.to_vec() }), options: None };
+            while told() < before + count {
+                let paused = client.pause_virtual_machine(request()).await.unwrap().into_inner();
+                let resumed = client.unpause_virtual_machine(request()).await.unwrap().into_inner();
+                assert!(paused.success && resumed.success, "{paused:?} {resumed:?}");
+            }
+        });
+    }
+
     /// The calls that it made on its own.
     pub fn calls(&self) -> Vec<&'static str> {
         self.calls.lock().unwrap().clone()

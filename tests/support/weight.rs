@@ -14,6 +14,15 @@ pub fn rollup(pid: u32, field: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(field))?.trim().strip_suffix(" kB")?.parse().ok()
 }
 
+/// For how long its threads have run on a CPU so far, those that have ended not included.
+pub fn cpu_time(pid: u32) -> Duration {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Duration::ZERO };
+    let of = |task: fs::DirEntry| {
+        fs::read_to_string(task.path().join("schedstat")).ok()?.split(' ').next()?.parse::<u64>().ok()
+    };
+    Duration::from_nanos(tasks.filter_map(Result::ok).filter_map(of).sum())
+}
+
 /// How often all threads of a process were switched to in `time`, those that begin or end meanwhile included, by thread
 /// name.
 pub fn wake_ups(pid: u32, time: Duration) -> HashMap<String, u64> {
