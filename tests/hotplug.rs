@@ -272,7 +272,11 @@ fn interfaces_cpus_and_memory_come_and_go() {
         list(&mut vmi, "/status/interfaces").push(json!({"name": "blue", "infoSource": "multus-status"}));
         vmi
     };
+    // What a libvirt daemon leaves that is killed while it plugs the NIC: the back end of one that it knows nothing of.
+    let back_end = json!({"execute": "netdev_add", "arguments": {"type": "hubport", "id": "hostua-blue", "hubid": 0}});
+    pod.virsh(&["qemu-monitor-command", "default_demo", &back_end.to_string()]);
     sync(&with_state(""));
+    assert!(pod.log().contains("has a device ua-blue that libvirt has forgotten"), "it was not in the way");
     let name = guest.wait(&format!("grep -l {MAC} /sys/class/net/*/address"));
     let name = name.split('/').nth(4).unwrap();
     guest.run(&format!("ip link set {name} up"));

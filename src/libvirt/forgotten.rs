@@ -14,20 +14,23 @@ const LETS_GO: Duration = Duration::from_secs(5);
 /// Between two looks whether it has: QEMU's event of it goes to libvirt, which knows no such device.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// How QEMU refuses a device whose alias it knows.
-const DUPLICATE: &str = "Duplicate device ID '";
+/// How QEMU refuses a device whose alias it knows, and a NIC's back end, which libvirt plugs first.
+const DUPLICATES: [&str; 2] = ["Duplicate device ID '", "Duplicate ID '"];
+/// libvirt calls the back end of a NIC by this and the NIC's alias.
+const BACK_END: &str = "host";
 
 /// The alias of the device in `xml`, if `error` says that QEMU has it already.
 pub(super) fn forgotten_alias(error: &Error, xml: &str) -> Option<String> {
     let Error::Libvirt(VirError { message, .. }) = error else { return None };
-    let (_, after) = message.split_once(DUPLICATE)?;
-    let (alias, _) = after.split_once('\'')?;
+    let (_, after) = DUPLICATES.iter().find_map(|duplicate| message.split_once(duplicate))?;
+    let (id, _) = after.split_once('\'')?;
     // Nothing but what is being plugged is taken out.
-    xml.contains(&format!("\"{alias}\"")).then(|| alias.to_owned())
+    let is_plugged = |alias: &&str| xml.contains(&format!("\"{alias}\""));
+    [Some(id), id.strip_prefix(BACK_END)].into_iter().flatten().find(is_plugged).map(str::to_owned)
 }
 
 impl Connection {
-    /// Takes a device that libvirt has forgotten out of the hypervisor, with the image that it holds open.
+    /// Takes a device that libvirt has forgotten out of the hypervisor, with the image or the tap that it holds open.
     pub(super) async fn unplug_forgotten(&self, name: &str, alias: String) -> Result<(), Error> {
         tracing::warn!("the hypervisor has a device {alias} that libvirt has forgotten, taking it out");
         self.on_domain("virDomainQemuMonitorCommand", self.deadlines().control, name, move |domain| {
@@ -54,6 +57,8 @@ fn unplug(domain: &Domain, alias: &str) -> Result<(), VirError> {
         // The second is the first where an image is read without a format of its own.
         let _ = ask(&json!({"execute": "blockdev-del", "arguments": {"node-name": node}}));
     }
+    // Only a NIC has one.
+    let _ = ask(&json!({"execute": "netdev_del", "arguments": {"id": format!("{BACK_END}{alias}")}}));
     Ok(())
 }
 
@@ -101,6 +106,9 @@ mod tests {
         assert_eq!(forgotten_alias(&error(message), r#"<alias name="ua-late2"/>"#), None);
         assert_eq!(forgotten_alias(&error("Duplicate device ID 'ua-late"), xml), None);
         assert_eq!(forgotten_alias(&error("no such device"), xml), None);
+        let nic = r#"<interface><alias name="ua-blue"/></interface>"#;
+        assert_eq!(forgotten_alias(&error("Duplicate ID 'hostua-blue' for netdev"), nic).as_deref(), Some("ua-blue"));
+        assert_eq!(forgotten_alias(&error("Duplicate ID 'hostua-red' for netdev"), nic), None);
     }
 
     #[test]
