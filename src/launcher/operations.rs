@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::guest::Guest;
+use super::guest_time::GuestClock;
 use super::hypervisor_process::Tracker;
 use super::metadata::MetadataCache;
 use super::saved::SavedStore;
@@ -64,6 +65,8 @@ pub struct Vm {
     pub paused: PausedSet,
     /// The guest, by its agent.
     pub guest: Guest,
+    /// The guest's clock.
+    pub clock: GuestClock,
     /// The hypervisor's process.
     pub tracker: Tracker,
     /// What later syncs remember of its devices.
@@ -75,6 +78,7 @@ pub async fn pause(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure>
     if known_state(vm).await? == state::RUNNING {
         // Before: if this launcher dies in between, the next one sees what was meant.
         vm.paused.insert(&vmi.metadata.uid);
+        vm.clock.stop();
         if let Err(error) = vm.control.suspend().await {
             vm.paused.remove(&vmi.metadata.uid);
             return Err(error.into());
@@ -96,7 +100,7 @@ pub async fn unpause(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failur
             }
             return Err(error.into());
         }
-        super::guest_time::synchronise(vm);
+        vm.clock.synchronise(vm.connection.clone(), vm.domain.clone());
     }
     Ok(())
 }

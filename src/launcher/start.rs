@@ -15,6 +15,7 @@ use super::domain_log::DomainLog;
 use super::driver::{Driver, DriverHandle, Signs};
 use super::first_connection::FirstConnection;
 use super::guest::Guest;
+use super::guest_time::GuestClock;
 use super::hypervisor_process::{Search, Tracker, pid_file};
 use super::lifecycle::Watched;
 use super::metadata::MetadataCache;
@@ -304,6 +305,7 @@ fn vm(runtime: &Runtime, domain: String, setup: VmSetup, guest: Guest, saved: Sa
         guest,
         metadata: MetadataCache::saved_in(saved.clone()),
         paused: PausedSet::saved_in(saved.clone()),
+        clock: GuestClock::default(),
         tracker: Tracker::new(domain, search, saved.clone()),
         hotplug: Hotplug::saved_in(saved),
     }
