@@ -432,7 +432,7 @@ impl Driver {
             STARTED => {
                 self.vm.tracker.look();
             }
-            _ => {}
+            _ => self.vm.tracker.note_end(),
         }
         self.publications.look(Cause::Lifecycle(lifecycle));
     }

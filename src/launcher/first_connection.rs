@@ -76,6 +76,7 @@ impl FirstConnection {
                 if !libvirt::state::is_down(state) && !starting {
                     vm.tracker.look();
                 }
+                vm.tracker.note_end();
                 if state == libvirt::state::RUNNING {
                     vm.paused.clear();
                 }

@@ -118,6 +118,17 @@ impl Tracker {
         }
     }
 
+    /// Notices the end of a process that the launcher before this one saw and that was gone before this one found it.
+    pub fn note_end(&self) {
+        self.state.send_if_modified(|state| {
+            let ended = *state == HypervisorProcess::Unknown && self.saved.state().hypervisor_ended();
+            if ended {
+                *state = HypervisorProcess::Gone;
+            }
+            ended
+        });
+    }
+
     /// Looks for the process unless it is known. Returns whether it is known now.
     pub fn look(&self) -> bool {
         if *self.state.borrow() != HypervisorProcess::Unknown {

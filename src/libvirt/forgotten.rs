@@ -13,6 +13,9 @@ use super::error::{Error, VirError, code};
 const LETS_GO: Duration = Duration::from_secs(5);
 /// Between two looks whether it has: QEMU's event of it goes to libvirt, which knows no such device.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// For libvirt to handle that event. It does so in a thread of its own and tells nobody; a device of the same alias that is
+/// plugged before would be taken for the one that is gone, and forgotten in its turn.
+const HEARS: Duration = Duration::from_millis(500);
 
 /// How QEMU refuses a device whose alias it knows, and a NIC's back end, which libvirt plugs first.
 const DUPLICATES: [&str; 2] = ["Duplicate device ID '", "Duplicate ID '"];
@@ -53,6 +56,7 @@ fn unplug(domain: &Domain, alias: &str) -> Result<(), VirError> {
         }
         std::thread::sleep(LOOK_AGAIN);
     }
+    std::thread::sleep(HEARS);
     for node in node.iter().flat_map(|node| [node.clone(), node.replace("-format", "-storage")]) {
         // The second is the first where an image is read without a format of its own.
         let _ = ask(&json!({"execute": "blockdev-del", "arguments": {"node-name": node}}));
