@@ -231,3 +231,18 @@ async fn serve(
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_longest() {
+        let (again, second) = (Timings::default().again, Duration::from_secs(1));
+        for (failures, nominal) in (1..).zip([1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]) {
+            let nominal = second * nominal;
+            let Restart::After(pause) = again.next(failures, chance()) else { panic!("it gave up") };
+            assert!(pause >= nominal && pause <= nominal.mul_f64(1.1), "{pause:?} for {nominal:?}");
+        }
+    }
+}

@@ -265,10 +265,13 @@ async fn ask(agent: &impl Agent, first: Question, round: &mut Round, data: &watc
         })
     });
     let failure = stored.err();
-    let after = data.borrow().clone();
     let frozen = |data: &GuestData| data.freeze.status == FROZEN;
-    // Also at an answer that says so again: as long as it is so, there is a reason to ask.
-    let watch = before.users != after.users || (first == Question::FreezeStatus && failure.is_none() && frozen(&after));
+    let (watch, thawed) = {
+        let after = data.borrow();
+        let told_frozen = first == Question::FreezeStatus && failure.is_none() && frozen(&after);
+        // Also at an answer that says so again: as long as it is so, there is a reason to ask.
+        (before.users != after.users || told_frozen, frozen(&before) && !frozen(&after))
+    };
     for worker in &mut asked {
         // Once per streak: a guest can make every question fail, for ever.
         let failed_before = std::mem::replace(&mut worker.failed, failure.is_some());
@@ -281,7 +284,7 @@ async fn ask(agent: &impl Agent, first: Question, round: &mut Round, data: &watc
         worker.asked();
     }
     round.introduced |= first == Question::Agent && failure.is_none();
-    if frozen(&before) && !frozen(&after) {
+    if thawed {
         round.begin();
         round.each(Question::FreezeStatus, Worker::asked);
     }

@@ -59,8 +59,8 @@ const HALF_DELETED: &str = "superseded: [\"MODIFIED\",[\"Shutoff\",\"Destroyed\"
 /// The first look at a domain, with the VM's UID.
 const ADDED_WITH_UID: &str = "never by the original: [\"ADDED\",[\"Shutoff\",\"Unknown\",\"\",\"\",false,\"413e131b-408d-4ec6-9d2c-dc691e82cfda\",false,null]]";
 
-/// The same without it.
-const ADDED_WITHOUT_UID: &str = "not told: [\"ADDED\",[\"Shutoff\",\"Unknown\",\"\",\"\",false,\"\",false,null]]";
+/// The same without it, where the former was told instead.
+const ADDED_WITHOUT_UID: &str = "told otherwise: [\"ADDED\",[\"Shutoff\",\"Unknown\",\"\",\"\",false,\"\",false,null]]";
 
 /// What is meant to differ: the call (or `notify`), a part of the difference, and why.
 const DELIBERATE: &[(&str, &str, &str)] = &[
@@ -305,6 +305,7 @@ fn in_order(name: &'static str, what: &str, ours: Vec<Told>, theirs: Vec<Told>) 
     // Status and reason. One that is never told is lost, whatever else came.
     let of_life = |told: &Told| [told.state[1][0].clone(), told.state[1][1].clone()];
     let lives: Vec<_> = ours.iter().map(of_life).collect();
+    let added: Vec<_> = ours.iter().filter(|told| told.state[0] == "ADDED").map(of_life).collect();
     let mut ours = ours.into_iter().peekable();
     for (index, recorded) in theirs.iter().enumerate() {
         let later = |state: &Value| theirs.iter().skip(index).any(|recorded| recorded.state == *state);
@@ -321,6 +322,9 @@ fn in_order(name: &'static str, what: &str, ours: Vec<Told>, theirs: Vec<Told>) 
             None if index == last => vec![format!("the end was not told: {}", recorded.state)],
             None if recorded.state[0] == "MODIFIED" && lives.contains(&of_life(recorded)) => {
                 vec![format!("superseded: {}", recorded.state)]
+            }
+            None if recorded.state[0] == "ADDED" && added.contains(&of_life(recorded)) => {
+                vec![format!("told otherwise: {}", recorded.state)]
             }
             None => vec![format!("not told: {}", recorded.state)],
         };
