@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::error::AgentError;
-use super::poller::{Agent, Answer, COMMANDS, Question};
+use super::poller::{Agent, Answer, COMMANDS};
+use super::rhythm::Question;
 use super::{commands, parse};
 use crate::libvirt::{Connection, Params, code};
 

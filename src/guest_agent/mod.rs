@@ -14,6 +14,7 @@ mod freeze;
 mod libvirt_agent;
 mod parse;
 mod poller;
+mod rhythm;
 
 pub use data::{AgentCommand, AgentInfo, Filesystem, FilesystemDisk, GuestData, Load, Timezone, User};
 pub use documents::{filesystem_list, guest_info, user_list};
@@ -22,4 +23,5 @@ pub use exec::{Command, Finished, exec, ping};
 pub use file::{read_file, write_file};
 pub use freeze::{FROZEN, THAWED, freeze, status, thaw};
 pub use libvirt_agent::LibvirtAgent;
-pub use poller::{Agent, Answer, Interest, Intervals, Presence, Question, poll};
+pub use poller::{Agent, Answer, Interest, Presence, poll};
+pub use rhythm::{Intervals, Question};
