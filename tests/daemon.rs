@@ -406,6 +406,7 @@ async fn a_real_daemon_is_supervised_where_there_is_one() {
         .unwrap();
     let socket = folder.path().join(if name == "libvirtd" { "libvirt-sock" } else { "virtqemud-sock" });
     let spec = DaemonSpec {
+        environment: Vec::new(),
         run_as: None,
         name: name.into(),
         program: program.to_owned(),

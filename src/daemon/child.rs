@@ -43,6 +43,7 @@ pub(super) async fn spawn(spec: &DaemonSpec) -> io::Result<Child> {
     command.args(&spec.args).stdin(Stdio::null()).stdout(Stdio::null());
     command.stderr(if spec.forward_log { Stdio::piped() } else { Stdio::null() });
     command.process_group(0).kill_on_drop(true);
+    command.envs(spec.environment.iter().map(|(name, value)| (name, value)));
     if let Some(user) = &spec.run_as {
         tracing::info!("{} runs as uid {} although the launcher is root: {}", spec.name, user.uid, user.reason);
         command.uid(user.uid).gid(user.gid).envs(user.environment.iter().map(|(name, value)| (name, value)));

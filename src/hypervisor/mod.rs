@@ -46,6 +46,8 @@ pub struct DaemonSpec {
     pub args: Vec<OsString>,
     /// Whether it keeps CAP_NET_BIND_SERVICE when it does not run as root (contract/lifecycle.md 4.3).
     pub ambient_net_bind_service: bool,
+    /// Variables beside the launcher's own.
+    pub environment: Vec<(&'static str, OsString)>,
     /// User and environment that differ from the launcher's.
     pub run_as: Option<RunAs>,
     /// Whether its standard error is libvirt's log, to be forwarded.

@@ -28,6 +28,11 @@ pub struct VmSetup {
     pub owner: (u32, u32),
 }
 
+/// Where a daemon in session mode looks for the virtlogd that it starts by itself when nobody listens at virtlogd's socket.
+/// Nobody would look after that one, and it would keep the launcher's own from coming back until two minutes after its last
+/// client. So it is to find none.
+const VIRTLOGD_PATH: &str = "VIRTLOGD_PATH";
+
 /// Facts of the environment that go into libvirt's configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Environment {
@@ -269,6 +274,7 @@ impl LibvirtWrapper for Runtime {
             field: self.daemon.field,
             args: vec!["-f".into(), self.daemon.config.clone().into()],
             ambient_net_bind_service: !self.root,
+            environment: vec![(VIRTLOGD_PATH, "/nonexistent".into())],
             forward_log: true,
             socket: self.daemon.socket.clone(),
             needs_one_of: if self.entry.launcher.daemon_needs_device { self.devices() } else { Vec::new() },
@@ -284,6 +290,7 @@ impl LibvirtWrapper for Runtime {
             field: "launcher.virtlogd.executable",
             args: vec!["-f".into(), virtlogd.config.clone().into()],
             ambient_net_bind_service: false,
+            environment: Vec::new(),
             forward_log: false,
             socket: virtlogd.socket.clone(),
             needs_one_of: Vec::new(),

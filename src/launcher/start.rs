@@ -195,7 +195,8 @@ impl Started {
         vm.guest.resume_safety_thaw();
         let signs = Signs::default();
         let hooks = hooks(&config, signalled.clone()).await?;
-        let boot = Boot::new(Arc::clone(&config), runtime, catalogue, qemu, hooks.clone(), watcher);
+        let virtlogd_state = virtlogd.as_ref().map(Supervisor::state);
+        let boot = Boot::new(Arc::clone(&config), runtime, catalogue, qemu, hooks.clone(), watcher, virtlogd_state);
         let (driver, handle) = Driver::new(
             vm.clone(),
             boot,

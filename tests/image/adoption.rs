@@ -39,7 +39,7 @@ pub fn own_lines(pod: &Pod) -> String {
 fn sync_until_it_works(pod: &Pod, vmi: &str) {
     wait_for("sync", BACK * 4, || {
         let synced = pod.sync(vmi);
-        expect(synced.status.success(), text(&synced))
+        expect(synced.status.success(), format!("{}\n{}", text(&synced), own_lines(pod)))
     });
 }
 

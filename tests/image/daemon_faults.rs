@@ -72,6 +72,21 @@ fn a_crash_is_told_while_the_daemon_is_deaf() {
     assert!(states.iter().skip(ended).all(|(status, _)| status != "Running"), "{states:?}");
 }
 
+/// In a session libvirt would start a virtlogd of its own, which nobody looks after and which keeps others away.
+#[test]
+fn libvirt_starts_no_virtlogd_by_itself() {
+    let Some(image) = image() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("virtlogd");
+    write_program(&program, "#!/bin/sh\necho \"$@\" >>/var/run/kubevirt/virtlogds\nexec sleep 600\n");
+    let pod = Setup::new(&image, "demo").mount(&program, "/usr/sbin/virtlogd").disks().start();
+    pod.wait_ready();
+    let synced = pod.sync(&vmi("demo"));
+    assert!(!synced.status.success() && text(&synced).contains("virtlogd"), "{}", text(&synced));
+    let started = fs::read_to_string(pod.volume("public").join("virtlogds")).unwrap();
+    assert!(started.lines().all(|arguments| arguments.starts_with("-f ")), "{started}");
+}
+
 #[test]
 fn virtlogd_is_replaced() {
     let Some(image) = image() else { return };

@@ -42,6 +42,7 @@ pub fn deaf(folder: &Path, text: &str) -> DaemonSpec {
 
 fn bare(folder: &Path) -> DaemonSpec {
     DaemonSpec {
+        environment: Vec::new(),
         run_as: None,
         name: "virtqemud".into(),
         program: PathBuf::new(),

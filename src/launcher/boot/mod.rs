@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -29,7 +30,7 @@ use super::iommufd::{self, Iommufd};
 use super::operations::Vm;
 use crate::cmd::{Failure, SyncRequest};
 use crate::convert::{Defines, HostFacts, SyncOptions};
-use crate::daemon::Watcher;
+use crate::daemon::{DaemonState, Watcher};
 use crate::dhcp::Dhcp;
 use crate::domain::{DomainSpec, GracePeriodMetadata};
 use crate::hooks::Hooks;
@@ -38,6 +39,9 @@ use crate::libvirt::{flags, state};
 use crate::logging::shared_out;
 use crate::storage::{self, CloudInit, ImageInfo, InspectionLimits, Owner, StorageError, Tools};
 use crate::vmi::{Quantity, VirtualMachineInstance};
+
+/// How long the start of a VM waits for virtlogd; it is restarted at least once a second.
+const VIRTLOGD_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The means of a boot, and what is remembered between its calls.
 pub struct Boot {
@@ -67,6 +71,8 @@ pub struct Boot {
     pub hooks: Hooks,
     /// Tells what becomes of files.
     pub watcher: Watcher,
+    /// virtlogd, if the hypervisor has one.
+    pub virtlogd: Option<watch::Receiver<DaemonState>>,
 }
 
 /// Whether a sync was the one that started the VM.
@@ -96,6 +102,7 @@ impl Boot {
         owner: Owner,
         hooks: Hooks,
         watcher: Watcher,
+        virtlogd: Option<watch::Receiver<DaemonState>>,
     ) -> Self {
         Boot {
             config,
@@ -111,6 +118,7 @@ impl Boot {
             dhcp: Dhcp::default(),
             hooks,
             watcher,
+            virtlogd,
         }
     }
 
@@ -364,8 +372,18 @@ impl Boot {
         if paused_by_user {
             vm.paused.insert(&vmi.metadata.uid);
         }
+        self.wait_for_virtlogd().await;
         vm.control.start(paused_by_user || isolated).await?;
         vm.tracker.look();
         Ok(())
+    }
+
+    /// No hypervisor starts without virtlogd, which may be on its way back. Where it does not come libvirt says what is missing.
+    async fn wait_for_virtlogd(&self) {
+        let Some(mut state) = self.virtlogd.clone() else { return };
+        let runs = |state: &DaemonState| matches!(state, DaemonState::Running { .. });
+        if tokio::time::timeout(VIRTLOGD_PATIENCE, state.wait_for(runs)).await.is_err() {
+            tracing::warn!("the VM is started although virtlogd is not there: {:?}", *state.borrow());
+        }
     }
 }
