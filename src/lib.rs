@@ -25,5 +25,6 @@ pub mod process;
 pub mod domain;
 pub mod vmi;
 
+pub mod files;
 pub mod logging;
 pub mod proto;

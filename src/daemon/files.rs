@@ -1,10 +1,13 @@
 //! Writes libvirt's configuration files as the plan says.
 
-use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
+use crate::files::{Folder, split};
 use crate::hypervisor::{ConfigFile, LibvirtFiles};
 
 /// A configuration file could not be written.
@@ -55,17 +58,11 @@ fn write_file(file: &ConfigFile) -> Result<(), FileError> {
     if !changed {
         return Ok(());
     }
-    if let Some(directory) = target.parent() {
-        std::fs::create_dir_all(directory).map_err(failed(directory, "make the directory"))?;
-    }
-    let mut out = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o644)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(target)
-        .map_err(failed(target, "open it for writing"))?;
+    let (directory, name) = split(target).map_err(failed(target, "find its directory"))?;
+    let (folder, _) = Folder::make(directory, 0o755).map_err(failed(directory, "make the directory"))?;
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC;
+    let mut out =
+        folder.file(name, flags, Mode::from_bits_truncate(0o644)).map_err(failed(target, "open it for writing"))?;
     out.write_all(text.as_bytes()).map_err(failed(target, "write it"))?;
     out.set_permissions(std::fs::Permissions::from_mode(0o644)).map_err(failed(target, "set its mode"))
 }

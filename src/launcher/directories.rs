@@ -3,14 +3,17 @@
 //! Modes are exact whatever the process's umask: each directory's mode is set after it was made, and the umask, which all
 //! threads share, stays as it is.
 
-use std::fs::{DirBuilder, File, Permissions};
+use std::fs::{File, Permissions};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid};
 
+use crate::files::Folder;
 use crate::storage::Owner;
 
 /// The user that the hypervisor runs as.
@@ -18,6 +21,9 @@ pub const QEMU_USER: &str = "qemu";
 
 /// Where the private files of a VM are.
 pub use crate::process::handover::PRIVATE_DIR;
+
+/// In a VM's private directory: what the guest says on its serial console.
+const SERIAL_LOG: &str = "virt-serial0-log";
 
 /// The image's users.
 pub const PASSWD_FILE: &str = "/etc/passwd";
@@ -139,22 +145,15 @@ impl Directories<'_> {
 
     /// The serial console's log, which virtlogd opens as the hypervisor's user.
     fn serial_log(&self) -> Result<(), DirectoryError> {
-        let path = self.private.join(self.uid).join("virt-serial0-log");
-        let made = File::options()
-            .write(true)
-            .create_new(true)
-            .mode(0o666)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-            .open(&path);
-        let file = match made {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => File::options()
-                .write(true)
-                // O_NONBLOCK: whatever is there, looking at it must not block.
-                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
-                .open(&path)
-                .map_err(failed("open", &path))?,
-            Err(error) => return Err(failed("make", &path)(error)),
+        let directory = self.private.join(self.uid);
+        let path = directory.join(SERIAL_LOG);
+        let folder = Folder::open(&directory).map_err(failed("open", &directory))?;
+        let mode = Mode::from_bits_truncate(0o666);
+        let file = match folder.file(SERIAL_LOG, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL, mode) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                folder.file(SERIAL_LOG, OFlag::O_WRONLY, Mode::empty()).map_err(failed("open", &path))?
+            }
+            made => made.map_err(failed("make", &path))?,
         };
         own(&file, &path, self.qemu)
     }
@@ -162,39 +161,18 @@ impl Directories<'_> {
 
 fn make(wanted: &Wanted) -> Result<(), DirectoryError> {
     let Wanted { path, mode, enforce_mode, owner } = wanted;
-    let made = make_all(path, *mode)?;
+    let (folder, made) = Folder::make(path, *mode).map_err(|error| match error.kind() {
+        io::ErrorKind::NotADirectory => DirectoryError::NoDirectory { path: path.to_owned() },
+        _ => failed("make the directory", path)(error),
+    })?;
     if !made && !enforce_mode && owner.is_none() {
         return Ok(());
     }
-    let directory = File::open(path).map_err(failed("open", path))?;
+    let directory = folder.itself().map_err(failed("open", path))?;
     if !made && *enforce_mode {
         set_mode(&directory, path, *mode)?;
     }
     owner.map_or(Ok(()), |owner| own(&directory, path, owner))
-}
-
-/// Makes a directory and those above it, all with the same mode; tells whether it was made just now.
-fn make_all(path: &Path, mode: u32) -> Result<bool, DirectoryError> {
-    let create = || DirBuilder::new().mode(mode).create(path);
-    let made = match (create(), path.parent()) {
-        (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound && !parent.as_os_str().is_empty() => {
-            make_all(parent, mode)?;
-            create()
-        }
-        (made, _) => made,
-    };
-    match made {
-        Ok(()) => {
-            let directory = File::open(path).map_err(failed("open", path))?;
-            set_mode(&directory, path, mode)?;
-            Ok(true)
-        }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(false),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            Err(DirectoryError::NoDirectory { path: path.to_owned() })
-        }
-        Err(error) => Err(failed("make the directory", path)(error)),
-    }
 }
 
 /// Without a chmod where nothing changes: it may not be ours, and need not be.

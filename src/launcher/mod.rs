@@ -20,7 +20,6 @@ mod measures;
 pub mod metadata;
 pub mod notification;
 pub mod operations;
-mod private_dir;
 pub mod publisher;
 pub mod saved;
 pub mod sev;

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::private_dir::PrivateDir;
 use crate::domain::KubeVirtMetadata;
+use crate::files::Folder;
 use crate::process::handover::STATE_FILE as FILE;
 use crate::process::{ProcessId, identify};
 
@@ -64,7 +64,7 @@ impl SavedState {
 }
 
 struct Inner {
-    directory: Option<PrivateDir>,
+    directory: Option<Folder>,
     state: SavedState,
     domain: Option<Arc<str>>,
     /// The last failure, so that it is told once.
@@ -91,7 +91,7 @@ impl Default for SavedStore {
 }
 
 impl SavedStore {
-    fn with(directory: Option<PrivateDir>, state: SavedState) -> Self {
+    fn with(directory: Option<Folder>, state: SavedState) -> Self {
         SavedStore { inner: Arc::new(Mutex::new(Inner { directory, state, domain: None, complaint: None })) }
     }
 
@@ -99,7 +99,7 @@ impl SavedStore {
     /// directory or a file that cannot be used is told, and costs what would have been remembered.
     pub fn open(directory: &Path, adopts: bool) -> Self {
         let path = directory.join(FILE);
-        let directory = match PrivateDir::open(directory) {
+        let directory = match Folder::open(directory) {
             Ok(directory) => directory,
             Err(error) => {
                 tracing::warn!(reason = %error, "a launcher that follows this one will know nothing: {}", path.display());
@@ -187,7 +187,7 @@ impl SavedStore {
     }
 }
 
-fn load(directory: &PrivateDir) -> io::Result<SavedState> {
+fn load(directory: &Folder) -> io::Result<SavedState> {
     let bytes = match directory.read(FILE, LIMIT) {
         // The launcher died before there was anything to remember.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(SavedState::default()),

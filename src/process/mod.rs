@@ -13,7 +13,7 @@ mod table;
 mod vcpu;
 
 pub use appearance::Appearance;
-pub use capability::raise_ambient_net_bind_service;
+pub use capability::{keep_only_access_to_files, raise_ambient_net_bind_service};
 pub use faults::faults_kill;
 pub use footprint::{give_back_program_pages, keep_heap_small, map_in_pieces};
 pub use outcome::Outcome;

@@ -1,16 +1,16 @@
 //! Cloud-init data and its disk (contract/lifecycle.md 9.5).
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncWriteExt;
 
 use super::fat::make_fat_image;
 use super::iso::make_iso_of_directory;
 use super::tool::Tools;
-use super::{Owner, Staged, StorageError, make_directory, volume_component};
+use super::{Owner, Staged, StorageError, blocking, volume_component};
+use crate::files::{Folder, split};
 
 /// Public keys, numbered from "0".
 pub type PublicKeys = BTreeMap<String, String>;
@@ -205,21 +205,19 @@ pub async fn stage_cloud_init_disk(
 }
 
 async fn write_private(path: &Path, content: &[u8]) -> Result<(), StorageError> {
-    if let Some(directory) = path.parent() {
-        make_directory(directory).await?;
-    }
-    let options = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).to_owned();
-    let mut file = tokio::fs::OpenOptions::from(options)
-        .open(path)
-        .await
-        .map_err(StorageError::io(path, "open it for writing"))?;
-    file.write_all(content).await.map_err(StorageError::io(path, "write it"))?;
-    file.flush().await.map_err(StorageError::io(path, "write it"))
+    let (path, content) = (path.to_owned(), content.to_owned());
+    blocking(move || {
+        let write = || {
+            let (folder, name) = split(&path)?;
+            Folder::make(folder, 0o755)?.0.create(name)?.write_all(&content)
+        };
+        write().map_err(StorageError::io(&path, "write it"))
+    })
+    .await
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::me;
     use super::*;
 
     fn data(source: CloudInitSource) -> CloudInit {
@@ -261,7 +259,7 @@ mod tests {
         for (source, label) in [(CloudInitSource::NoCloud, "cidata"), (CloudInitSource::ConfigDrive, "config-2")] {
             let data = data(source);
             let (folder, tools) = (folder.path(), Tools::default());
-            let staged = stage_cloud_init_disk(&tools, &data, ImageKind::Iso, folder, ("ns", "vm"), me());
+            let staged = stage_cloud_init_disk(&tools, &data, ImageKind::Iso, folder, ("ns", "vm"), Owner::me());
             staged.await.unwrap().publish().await.unwrap();
             let image = std::fs::read(data.path(ImageKind::Iso, folder, "ns", "vm")).unwrap();
             assert_eq!(image[0x8028..].iter().take(label.len()).copied().collect::<Vec<u8>>(), label.as_bytes());

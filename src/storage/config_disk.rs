@@ -115,11 +115,7 @@ pub async fn make_config_disk_placeholder(
     owner: Owner,
 ) -> Result<(), StorageError> {
     let image = disk.image(root)?;
-    let staged = Staged::new(&image, owner, 0o640).await?;
-    let at = staged.at();
-    let file = tokio::fs::File::create(at).await.map_err(StorageError::io(at, "make it"))?;
-    file.set_len(bytes).await.map_err(StorageError::io(at, "set its size"))?;
-    staged.publish().await
+    Staged::new(&image, owner, 0o640).await?.write(move |file| file.set_len(bytes)).await?.publish().await
 }
 
 async fn has_answer_file(directory: &Path) -> Result<(), StorageError> {
@@ -138,7 +134,6 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, symlink};
     use std::process::Command;
 
-    use super::super::me;
     use super::*;
 
     /// A directory as the kubelet makes it: links through `..data` to a directory named by time.
@@ -186,7 +181,7 @@ mod tests {
             let root = tempfile::tempdir().unwrap();
             let disk = disk(source, given);
             kubelet_volume(&disk.directory(root.path()).unwrap(), &[("Unattend.XML", "answers"), ("a=b\\c", "equal")]);
-            make_config_disk(&Tools::default(), &disk, root.path(), me()).await.unwrap();
+            make_config_disk(&Tools::default(), &disk, root.path(), Owner::me()).await.unwrap();
             let image = root.path().join("var/run/kubevirt-private").join(image);
             assert_eq!(label(&image), wanted, "{source:?}");
             assert_eq!(read_back(&image, "nojoliet", "/Unattend.XML"), "answers", "{source:?}");
@@ -206,7 +201,7 @@ mod tests {
         std::fs::create_dir_all(&directory).unwrap();
         for content in ["old", "new"] {
             std::fs::write(directory.join("key"), content).unwrap();
-            make_config_disk(&Tools::default(), &disk, root.path(), me()).await.unwrap();
+            make_config_disk(&Tools::default(), &disk, root.path(), Owner::me()).await.unwrap();
         }
         assert_eq!(read_back(&disk.image(root.path()).unwrap(), "nojoliet", "/key"), "new");
     }
@@ -214,24 +209,25 @@ mod tests {
     #[tokio::test]
     async fn what_is_missing_is_named() {
         let root = tempfile::tempdir().unwrap();
-        let text = make_config_disk(&Tools::default(), &disk(ConfigSource::ConfigMap, ""), root.path(), me())
+        let text = make_config_disk(&Tools::default(), &disk(ConfigSource::ConfigMap, ""), root.path(), Owner::me())
             .await
             .unwrap_err()
             .to_string();
         assert!(text.contains("config-map/vol") && text.contains("No such file"), "{text}");
         let sysprep = disk(ConfigSource::Sysprep, "");
         kubelet_volume(&sysprep.directory(root.path()).unwrap(), &[("other.xml", "")]);
-        let text = make_config_disk(&Tools::default(), &sysprep, root.path(), me()).await.unwrap_err().to_string();
+        let text =
+            make_config_disk(&Tools::default(), &sysprep, root.path(), Owner::me()).await.unwrap_err().to_string();
         assert!(text.contains("sysprep/vol") && text.contains("autounattend.xml"), "{text}");
         let escape = ConfigDisk { volume: "../x".into(), ..sysprep };
-        assert!(make_config_disk(&Tools::default(), &escape, root.path(), me()).await.is_err());
+        assert!(make_config_disk(&Tools::default(), &escape, root.path(), Owner::me()).await.is_err());
     }
 
     #[tokio::test]
     async fn a_placeholder_has_the_size_that_the_source_told() {
         let root = tempfile::tempdir().unwrap();
         let disk = disk(ConfigSource::ConfigMap, "");
-        make_config_disk_placeholder(&disk, root.path(), 387_072, me()).await.unwrap();
+        make_config_disk_placeholder(&disk, root.path(), 387_072, Owner::me()).await.unwrap();
         let content = std::fs::read(disk.image(root.path()).unwrap()).unwrap();
         assert_eq!(content.len(), 387_072);
         assert!(content.iter().all(|byte| *byte == 0));

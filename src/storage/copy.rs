@@ -1,14 +1,12 @@
 //! Self-contained copies of images, for hypervisors that follow no backing chain.
 
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
-use tokio::process::Command;
 use tokio::time::{Instant, timeout};
 
-use super::tool::Tools;
+use super::tool::{Tools, confined};
 use super::{Owner, Staged, StorageError};
 use crate::logging::{Share, share};
 
@@ -36,22 +34,24 @@ pub async fn copy_image(
     let staged = Staged::new(path, owner, 0o640).await?;
     let began = Instant::now();
     tracing::info!("copying volume {volume} from {} to {}", source.display(), path.display());
-    share(Share::Images, convert(tools, source, format, staged.at(), volume)).await?;
+    share(Share::Images, convert(tools, source, format, &staged, volume)).await?;
     staged.publish().await?;
     tracing::info!("volume {volume} copied in {:.1} s", began.elapsed().as_secs_f64());
     Ok(())
 }
 
-async fn convert(tools: &Tools, source: &Path, format: &str, staged: &Path, volume: &str) -> Result<(), StorageError> {
+async fn convert(
+    tools: &Tools,
+    source: &Path,
+    format: &str,
+    staged: &Staged,
+    volume: &str,
+) -> Result<(), StorageError> {
     let failed =
         |output: String| StorageError::Tool { tool: "qemu-img", what: "copy", path: source.to_owned(), output };
-    let mut child = Command::new(&tools.qemu_img)
+    let mut child = confined(&tools.qemu_img, Some(staged))
         .args(["convert", "-p", "-f", format, "-O", "qcow2"])
-        .args([source, staged])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
+        .args([source, &staged.at()])
         .spawn()
         .map_err(|error| failed(format!("cannot start {}: {error}", tools.qemu_img.display())))?;
     let (mut out, err) = (child.stdout.take(), child.stderr.take());
@@ -125,7 +125,7 @@ impl Progress {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{InspectionLimits, inspect, me};
+    use super::super::{InspectionLimits, inspect};
     use super::*;
 
     #[test]
@@ -145,13 +145,13 @@ mod tests {
         raw.set_len(64 << 20).unwrap();
         raw.write_all_at(b"boot", 0).unwrap();
         let tools = Tools::default();
-        copy_image(&tools, &copy, &source, "raw", "v", me()).await.unwrap();
+        copy_image(&tools, &copy, &source, "raw", "v", Owner::me()).await.unwrap();
         let limits = InspectionLimits { address_space_bytes: 2_097_152_000 };
         let info = inspect(&tools, &copy, limits).await.unwrap();
         assert_eq!((info.format.as_str(), info.backing_file.as_str(), info.virtual_size), ("qcow2", "", 64 << 20));
         assert!(std::fs::metadata(&copy).unwrap().blocks() * 512 < 4 << 20);
         std::fs::write(&copy, "kept").unwrap();
-        copy_image(&tools, &copy, &source, "raw", "v", me()).await.unwrap();
+        copy_image(&tools, &copy, &source, "raw", "v", Owner::me()).await.unwrap();
         assert_eq!(std::fs::read(&copy).unwrap(), b"kept");
     }
 
@@ -159,7 +159,8 @@ mod tests {
     async fn a_copy_that_fails_names_source_and_cause_and_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let (source, copy) = (folder.path().join("missing.img"), folder.path().join("d/disk.qcow2"));
-        let error = copy_image(&Tools::default(), &copy, &source, "raw", "v", me()).await.unwrap_err().to_string();
+        let error =
+            copy_image(&Tools::default(), &copy, &source, "raw", "v", Owner::me()).await.unwrap_err().to_string();
         assert!(error.contains("missing.img") && error.contains("No such file"), "{error}");
         assert_eq!(std::fs::read_dir(folder.path().join("d")).unwrap().count(), 0);
     }

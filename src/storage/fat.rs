@@ -1,7 +1,7 @@
 //! FAT images, made in this process: nothing is staged outside the image.
 
+use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use fatfs::{FileSystem, FormatVolumeOptions, FsOptions};
@@ -21,24 +21,17 @@ pub(super) async fn make_fat_image(
     files: Vec<(&'static str, Vec<u8>)>,
     owner: Owner,
 ) -> Result<Staged, StorageError> {
-    let staged = Staged::new(path, owner, 0o640).await?;
-    let target = staged.at().to_owned();
-    let written = tokio::task::spawn_blocking(move || write(&target, label, &files)).await;
-    let written = written.map_err(std::io::Error::other).and_then(|result| result);
-    written.map_err(StorageError::io(staged.at(), "write it"))?;
-    Ok(staged)
+    Staged::new(path, owner, 0o640).await?.write(move |file| write(file, label, &files)).await
 }
 
-fn write(path: &Path, label: &str, files: &[(&str, Vec<u8>)]) -> std::io::Result<()> {
+fn write(mut image: &File, label: &str, files: &[(&str, Vec<u8>)]) -> std::io::Result<()> {
     let content: u64 = files.iter().map(|(_, content)| content.len() as u64).sum();
-    let mut image =
-        std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
     image.set_len((content + ROOM).next_multiple_of(1 << 20))?;
     let mut name = [b' '; LABEL];
     for (to, from) in name.iter_mut().zip(label.bytes()) {
         *to = from;
     }
-    fatfs::format_volume(&mut image, FormatVolumeOptions::new().volume_label(name))?;
+    fatfs::format_volume(image, FormatVolumeOptions::new().volume_label(name))?;
     image.seek(SeekFrom::Start(0))?;
     let system = FileSystem::new(&mut image, FsOptions::new())?;
     {
@@ -60,7 +53,6 @@ fn write(path: &Path, label: &str, files: &[(&str, Vec<u8>)]) -> std::io::Result
 mod tests {
     use std::io::Read;
 
-    use super::super::me;
     use super::*;
 
     #[tokio::test]
@@ -73,7 +65,7 @@ mod tests {
             ("openstack/latest/meta_data.json", b"{}".to_vec()),
             ("openstack/latest/user_data", data.clone().into_bytes()),
         ];
-        make_fat_image(&path, "config-2", files, me()).await.unwrap().publish().await.unwrap();
+        make_fat_image(&path, "config-2", files, Owner::me()).await.unwrap().publish().await.unwrap();
         let found = std::fs::metadata(&path).unwrap();
         assert!(found.blocks() * 512 < found.len() / 2, "{} of {} bytes", found.blocks() * 512, found.len());
         assert_eq!((found.mode() & 0o777, found.len() % (1 << 20)), (0o640, 0));

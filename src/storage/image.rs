@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::tool::{Job, Limits, Tools, run};
+use super::tool::{Job, Limits, Makes, Tools, run};
 use super::{Owner, Staged, StorageError};
 use crate::logging::{Share, share};
 
@@ -38,7 +38,7 @@ const INSPECTION_CPU_SECONDS: u64 = 10;
 /// raw image or a qcow2 without backing file is accepted.
 pub async fn inspect(tools: &Tools, path: &Path, limits: InspectionLimits) -> Result<ImageInfo, StorageError> {
     let limits = Limits { cpu_seconds: INSPECTION_CPU_SECONDS, address_space_bytes: limits.address_space_bytes };
-    let job = Job { tool: "qemu-img", what: "inspect", path, deadline: tools.timings.image };
+    let job = Job { tool: "qemu-img", what: "inspect", path, deadline: tools.timings.image, makes: Makes::Nothing };
     let arguments = ["info".as_ref(), path.as_os_str(), "--output".as_ref(), "json".as_ref()];
     let text = share(Share::Images, run(&tools.qemu_img, arguments, job, Some(limits))).await?;
     let info: ImageInfo = serde_json::from_str(&text).map_err(|error| StorageError::Tool {
@@ -103,7 +103,7 @@ pub async fn grow_image(tools: &Tools, path: &Path, bytes: u64, allocated: bool)
     // The format is named: a guest that wrote the header of another one must not be believed.
     let arguments =
         ["resize".as_ref(), "-f".as_ref(), "raw".as_ref(), preallocation.as_ref(), path.as_os_str(), bytes.as_ref()];
-    let job = Job { tool: "qemu-img", what: "grow", path, deadline: tools.timings.growth };
+    let job = Job { tool: "qemu-img", what: "grow", path, deadline: tools.timings.growth, makes: Makes::Nothing };
     share(Share::Images, run(&tools.qemu_img, arguments, job, None)).await.map(drop)
 }
 
@@ -118,14 +118,13 @@ async fn create(
         return Ok(());
     }
     let staged = Staged::new(path, owner, 0o640).await?;
-    let job = Job { tool: "qemu-img", what, path, deadline: tools.timings.image };
-    share(Share::Images, run(&tools.qemu_img, arguments(staged.at()), job, None)).await?;
+    let job = Job { tool: "qemu-img", what, path, deadline: tools.timings.image, makes: Makes::At(&staged) };
+    share(Share::Images, run(&tools.qemu_img, arguments(&staged.at()), job, None)).await?;
     staged.publish().await
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::me;
     use super::*;
 
     const LIMITS: InspectionLimits = InspectionLimits { address_space_bytes: 2_097_152_000 };
@@ -135,14 +134,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let tools = Tools::default();
         let (backing, overlay) = (folder.path().join("disk_0.img"), folder.path().join("disk-data/v/disk.qcow2"));
-        create_empty_disk(&tools, &backing, "v", (3 << 20) + 77, me()).await.unwrap();
+        create_empty_disk(&tools, &backing, "v", (3 << 20) + 77, Owner::me()).await.unwrap();
         let info = inspect(&tools, &backing, LIMITS).await.unwrap();
         assert_eq!((info.format.as_str(), info.virtual_size), ("qcow2", 3 << 20));
-        create_overlay(&tools, &overlay, &backing, "qcow2", me()).await.unwrap();
+        create_overlay(&tools, &overlay, &backing, "qcow2", Owner::me()).await.unwrap();
         let refused = inspect(&tools, &overlay, LIMITS).await.unwrap_err().to_string();
         assert!(refused.starts_with("expected no backing file, but found "), "{refused}");
         std::fs::write(&overlay, "kept").unwrap();
-        create_overlay(&tools, &overlay, &backing, "qcow2", me()).await.unwrap();
+        create_overlay(&tools, &overlay, &backing, "qcow2", Owner::me()).await.unwrap();
         assert_eq!(std::fs::read(&overlay).unwrap(), b"kept");
     }
 
@@ -151,10 +150,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let tools = Tools::default();
         let (missing, overlay) = (folder.path().join("disk_0.img"), folder.path().join("d/disk.qcow2"));
-        let text = create_overlay(&tools, &overlay, &missing, "raw", me()).await.unwrap_err().to_string();
+        let text = create_overlay(&tools, &overlay, &missing, "raw", Owner::me()).await.unwrap_err().to_string();
         assert!(text.contains("disk_0.img") && text.contains("No such file"), "{text}");
         assert_eq!(std::fs::read_dir(folder.path().join("d")).unwrap().count(), 0);
-        let small = create_empty_disk(&tools, &overlay, "v", (1 << 20) - 1, me()).await.unwrap_err().to_string();
+        let small = create_empty_disk(&tools, &overlay, "v", (1 << 20) - 1, Owner::me()).await.unwrap_err().to_string();
         assert_eq!(small, "the size for volume v is too low");
         let nowhere = Tools { qemu_img: "/nonexistent/qemu-img".into(), ..Tools::default() };
         let text = inspect(&nowhere, &missing, LIMITS).await.unwrap_err().to_string();
@@ -170,7 +169,7 @@ mod tests {
         std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let tools = Tools { qemu_img: script, ..Tools::default() };
         let disk = folder.path().join("empty/v.qcow2");
-        let text = create_empty_disk(&tools, &disk, "v", 8 << 20, me()).await.unwrap_err().to_string();
+        let text = create_empty_disk(&tools, &disk, "v", 8 << 20, Owner::me()).await.unwrap_err().to_string();
         assert!(text.contains("v.qcow2") && text.contains("too large"), "{text}");
         assert_eq!(std::fs::read_dir(folder.path().join("empty")).unwrap().count(), 0);
     }

@@ -4,6 +4,7 @@
 use std::path::{Component, Path, PathBuf};
 
 use super::{StorageError, volume_component};
+use crate::files::Folder;
 
 /// Where a container disk's image is looked for if the VMI gives no path and the root has more than one entry.
 const DISK_DIRECTORY: &str = "disk";
@@ -36,16 +37,11 @@ pub fn artefact(volume: &Path, path: &str) -> Result<PathBuf, StorageError> {
 
 /// Links `directory/name` to `target`, the directory included. A link that is there already is left as it is.
 pub fn link(directory: &Path, name: &str, target: &Path) -> Result<(), StorageError> {
-    use std::os::unix::fs::PermissionsExt;
-    if !directory.is_dir() {
-        std::fs::create_dir_all(directory).map_err(StorageError::io(directory, "make the directory"))?;
-        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755))
-            .map_err(StorageError::io(directory, "set its mode"))?;
-    }
-    let link = directory.join(volume_component(name)?);
-    match std::os::unix::fs::symlink(target, &link) {
+    let (folder, _) = Folder::make(directory, 0o755).map_err(StorageError::io(directory, "make the directory"))?;
+    let name = volume_component(name)?;
+    match folder.link(name, target) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        made => made.map_err(StorageError::io(&link, "make the link")),
+        made => made.map_err(StorageError::io(&directory.join(name), "make the link")),
     }
 }
 

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use super::tool::{Job, Tools, run};
+use super::tool::{Job, Makes, Tools, run};
 use super::{Owner, Staged, StorageError};
 
 /// Makes what is to be `iso`, with volume label `label`, from the files of `directory` (contract/lifecycle.md 9.5).
@@ -55,11 +55,12 @@ async fn make(
     (owner, mode): (Owner, u32),
 ) -> Result<Staged, StorageError> {
     let staged = Staged::new(iso, owner, mode).await?;
-    let mut arguments: Vec<OsString> = vec!["-output".into(), staged.at().into(), "-volid".into(), label.into()];
+    let mut arguments: Vec<OsString> = vec!["-volid".into(), label.into()];
     arguments.extend(options.iter().map(OsString::from));
     arguments.extend(["-joliet", "-rock", "-partition_cyl_align", "on"].map(OsString::from));
     arguments.extend(content);
-    let job = Job { tool: "xorrisofs", what: "make", path: iso, deadline: tools.timings.iso };
+    let job =
+        Job { tool: "xorrisofs", what: "make", path: iso, deadline: tools.timings.iso, makes: Makes::Output(&staged) };
     run(&tools.xorrisofs, arguments, job, None).await?;
     Ok(staged)
 }

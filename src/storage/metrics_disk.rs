@@ -1,9 +1,11 @@
 //! The disk through which a guest reads the host's metrics, as vhostmd has it (contract/lifecycle.md 9.4).
 
+use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::{StorageError, make_directory, staging};
+use super::{Owner, Staged, StorageError};
 
 /// Size of the disk in bytes.
 const SIZE: usize = 256 * 1024;
@@ -16,27 +18,16 @@ const NO_METRICS: &[u8] = b"<metrics></metrics>\n";
 
 /// Makes the disk without metrics in it; the guest finds a valid, empty document.
 pub async fn make_metrics_disk(path: &Path) -> Result<(), StorageError> {
-    if let Some(directory) = path.parent() {
-        make_directory(directory).await?;
-    }
-    let path = path.to_owned();
-    let made = tokio::task::spawn_blocking(move || write(&path));
-    made.await.unwrap_or_else(|error| Err(StorageError::Image(format!("the metrics disk was not made: {error}"))))
+    Staged::new(path, Owner::me(), 0o755).await?.write(write).await?.publish().await
 }
 
-fn write(path: &Path) -> Result<(), StorageError> {
-    use std::os::unix::fs::PermissionsExt;
-    let staged = staging(path);
-    let failed = |what| StorageError::io(&staged, what);
-    let file = std::fs::File::create(&staged).map_err(failed("make it"))?;
-    file.set_permissions(std::fs::Permissions::from_mode(0o755)).map_err(failed("set its mode"))?;
-    file.set_len(SIZE as u64).map_err(failed("set its size"))?;
+fn write(file: &File) -> io::Result<()> {
+    file.set_len(SIZE as u64)?;
     // A reader that sees the lock flag tries again; so the flag goes last.
-    file.write_all_at(&header(true), 0).map_err(failed("write it"))?;
-    file.sync_all().map_err(failed("write it"))?;
-    file.write_all_at(NO_METRICS, HEADER as u64).map_err(failed("write it"))?;
-    file.write_all_at(&header(false), 0).map_err(failed("write it"))?;
-    std::fs::rename(&staged, path).map_err(StorageError::io(path, "give the finished file its name"))
+    file.write_all_at(&header(true), 0)?;
+    file.sync_all()?;
+    file.write_all_at(NO_METRICS, HEADER as u64)?;
+    file.write_all_at(&header(false), 0)
 }
 
 fn header(locked: bool) -> Vec<u8> {

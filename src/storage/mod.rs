@@ -26,10 +26,8 @@ pub use staged::Staged;
 pub use tool::{Timings, Tools};
 pub use tracking_overlay::create_tracking_overlay;
 
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-
-use tokio::io::AsyncWriteExt as _;
 
 /// Owner of everything QEMU opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +36,13 @@ pub struct Owner {
     pub uid: u32,
     /// Group number.
     pub gid: u32,
+}
+
+impl Owner {
+    /// This process's user and group.
+    pub fn me() -> Self {
+        Owner { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() }
+    }
 }
 
 /// Why an artefact could not be made.
@@ -132,63 +137,20 @@ pub fn volume_component(name: &str) -> Result<&str, StorageError> {
     }
 }
 
-/// Makes a directory and its parents with mode 0755, whatever the umask.
-pub(crate) async fn make_directory(path: &Path) -> Result<(), StorageError> {
-    use std::os::unix::fs::PermissionsExt;
-    if tokio::fs::metadata(path).await.is_ok_and(|found| found.is_dir()) {
-        return Ok(());
-    }
-    tokio::fs::create_dir_all(path).await.map_err(StorageError::io(path, "make the directory"))?;
-    tokio::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
-        .await
-        .map_err(StorageError::io(path, "set its mode"))
-}
-
 /// Writes a small file whole, its folder included; the content appears under the name only when it is complete.
 pub async fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<(), StorageError> {
-    use std::os::unix::fs::PermissionsExt;
-    if let Some(directory) = path.parent() {
-        make_directory(directory).await?;
+    let content = content.to_owned();
+    Staged::new(path, Owner::me(), mode).await?.write(move |mut file| file.write_all(&content)).await?.publish().await
+}
+
+/// Runs what may wait for storage in a thread of its own.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
+) -> Result<T, StorageError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => Err(StorageError::Image(format!("the work on a disk was given up: {error}"))),
     }
-    let staged = staging(path);
-    let mut new = tokio::fs::OpenOptions::new();
-    new.write(true).create_new(true).custom_flags(libc::O_NOFOLLOW);
-    let mut file = new.open(&staged).await.map_err(StorageError::io(&staged, "make it"))?;
-    let written = async {
-        file.write_all(content).await?;
-        file.flush().await
-    };
-    written.await.map_err(StorageError::io(&staged, "write it"))?;
-    tokio::fs::set_permissions(&staged, std::fs::Permissions::from_mode(mode))
-        .await
-        .map_err(StorageError::io(&staged, "set its mode"))?;
-    tokio::fs::rename(&staged, path).await.map_err(StorageError::io(path, "give the finished file its name"))
-}
-
-/// chown, only where it changes something.
-pub(crate) fn own(path: &Path, owner: Owner) -> Result<(), StorageError> {
-    use std::os::unix::fs::MetadataExt;
-    let found = std::fs::symlink_metadata(path).map_err(StorageError::io(path, "look at it"))?;
-    if (found.uid(), found.gid()) == (owner.uid, owner.gid) {
-        return Ok(());
-    }
-    std::os::unix::fs::lchown(path, Some(owner.uid), Some(owner.gid))
-        .map_err(StorageError::io(path, "change its owner"))
-}
-
-/// The name under which a file is made. Whatever is there goes away first: the leftover of a launcher that was killed, or a
-/// link that somebody with access to the directory has laid, which a tool would follow.
-pub(crate) fn staging(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".staging");
-    // What cannot be removed shows when the file is made.
-    let _ = std::fs::remove_file(&name);
-    PathBuf::from(name)
-}
-
-#[cfg(test)]
-pub(crate) fn me() -> Owner {
-    Owner { uid: nix::unistd::getuid().as_raw(), gid: nix::unistd::getgid().as_raw() }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
-//! Running one of the image's tools under a deadline.
+//! Running one of the image's tools with few privileges and under a deadline.
 
 use std::ffi::OsStr;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -8,7 +9,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 
-use super::StorageError;
+use super::{Staged, StorageError};
+use crate::process::keep_only_access_to_files;
 
 /// How long tools may take.
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +66,19 @@ pub(super) struct Job<'a> {
     pub path: &'a Path,
     /// Its deadline.
     pub deadline: Duration,
+    /// The file that it makes.
+    pub makes: Makes<'a>,
+}
+
+/// The file that a tool makes.
+#[derive(Clone, Copy)]
+pub(super) enum Makes<'a> {
+    /// None.
+    Nothing,
+    /// The one whose path ([`Staged::at`]) is among its arguments.
+    At(&'a Staged),
+    /// It writes it to its standard output.
+    Output(&'a Staged),
 }
 
 /// Address space and CPU time limits for a tool that reads what a user made.
@@ -73,6 +88,25 @@ pub(super) struct Limits {
     pub address_space_bytes: u64,
 }
 
+/// A tool that has access to files and no other privilege (`SECURITY.md`), that dies with its handle and whose output is read.
+/// It inherits the file that it is to make, which must stay open until it has been started.
+pub(super) fn confined(program: &Path, inherits: Option<&Staged>) -> Command {
+    let mut command = Command::new(program);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let inherited = inherits.map(|staged| staged.fd().as_raw_fd());
+    let prepare = move || {
+        keep_only_access_to_files()?;
+        // SAFETY: a system call on a number; the launcher's descriptor stays as it is.
+        match inherited.map(|fd| unsafe { libc::fcntl(fd, libc::F_SETFD, 0) }) {
+            Some(-1) => Err(std::io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    };
+    // SAFETY: system calls only.
+    unsafe { command.pre_exec(prepare) };
+    command
+}
+
 /// Runs the tool; its standard output, unless it failed.
 pub(super) async fn run<S: AsRef<OsStr>>(
     program: &Path,
@@ -80,10 +114,14 @@ pub(super) async fn run<S: AsRef<OsStr>>(
     job: Job<'_>,
     limits: Option<Limits>,
 ) -> Result<String, StorageError> {
-    let Job { tool, what, path, deadline } = job;
+    let Job { tool, what, path, deadline, makes } = job;
     let failed = |output: String| StorageError::Tool { tool, what, path: path.to_owned(), output };
-    let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let inherits = if let Makes::At(staged) = makes { Some(staged) } else { None };
+    let mut command = confined(program, inherits);
+    command.args(arguments);
+    if let Makes::Output(staged) = makes {
+        command.stdout(staged.file().try_clone().map_err(|error| failed(error.to_string()))?);
+    }
     if let Some(limits) = limits {
         use nix::sys::resource::{Resource, setrlimit};
         // SAFETY: setrlimit is a plain system call.
@@ -125,4 +163,32 @@ async fn read(stream: Option<impl AsyncRead + Unpin>) -> String {
         let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
     }
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_tool_has_access_to_files_and_no_other_privilege() {
+        let job = Job {
+            tool: "cat",
+            what: "read",
+            path: Path::new("status"),
+            deadline: Duration::from_secs(30),
+            makes: Makes::Nothing,
+        };
+        let status = run(Path::new("cat"), ["/proc/self/status"], job, None).await.unwrap();
+        let own = std::fs::read_to_string("/proc/self/status").unwrap();
+        let word = |text: &str, name: &str| {
+            let word = text.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
+            u64::from_str_radix(word, 16).unwrap()
+        };
+        let dac_override = 1 << 1;
+        for set in ["CapPrm:", "CapEff:"] {
+            assert_eq!(word(&status, set), word(&own, "CapPrm:") & dac_override, "{set} {status}");
+        }
+        assert_eq!((word(&status, "CapInh:"), word(&status, "CapAmb:")), (0, 0), "{status}");
+        assert_eq!(word(&status, "NoNewPrivs:"), 1, "{status}");
+    }
 }

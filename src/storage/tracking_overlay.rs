@@ -6,9 +6,9 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
-use tokio::process::{ChildStdin, ChildStdout, Command};
+use tokio::process::{ChildStdin, ChildStdout};
 
-use super::tool::Tools;
+use super::tool::{Tools, confined};
 use super::{Owner, Staged, StorageError};
 
 /// Bytes that one bit of a cluster's allocation stands for.
@@ -30,9 +30,8 @@ pub async fn create_tracking_overlay(
     }
     let staged = Staged::new(overlay, owner, 0o640).await?;
     let (bytes, driver) = size(data)?;
-    tokio::fs::write(staged.at(), b"").await.map_err(StorageError::io(staged.at(), "make it"))?;
     let deadline = tools.timings.image;
-    match tokio::time::timeout(deadline, create(tools, staged.at(), data, driver, bytes)).await {
+    match tokio::time::timeout(deadline, create(tools, &staged, data, driver, bytes)).await {
         Ok(Ok(())) => staged.publish().await,
         Ok(Err(output)) => Err(StorageError::Tool { tool: TOOL, what: WHAT, path: overlay.into(), output }),
         Err(_) => {
@@ -52,18 +51,15 @@ fn size(data: &Path) -> Result<(u64, &'static str), StorageError> {
     Ok((file.seek(SeekFrom::End(0)).map_err(StorageError::io(data, "find its size"))?, driver))
 }
 
-async fn create(tools: &Tools, overlay: &Path, data: &Path, driver: &str, bytes: u64) -> Result<(), String> {
+async fn create(tools: &Tools, staged: &Staged, data: &Path, driver: &str, bytes: u64) -> Result<(), String> {
     let node = |driver: &str, name: &str, path: &Path| {
         json!({ "driver": driver, "node-name": name, "filename": path.display().to_string() }).to_string()
     };
     let program = &tools.qemu_storage_daemon;
-    let mut child = Command::new(program)
+    let mut child = confined(program, Some(staged))
         .args(["--chardev", "stdio,id=stdio", "--monitor", "stdio"])
-        .args(["--blockdev", &node("file", "file", overlay), "--blockdev", &node(driver, "data-file", data)])
+        .args(["--blockdev", &node("file", "file", &staged.at()), "--blockdev", &node(driver, "data-file", data)])
         .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
         .spawn()
         .map_err(|error| format!("cannot start {}: {error}", program.display()))?;
     let (Some(input), Some(output), Some(errors)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
@@ -141,7 +137,6 @@ impl Monitor {
 
 #[cfg(test)]
 mod tests {
-    use super::super::me;
     use super::*;
 
     #[tokio::test]
@@ -152,7 +147,7 @@ mod tests {
         let mut content = vec![7; 3 << 20];
         content[..4].copy_from_slice(b"QFI\xfb");
         std::fs::write(&data, &content).unwrap();
-        create_tracking_overlay(&Tools::default(), &overlay, &data, me()).await.unwrap();
+        create_tracking_overlay(&Tools::default(), &overlay, &data, Owner::me()).await.unwrap();
         assert!(std::fs::read(&data).unwrap() == content, "the data has changed");
         let info =
             std::process::Command::new("qemu-img").args(["info", "--output", "json"]).arg(&overlay).output().unwrap();
@@ -162,7 +157,7 @@ mod tests {
         assert_eq!(specific["data-file"].as_str(), data.to_str());
         assert_eq!(specific["data-file-raw"], true);
         std::fs::write(&overlay, "kept").unwrap();
-        create_tracking_overlay(&Tools::default(), &overlay, &data, me()).await.unwrap();
+        create_tracking_overlay(&Tools::default(), &overlay, &data, Owner::me()).await.unwrap();
         assert_eq!(std::fs::read(&overlay).unwrap(), b"kept");
     }
 
@@ -172,7 +167,7 @@ mod tests {
         let (data, overlay) = (folder.path().join("disk.img"), folder.path().join("cbt/v.qcow2"));
         let make = |tools: Tools| {
             let (data, overlay) = (data.clone(), overlay.clone());
-            async move { create_tracking_overlay(&tools, &overlay, &data, me()).await.unwrap_err().to_string() }
+            async move { create_tracking_overlay(&tools, &overlay, &data, Owner::me()).await.unwrap_err().to_string() }
         };
         let text = make(Tools::default()).await;
         assert!(text.contains("disk.img") && text.contains("No such file"), "{text}");

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{Jobs, NBD_SOCKET};
 use crate::cmd::{BackupCommand, BackupRequest, BackupStart, Checkpoint, Failure, FreezeRequest};
 use crate::domain::{BackupMetadata, DomainSpec, Time};
+use crate::files::Folder;
 use crate::libvirt::{Error, JobStats};
 
 /// `VIR_DOMAIN_JOB_OPERATION_BACKUP`.
@@ -61,7 +62,9 @@ impl Jobs {
         let checkpoint = format!("{}-{}", start.name, stamp(start.started));
         let folder = start.target_path.join(&vmi.metadata.name).join(&checkpoint);
         let not_made = |error: std::io::Error| Failure::text(format!("error creating dir for backup: {error}"));
-        tokio::fs::create_dir_all(&folder).await.map_err(not_made)?;
+        let making = folder.clone();
+        let made = tokio::task::spawn_blocking(move || Folder::make(&making, 0o755).map(drop)).await;
+        made.map_err(std::io::Error::other).and_then(|made| made).map_err(not_made)?;
         self.vm.metadata.edit(|metadata| {
             metadata.backup = Some(BackupMetadata {
                 name: start.name.clone(),
