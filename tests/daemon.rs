@@ -55,7 +55,7 @@ impl Log {
 
 fn settings() -> Settings {
     let restart = RestartPolicy { first: Duration::from_millis(5), ..Settings::default().restart };
-    Settings { restart, ready: SOON, stop: SOON }
+    Settings { restart, ready: SOON, stop: SOON, halted: None }
 }
 
 async fn until(state: &mut watch::Receiver<DaemonState>, what: impl FnMut(&DaemonState) -> bool) -> DaemonState {
@@ -185,6 +185,24 @@ async fn a_daemon_that_hangs_at_its_start_is_killed_and_replaced() {
     assert!(generation >= 2);
     let first: i32 = std::fs::read_to_string(hung).unwrap().trim().parse().unwrap();
     assert_ne!(first, pid);
+    gone(first).await;
+    daemon.stop().await;
+}
+
+/// Where no client would find out: the kernel tells of a stop as of an end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_a_signal_has_stopped_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = support::daemon::spec(folder.path(), PLAY, "");
+    let restart = RestartPolicy { first: SOON * 60, longest: SOON * 60, ..settings().restart };
+    let settings = Settings { halted: Some(Duration::from_millis(10)), restart, ..settings() };
+    let daemon = Supervisor::start(spec, settings, &Watcher::new(), Log::default().libvirt());
+    let (first, _) = daemon.ready(SOON).await.unwrap();
+    let mut state = daemon.state();
+    kill(Pid::from_raw(first), Signal::SIGSTOP).unwrap();
+    let backoff = until(&mut state, |state| matches!(state, DaemonState::Backoff { .. })).await;
+    let DaemonState::Backoff { reason, .. } = backoff else { panic!("{backoff:?}") };
+    assert!(reason.contains("was stopped by a signal"), "{reason}");
     gone(first).await;
     daemon.stop().await;
 }

@@ -17,7 +17,9 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use procfs::process::ProcState;
 use tokio::process::Child;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -73,6 +75,9 @@ pub struct Settings {
     pub ready: Duration,
     /// From SIGKILL until the process is gone; longer takes only one that is stuck in the kernel.
     pub stop: Duration,
+    /// How long it may be stopped by a signal before it is killed and started anew. None: its clients find out, and say so
+    /// through a [`Watchdog`].
+    pub halted: Option<Duration>,
 }
 
 impl Default for Settings {
@@ -81,6 +86,7 @@ impl Default for Settings {
             restart: DaemonRestart::default().into(),
             ready: Duration::from_secs(30),
             stop: Duration::from_secs(1),
+            halted: None,
         }
     }
 }
@@ -125,6 +131,14 @@ pub enum DaemonError {
     /// It ran and did not answer.
     #[error("{name} with pid {pid} did not answer")]
     Hung {
+        /// The daemon.
+        name: String,
+        /// Its process.
+        pid: i32,
+    },
+    /// A signal had stopped it.
+    #[error("{name} with pid {pid} was stopped by a signal")]
+    Halted {
         /// The daemon.
         name: String,
         /// Its process.
@@ -397,13 +411,20 @@ impl Task {
                 std::future::pending::<()>().await;
             }
         };
+        let halts = stays_stopped(pid, self.settings.halted);
+        let name = self.spec.name.clone();
         tokio::select! {
             biased;
             _ = &mut self.stopped => self.kill(child).await,
             status = child.wait() => Ended::Failed(self.ended(pid, status), ready.elapsed()),
-            () = hangs => {
+            error = async {
+                tokio::select! {
+                    () = hangs => DaemonError::Hung { name, pid },
+                    () = halts => DaemonError::Halted { name, pid },
+                }
+            } => {
                 self.kill(child).await;
-                Ended::Failed(DaemonError::Hung { name: self.spec.name.clone(), pid }, ready.elapsed())
+                Ended::Failed(error, ready.elapsed())
             }
         }
     }
@@ -459,6 +480,33 @@ impl Task {
     }
 }
 
+/// Returns once the process has been stopped by a signal for so long; never where there is no such limit. The kernel tells the
+/// parent of a stop as it tells of an end.
+async fn stays_stopped(pid: i32, limit: Option<Duration>) {
+    let (Some(limit), Ok(mut changes)) = (limit, signal(SignalKind::child())) else {
+        return std::future::pending().await;
+    };
+    loop {
+        if is_stopped(pid) {
+            tokio::time::sleep(limit).await;
+            if is_stopped(pid) {
+                return;
+            }
+        }
+        if changes.recv().await.is_none() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// What cannot be seen is not stopped: its end is noticed otherwise.
+fn is_stopped(pid: i32) -> bool {
+    procfs::process::Process::new(pid)
+        .and_then(|process| process.stat())
+        .and_then(|stat| stat.state())
+        .is_ok_and(|state| state == ProcState::Stopped)
+}
+
 /// Whether trying again is pointless: the image is wrong. A machine that is merely out of something recovers.
 fn never_startable(error: &DaemonError) -> bool {
     match error {
@@ -471,6 +519,7 @@ fn never_startable(error: &DaemonError) -> bool {
         DaemonError::NotReady { .. }
         | DaemonError::Ended { .. }
         | DaemonError::Hung { .. }
+        | DaemonError::Halted { .. }
         | DaemonError::CannotWait { .. }
         | DaemonError::Waiting { .. }
         | DaemonError::Unavailable { .. } => false,

@@ -43,6 +43,9 @@ use crate::vmi;
 /// QEMU writes its firmware's debug port there (contract/lifecycle.md 4.5).
 const FIRMWARE_LOG: &str = "/var/run/kubevirt-private/QEMUSeaBiosDebugPipe";
 
+/// How long virtlogd may be stopped by a signal; libvirt talks to it only at the start of a VM.
+const VIRTLOGD_HALTED: Duration = Duration::from_secs(2);
+
 /// Each hook sidecar has a folder there.
 const HOOKS: &str = "/var/run/kubevirt-hooks";
 /// How long hook sidecars may take to answer to a launcher that takes over a VM which runs already.
@@ -159,6 +162,8 @@ impl Started {
             &watcher,
             libvirt_log.clone(),
         );
+        // Only its kernel buffers show that nobody reads: once they are full, a guest that writes to its console stands still.
+        let settings = Settings { halted: Some(VIRTLOGD_HALTED), ..settings };
         let virtlogd = runtime.start_virtlog().map(|spec| Supervisor::start(spec, settings, &watcher, libvirt_log));
 
         // While the daemons start.

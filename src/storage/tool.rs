@@ -154,7 +154,7 @@ async fn finished(child: &mut Child) -> std::io::Result<std::process::ExitStatus
     child.wait().await
 }
 
-async fn read(stream: Option<impl AsyncRead + Unpin>) -> String {
+pub(super) async fn read(stream: Option<impl AsyncRead + Unpin>) -> String {
     let mut bytes = Vec::new();
     if let Some(mut stream) = stream {
         // An unreadable stream is an empty one: the exit status decides.

@@ -94,9 +94,11 @@ fn virtlogd_is_replaced() {
     boot(&pod, &vmi("demo"));
     let launcher = owner(&pod);
     let virtlogd = || children(launcher).into_iter().find(|(_, comm)| comm == "virtlogd").map(|(pid, _)| pid);
-    let first = virtlogd().unwrap();
-    send(first, Signal::SIGKILL);
-    wait_for("another virtlogd", BACK, || expect(virtlogd().is_some_and(|pid| pid != first), pod.log()));
+    for fault in [Signal::SIGKILL, Signal::SIGSTOP] {
+        let before = wait_for("virtlogd", BACK, || virtlogd().ok_or("none"));
+        send(before, fault);
+        wait_for("another virtlogd", BACK, || expect(virtlogd().is_some_and(|pid| pid != before), pod.log()));
+    }
     assert!(pod.ctl(&["pause"]).status.success());
     pod.wait_status("Paused");
 }

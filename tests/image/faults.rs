@@ -31,6 +31,7 @@ enum Fault {
     DaemonStopped,
     DaemonAndLauncherKilled,
     VirtlogdKilled,
+    VirtlogdStopped,
     HypervisorStopped,
     VirtHandlerGone,
     VirtHandlerCrashed,
@@ -44,7 +45,7 @@ enum Fault {
     HypervisorAndDaemonKilled,
 }
 
-const FAULTS: [Fault; 14] = [
+const FAULTS: [Fault; 15] = [
     Fault::LauncherKilled,
     Fault::LauncherCrashed,
     Fault::LauncherStopped,
@@ -52,6 +53,7 @@ const FAULTS: [Fault; 14] = [
     Fault::DaemonStopped,
     Fault::DaemonAndLauncherKilled,
     Fault::VirtlogdKilled,
+    Fault::VirtlogdStopped,
     Fault::HypervisorStopped,
     Fault::VirtHandlerGone,
     Fault::VirtHandlerCrashed,
@@ -171,6 +173,14 @@ impl Run {
         })
     }
 
+    fn virtlogd(&self) -> u32 {
+        wait_for("virtlogd", BACK, || {
+            let launcher = try_owner(&self.pod).ok_or("nobody listens")?;
+            let found = children(launcher).into_iter().find(|(_, comm)| comm == "virtlogd");
+            found.map(|(pid, _)| pid).ok_or("no virtlogd")
+        })
+    }
+
     fn stop_for_a_moment(&self, pid: u32, chance: &mut Chance) {
         send(pid, Signal::SIGSTOP);
         chance.moment(1000);
@@ -204,10 +214,11 @@ impl Run {
                 send(daemon, Signal::SIGKILL);
                 send(launcher, Signal::SIGKILL);
             }
-            Fault::VirtlogdKilled => {
-                if let Some((pid, _)) = children(self.launcher()).into_iter().find(|(_, comm)| comm == "virtlogd") {
-                    send(pid, Signal::SIGKILL);
-                }
+            Fault::VirtlogdKilled => send(self.virtlogd(), Signal::SIGKILL),
+            Fault::VirtlogdStopped => {
+                let stopped = self.virtlogd();
+                send(stopped, Signal::SIGSTOP);
+                wait_for("another virtlogd", BACK, || expect(self.virtlogd() != stopped, own_lines(&self.pod)));
             }
             Fault::HypervisorStopped => self.stop_for_a_moment(self.hypervisor, chance),
             Fault::VirtHandlerGone | Fault::VirtHandlerCrashed => {

@@ -152,7 +152,7 @@ impl Boot {
             Self::check_memory(&vmi)?;
             let domain = facts::draft(&vmi, &facts).map_err(|error| Failure::text(error.to_string()))?;
             let data = self.gather_cloud_init(&vmi, &extensions).await?;
-            // xorrisofs sleeps for a tenth of a second, in which everything else gets ready for the start.
+            // The disk is another process's work, while which everything else gets ready for the start.
             let (ready, disk) = tokio::join!(
                 self.prepare_and_define(vm, &vmi, (facts.clone(), domain), &extensions),
                 self.stage_cloud_init(&vmi, data)
