@@ -5,12 +5,14 @@
 //! hypervisor and the firmware print becomes log records.
 
 mod child;
+mod error;
 mod files;
 pub mod logs;
 mod ready;
 mod supervisor;
 mod watch;
 
+pub use error::DaemonError;
 pub use files::{FileError, write_files};
-pub use supervisor::{DaemonError, DaemonState, Settings, Supervisor, Watchdog};
+pub use supervisor::{DaemonState, Settings, Supervisor, Watchdog};
 pub use watch::{LOOK_AGAIN, PathWatch, Watcher};

@@ -14,7 +14,6 @@
 //! ```
 
 use std::io;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use procfs::process::ProcState;
@@ -24,6 +23,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::child;
+use super::error::DaemonError;
 use super::logs::{LibvirtLog, forward_libvirt};
 use super::ready::{accepts, one_exists};
 use super::watch::Watcher;
@@ -89,89 +89,6 @@ impl Default for Settings {
             halted: None,
         }
     }
-}
-
-/// Why a daemon is not there.
-#[derive(Debug, thiserror::Error)]
-pub enum DaemonError {
-    /// Its executable cannot be run.
-    #[error("cannot start {name}: {field}: {program}: {source}")]
-    CannotStart {
-        /// The daemon.
-        name: String,
-        /// Where the catalogue names the executable.
-        field: &'static str,
-        /// The executable.
-        program: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Its socket did not accept connections in time.
-    #[error("{name} did not accept connections at {socket} within {within:?}{}", obstacle(.source))]
-    NotReady {
-        /// The daemon.
-        name: String,
-        /// The socket.
-        socket: PathBuf,
-        /// The deadline.
-        within: Duration,
-        /// What the last attempt failed on.
-        source: Option<io::Error>,
-    },
-    /// It ended.
-    #[error("{name} with pid {pid} ended: {outcome}")]
-    Ended {
-        /// The daemon.
-        name: String,
-        /// Its process.
-        pid: i32,
-        /// How.
-        outcome: Outcome,
-    },
-    /// It ran and did not answer.
-    #[error("{name} with pid {pid} did not answer")]
-    Hung {
-        /// The daemon.
-        name: String,
-        /// Its process.
-        pid: i32,
-    },
-    /// A signal had stopped it.
-    #[error("{name} with pid {pid} was stopped by a signal")]
-    Halted {
-        /// The daemon.
-        name: String,
-        /// Its process.
-        pid: i32,
-    },
-    /// The kernel does not tell about it.
-    #[error("cannot wait for {name} with pid {pid}: {source}")]
-    CannotWait {
-        /// The daemon.
-        name: String,
-        /// Its process.
-        pid: i32,
-        /// Why.
-        source: io::Error,
-    },
-    /// It is not started, since nothing that it could run on is there.
-    #[error("{reason}")]
-    Waiting {
-        /// What is missing.
-        reason: String,
-    },
-    /// It is not going to be ready.
-    #[error("{name} is not ready: {reason}")]
-    Unavailable {
-        /// The daemon.
-        name: String,
-        /// Its state.
-        reason: String,
-    },
-}
-
-fn obstacle(source: &Option<io::Error>) -> String {
-    source.as_ref().map(|error| format!(": {error}")).unwrap_or_default()
 }
 
 /// A supervised daemon. Dropping it kills the daemon without waiting for its end.
@@ -334,7 +251,7 @@ impl Task {
             failed_starts = if ready_for.is_zero() { failed_starts.saturating_add(1) } else { 0 };
             let policy = self.settings.restart;
             let next = match generation {
-                1 if never_startable(&error) => Restart::GiveUp,
+                1 if error.is_lasting() => Restart::GiveUp,
                 _ if policy.limit.is_some_and(|limit| failed_starts >= limit) => Restart::GiveUp,
                 _ => RestartPolicy { limit: None, ..policy }.next(failures, chance()),
             };
@@ -505,23 +422,4 @@ fn is_stopped(pid: i32) -> bool {
         .and_then(|process| process.stat())
         .and_then(|stat| stat.state())
         .is_ok_and(|state| state == ProcState::Stopped)
-}
-
-/// Whether trying again is pointless: the image is wrong. A machine that is merely out of something recovers.
-fn never_startable(error: &DaemonError) -> bool {
-    match error {
-        DaemonError::CannotStart { source, .. } => matches!(
-            source.raw_os_error(),
-            Some(
-                libc::ENOENT | libc::ENOTDIR | libc::EACCES | libc::EPERM | libc::ENOEXEC | libc::EISDIR | libc::ELOOP
-            )
-        ),
-        DaemonError::NotReady { .. }
-        | DaemonError::Ended { .. }
-        | DaemonError::Hung { .. }
-        | DaemonError::Halted { .. }
-        | DaemonError::CannotWait { .. }
-        | DaemonError::Waiting { .. }
-        | DaemonError::Unavailable { .. } => false,
-    }
 }
