@@ -14,6 +14,22 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, renameat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, getegid, geteuid, symlinkat, unlinkat};
 
+/// A directory that is not there and cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {source}")]
+pub struct NotMade {
+    /// The part of the way where it failed.
+    pub path: PathBuf,
+    /// Why.
+    pub source: io::Error,
+}
+
+impl From<NotMade> for io::Error {
+    fn from(error: NotMade) -> Self {
+        io::Error::new(error.source.kind(), error)
+    }
+}
+
 /// An open directory.
 #[derive(Debug)]
 pub struct Folder {
@@ -24,28 +40,38 @@ impl Folder {
     /// Opens `path`. Links on the way are followed as long as nobody but root and this process's user can lay them; from
     /// the first directory on that others can change, there may be none.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let (top, rest) = shared_part(path)?;
+        let (_, top, rest) = shared_part(path)?;
         let fd = if rest.as_os_str().is_empty() { top } else { beneath(&top, &rest, DIRECTORY, Mode::empty())? };
         Ok(Folder { fd })
     }
 
     /// Opens `path` likewise and makes what is missing of it, with `mode` whatever the umask; tells whether `path` itself was
     /// made.
-    pub fn make(path: &Path, mode: u32) -> io::Result<(Self, bool)> {
-        let (top, rest) = shared_part(path)?;
+    pub fn make(path: &Path, mode: u32) -> Result<(Self, bool), NotMade> {
+        let not_made = |path: &Path| {
+            let path = path.to_owned();
+            |source| NotMade { path, source }
+        };
+        let (mut at, top, rest) = shared_part(path).map_err(not_made(path))?;
         let (mut folder, mut made) = (Folder { fd: top }, false);
         for name in rest.iter().map(Path::new) {
-            made = match mkdirat(&folder.fd, name, Mode::from_bits_truncate(mode)) {
-                Ok(()) => true,
-                Err(Errno::EEXIST) => false,
-                // Where nothing can be made, what is wanted may be there all the same.
-                Err(errno) if !folder.has(name) => return Err(errno.into()),
-                Err(_) => false,
-            };
-            folder = Folder { fd: beneath(&folder.fd, name, DIRECTORY, Mode::empty())? };
-            if made {
-                folder.itself()?.set_permissions(Permissions::from_mode(mode))?;
-            }
+            at.push(name);
+            (folder, made) = folder.make_one(name, mode).map_err(not_made(&at))?;
+        }
+        Ok((folder, made))
+    }
+
+    fn make_one(&self, name: &Path, mode: u32) -> io::Result<(Self, bool)> {
+        let made = match mkdirat(&self.fd, name, Mode::from_bits_truncate(mode)) {
+            Ok(()) => true,
+            Err(Errno::EEXIST) => false,
+            // Where nothing can be made, what is wanted may be there all the same.
+            Err(errno) if !self.has(name) => return Err(errno.into()),
+            Err(_) => false,
+        };
+        let folder = Folder { fd: beneath(&self.fd, name, DIRECTORY, Mode::empty())? };
+        if made {
+            folder.itself()?.set_permissions(Permissions::from_mode(mode))?;
         }
         Ok((folder, made))
     }
@@ -151,7 +177,7 @@ fn one(name: &str) -> io::Result<&Path> {
 
 /// The deepest part of `path` that is there and that only root and this process's user could have led elsewhere, and the
 /// rest of it.
-fn shared_part(path: &Path) -> io::Result<(OwnedFd, PathBuf)> {
+fn shared_part(path: &Path) -> io::Result<(PathBuf, OwnedFd, PathBuf)> {
     let path = std::path::absolute(path)?;
     let mut components = path.components();
     let mut top: PathBuf = components.next().into_iter().collect();
@@ -171,7 +197,8 @@ fn shared_part(path: &Path) -> io::Result<(OwnedFd, PathBuf)> {
         };
         (top, rest) = (next, components.as_path());
     }
-    Ok((open_directory(&top)?, rest.to_owned()))
+    let open = open_directory(&top)?;
+    Ok((top, open, rest.to_owned()))
 }
 
 fn open_directory(path: &Path) -> io::Result<OwnedFd> {

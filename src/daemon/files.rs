@@ -59,7 +59,8 @@ fn write_file(file: &ConfigFile) -> Result<(), FileError> {
         return Ok(());
     }
     let (directory, name) = split(target).map_err(failed(target, "find its directory"))?;
-    let (folder, _) = Folder::make(directory, 0o755).map_err(failed(directory, "make the directory"))?;
+    let (folder, _) =
+        Folder::make(directory, 0o755).map_err(|error| failed(directory, "make the directory")(error.into()))?;
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC;
     let mut out =
         folder.file(name, flags, Mode::from_bits_truncate(0o644)).map_err(failed(target, "open it for writing"))?;

@@ -13,7 +13,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid};
 
-use crate::files::Folder;
+use crate::files::{Folder, NotMade};
 use crate::storage::Owner;
 
 /// The user that the hypervisor runs as.
@@ -161,9 +161,9 @@ impl Directories<'_> {
 
 fn make(wanted: &Wanted) -> Result<(), DirectoryError> {
     let Wanted { path, mode, enforce_mode, owner } = wanted;
-    let (folder, made) = Folder::make(path, *mode).map_err(|error| match error.kind() {
-        io::ErrorKind::NotADirectory => DirectoryError::NoDirectory { path: path.to_owned() },
-        _ => failed("make the directory", path)(error),
+    let (folder, made) = Folder::make(path, *mode).map_err(|NotMade { path, source }| match source.kind() {
+        io::ErrorKind::NotADirectory => DirectoryError::NoDirectory { path },
+        _ => failed("make the directory", &path)(source),
     })?;
     if !made && !enforce_mode && owner.is_none() {
         return Ok(());

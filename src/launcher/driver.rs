@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{self, JoinSet};
 
 use super::boot::Boot;
+use super::first_connection::learn_version;
 use super::jobs::{Jobs, OPERATION_BACKUP};
 use super::operations::{self, Vm};
 use super::publisher::{Cause, Publications};
@@ -21,12 +22,15 @@ use super::sync;
 use super::turns::Turns;
 use crate::cmd::{self, Action, Answer, Failure, GuestCommand, GuestOutput};
 use crate::daemon::Watchdog;
-use crate::libvirt::{self, AgentChange, DomainEvent, Event, JobStats, Lifecycle};
+use crate::libvirt::{self, AgentChange, DomainEvent, Event, JobStats, Lifecycle, state};
 
 /// Requests that may wait for the driver before callers are refused.
 const WAITING: usize = 64;
 /// How long a request may wait for its turn: below the client's 20 s, so that it learns why.
 const TURN: Duration = Duration::from_secs(18);
+
+/// How often a libvirt that does not answer is asked for the domain after a reconnect.
+const STATE_ATTEMPTS: u32 = 10;
 
 /// `virDomainEventType` started.
 const STARTED: i32 = 2;
@@ -356,7 +360,10 @@ impl Driver {
                     return self.reconnect();
                 }
                 self.publications.look(Cause::Reconnected);
-                self.vm.tracker.look();
+                self.find_process();
+                if self.signs.version.borrow().is_none() {
+                    learn_version(self.vm.connection.clone(), self.signs.version.clone());
+                }
                 self.look_at_backup(None);
                 return;
             }
@@ -420,6 +427,28 @@ impl Driver {
                 None => jobs.backup_may_have_ended().await,
             };
             publications.look(if ended { Cause::BackupEnded } else { Cause::Changed });
+            Turn::Free
+        });
+    }
+
+    /// Finds the hypervisor's process, if libvirt knows of one. Until then, what has a hypervisor's name is none: libvirt, for
+    /// one, starts one to find out what it can do.
+    fn find_process(&mut self) {
+        let (vm, pause) = (self.vm.clone(), self.reconnect_pause);
+        self.running.spawn(async move {
+            for _ in 0..STATE_ATTEMPTS {
+                match vm.control.state().await {
+                    Ok((now, reason)) if state::has_hypervisor(now, reason) => {
+                        vm.tracker.look();
+                        break;
+                    }
+                    Ok(_) => break,
+                    // A new connection begins with this again.
+                    Err(error) if error.is_no_domain() || !vm.connection.is_open() => break,
+                    Err(error) => tracing::warn!("cannot look for the hypervisor yet: {error}"),
+                }
+                tokio::time::sleep(pause).await;
+            }
             Turn::Free
         });
     }

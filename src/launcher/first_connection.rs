@@ -10,7 +10,7 @@ use super::start::StartError;
 use super::timings::Timings;
 use crate::daemon::DaemonState;
 use crate::hypervisor::ControlError;
-use crate::libvirt;
+use crate::libvirt::{self, Connection};
 
 /// The launcher's first connection, and everything that is learnt through it.
 pub(super) struct FirstConnection {
@@ -72,8 +72,7 @@ impl FirstConnection {
             Ok((state, reason)) => {
                 signs.defined.send_replace(true);
                 // A domain that was starting when its launcher died is still being cleared away by the daemon; it is no VM yet.
-                let starting = state == libvirt::state::PAUSED && reason == libvirt::state::PAUSED_STARTING_UP;
-                if !libvirt::state::is_down(state) && !starting {
+                if libvirt::state::has_hypervisor(state, reason) {
                     vm.tracker.look();
                 }
                 vm.tracker.note_end();
@@ -87,29 +86,33 @@ impl FirstConnection {
             }
             Err(error) => tracing::warn!("cannot look for the domain: {error}"),
         }
-        let (connection, version) = (vm.connection.clone(), signs.version.clone());
-        tokio::spawn(async move {
-            for _ in 0..VERSION_ATTEMPTS {
-                match connection.hypervisor_version().await {
-                    Ok(told) => {
-                        version.send_replace(Some(told));
-                        break;
-                    }
-                    // libvirt is still trying out the emulator, which takes long on a busy machine.
-                    Err(error @ libvirt::Error::Deadline { .. }) => {
-                        tracing::warn!("the hypervisor's version is not known yet: {error}");
-                    }
-                    Err(error) => {
-                        tracing::warn!("the hypervisor's version is not known: {error}");
-                        break;
-                    }
+        learn_version(vm.connection.clone(), signs.version.clone());
+    }
+}
+
+/// Asks for the hypervisor's version and abilities in the background: libvirt tries the emulator out, which takes long on a
+/// busy machine. What a lost connection cuts short is begun again with the next one.
+pub(super) fn learn_version(connection: Connection, version: watch::Sender<Option<String>>) {
+    tokio::spawn(async move {
+        for _ in 0..VERSION_ATTEMPTS {
+            match connection.hypervisor_version().await {
+                Ok(told) => {
+                    version.send_replace(Some(told));
+                    break;
+                }
+                Err(error @ libvirt::Error::Deadline { .. }) => {
+                    tracing::warn!("the hypervisor's version is not known yet: {error}");
+                }
+                Err(error) => {
+                    tracing::warn!("the hypervisor's version is not known: {error}");
+                    break;
                 }
             }
-            if let Err(error) = connection.warm_capabilities().await {
-                tracing::warn!("the hypervisor's capabilities are not known: {error}");
-            }
-        });
-    }
+        }
+        if let Err(error) = connection.warm_capabilities().await {
+            tracing::warn!("the hypervisor's capabilities are not known: {error}");
+        }
+    });
 }
 
 /// How often a libvirt that does not answer in time is asked for the hypervisor's version.

@@ -34,6 +34,12 @@ pub mod state {
     pub fn is_down(state: i32) -> bool {
         matches!(state, NOSTATE | SHUTDOWN | SHUTOFF | CRASHED)
     }
+
+    /// Whether a domain has a hypervisor that runs its guest or will; one that is only starting may still be cleared away.
+    pub fn has_hypervisor(state: i32, reason: i32) -> bool {
+        let starting = state == PAUSED && reason == PAUSED_STARTING_UP;
+        !is_down(state) && !starting
+    }
 }
 
 /// `virDomainEventType`, and the details of events that something depends on.

@@ -37,7 +37,8 @@ pub fn artefact(volume: &Path, path: &str) -> Result<PathBuf, StorageError> {
 
 /// Links `directory/name` to `target`, the directory included. A link that is there already is left as it is.
 pub fn link(directory: &Path, name: &str, target: &Path) -> Result<(), StorageError> {
-    let (folder, _) = Folder::make(directory, 0o755).map_err(StorageError::io(directory, "make the directory"))?;
+    let (folder, _) = Folder::make(directory, 0o755)
+        .map_err(|error| StorageError::io(directory, "make the directory")(error.into()))?;
     let name = volume_component(name)?;
     match folder.link(name, target) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),

@@ -72,6 +72,38 @@ fn a_crash_is_told_while_the_daemon_is_deaf() {
     assert!(states.iter().skip(ended).all(|(status, _)| status != "Running"), "{states:?}");
 }
 
+/// libvirt starts one to find out what it can do; a launcher that connects again meanwhile must not take that for its VM's, or
+/// the VM would count as ended, and never be started, once it is gone.
+#[test]
+fn what_only_has_a_hypervisor_s_name_is_not_the_vm_s() {
+    let Some(image) = image() else { return };
+    let pod = Setup::new(&image, "demo").disks().start();
+    pod.wait_ready();
+    let launcher = owner(&pod);
+    let daemon = the_daemon(launcher).unwrap();
+    let bystander = "/var/run/kubevirt/qemu-system-x86_64";
+    pod.exec(&["cp", "/usr/bin/sleep", bystander]);
+    pod.exec(&["sh", "-c", &format!("{bystander} 600 </dev/null >/dev/null 2>&1 & echo $! >/var/run/kubevirt/pid")]);
+    send(daemon, Signal::SIGKILL);
+    wait_for("another daemon", BACK, || expect(the_daemon(launcher).is_some_and(|pid| pid != daemon), pod.log()));
+    wait_for("a connection", BACK, || {
+        let lines = pod.log();
+        expect(lines.contains("connected to libvirt again"), lines)
+    });
+    // Answered after the launcher has looked at the domain.
+    wait_for("libvirt's version", BACK, || {
+        let version = pod.ctl(&["qemu-version"]);
+        expect(version.status.success(), text(&version))
+    });
+    pod.exec(&["sh", "-c", "kill $(cat /var/run/kubevirt/pid)"]);
+    wait_for("sync", BACK * 4, || {
+        let synced = pod.sync(&vmi("demo"));
+        expect(synced.status.success(), text(&synced))
+    });
+    pod.wait_status("Running");
+    assert_eq!(pod.log().matches("Found PID for").count(), 1, "{}", own_lines(&pod));
+}
+
 /// In a session libvirt would start a virtlogd of its own, which nobody looks after and which keeps others away.
 #[test]
 fn libvirt_starts_no_virtlogd_by_itself() {

@@ -64,7 +64,7 @@ impl Jobs {
         let not_made = |error: std::io::Error| Failure::text(format!("error creating dir for backup: {error}"));
         let making = folder.clone();
         let made = tokio::task::spawn_blocking(move || Folder::make(&making, 0o755).map(drop)).await;
-        made.map_err(std::io::Error::other).and_then(|made| made).map_err(not_made)?;
+        made.map_err(std::io::Error::other).and_then(|made| made.map_err(Into::into)).map_err(not_made)?;
         self.vm.metadata.edit(|metadata| {
             metadata.backup = Some(BackupMetadata {
                 name: start.name.clone(),
