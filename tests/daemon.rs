@@ -208,6 +208,19 @@ async fn a_daemon_that_a_signal_has_stopped_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_was_stopped_in_its_start_is_killed_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let restart = RestartPolicy { first: SOON * 60, longest: SOON * 60, ..settings().restart };
+    let settings = Settings { halted: Some(Duration::from_millis(10)), restart, ..settings() };
+    let spec = support::daemon::deaf(folder.path(), "kill -STOP $$");
+    let daemon = Supervisor::start(spec, settings, &Watcher::new(), Log::default().libvirt());
+    let backoff = until(&mut daemon.state(), |state| matches!(state, DaemonState::Backoff { .. })).await;
+    let DaemonState::Backoff { reason, .. } = backoff else { panic!("{backoff:?}") };
+    assert!(reason.contains("was stopped by a signal"), "{reason}");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stop_does_not_wait_for_start_or_pause() {
     let folder = tempfile::tempdir().unwrap();
     let spec = support::daemon::deaf(folder.path(), "exec sleep 1000");

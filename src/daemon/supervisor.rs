@@ -309,6 +309,10 @@ impl Task {
             biased;
             _ = &mut self.stopped => return self.kill(child).await,
             status = child.wait() => return Ended::Failed(self.ended(pid, status), Duration::ZERO),
+            () = stays_stopped(pid, self.settings.halted) => {
+                self.kill(child).await;
+                return Ended::Failed(DaemonError::Halted { name: self.spec.name.clone(), pid }, Duration::ZERO);
+            }
             ready = tokio::time::timeout(within, accepts(&self.spec.socket, &mut watch, &mut last)) => {
                 if ready.is_err() {
                     self.kill(child).await;
