@@ -310,14 +310,14 @@ impl Task {
             _ = &mut self.stopped => return self.kill(child).await,
             status = child.wait() => return Ended::Failed(self.ended(pid, status), Duration::ZERO),
             () = stays_stopped(pid, self.settings.halted) => {
-                self.kill(child).await;
-                return Ended::Failed(DaemonError::Halted { name: self.spec.name.clone(), pid }, Duration::ZERO);
+                let error = DaemonError::Halted { name: self.spec.name.clone(), pid };
+                return self.give_up(child, error, Duration::ZERO).await;
             }
             ready = tokio::time::timeout(within, accepts(&self.spec.socket, &mut watch, &mut last)) => {
                 if ready.is_err() {
-                    self.kill(child).await;
                     let (name, socket) = (self.spec.name.clone(), self.spec.socket.clone());
-                    return Ended::Failed(DaemonError::NotReady { name, socket, within, source: last }, Duration::ZERO);
+                    let error = DaemonError::NotReady { name, socket, within, source: last };
+                    return self.give_up(child, error, Duration::ZERO).await;
                 }
             }
         }
@@ -332,20 +332,14 @@ impl Task {
                 std::future::pending::<()>().await;
             }
         };
-        let halts = stays_stopped(pid, self.settings.halted);
         let name = self.spec.name.clone();
         tokio::select! {
             biased;
             _ = &mut self.stopped => self.kill(child).await,
             status = child.wait() => Ended::Failed(self.ended(pid, status), ready.elapsed()),
-            error = async {
-                tokio::select! {
-                    () = hangs => DaemonError::Hung { name, pid },
-                    () = halts => DaemonError::Halted { name, pid },
-                }
-            } => {
-                self.kill(child).await;
-                Ended::Failed(error, ready.elapsed())
+            () = hangs => self.give_up(child, DaemonError::Hung { name, pid }, ready.elapsed()).await,
+            () = stays_stopped(pid, self.settings.halted) => {
+                self.give_up(child, DaemonError::Halted { name, pid }, ready.elapsed()).await
             }
         }
     }
@@ -360,6 +354,12 @@ impl Task {
                 tracing::warn!(reason = %error, "cannot remove the stale socket {}", socket.display());
             }
         }
+    }
+
+    /// Ends a daemon that is of no use any more.
+    async fn give_up(&self, child: Child, error: DaemonError, ready_for: Duration) -> Ended {
+        self.kill(child).await;
+        Ended::Failed(error, ready_for)
     }
 
     async fn kill(&self, mut child: Child) -> Ended {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use tokio::io::AsyncReadExt;
 
-use super::tool::{Job, Makes, Tools, confined, read, run};
+use super::tool::{Job, Makes, Tools, confined, read, run, within};
 use super::{Owner, Staged, StorageError};
 
 const TOOL: &str = "xorrisofs";
@@ -32,16 +32,8 @@ pub(super) async fn make_iso_of_directory(
     owner: Owner,
 ) -> Result<Staged, StorageError> {
     let staged = Staged::new(iso, owner, 0o644).await?;
-    let deadline = tools.timings.iso;
     let written = written(tools, arguments(label, &[], [directory.into()]));
-    let image = match tokio::time::timeout(deadline, written).await {
-        Ok(Ok(image)) => image,
-        Ok(Err(output)) => return Err(StorageError::Tool { tool: TOOL, what: WHAT, path: iso.to_owned(), output }),
-        Err(_) => {
-            let seconds = deadline.as_secs();
-            return Err(StorageError::TooSlow { tool: TOOL, what: WHAT, path: iso.to_owned(), seconds });
-        }
-    };
+    let image = within((TOOL, WHAT, iso), tools.timings.iso, written).await?;
     staged.write(move |mut file| file.write_all(&image)).await
 }
 

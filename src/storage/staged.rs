@@ -2,7 +2,7 @@
 
 use std::fs::{File, Permissions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -59,14 +59,9 @@ impl Staged {
         .await
     }
 
-    /// The path by which a tool that inherits [`Staged::fd`] finds it.
+    /// The path by which a tool that inherits [`Staged::file`] finds it.
     pub(super) fn at(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.file.as_raw_fd()).into()
-    }
-
-    /// What such a tool has to inherit.
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
     }
 
     /// Gives the finished file to its owner and its name, in place of an earlier one.

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
 use super::{Staged, StorageError};
 use crate::process::keep_only_access_to_files;
@@ -93,7 +93,7 @@ pub(super) struct Limits {
 pub(super) fn confined(program: &Path, inherits: Option<&Staged>) -> Command {
     let mut command = Command::new(program);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let inherited = inherits.map(|staged| staged.fd().as_raw_fd());
+    let inherited = inherits.map(|staged| staged.file().as_raw_fd());
     let prepare = move || {
         keep_only_access_to_files()?;
         // SAFETY: a system call on a number; the launcher's descriptor stays as it is.
@@ -133,25 +133,30 @@ pub(super) async fn run<S: AsRef<OsStr>>(
             });
         }
     }
-    let mut child = command.spawn().map_err(|error| failed(format!("cannot start {}: {error}", program.display())))?;
-    let (out, err) = (child.stdout.take(), child.stderr.take());
     let work = async {
-        let (out, err) = tokio::join!(read(out), read(err));
-        (finished(&mut child).await, out, err)
-    };
-    match tokio::time::timeout(deadline, work).await {
-        Err(_) => Err(StorageError::TooSlow { tool, what, path: path.to_owned(), seconds: deadline.as_secs() }),
-        Ok((Ok(status), out, _)) if status.success() => Ok(out),
-        Ok((Ok(status), out, err)) => {
-            let said = if err.trim().is_empty() { out } else { err };
-            Err(failed(format!("{} ({status})", said.trim())))
+        let mut child = command.spawn().map_err(|error| format!("cannot start {}: {error}", program.display()))?;
+        let (out, err) = tokio::join!(read(child.stdout.take()), read(child.stderr.take()));
+        let status = child.wait().await.map_err(|error| error.to_string())?;
+        if status.success() {
+            return Ok(out);
         }
-        Ok((Err(error), _, _)) => Err(failed(error.to_string())),
-    }
+        let said = if err.trim().is_empty() { out } else { err };
+        Err(format!("{} ({status})", said.trim()))
+    };
+    within((tool, what, path), deadline, work).await
 }
 
-async fn finished(child: &mut Child) -> std::io::Result<std::process::ExitStatus> {
-    child.wait().await
+/// Gives what a tool is to do its deadline; a text that says why it failed becomes an error that says who, what and where.
+pub(super) async fn within<T>(
+    (tool, what, path): (&'static str, &'static str, &Path),
+    deadline: Duration,
+    work: impl Future<Output = Result<T, String>>,
+) -> Result<T, StorageError> {
+    match tokio::time::timeout(deadline, work).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(output)) => Err(StorageError::Tool { tool, what, path: path.to_owned(), output }),
+        Err(_) => Err(StorageError::TooSlow { tool, what, path: path.to_owned(), seconds: deadline.as_secs() }),
+    }
 }
 
 pub(super) async fn read(stream: Option<impl AsyncRead + Unpin>) -> String {

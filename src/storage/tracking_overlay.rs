@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{ChildStdin, ChildStdout};
 
-use super::tool::{Tools, confined};
+use super::tool::{Tools, confined, within};
 use super::{Owner, Staged, StorageError};
 
 /// Bytes that one bit of a cluster's allocation stands for.
@@ -30,15 +30,8 @@ pub async fn create_tracking_overlay(
     }
     let staged = Staged::new(overlay, owner, 0o640).await?;
     let (bytes, driver) = size(data)?;
-    let deadline = tools.timings.image;
-    match tokio::time::timeout(deadline, create(tools, &staged, data, driver, bytes)).await {
-        Ok(Ok(())) => staged.publish().await,
-        Ok(Err(output)) => Err(StorageError::Tool { tool: TOOL, what: WHAT, path: overlay.into(), output }),
-        Err(_) => {
-            let seconds = deadline.as_secs();
-            Err(StorageError::TooSlow { tool: TOOL, what: WHAT, path: overlay.into(), seconds })
-        }
-    }
+    within((TOOL, WHAT, overlay), tools.timings.image, create(tools, &staged, data, driver, bytes)).await?;
+    staged.publish().await
 }
 
 /// Bytes of an image or device, and how QEMU opens it.
