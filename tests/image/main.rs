@@ -6,6 +6,7 @@
 mod adoption;
 mod bad_input;
 mod budgets;
+mod contents;
 mod daemon_faults;
 mod end;
 mod faults;
@@ -26,6 +27,18 @@ fn with(vmi: &str, from: &str, to: &str) -> String {
     assert!(vmi.contains(from), "{from:?} is not in {vmi}");
     vmi.replace(from, to)
 }
+
+/// The built-in catalogue, for tests that change an entry.
+fn catalogue() -> serde_norway::Value {
+    let printed = std::process::Command::new(env!("CARGO_BIN_EXE_virt-launcher"))
+        .args(["hypervisors", "-o", "yaml"])
+        .output()
+        .unwrap();
+    serde_norway::from_slice(&printed.stdout).unwrap()
+}
+
+/// Where a launcher looks for its operator's catalogue.
+const CATALOGUE: &str = "/etc/virt-launcher/hypervisors.yaml";
 
 /// What virt-handler sends for it.
 fn json(vmi: &str) -> Vec<u8> {

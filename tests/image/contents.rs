@@ -1,0 +1,44 @@
+//! What the cluster runs from the image besides the launcher (contract/lifecycle.md 1.4).
+
+use super::support::pod::{image, podman, text};
+
+/// Runs a shell script as root in a container of the image.
+fn in_container(image: &str, script: &str) -> std::process::Output {
+    podman().args(["run", "--rm", "--user", "0", "--entrypoint", "/bin/sh", image, "-ec", script]).output().unwrap()
+}
+
+#[test]
+fn programs_that_other_containers_start_are_there() {
+    let Some(image) = image() else { return };
+    let found = in_container(
+        &image,
+        "for program in /usr/bin/container-disk /usr/bin/virt-probe /usr/bin/virt-freezer /usr/bin/virt-tail \
+            /usr/bin/node-labeller.sh /etc/libvirt/hooks/qemu /bin/sh /bin/bash /usr/bin/cp /usr/libexec/virtiofsd; do
+            test -x $program || { echo $program is missing; exit 1; }
+        done
+        command -v ps pidof virsh
+        /usr/libexec/virtiofsd --version
+        getcap /usr/bin/virt-launcher-monitor",
+    );
+    let said = text(&found);
+    assert!(found.status.success(), "{said}");
+    assert!(said.contains("/usr/bin/virt-launcher-monitor cap_net_bind_service=ep"), "{said}");
+}
+
+#[test]
+fn the_node_labeller_writes_what_virt_handler_reads() {
+    let Some(image) = image() else { return };
+    let written = in_container(
+        &image,
+        "node-labeller.sh
+        cd /var/lib/kubevirt-node-labeller
+        test -s cpu_map/index.xml
+        head -n 1 virsh_domcapabilities.xml supported_features.xml capabilities.xml
+        grep -c 'feature policy=.require.' supported_features.xml",
+    );
+    let said = text(&written);
+    assert!(written.status.success(), "{said}");
+    for root in ["<domainCapabilities>", "<cpu mode='custom' match='exact'>", "<capabilities>"] {
+        assert!(said.contains(root), "{root}: {said}");
+    }
+}
