@@ -5,14 +5,14 @@
 
 use std::fs::{File, Metadata, Permissions};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, renameat};
 use nix::sys::stat::{Mode, mkdirat};
-use nix::unistd::{UnlinkatFlags, getegid, geteuid, symlinkat, unlinkat};
+use nix::unistd::{UnlinkatFlags, getegid, geteuid, mkfifoat, symlinkat, unlinkat};
 
 /// A directory that is not there and cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +92,31 @@ impl Folder {
         }
     }
 
+    /// Opens a FIFO in it for reading and writing, and makes it if it is not there; its mode is `mode` whatever the umask.
+    pub fn fifo(&self, name: &str, mode: Mode) -> io::Result<File> {
+        match mkfifoat(&self.fd, one(name)?, mode) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        let fifo = File::from(beneath(&self.fd, one(name)?, flags, Mode::empty())?);
+        let found = fifo.metadata()?;
+        if !found.file_type().is_fifo() {
+            return Err(io::Error::other(format!("{name} is no FIFO")));
+        }
+        if found.permissions().mode() & 0o777 != mode.bits() {
+            fifo.set_permissions(Permissions::from_mode(mode.bits()))?;
+        }
+        Ok(fifo)
+    }
+
+    /// Names of what is in it, at most so many, in no order.
+    pub fn names(&self, most: usize) -> io::Result<Vec<String>> {
+        let entries = std::fs::read_dir(format!("/proc/self/fd/{}", self.fd.as_raw_fd()))?;
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        Ok(names.take(most).collect())
+    }
+
     /// A new file, to read and write, for this process's user alone. What has the name gives way: the leftover of a
     /// process that was killed, or a link.
     pub fn create(&self, name: &str) -> io::Result<File> {
@@ -164,15 +189,15 @@ pub fn split(path: &Path) -> io::Result<(&Path, &str)> {
 
 const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
-/// A single name, without a way in it.
+/// Whether the text names a file by itself: one component of a path that leads nowhere else.
+pub fn is_component(name: &str) -> bool {
+    !matches!(name, "" | "." | "..") && !name.contains(['/', '\0'])
+}
+
 fn one(name: &str) -> io::Result<&Path> {
-    match name {
-        "" | "." | ".." => Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} is no name of a file"))),
-        _ if name.contains('/') => {
-            Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name} is no name of a file")))
-        }
-        _ => Ok(Path::new(name)),
-    }
+    is_component(name)
+        .then_some(Path::new(name))
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} is no name of a file")))
 }
 
 /// The deepest part of `path` that is there and that only root and this process's user could have led elsewhere, and the

@@ -2,10 +2,8 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
 use nix::sys::stat::Mode;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
@@ -15,6 +13,7 @@ use tokio::task::JoinHandle;
 use super::Sink;
 use super::guest::GuestLines;
 use super::limit::LinesPerSecond;
+use crate::files::{Folder, split};
 
 /// The FIFO cannot be used; the firmware's log is missing, nothing else.
 #[derive(Debug, thiserror::Error)]
@@ -42,21 +41,12 @@ impl FirmwareLog {
             let path = path.to_owned();
             move |source| FirmwareLogError { path, what, source }
         };
-        match nix::unistd::mkfifo(path, MODE) {
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(errno) => return Err(failed("make it")(errno.into())),
-        }
-        let metadata = std::fs::symlink_metadata(path).map_err(failed("look at it"))?;
-        if !metadata.file_type().is_fifo() {
-            return Err(failed("use it")(io::Error::other("it exists and is no FIFO")));
-        }
-        if metadata.permissions().mode() & 0o777 != MODE.bits() {
-            let mode = std::fs::Permissions::from_mode(MODE.bits());
-            std::fs::set_permissions(path, mode).map_err(failed("set its mode"))?;
-        }
+        let (folder, name) = split(path).map_err(failed("find its directory"))?;
+        let folder = Folder::open(folder).map_err(failed("open its directory"))?;
         // Open for writing as well: then its end is never reached, however often QEMU opens and closes it, and reading it
         // never spins.
-        let fifo = pipe::OpenOptions::new().read_write(true).open_receiver(path).map_err(failed("open it"))?;
+        let fifo = folder.fifo(name, MODE).map_err(failed("open it"))?;
+        let fifo = pipe::Receiver::from_file(fifo).map_err(failed("read from it"))?;
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(run(fifo, GuestLines::new("[SeaBios]: ", rate, sink), stopped));
         Ok(FirmwareLog { stop, task })
