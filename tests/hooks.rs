@@ -7,8 +7,11 @@ mod support;
 use std::path::Path;
 use std::time::Duration;
 
-use support::pod::{Setup, demo_vmi, image, text};
+use serde_json::Value;
+use support::pod::{Pod, Setup, demo_vmi, image, text};
 use support::sidecar::Sidecar;
+use support::virt_handler::{Received, is_deleted};
+use support::{expect, wait_for};
 use tempfile::TempDir;
 use virt_launcher::hooks::{CloudInitQuestion, Hooks, InvocationContext, Plugins, Timings};
 
@@ -133,15 +136,29 @@ async fn sidecars_of_plugins_change_the_domain_in_the_order_of_the_plugins_names
     assert!(error.starts_with("plugin c-plugin hook 0 failed: rpc error: code = Unknown desc = no"), "{error}");
 }
 
+/// The real launcher with the sidecar beside it.
+fn pod_with(sidecar: &Sidecar, image: &str, folder: &TempDir, runtime: &tokio::runtime::Runtime) -> Pod {
+    std::os::unix::fs::chown(folder.path(), None, Some(107)).unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(folder.path(), open).unwrap();
+    {
+        let _inside = runtime.enter();
+        sidecar.serve(&folder.path().join("hook-sidecar-0/marker.sock"));
+    }
+    let pod = Setup::new(image, "demo")
+        .mount(folder.path(), "/var/run/kubevirt-hooks")
+        .flags(&["--hook-sidecars", "1"])
+        .start();
+    pod.wait_ready();
+    pod
+}
+
 /// A sidecar beside the real launcher: its mark is in the domain, its line in the guest's user data, its `Shutdown` called.
 #[test]
 fn a_sidecar_leaves_its_mark_on_a_real_vm() {
     let Some(image) = image() else { return };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let folder = TempDir::new().unwrap();
-    std::os::unix::fs::chown(folder.path(), None, Some(107)).unwrap();
-    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(folder.path(), open).unwrap();
     let sidecar = Sidecar {
         name: "marker",
         versions: &["v1alpha3"],
@@ -149,15 +166,7 @@ fn a_sidecar_leaves_its_mark_on_a_real_vm() {
         replaces: ("scratch1", "marked-by-hook".to_owned()),
         ..Sidecar::default()
     };
-    {
-        let _inside = runtime.enter();
-        sidecar.serve(&folder.path().join("hook-sidecar-0/marker.sock"));
-    }
-    let pod = Setup::new(&image, "demo")
-        .mount(folder.path(), "/var/run/kubevirt-hooks")
-        .flags(&["--hook-sidecars", "1"])
-        .start();
-    pod.wait_ready();
+    let pod = pod_with(&sidecar, &image, &folder, &runtime);
     pod.provide_disks();
     let vmi = demo_vmi();
     let _virt_handler = pod.virt_handler(&vmi);
@@ -174,4 +183,44 @@ fn a_sidecar_leaves_its_mark_on_a_real_vm() {
     assert_eq!(calls.first().unwrap(), "marker PreCloudInitIso v3");
     assert!(calls.iter().any(|call| call == "marker OnDefineDomain v3 demo"), "{calls:?}");
     assert_eq!(calls.last().unwrap(), "marker Shutdown");
+}
+
+/// A define that failed half-way was told and its deletion acknowledged; the VM that the next sync starts has an end of its own.
+#[test]
+fn a_define_that_failed_does_not_hide_how_the_vm_ended() {
+    let Some(image) = image() else { return };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let folder = TempDir::new().unwrap();
+    let sidecar = Sidecar {
+        name: "marker",
+        versions: &["v1alpha3"],
+        points: &[("OnDefineDomain", 0)],
+        // Long enough for the first define to be told before the second one fails.
+        takes: Duration::from_secs(1),
+        fails_at: 2,
+        ..Sidecar::default()
+    };
+    let pod = pod_with(&sidecar, &image, &folder, &runtime);
+    pod.provide_disks();
+    let vmi = demo_vmi();
+    let virt_handler = pod.virt_handler(&vmi);
+    let refused = pod.sync(&vmi);
+    assert!(text(&refused).contains("not this time"), "{}", text(&refused));
+    let domain = |received| match received {
+        Received::Domain { domain, .. } => Some(domain),
+        Received::K8s(_) => None,
+    };
+    let domains = || virt_handler.pipe.received().into_iter().filter_map(domain).collect::<Vec<_>>();
+    wait_for("word of the deletion", SOON, || expect(domains().iter().any(is_deleted), domains()));
+    let before = domains().len();
+    let synced = pod.sync(&vmi);
+    assert!(synced.status.success(), "{}", text(&synced));
+    pod.wait_console("guest: ready");
+    let ordered = pod.ctl(&["shutdown"]);
+    assert!(ordered.status.success(), "{}", text(&ordered));
+    assert_eq!(pod.wait_exit(), 0, "{}", pod.log());
+    let told = domains().split_off(before);
+    let shutoff = |domain: &Value| domain["Status"]["Status"] == "Shutoff" && domain["Status"]["Reason"] == "Shutdown";
+    assert!(told.iter().any(shutoff), "{told:#?}");
+    assert!(is_deleted(told.last().unwrap()), "{told:#?}");
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::pflag::{Flag, Mistake, Parsed, Target, parse, usage};
+use crate::files::is_component;
 use crate::launcher::config::{Adoption, Config, DISK_MEMORY_LIMIT, Environment, GRACE_PERIOD_SECONDS};
 use crate::process::handover;
 
@@ -252,7 +253,7 @@ fn identity_fault(value: &str, standalone: bool) -> Option<String> {
     if value.is_empty() {
         return (!standalone).then(|| "is required".to_owned());
     }
-    if value.contains('/') || value == "." || value == ".." || value.chars().any(char::is_control) {
+    if !is_component(value) || value.chars().any(char::is_control) {
         return Some("must be usable as a file name".to_owned());
     }
     (value.len() > NAME_LIMIT).then(|| format!("is longer than {NAME_LIMIT} bytes"))

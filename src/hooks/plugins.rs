@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::sidecar::{call, dial};
 use super::{HookError, Timings};
+use crate::files::is_component;
 use crate::proto::plugins_v1alpha1::domain_hook_service_client::DomainHookServiceClient;
 use crate::proto::plugins_v1alpha1::{MutateDomainRequest, SidecarContext};
 
@@ -160,8 +161,7 @@ impl Plugins {
         let socket = folder.join(path);
         let plain = |part: Component| matches!(part, Component::RootDir | Component::Normal(_));
         let inside = |path: &Path| path.strip_prefix(&folder).is_ok_and(|rest| rest.components().count() > 0);
-        let is_one_name = Path::new(plugin).components().count() == 1 && !plugin.starts_with('.');
-        if is_one_name && socket.components().all(plain) && inside(&socket) {
+        if is_component(plugin) && socket.components().all(plain) && inside(&socket) {
             Ok(socket)
         } else {
             Err(format!("its socket {path:?} is not below {}", folder.display()))

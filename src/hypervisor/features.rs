@@ -44,9 +44,8 @@ pub struct Version(u32, u32, u32);
 
 impl Version {
     /// From libvirt's number: major · 1,000,000 + minor · 1000 + release.
-    pub fn from_number(number: u64) -> Self {
-        let part = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
-        Version(part(number / 1_000_000), part(number / 1000 % 1000), part(number % 1000))
+    pub fn from_number(number: u32) -> Self {
+        Version(number / 1_000_000, number / 1000 % 1000, number % 1000)
     }
 }
 

@@ -94,6 +94,11 @@ impl Verdict {
         Verdict { hypervisor: hypervisor.to_owned(), arch: arch.to_owned(), findings }
     }
 
+    /// Whether it depends on libvirt's version.
+    pub fn depends_on_version(&self) -> bool {
+        self.findings.iter().any(|finding| finding.level == Level::NeedsVersion)
+    }
+
     /// What the VMI is refused for.
     pub fn refused(&self) -> impl Iterator<Item = &Finding> {
         self.findings.iter().filter(|finding| finding.refused)

@@ -240,8 +240,9 @@ impl Driver {
     }
 
     fn admit(&mut self, request: Request) {
-        if matches!(request.action, Action::Shutdown(_) | Action::Kill(_) | Action::Delete(_)) {
-            self.signs.end_ordered.send_replace(true);
+        if request.reply.is_closed() {
+            // It waited for the first connection longer than its caller did, who was told so and will ask again.
+            return;
         }
         if let Some(answer) = self.without_daemon(&request.action) {
             if let Err(failure) = &answer {
@@ -302,6 +303,10 @@ impl Driver {
         let jobs = self.jobs.clone();
         let (signs, pod_name) = (self.signs.clone(), self.pod_name.clone());
         let Request { action, reply } = request;
+        // Only now: an order that does not get its turn must not keep the launcher from asking the guest itself.
+        if matches!(action, Action::Shutdown(_) | Action::Kill(_) | Action::Delete(_)) {
+            signs.end_ordered.send_replace(true);
+        }
         let task = self.running.spawn(async move {
             let rpc = action.rpc();
             let result = match action {

@@ -56,7 +56,10 @@ impl Started {
         for daemon in self.daemons {
             daemon.stop().await;
         }
-        drop(self.logs);
+        // After virtlogd, which has written its last line by now.
+        if tokio::time::timeout(self.timings.stop, self.logs.stop()).await.is_err() {
+            tracing::warn!("the last lines of the hypervisor's log are missing here: they took too long to read");
+        }
         tracing::info!("Exiting...");
         ending
     }
@@ -108,7 +111,7 @@ impl Orders for VmOrders {
     }
 
     fn give_up(&self, why: &str) {
-        let message = format!("the VM was ended because the libvirt daemon does not come back: {why}");
+        let message = format!("the VM was ended because {why}");
         last_words::write(Path::new(last_words::TERMINATION_LOG), &message);
         self.publications.look(Cause::Lost);
         self.outbox.k8s_event(&K8sEvent {

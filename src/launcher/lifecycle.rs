@@ -45,7 +45,7 @@ pub struct Watched {
     pub process: watch::Receiver<HypervisorProcess>,
     /// virt-handler has acknowledged that the domain was deleted.
     pub deletion_told: watch::Receiver<bool>,
-    /// Why the libvirt daemon does not come back, if it does not.
+    /// Which daemon does not come back, and why, if one does not without which there can be no VM.
     pub daemon_failed: watch::Receiver<Option<String>>,
 }
 
@@ -113,7 +113,7 @@ async fn has_failed(failed: &mut watch::Receiver<Option<String>>) -> String {
 /// The orderly end of a VM that nobody can drive any more: the hypervisor is asked to end, and made to end if it does not;
 /// virt-handler hears of it and why.
 async fn without_libvirt(mut watched: Watched, orders: &impl Orders, why: &str, timings: &Timings) -> Ending {
-    tracing::error!(reason = why, "the libvirt daemon does not come back, ending the VM");
+    tracing::error!(reason = why, "ending the VM");
     let running = |process: &HypervisorProcess| matches!(process, HypervisorProcess::Running(_));
     while running(&watched.process.borrow()) {
         orders.kill().await;
@@ -162,11 +162,17 @@ async fn with_libvirt(
             false
         }
     };
-    let mut end = End::VirtHandlers;
-    if appeared {
-        end = until_gone(&mut watched, orders, grace, timings).await;
-        orders.hypervisor_gone().await;
+    if !appeared {
+        let mut process = watched.process.clone();
+        tokio::select! {
+            biased;
+            // A start was under way after all: the guest has a right to its grace period.
+            () = becomes(&mut process, known) => {}
+            () = final_notification(&mut watched, orders, End::VirtHandlers, timings) => return Ending::Orderly,
+        }
     }
+    let end = until_gone(&mut watched, orders, grace, timings).await;
+    orders.hypervisor_gone().await;
     final_notification(&mut watched, orders, end, timings).await;
     Ending::Orderly
 }
@@ -271,228 +277,4 @@ async fn final_notification(watched: &mut Watched, orders: &impl Orders, end: En
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use super::*;
-
-    struct World {
-        signalled: watch::Sender<Option<Instant>>,
-        mark_told: watch::Sender<bool>,
-        end_ordered: watch::Sender<bool>,
-        leave_early: watch::Sender<bool>,
-        defined: watch::Sender<bool>,
-        process: watch::Sender<HypervisorProcess>,
-        told: watch::Sender<bool>,
-        failed: watch::Sender<Option<String>>,
-        given_up: AtomicUsize,
-        /// virt-handler's socket is there.
-        virt_handler: bool,
-        own_grace: Option<Duration>,
-        asked: AtomicUsize,
-        kills: AtomicUsize,
-        hooks: AtomicUsize,
-        /// The kill after which the process is gone.
-        dies_at_kill: usize,
-        /// The request after which the guest has shut down.
-        obeys_request: usize,
-    }
-
-    impl World {
-        fn new(dies_at_kill: usize) -> Self {
-            World {
-                signalled: watch::Sender::new(None),
-                mark_told: watch::Sender::new(false),
-                end_ordered: watch::Sender::new(false),
-                leave_early: watch::Sender::new(false),
-                defined: watch::Sender::new(false),
-                process: watch::Sender::new(HypervisorProcess::Unknown),
-                told: watch::Sender::new(false),
-                failed: watch::Sender::new(None),
-                given_up: AtomicUsize::new(0),
-                virt_handler: true,
-                own_grace: None,
-                asked: AtomicUsize::new(0),
-                kills: AtomicUsize::new(0),
-                hooks: AtomicUsize::new(0),
-                dies_at_kill,
-                obeys_request: usize::MAX,
-            }
-        }
-
-        /// A VM that runs, and a pod that was told to stop.
-        fn stopping() -> Self {
-            let world = World::new(1);
-            world.defined.send_replace(true);
-            world.process.send_replace(HypervisorProcess::Running(4711));
-            world.signalled.send_replace(Some(Instant::now()));
-            world
-        }
-
-        fn counts(&self) -> (usize, usize) {
-            (self.asked.load(Ordering::SeqCst), self.kills.load(Ordering::SeqCst))
-        }
-
-        async fn run(&self, grace: u64) -> (Ending, Duration) {
-            let watched = Watched {
-                signalled: self.signalled.subscribe(),
-                mark_told: self.mark_told.subscribe(),
-                end_ordered: self.end_ordered.subscribe(),
-                leave_early: self.leave_early.subscribe(),
-                defined: self.defined.subscribe(),
-                process: self.process.subscribe(),
-                deletion_told: self.told.subscribe(),
-                daemon_failed: self.failed.subscribe(),
-            };
-            let start = Instant::now();
-            let ending =
-                run(watched, self, Duration::from_secs(300), Duration::from_secs(grace), &Timings::default()).await;
-            (ending, start.elapsed())
-        }
-    }
-
-    impl Orders for World {
-        fn virt_handler_is_there(&self) -> bool {
-            self.virt_handler
-        }
-
-        fn own_grace(&self) -> Option<Duration> {
-            self.own_grace
-        }
-
-        async fn ask_guest(&self) {
-            if self.asked.fetch_add(1, Ordering::SeqCst) + 1 == self.obeys_request {
-                self.process.send_replace(HypervisorProcess::Gone);
-            }
-        }
-
-        async fn kill(&self) {
-            if self.kills.fetch_add(1, Ordering::SeqCst) + 1 == self.dies_at_kill {
-                self.process.send_replace(HypervisorProcess::Gone);
-            }
-        }
-
-        async fn hypervisor_gone(&self) {
-            self.hooks.fetch_add(1, Ordering::SeqCst);
-        }
-
-        fn give_up(&self, why: &str) {
-            assert_eq!(why, "virtqemud failed");
-            assert_eq!(*self.process.borrow(), HypervisorProcess::Gone, "first the VM, then the words");
-            self.given_up.fetch_add(1, Ordering::SeqCst);
-            self.told.send_replace(true);
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn no_domain_within_the_timeout_fails() {
-        assert_eq!(World::new(1).run(30).await, (Ending::Failed, Duration::from_secs(300)));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_signal_without_a_domain_ends_at_once() {
-        let world = World::new(1);
-        world.signalled.send_replace(Some(Instant::now()));
-        assert_eq!(world.run(30).await, (Ending::Orderly, Duration::ZERO));
-        assert_eq!(world.kills.load(Ordering::SeqCst), 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_unused_target_leaves_early_with_failure() {
-        let world = World::new(1);
-        world.leave_early.send_replace(true);
-        assert_eq!(world.run(30).await.0, Ending::Failed);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_guest_that_powers_off_and_is_told_ends_at_once() {
-        let world = World::new(1);
-        world.defined.send_replace(true);
-        world.process.send_replace(HypervisorProcess::Gone);
-        world.told.send_replace(true);
-        assert_eq!(world.run(30).await, (Ending::Orderly, Duration::ZERO));
-        assert_eq!((world.kills.load(Ordering::SeqCst), world.hooks.load(Ordering::SeqCst)), (0, 1));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn after_the_grace_period_the_vm_is_killed_until_it_is_gone() {
-        let world = World::new(3);
-        world.defined.send_replace(true);
-        world.process.send_replace(HypervisorProcess::Running(4711));
-        world.signalled.send_replace(Some(Instant::now()));
-        world.end_ordered.send_replace(true);
-        world.told.send_replace(true);
-        let (ending, took) = world.run(30).await;
-        assert_eq!((ending, took), (Ending::Orderly, Duration::from_secs(33)));
-        assert_eq!(world.kills.load(Ordering::SeqCst), 3);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn without_a_daemon_the_vm_is_ended_and_the_reason_told() {
-        let world = World::new(3);
-        world.defined.send_replace(true);
-        world.process.send_replace(HypervisorProcess::Running(4711));
-        world.failed.send_replace(Some("virtqemud failed".into()));
-        assert_eq!(world.run(30).await, (Ending::Failed, Duration::from_secs(2)));
-        assert_eq!((world.counts(), world.given_up.load(Ordering::SeqCst)), ((0, 3), 1));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_absent_virt_handler_cannot_hold_the_pod_for_ever() {
-        let world = World::new(9);
-        world.defined.send_replace(true);
-        world.process.send_replace(HypervisorProcess::Gone);
-        assert_eq!(world.run(30).await, (Ending::Orderly, Duration::from_secs(45)));
-        assert_eq!(world.kills.load(Ordering::SeqCst), 1);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn without_virt_handler_the_guest_is_asked_at_once_and_nobody_is_waited_for() {
-        let world = World { virt_handler: false, obeys_request: 3, ..World::stopping() };
-        assert_eq!(world.run(60).await, (Ending::Orderly, Duration::from_secs(10)));
-        assert_eq!(world.counts(), (3, 0));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_virt_handler_that_does_not_acknowledge_is_given_five_seconds() {
-        let world = World { obeys_request: 1, ..World::stopping() };
-        // Then the rest of the grace period, as far as the final notification may take.
-        assert_eq!(world.run(60).await, (Ending::Orderly, Duration::from_secs(5 + 15)));
-        assert_eq!(world.counts(), (1, 0));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_virt_handler_that_orders_nothing_is_given_ten_seconds() {
-        let world = World { obeys_request: 1, ..World::stopping() };
-        world.mark_told.send_replace(true);
-        world.told.send_replace(true);
-        assert_eq!(world.run(60).await, (Ending::Orderly, Duration::from_secs(10)));
-        assert_eq!(world.counts(), (1, 0));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_virt_handler_that_orders_the_shutdown_is_left_alone() {
-        let world = World::stopping();
-        world.mark_told.send_replace(true);
-        world.end_ordered.send_replace(true);
-        world.told.send_replace(true);
-        assert_eq!(world.run(60).await, (Ending::Orderly, Duration::from_secs(61)));
-        assert_eq!(world.counts(), (0, 1));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_deaf_guest_is_killed_when_its_own_grace_period_is_over() {
-        let own_grace = Some(Duration::from_secs(30));
-        let world = World { virt_handler: false, own_grace, ..World::stopping() };
-        assert_eq!(world.run(45).await, (Ending::Orderly, Duration::from_secs(30)));
-        assert_eq!(world.counts(), (6, 1));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_grace_period_began_with_the_signal_whoever_heard_it() {
-        let world = World { virt_handler: false, ..World::stopping() };
-        tokio::time::advance(Duration::from_secs(40)).await;
-        assert_eq!(world.run(45).await, (Ending::Orderly, Duration::from_secs(6)));
-        assert_eq!(world.counts().1, 1);
-    }
-}
+mod tests;

@@ -16,6 +16,7 @@ mod iommufd;
 pub mod jobs;
 mod last_words;
 pub mod lifecycle;
+mod look;
 mod measures;
 pub mod metadata;
 pub mod notification;

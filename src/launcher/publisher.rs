@@ -386,6 +386,8 @@ impl Publisher {
                 self.published.send_replace(Published::default());
             }
             Some(Look { state, reason, spec }) => {
+                // Whatever was told of an earlier one, this domain's deletion is still to come.
+                self.deletion.send_if_modified(|deletion| deletion.take().is_some());
                 let status = LifeCycle::from_libvirt(state);
                 document.status.status = status;
                 document.status.reason = StateReason::from_libvirt(status, reason);

@@ -29,12 +29,14 @@ use crate::cmd::{self, Action, Driver as _, SocketError, SocketPaths, SyncReques
 use crate::convert::SyncOptions;
 use crate::daemon::logs::{FirmwareLog, LibvirtLog, LinesPerSecond, QemuLog, Sink};
 use crate::daemon::{self, DaemonError, FileError, Settings, Supervisor, Watcher};
+use crate::files::is_component;
 use crate::hooks::{HookError, Hooks};
 use crate::hypervisor::{
     Catalogue, CatalogueError, DEFAULT_HYPERVISOR, Environment, Hypervisor, LibvirtWrapper, LogFilters, Runtime,
     RuntimeError, VmSetup, log_filters,
 };
 use crate::libvirt::{self, Connection};
+use crate::logging;
 use crate::notify::Outbox;
 use crate::process::{give_back_program_pages, handover};
 use crate::storage::Owner;
@@ -112,18 +114,28 @@ pub(super) struct Started {
 
 /// Logs that are followed while this lives.
 pub(super) struct Logs {
-    _qemu: Option<QemuLog>,
-    _firmware: Option<FirmwareLog>,
+    qemu: Option<QemuLog>,
+    firmware: Option<FirmwareLog>,
 }
 
 impl Logs {
     fn follow(domain_log: Option<&Path>, watcher: &Watcher, sink: Sink) -> Self {
         let rate = LinesPerSecond::default();
         Logs {
-            _qemu: domain_log.map(|path| QemuLog::follow(path, watcher, rate, sink.clone())),
-            _firmware: FirmwareLog::open(Path::new(FIRMWARE_LOG), rate, sink)
+            qemu: domain_log.map(|path| QemuLog::follow(path, watcher, rate, sink.clone())),
+            firmware: FirmwareLog::open(Path::new(FIRMWARE_LOG), rate, sink)
                 .inspect_err(|error| tracing::warn!("no firmware log: {error}"))
                 .ok(),
+        }
+    }
+
+    /// Forwards what was written to the end: a hypervisor's last lines are the ones that are asked for.
+    pub(super) async fn stop(self) {
+        if let Some(log) = self.qemu {
+            log.stop().await;
+        }
+        if let Some(log) = self.firmware {
+            log.stop().await;
         }
     }
 }
@@ -136,7 +148,7 @@ impl Started {
         let signalled =
             watch_signals(adoption.and_then(|adoption| adoption.terminating_for)).map_err(StartError::Signals)?;
         let standalone = standalone(&config)?;
-        let config = Arc::new(with_standalone(config, standalone.as_ref()));
+        let config = Arc::new(with_standalone(config, standalone.as_ref())?);
         let catalogue = Catalogue::load(config.hypervisor_catalogue.as_deref())?;
         let (name, entry) = catalogue.get(config.hypervisor.as_deref().unwrap_or(DEFAULT_HYPERVISOR))?;
         let runtime = Runtime::resolve(name, entry, !config.run_as_nonroot, Path::exists)?;
@@ -154,7 +166,7 @@ impl Started {
 
         let watcher = Watcher::new();
         let sink = Sink::log();
-        let libvirt_log = LibvirtLog { verbosity: config.verbosity, sink: sink.clone() };
+        let libvirt_log = LibvirtLog { verbosity: logging::verbosity(config.verbosity).0, sink: sink.clone() };
         let settings = Settings { restart: runtime.daemon_restart().into(), ..Settings::default() };
         let hypervisor_daemon = Supervisor::start(
             runtime.start_hypervisor_daemon((qemu.uid, qemu.gid)),
@@ -263,7 +275,11 @@ impl Started {
             defined: signs.defined.subscribe(),
             process: vm.tracker.subscribe(),
             deletion_told: told(publications.deletion.clone(), outbox.acknowledged()),
-            daemon_failed: failure(hypervisor_daemon.state()),
+            daemon_failed: failure(
+                hypervisor_daemon.state(),
+                virtlogd.as_ref().map(Supervisor::state),
+                vm.tracker.subscribe(),
+            ),
         };
         Ok(Started {
             config,
@@ -319,20 +335,25 @@ fn vm(runtime: &Runtime, domain: String, setup: VmSetup, guest: Guest, saved: Sa
 
 /// The name of the VM is the flags', or that of the standalone VMI, which may run in emulation whatever the flags say
 /// (contract/lifecycle.md 3.1 step 16).
-fn with_standalone(mut config: Config, standalone: Option<&vmi::VirtualMachineInstance>) -> Config {
+fn with_standalone(mut config: Config, standalone: Option<&vmi::VirtualMachineInstance>) -> Result<Config, StartError> {
     if let Some(vmi) = standalone {
         config.allow_emulation = true;
-        for (own, theirs) in [
-            (&mut config.name, &vmi.metadata.name),
-            (&mut config.namespace, &vmi.metadata.namespace),
-            (&mut config.uid, &vmi.metadata.uid),
+        for (own, theirs, field) in [
+            (&mut config.name, &vmi.metadata.name, "name"),
+            (&mut config.namespace, &vmi.metadata.namespace, "namespace"),
+            (&mut config.uid, &vmi.metadata.uid, "uid"),
         ] {
+            // They become parts of paths, as the flags' values do.
+            if !theirs.is_empty() && !is_component(theirs) {
+                let why = format!("metadata.{field} {theirs:?} must be usable as a file name");
+                return Err(StartError::Standalone(why));
+            }
             if own.is_empty() {
                 own.clone_from(theirs);
             }
         }
     }
-    config
+    Ok(config)
 }
 
 fn standalone(config: &Config) -> Result<Option<vmi::VirtualMachineInstance>, StartError> {

@@ -6,6 +6,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::hypervisor_process::HypervisorProcess;
 use super::metadata::MetadataCache;
 use crate::daemon::DaemonState;
 
@@ -48,33 +49,84 @@ pub(super) fn mark_for_shutdown(
     signalled
 }
 
-/// True once virt-handler has acknowledged the notification with this generation.
+/// Whether virt-handler has acknowledged the notification with this generation; false while there is none, as after the end of
+/// a domain that was made anew.
 pub(super) fn told(
     mut wanted: watch::Receiver<Option<u64>>,
     mut acknowledged: watch::Receiver<u64>,
 ) -> watch::Receiver<bool> {
     let (sender, receiver) = watch::channel(false);
     tokio::spawn(async move {
-        let generation = match wanted.wait_for(Option::is_some).await {
-            Ok(generation) => generation.unwrap_or_default(),
-            Err(_) => return,
-        };
-        if acknowledged.wait_for(|told| *told >= generation).await.is_ok() {
-            sender.send_replace(true);
+        let mut asked = true;
+        loop {
+            let heard = *acknowledged.borrow_and_update();
+            let told = wanted.borrow_and_update().is_some_and(|generation| heard >= generation);
+            sender.send_if_modified(|before| std::mem::replace(before, told) != told);
+            tokio::select! {
+                changed = wanted.changed(), if asked => asked = changed.is_ok(),
+                changed = acknowledged.changed() => if changed.is_err() { return },
+            }
         }
     });
     receiver
 }
 
-/// Why the daemon will not be started any more, once that is so.
-pub(super) fn failure(mut state: watch::Receiver<DaemonState>) -> watch::Receiver<Option<String>> {
+/// Why a daemon that the VM needs will not be started any more, once that is so. virtlogd is needed for a start only: a VM that
+/// runs goes on without.
+pub(super) fn failure(
+    hypervisor_daemon: watch::Receiver<DaemonState>,
+    virtlogd: Option<watch::Receiver<DaemonState>>,
+    process: watch::Receiver<HypervisorProcess>,
+) -> watch::Receiver<Option<String>> {
     let (sender, receiver) = watch::channel(None);
+    let told = sender.clone();
     tokio::spawn(async move {
-        if let Ok(state) = state.wait_for(|state| matches!(state, DaemonState::Failed { .. })).await
-            && let DaemonState::Failed { reason } = &*state
-        {
-            sender.send_replace(Some(reason.clone()));
+        if let Some(why) = failed(hypervisor_daemon).await {
+            told.send_replace(Some(format!("the libvirt daemon does not come back: {why}")));
+        }
+    });
+    tokio::spawn(async move {
+        let Some(virtlogd) = virtlogd else { return };
+        let Some(why) = failed(virtlogd).await else { return };
+        let why = format!("virtlogd does not come back: {why}");
+        if *process.borrow() == HypervisorProcess::Unknown {
+            sender.send_replace(Some(why));
+        } else {
+            tracing::error!(reason = why, "the VM goes on without the logs of its hypervisor and its console");
         }
     });
     receiver
+}
+
+async fn failed(mut state: watch::Receiver<DaemonState>) -> Option<String> {
+    let state = state.wait_for(|state| matches!(state, DaemonState::Failed { .. })).await;
+    match &*state.ok()? {
+        DaemonState::Failed { reason } => Some(reason.clone()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_an_earlier_domain_is_not_that_of_its_successor() {
+        let (wanted, acknowledged) = (watch::Sender::new(None), watch::Sender::new(0));
+        let mut deletion_told = told(wanted.subscribe(), acknowledged.subscribe());
+        wanted.send_replace(Some(3));
+        acknowledged.send_replace(3);
+        deletion_told.wait_for(|told| *told).await.unwrap();
+        // A define that failed is begun again.
+        wanted.send_replace(None);
+        deletion_told.wait_for(|told| !*told).await.unwrap();
+        acknowledged.send_replace(7);
+        wanted.send_replace(Some(8));
+        tokio::task::yield_now().await;
+        assert!(!*deletion_told.borrow());
+        // Nobody publishes any more; what was published can still be acknowledged.
+        drop(wanted);
+        acknowledged.send_replace(8);
+        deletion_told.wait_for(|told| *told).await.unwrap();
+    }
 }

@@ -269,6 +269,12 @@ impl Connection {
         .await
     }
 
+    /// The version of the libvirt that serves the connection: major · 1,000,000 + minor · 1000 + release
+    /// (`virConnectGetLibVersion`).
+    pub async fn libvirt_version(&self) -> Result<u32, Error> {
+        self.call("virConnectGetLibVersion", self.shared.deadlines.read, |connect| Ok(connect.lib_version()?)).await
+    }
+
     /// Asks the driver what it can do, which makes it probe its emulators; the answer itself is dropped.
     pub async fn warm_capabilities(&self) -> Result<(), Error> {
         self.call("virConnectGetCapabilities", self.shared.deadlines.define, |connect| {

@@ -8,7 +8,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry;
 
 use super::record::{Level, Record, position};
-use super::{DEFAULT_VERBOSITY, VERBOSITY_VARIABLE, verbosity};
+use super::{DEFAULT_VERBOSITY, verbosity};
 
 /// Writes this process's `tracing` events as lines of `component`. `flag` is `-v`; the environment overrides it. The
 /// first call wins.
@@ -17,8 +17,7 @@ use super::{DEFAULT_VERBOSITY, VERBOSITY_VARIABLE, verbosity};
 /// "fatal"` on an error, and any other field the log format knows (`name`, `namespace`, `kind`, `uid`, `volume`, …).
 pub fn init(component: &'static str, flag: i32) {
     super::forward::set_component(component);
-    let environment = std::env::var(VERBOSITY_VARIABLE).ok();
-    let (verbosity, warning) = verbosity(flag, environment.as_deref());
+    let (verbosity, warning) = verbosity(flag);
     let subscriber = registry().with(Lines { component, verbosity, write: Record::write });
     if tracing::subscriber::set_global_default(subscriber).is_ok()
         && let Some(warning) = warning

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::panic::Location;
 
 use super::record::{Level, Record, position};
-use super::{DEFAULT_VERBOSITY, VERBOSITY_VARIABLE, verbosity};
+use super::{DEFAULT_VERBOSITY, verbosity};
 
 /// Writes the lines of one component. The caller's place becomes `pos`.
 #[derive(Debug, Clone, Copy)]
@@ -16,8 +16,7 @@ pub struct Logger {
 impl Logger {
     /// A logger with the verbosity of `-v`, which the environment overrides.
     pub fn new(component: &'static str, flag: i32) -> Self {
-        let environment = std::env::var_os(VERBOSITY_VARIABLE).map(|value| value.to_string_lossy().into_owned());
-        let (verbosity, warning) = verbosity(flag, environment.as_deref());
+        let (verbosity, warning) = verbosity(flag);
         let logger = Logger { component, verbosity };
         if let Some(warning) = warning {
             logger.warning(&warning);

@@ -23,9 +23,14 @@ pub const VERBOSITY_VARIABLE: &str = "VIRT_LAUNCHER_LOG_VERBOSITY";
 /// The verbosity of an ordinary info line.
 pub const DEFAULT_VERBOSITY: i32 = 2;
 
-/// The verbosity in force: the environment's, unless it is absent, negative or no number (then a warning is due, which is
-/// the second value), else the flag's.
-pub fn verbosity(flag: i32, environment: Option<&str>) -> (i32, Option<String>) {
+/// The verbosity in force in this process: the environment's, unless it is absent, negative or no number (then a warning is
+/// due, which is the second value), else `flag`, that of `-v`.
+pub fn verbosity(flag: i32) -> (i32, Option<String>) {
+    let environment = std::env::var_os(VERBOSITY_VARIABLE).map(|value| value.to_string_lossy().into_owned());
+    in_force(flag, environment.as_deref())
+}
+
+fn in_force(flag: i32, environment: Option<&str>) -> (i32, Option<String>) {
     match environment {
         None => (flag, None),
         Some(text) => match text.trim().parse::<i32>() {
@@ -42,10 +47,10 @@ mod tests {
 
     #[test]
     fn the_environment_overrides_the_flag_when_it_makes_sense() {
-        assert_eq!(verbosity(2, None), (2, None));
-        assert_eq!(verbosity(2, Some("6")), (6, None));
-        assert_eq!(verbosity(3, Some("-1")), (3, None));
-        let (number, warning) = verbosity(3, Some("many"));
+        assert_eq!(in_force(2, None), (2, None));
+        assert_eq!(in_force(2, Some("6")), (6, None));
+        assert_eq!(in_force(3, Some("-1")), (3, None));
+        let (number, warning) = in_force(3, Some("many"));
         assert_eq!(number, 3);
         assert!(warning.unwrap().contains("many"));
     }

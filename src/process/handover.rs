@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::files::is_component;
+
 /// The environment variable that tells a launcher how many came before it; absent for the first one.
 pub const ATTEMPT: &str = "VIRT_LAUNCHER_ADOPTION";
 /// The environment variable with the milliseconds since the first termination signal, if there was one.
@@ -24,8 +26,7 @@ pub fn monitor() -> Option<i32> {
 
 /// The state file of the VMI with this UID; none if that is no single name.
 pub fn state_file(uid: &str) -> Option<PathBuf> {
-    let single = !matches!(uid, "" | "." | "..") && !uid.contains(['/', '\0']);
-    single.then(|| Path::new(PRIVATE_DIR).join(uid).join(STATE_FILE))
+    is_component(uid).then(|| Path::new(PRIVATE_DIR).join(uid).join(STATE_FILE))
 }
 
 #[cfg(test)]

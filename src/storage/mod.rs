@@ -29,6 +29,8 @@ pub use tracking_overlay::create_tracking_overlay;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use crate::files::is_component;
+
 /// Owner of everything QEMU opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner {
@@ -130,11 +132,7 @@ impl StorageError {
 
 /// A volume's name as one component of a path.
 pub fn volume_component(name: &str) -> Result<&str, StorageError> {
-    match name {
-        "" | "." | ".." => Err(StorageError::VolumeName { name: name.to_owned() }),
-        _ if name.contains('/') || name.contains('\0') => Err(StorageError::VolumeName { name: name.to_owned() }),
-        _ => Ok(name),
-    }
+    is_component(name).then_some(name).ok_or_else(|| StorageError::VolumeName { name: name.to_owned() })
 }
 
 /// Writes a small file whole, its folder included; the content appears under the name only when it is complete.

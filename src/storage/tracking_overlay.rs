@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{ChildStdin, ChildStdout};
 
 use super::tool::{Tools, confined, within};
-use super::{Owner, Staged, StorageError};
+use super::{Owner, Staged, StorageError, blocking};
 
 /// Bytes that one bit of a cluster's allocation stands for.
 const CLUSTER: u64 = 256 * 1024;
@@ -29,16 +29,24 @@ pub async fn create_tracking_overlay(
         return Ok(());
     }
     let staged = Staged::new(overlay, owner, 0o640).await?;
-    let (bytes, driver) = size(data)?;
-    within((TOOL, WHAT, overlay), tools.timings.image, create(tools, &staged, data, driver, bytes)).await?;
+    let made = async {
+        let looked = data.to_owned();
+        let (bytes, driver) = blocking(move || size(&looked)).await.map_err(|error| error.to_string())?;
+        create(tools, &staged, data, driver, bytes).await
+    };
+    within((TOOL, WHAT, overlay), tools.timings.image, made).await?;
     staged.publish().await
 }
 
 /// Bytes of an image or device, and how QEMU opens it.
 fn size(data: &Path) -> Result<(u64, &'static str), StorageError> {
     use std::io::{Seek, SeekFrom};
-    use std::os::unix::fs::FileTypeExt;
-    let mut file = std::fs::File::open(data).map_err(StorageError::io(data, "open it"))?;
+    use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+    let mut file = std::fs::File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(data)
+        .map_err(StorageError::io(data, "open it"))?;
     let found = file.metadata().map_err(StorageError::io(data, "look at it"))?;
     let driver = if found.file_type().is_block_device() { "host_device" } else { "file" };
     Ok((file.seek(SeekFrom::End(0)).map_err(StorageError::io(data, "find its size"))?, driver))

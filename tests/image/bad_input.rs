@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::support::pod::{Pod, Setup, UID, image, text};
 use super::support::{expect, wait_for, write_program};
-use super::{boot, json, vmi, with};
+use super::{CATALOGUE, boot, catalogue, json, vmi, with};
 
 #[test]
 fn what_cannot_start_says_why() {
@@ -115,6 +115,31 @@ fn a_vmi_that_cannot_run_is_refused_and_the_launcher_goes_on() {
 }
 
 #[test]
+fn what_needs_a_newer_libvirt_than_the_image_s_is_refused() {
+    let Some(image) = image() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("hypervisors.yaml");
+    let mut catalogue = catalogue();
+    catalogue["hypervisors"]["qemu-kvm"]["launcher"]["features"] = serde_norway::from_str(
+        "
+- {path: spec.domain.devices.rng, level: needs-version, needs: 8.0.0, reason: an old one will do}
+- {path: spec.domain.devices.watchdog, level: needs-version, needs: 99.0.0, reason: of the future}
+",
+    )
+    .unwrap();
+    fs::write(&file, serde_norway::to_string(&catalogue).unwrap()).unwrap();
+    let pod = Setup::new(&image, "demo").mount(&file, CATALOGUE).disks().start();
+    pod.wait_ready();
+    let asks = with(&vmi("demo"), "devices:", "devices:\n      rng: {}\n      watchdog: {name: dog, i6300esb: {}}");
+    let (success, message) = pod.sync_raw(&json(&asks));
+    assert!(!success);
+    let only =
+        "1 field not supported by qemu-kvm/amd64: spec.domain.devices.watchdog: of the future (needs libvirt 99.0.0)";
+    assert!(message.contains(only), "{message}");
+    assert_eq!(pod.virsh(&["list", "--all", "--name"]), "");
+}
+
+#[test]
 fn a_full_disk_is_told_and_leaves_nothing_half_made() {
     let Some(image) = image() else { return };
     // Room for the launcher's folders, not for an overlay.
@@ -142,6 +167,10 @@ fn a_standalone_vmi_that_cannot_run_ends_the_launcher() {
         (
             with(&vmi("demo"), &format!("uid: {UID}"), &format!("uid: {UID}\n  annotations: {{x: [1]}}")),
             "STANDALONE_VMI: metadata.annotations",
+        ),
+        (
+            with(&vmi("demo"), &format!("uid: {UID}"), "uid: ../elsewhere"),
+            "STANDALONE_VMI: metadata.uid \"../elsewhere\" must be usable as a file name",
         ),
         (vmi("other"), "STANDALONE_VMI: VMI default_other was sent to the launcher of default_demo"),
     ] {

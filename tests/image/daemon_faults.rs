@@ -2,16 +2,18 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use tempfile::TempDir;
 
 use super::adoption::{BACK, own_lines, the_daemon, the_hypervisor};
 use super::support::pod::{self, Pod, Setup, image, text};
 use super::support::virt_handler::{Received, is_deleted};
 use super::support::{expect, wait_for, write_program};
-use super::{boot, children, owner, send, stat, vmi};
+use super::{CATALOGUE, boot, catalogue, children, owner, send, stat, vmi};
 
 #[test]
 fn a_daemon_that_was_stopped_is_replaced_and_operations_end_with_their_cause() {
@@ -135,6 +137,14 @@ fn virtlogd_is_replaced() {
     pod.wait_status("Paused");
 }
 
+/// What the kubelet mounts as `/dev/termination-log`.
+fn termination_log(dir: &TempDir) -> PathBuf {
+    let path = dir.path().join("termination-log");
+    fs::write(&path, "").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+    path
+}
+
 /// A daemon that starts once, and fails from its second start on.
 const ONCE: &str = "#!/bin/bash\n\
     if [ -e /var/run/kubevirt/started ]; then echo no more >&2; exit 3; fi\n\
@@ -150,11 +160,7 @@ fn a_daemon_that_cannot_come_back_ends_the_vm_in_an_orderly_way_that_says_why() 
     let daemon = dir.path().join("libvirt-once");
     write_program(&daemon, ONCE);
     // The built-in entry with another daemon, and fewer attempts.
-    let printed = std::process::Command::new(env!("CARGO_BIN_EXE_virt-launcher"))
-        .args(["hypervisors", "-o", "yaml"])
-        .output()
-        .unwrap();
-    let mut catalogue: serde_norway::Value = serde_norway::from_slice(&printed.stdout).unwrap();
+    let mut catalogue = catalogue();
     let entry = &mut catalogue["hypervisors"]["qemu-kvm"]["launcher"];
     entry["daemonRestart"] = serde_norway::from_str("{firstSeconds: 0.05, longestSeconds: 0.1, limit: 5}").unwrap();
     let modular = pod::has_program(&image, "/usr/sbin/virtqemud");
@@ -164,13 +170,11 @@ fn a_daemon_that_cannot_come_back_ends_the_vm_in_an_orderly_way_that_says_why() 
         if modular { once } else { none }.into();
     let file = dir.path().join("hypervisors.yaml");
     fs::write(&file, serde_norway::to_string(&catalogue).unwrap()).unwrap();
-    let message = dir.path().join("termination-log");
-    fs::write(&message, "").unwrap();
-    fs::set_permissions(&message, fs::Permissions::from_mode(0o666)).unwrap();
+    let message = termination_log(&dir);
 
     let pod = Setup::new(&image, "demo")
         .mount(&daemon, "/usr/local/bin/libvirt-once")
-        .mount(&file, "/etc/virt-launcher/hypervisors.yaml")
+        .mount(&file, CATALOGUE)
         .mount(&message, "/dev/termination-log")
         .start();
     boot(&pod, &vmi("demo"));
@@ -190,6 +194,28 @@ fn a_daemon_that_cannot_come_back_ends_the_vm_in_an_orderly_way_that_says_why() 
         Received::K8s(_) => false,
     };
     assert!(received.iter().any(deleted), "{received:#?}");
+}
+
+#[test]
+fn a_virtlogd_that_cannot_run_ends_the_launcher_that_could_start_no_vm() {
+    let Some(image) = image() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let virtlogd = dir.path().join("virtlogd");
+    write_program(&virtlogd, "#!/bin/sh\necho no log >&2\nexit 3\n");
+    let mut catalogue = catalogue();
+    catalogue["hypervisors"]["qemu-kvm"]["launcher"]["daemonRestart"] =
+        serde_norway::from_str("{firstSeconds: 0.05, longestSeconds: 0.1, limit: 5}").unwrap();
+    let file = dir.path().join("hypervisors.yaml");
+    fs::write(&file, serde_norway::to_string(&catalogue).unwrap()).unwrap();
+    let message = termination_log(&dir);
+    let pod = Setup::new(&image, "demo")
+        .mount(&virtlogd, "/usr/sbin/virtlogd")
+        .mount(&file, CATALOGUE)
+        .mount(&message, "/dev/termination-log")
+        .start();
+    assert_eq!(pod.wait_exit(), 2, "{}", own_lines(&pod));
+    let said = fs::read_to_string(&message).unwrap();
+    assert!(said.contains("virtlogd does not come back") && said.contains("exit code 3"), "{said}");
 }
 
 #[test]

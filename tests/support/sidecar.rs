@@ -32,6 +32,8 @@ pub struct Sidecar {
     pub takes: Duration,
     /// Why callbacks fail.
     pub fails: Option<&'static str>,
+    /// The call of `OnDefineDomain`, counted from 1, that fails once.
+    pub fails_at: usize,
     pub calls: Arc<Mutex<Vec<String>>>,
 }
 
@@ -77,6 +79,9 @@ impl Sidecar {
     async fn change(&self, version: &str, domain: Vec<u8>, vmi: &[u8]) -> Result<Vec<u8>, Status> {
         let vmi: serde_json::Value = serde_json::from_slice(vmi).unwrap();
         self.note(format!("OnDefineDomain {version} {}", vmi["metadata"]["name"].as_str().unwrap())).await?;
+        if self.calls().iter().filter(|call| call.contains("OnDefineDomain")).count() == self.fails_at {
+            return Err(Status::unknown("not this time"));
+        }
         let (from, to) = &self.replaces;
         Ok(String::from_utf8(domain).unwrap().replace(from, to).into_bytes())
     }

@@ -338,7 +338,7 @@ async fn reconcile(
             let final_state =
                 (status == "Shutoff" && !matches!(reason.as_str(), "" | "Unknown")) || status == "Crashed";
             if deleted {
-                return;
+                // Nothing to do, unless the domain is made anew.
             } else if final_state {
                 call(&socket, &options, &calls, "DeleteVirtualMachine").await;
             } else if marked && matches!(status.as_str(), "Running" | "Paused" | "Blocked" | "ShuttingDown") {

@@ -5,11 +5,13 @@ use std::sync::PoisonError;
 
 use tracing::debug;
 
+use super::super::look::look;
 use super::super::operations::Vm;
 use super::hooks::Extensions;
-use super::{Boot, blocking, tagged_devices, wrapped};
+use super::{Boot, tagged_devices, wrapped};
 use crate::cmd::Failure;
 use crate::domain::DomainSpec;
+use crate::files::is_component;
 use crate::hypervisor::Hypervisor;
 use crate::libvirt::flags;
 use crate::storage::{
@@ -64,7 +66,9 @@ impl Boot {
         let xml = vm.connection.xml(&vm.domain, flags::DOMAIN_XML_INACTIVE).await?;
         let domain = DomainSpec::from_xml(&xml).map_err(|error| Failure::text(error.to_string()))?;
         let (root, tagged) = (self.root.clone(), vmi.clone());
-        data.meta_data.devices = blocking(move || tagged_devices::tagged_devices(&root, &tagged, &domain)).await?;
+        data.meta_data.devices =
+            look("looking at the VM's devices", move || tagged_devices::tagged_devices(&root, &tagged, &domain))
+                .await?;
         self.staged(vmi, &data).await?.publish().await.map_err(failed)
     }
 
@@ -134,7 +138,8 @@ fn public_keys(vmi: &VirtualMachineInstance, source: CloudInitSource, secrets: &
             CloudInitSource::ConfigDrive => method.config_drive.is_some(),
         };
         let Some(secret) = credential.source.secret.as_ref().filter(|_| wanted) else { continue };
-        let folder = secrets.join(format!("{}-access-cred", secret.secret_name));
+        let name = format!("{}-access-cred", secret.secret_name);
+        let Some(folder) = is_component(&name).then(|| secrets.join(name)) else { continue };
         let Ok(entries) = std::fs::read_dir(folder) else { continue };
         let mut files: Vec<PathBuf> = entries.filter_map(Result::ok).map(|entry| entry.path()).collect();
         files.sort();
@@ -173,5 +178,25 @@ mod tests {
         let data = read(&vmi(r#""cloudInitConfigDrive":{"userData":"x"}"#)).unwrap().unwrap();
         assert_eq!(data.meta_data.instance_id, "vm.sub.ns");
         assert_eq!(read(&vmi(r#""emptyDisk":{"capacity":"1Mi"}"#)).unwrap(), None);
+    }
+
+    #[test]
+    fn a_secret_s_name_leads_nowhere_else() {
+        let root = tempfile::tempdir().unwrap();
+        let secrets = root.path().join(SECRETS);
+        for folder in ["mine-access-cred", "../elsewhere-access-cred"] {
+            std::fs::create_dir_all(secrets.join(folder)).unwrap();
+            std::fs::write(secrets.join(folder).join("key"), folder).unwrap();
+        }
+        let key = |secret: &str| {
+            format!(
+                r#"{{"sshPublicKey":{{"source":{{"secret":{{"secretName":"{secret}"}}}},"propagationMethod":{{"noCloud":{{}}}}}}}}"#
+            )
+        };
+        let mut vmi = vmi(r#""cloudInitNoCloud":{"userData":"x"}"#);
+        vmi.spec.access_credentials =
+            serde_json::from_str(&format!("[{}, {}]", key("../elsewhere"), key("mine"))).unwrap();
+        let data = cloud_init(&vmi, root.path()).unwrap().unwrap();
+        assert_eq!(data.meta_data.public_keys.into_values().collect::<Vec<_>>(), ["mine-access-cred"]);
     }
 }

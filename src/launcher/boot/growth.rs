@@ -1,9 +1,10 @@
 //! Disks whose claim grew while the VM was off (contract/lifecycle.md 9.8): the image grows before the start. A disk that
 //! cannot grow is as large as it was; so failures are only logged.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::super::facts::{self, below};
+use super::super::look::look;
 use super::super::sync::measure;
 use super::super::sync::resize::{Backend, wanted_size};
 use crate::domain::Disk;
@@ -11,18 +12,38 @@ use crate::storage::{self, Tools};
 
 /// Grows raw images in claims to what the claims hold by now.
 pub(super) async fn grow(tools: &Tools, root: &Path, disks: &[Disk]) {
-    for disk in disks {
-        let path = below(root, &disk.source.file);
-        let Some((from, to)) = growth(disk, &path) else { continue };
-        let volume = disk.alias.as_ref().map(|alias| alias.name.as_str()).unwrap_or_default();
-        let path = path.as_path();
-        match storage::grow_image(tools, path, to, facts::is_allocated(path)).await {
+    let (root, disks) = (root.to_owned(), disks.to_vec());
+    let measured = look("measuring the VM's images", move || {
+        let growing = |disk: &Disk| {
+            let path = below(&root, &disk.source.file);
+            let (from, to) = growth(disk, &path)?;
+            let volume = disk.alias.as_ref().map(|alias| alias.name.clone()).unwrap_or_default();
+            let allocated = facts::is_allocated(&path);
+            Some(Growing { volume, path, from, to, allocated })
+        };
+        disks.iter().filter_map(growing).collect::<Vec<_>>()
+    });
+    let growing = measured.await.unwrap_or_else(|failure| {
+        tracing::warn!("images keep their sizes: {}", failure.message());
+        Vec::new()
+    });
+    for Growing { volume, path, from, to, allocated } in growing {
+        match storage::grow_image(tools, &path, to, allocated).await {
             Ok(()) => tracing::info!("volume {volume}: {} has grown from {from} to {to} bytes", path.display()),
             Err(error) => {
                 tracing::warn!("volume {volume} keeps its {from} bytes, though there is room for {to}: {error}")
             }
         }
     }
+}
+
+/// An image that is smaller than it is to be; sizes in bytes.
+struct Growing {
+    volume: String,
+    path: PathBuf,
+    from: u64,
+    to: u64,
+    allocated: bool,
 }
 
 /// The size of a disk's image, and the one that it is to have.

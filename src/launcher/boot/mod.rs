@@ -27,14 +27,15 @@ use pod_network::Nics;
 use super::config::Config;
 use super::facts::{self, Pod};
 use super::iommufd::{self, Iommufd};
+use super::look::look;
 use super::operations::Vm;
 use crate::cmd::{Failure, SyncRequest};
 use crate::convert::{Defines, HostFacts, SyncOptions};
 use crate::daemon::{DaemonState, Watcher};
 use crate::dhcp::Dhcp;
-use crate::domain::{DomainSpec, GracePeriodMetadata};
+use crate::domain::DomainSpec;
 use crate::hooks::Hooks;
-use crate::hypervisor::{Catalogue, Hypervisor, Runtime, Verdict, host_architecture};
+use crate::hypervisor::{Catalogue, Hypervisor, Runtime, Verdict, Version, host_architecture};
 use crate::libvirt::{flags, state};
 use crate::logging::shared_out;
 use crate::storage::{self, CloudInit, ImageInfo, InspectionLimits, Owner, StorageError, Tools};
@@ -80,12 +81,6 @@ pub struct Boot {
 enum Started {
     Now,
     Before,
-}
-
-/// Looks at the machine on a thread that may wait.
-async fn blocking<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
-    let looked = tokio::task::spawn_blocking(look).await;
-    looked.map_err(|error| Failure::text(format!("the machine's facts cannot be gathered: {error}")))
 }
 
 /// `context: cause`, as the original wraps it.
@@ -141,7 +136,7 @@ impl Boot {
     ) -> Result<Started, Failure> {
         let SyncRequest { vmi, options, plugins, vmi_json } = request;
         let extensions = Extensions::new(&self.hooks, &plugins, vmi_json)?;
-        self.check(&vmi)?;
+        self.check(vm, &vmi).await?;
         if vm.tracker.has_ended() {
             // A VM that has run is not run again, whatever virt-handler knows by now: that would be another VM.
             return Ok(Started::Before);
@@ -163,10 +158,9 @@ impl Boot {
             }
             vm.metadata.edit(|metadata| {
                 metadata.uid.clone_from(&vmi.metadata.uid);
-                metadata.grace_period = Some(GracePeriodMetadata {
-                    deletion_grace_period_seconds: vmi.spec.termination_grace_period_seconds.unwrap_or_default(),
-                    ..GracePeriodMetadata::default()
-                });
+                // A signal during the define has left its mark there.
+                metadata.grace_period.get_or_insert_default().deletion_grace_period_seconds =
+                    vmi.spec.termination_grace_period_seconds.unwrap_or_default();
             });
             self.prepared.store(true, Ordering::Relaxed);
             defined.send_replace(true);
@@ -205,7 +199,7 @@ impl Boot {
     }
 
     /// The VMI must be this pod's, and must not ask for another hypervisor.
-    fn check(&self, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+    async fn check(&self, vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
         let name = vmi.domain_name();
         let own = format!("{}_{}", self.config.namespace, self.config.name);
         if name != own {
@@ -222,7 +216,13 @@ impl Boot {
                 )));
             }
         }
-        let verdict = Verdict::of(self.runtime.name(), self.runtime.features(), vmi, host_architecture(), None);
+        let (name, rules) = (self.runtime.name(), self.runtime.features());
+        let verdict_with = |libvirt| Verdict::of(name, rules, vmi, host_architecture(), libvirt);
+        let mut verdict = verdict_with(None);
+        if verdict.depends_on_version() {
+            let libvirt = Version::from_number(vm.connection.libvirt_version().await?);
+            verdict = verdict_with(Some(libvirt));
+        }
         verdict.refusal().map_or(Ok(()), |refusal| Err(Failure::text(refusal)))
     }
 
@@ -267,7 +267,7 @@ impl Boot {
         let hypervisor = facts::hypervisor_facts(self.runtime.entry(), &self.root, &vmi.domain_name());
         let root = self.root.clone();
         let iommufd = Arc::clone(&self.iommufd);
-        blocking(move || {
+        look("gathering the machine's facts", move || {
             let iommufd = iommufd.receive(&facts::below(&root, iommufd::SOCKET), iommufd::DEADLINE)?;
             let pod = Pod { root: &root, config: &config, hypervisor, iommufd };
             Ok(facts::collect(&pod, &vmi, options, &inspected))
@@ -317,13 +317,13 @@ impl Boot {
         let served = pod_network::serve(self, vmi, &facts, Nics::All).await;
         served.map_err(|why| Failure::text(format!("preparing the pod network failed: {why}")))?;
         self.disks().prepare(vmi, &facts).await?;
-        missing::check(&self.root, &self.cloud_init_dir(), vmi, &domain)?;
-        let root = self.root.clone();
-        let (facts, domain) = blocking(move || {
+        let (root, made_at_start, vmi) = (self.root.clone(), self.cloud_init_dir(), vmi.clone());
+        let (facts, domain) = look("looking at the VM's disks", move || {
+            missing::check(&root, &made_at_start, &vmi, &domain)?;
             facts::probe_disks(&root, &domain, &mut facts);
-            (facts, domain)
+            Ok::<_, Failure>((facts, domain))
         })
-        .await?;
+        .await??;
         growth::grow(&self.tools, &self.root, &domain.devices.disks).await;
         Ok(facts)
     }

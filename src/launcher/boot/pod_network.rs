@@ -9,6 +9,7 @@ use base64::Engine;
 use serde::Deserialize;
 
 use super::super::facts::below;
+use super::super::look::look;
 use super::Boot;
 use crate::convert::{HostFacts, Tap, taps};
 use crate::dhcp::v4::{Extra, Lease, Route};
@@ -57,7 +58,7 @@ pub(super) async fn serve(
     nics: Nics,
 ) -> Result<(), String> {
     let (root, vmi, facts) = (boot.root.clone(), vmi.clone(), facts.clone());
-    let looked = tokio::task::spawn_blocking(move || {
+    let looked = look("looking at the pod's network", move || {
         let host_name = nix::unistd::gethostname().map_err(|error| format!("the pod's host name: {error}"))?;
         let addresses = addresses().map_err(|error| format!("the links' addresses: {error}"))?;
         let (host_name, resolver) = (host_name.to_string_lossy(), resolver(&root, &vmi));
@@ -78,7 +79,7 @@ pub(super) async fn serve(
         }
         Ok(found)
     });
-    for (bridge, server) in looked.await.map_err(|error| error.to_string())?? {
+    for (bridge, server) in looked.await.map_err(|failure| failure.message())?? {
         let (family, started) = match server {
             Server::V4(server) => ("DHCPv4", boot.dhcp.serve_v4(&bridge, server)),
             Server::V6(server) => ("DHCPv6", boot.dhcp.serve_v6(&bridge, server)),

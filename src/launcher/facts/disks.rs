@@ -90,7 +90,8 @@ fn queue(entry: &Path) -> BlockSizes {
 pub fn direct_io(path: &Path, is_file: bool) -> String {
     let existed = path.exists();
     let mut options = std::fs::OpenOptions::new();
-    options.read(true).custom_flags(libc::O_DIRECT | libc::O_CLOEXEC);
+    // Not to wait for the writer of a FIFO that is in a disk's place.
+    options.read(true).custom_flags(libc::O_DIRECT | libc::O_CLOEXEC | libc::O_NONBLOCK);
     if is_file && !existed {
         options.write(true).create_new(true).mode(0o600);
     }

@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use super::Guest;
 use crate::domain::AccessCredentialMetadata;
+use crate::files::is_component;
 use crate::guest_agent::{self, AgentError, Command, LibvirtAgent};
 use crate::launcher::metadata::MetadataCache;
 use crate::process::Appearance;
@@ -74,7 +75,7 @@ fn credentials(vmi: &VirtualMachineInstance) -> Vec<Credential> {
         }
     }
     found.retain(|credential| match credential {
-        Credential::SshKeys { secret, .. } | Credential::Passwords { secret } => !secret.contains('/'),
+        Credential::SshKeys { secret, .. } | Credential::Passwords { secret } => is_component(secret),
     });
     found
 }

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::super::facts;
+use super::super::look::look;
 use super::super::operations::Vm;
 use super::disks::{self, DiskChange};
 use super::resize::{self, Backend, wanted_size};
@@ -15,6 +16,8 @@ use crate::convert::{self, HostFacts};
 use crate::domain::Disk;
 use crate::libvirt::BlockSize;
 use crate::vmi::VirtualMachineInstance;
+
+const LOOKING: &str = "looking at the VM's volumes";
 
 /// Bytes in a unit of `st_blocks`.
 const STAT_BLOCK: u64 = 512;
@@ -58,15 +61,10 @@ fn name(disk: &Disk) -> String {
     disk.alias.as_ref().map(|alias| alias.name.clone()).unwrap_or_default()
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
-    let done = tokio::task::spawn_blocking(work);
-    done.await.map_err(|error| Failure::text(format!("a look at the VM's volumes was cut short: {error}")))
-}
-
 /// Whether the volume can be used; one that cannot yet is left for the next sync.
 async fn is_ready(disk: &Disk) -> Result<bool, Failure> {
     let (volume, path) = (name(disk), PathBuf::from(disk.backend().path()));
-    match blocking(move || readiness(&path).map_err(|error| (path, error))).await? {
+    match look(LOOKING, move || readiness(&path).map_err(|error| (path, error))).await? {
         Ok(Ok(())) => Ok(true),
         Ok(Err(why)) => {
             tracing::info!("volume {volume} is not ready, the next sync tries again: {why}");
@@ -96,7 +94,7 @@ async fn probe(vmi: &VirtualMachineInstance, facts: &HostFacts, disk: &mut Disk)
     let (path, is_file) = (PathBuf::from(source.path()), !source.file.is_empty());
     let probed = path.clone();
     let (direct, allocated) =
-        blocking(move || (facts::direct_io(&probed, is_file), is_file && facts::is_allocated(&probed))).await?;
+        look(LOOKING, move || (facts::direct_io(&probed, is_file), is_file && facts::is_allocated(&probed))).await?;
     let mut facts = facts.clone();
     let path = path.display().to_string();
     facts.direct_io.paths.insert(path.clone(), direct);
@@ -109,7 +107,7 @@ async fn probe(vmi: &VirtualMachineInstance, facts: &HostFacts, disk: &mut Disk)
 /// Tells the guest of claims that have grown. What fails is tried again at the next sync.
 async fn grow(vm: &Vm, wanted: &[Disk]) {
     let claims: Vec<Disk> = wanted.iter().filter(|disk| disk.capacity.is_some()).cloned().collect();
-    let sizes = blocking(move || claims.iter().filter_map(size).collect::<Vec<_>>()).await.unwrap_or_default();
+    let sizes = look(LOOKING, move || claims.iter().filter_map(size).collect::<Vec<_>>()).await.unwrap_or_default();
     let saved = &vm.hotplug.saved;
     let resizes = saved.change(|state| resize::resizes(&mut state.claim_sizes, sizes));
     for resize in resizes {
