@@ -91,7 +91,7 @@ faults: images ## kill, stop and starve everything around a VM: [FAULTS=number] 
 
 .PHONY: conformance
 conformance: ## run the golden cases: [DIR=folder] [ONLY=substring] [SHOW=failures shown in full]
-	CONFORMANCE_DIR='$(DIR)' CONFORMANCE_ONLY='$(ONLY)' CONFORMANCE_SHOW='$(SHOW)' cargo test --locked --quiet --test conformance
+	CONFORMANCE_DIR='$(or $(DIR),../shared/conformance/domain-xml)' CONFORMANCE_ONLY='$(ONLY)' CONFORMANCE_SHOW='$(SHOW)' cargo test --locked --quiet --test conformance
 
 .PHONY: bench
 bench: static ## figures, each with how it was taken: [ONLY=group] [JSON=1] [IMAGE=image to run VMs in] [PEER_IMAGE=another]

@@ -57,6 +57,7 @@ pub enum Target<'a> {
     Uint(&'a mut u64),
     /// Go's duration.
     Duration(&'a mut Duration),
+    /// The same, where leaving it out means something.
     OptionalDuration(&'a mut Option<Duration>),
     /// Any text.
     Text(&'a mut String),

@@ -80,7 +80,7 @@ async fn greet(path: &Path, within: Duration) -> Result<(Channel, Vec<u32>), Con
     Ok((channel, server))
 }
 
-/// What the launcher does with its own socket before it goes on: `Info` and `Ping`, once.
+/// Whether a launcher serves the socket: `Info` and `Ping`, once.
 pub async fn self_test(path: &Path, within: Duration) -> Result<(), ConnectError> {
     let unreachable = |reason: String| ConnectError::Unreachable { path: path.to_owned(), reason };
     let mut client = connect(path, within).await?;

@@ -35,9 +35,9 @@ pub struct Config {
     pub run_as_nonroot: bool,
     /// Container disks come from image volumes (contract/lifecycle.md 9.3).
     pub image_volume: bool,
-    /// Adds the NIC renaming pre-migration hook.
+    /// Accepted; the NIC renaming hook that it asks for runs before a migration, which is not there.
     pub upgrade_ordinal_ifaces: bool,
-    /// Adds the vGPU pre-migration hook.
+    /// Accepted; the vGPU hook that it asks for runs before a migration, which is not there.
     pub vgpu_dedicated_hook: bool,
     /// Enables `GetVMStats` and its agent caches.
     pub vm_stats_collector: bool,

@@ -24,7 +24,8 @@ use super::timings::Timings;
 pub enum Ending {
     /// Every orderly end.
     Orderly = 0,
-    /// A flag or start-up error, no domain within `--qemu-timeout`, or the target pod was told to leave early.
+    /// A flag or start-up error, no domain within `--qemu-timeout`, a daemon that does not come back, or the target pod was told
+    /// to leave early.
     Failed = 2,
 }
 
@@ -57,7 +58,7 @@ pub trait Orders {
     fn own_grace(&self) -> Option<Duration>;
     /// Asks the guest to shut down: through its agent, else by ACPI.
     fn ask_guest(&self) -> impl Future<Output = ()> + Send;
-    /// Ends the VM at once, as KillVirtualMachine does; if libvirt cannot, SIGTERM to the hypervisor.
+    /// Ends the VM at once, as KillVirtualMachine does; if libvirt cannot, by a signal to the hypervisor.
     fn kill(&self) -> impl Future<Output = ()> + Send;
     /// The hypervisor is gone: hook sidecars hear of it.
     fn hypervisor_gone(&self) -> impl Future<Output = ()> + Send;

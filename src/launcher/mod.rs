@@ -43,8 +43,8 @@ use timings::Timings;
 /// Threads for calls into libvirt and small blocking work. A hung daemon can hold at most these.
 const BLOCKING_THREADS: usize = 16;
 
-/// Runs the launcher to the end of its VM. One thread serves everything but libvirt's calls: the daemons are children of
-/// the thread that started them, and this one lives as long as the process.
+/// Runs the launcher to the end of its VM. One thread serves everything but what may block: there is little to do at once, and
+/// every thread costs memory.
 pub fn run(config: Config) -> ExitCode {
     crate::logging::init("virt-launcher", config.verbosity);
     crate::process::faults_kill();

@@ -1,4 +1,4 @@
-//! Every wait of the launcher in one value, so that tests can shorten them.
+//! The waits of the launcher's start-up, main line and shutdown in one value, so that tests can shorten them.
 
 use std::time::Duration;
 

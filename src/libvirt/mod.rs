@@ -1,7 +1,7 @@
 //! The only user of the `virt` crate: an asynchronous, deadlined façade.
 //!
 //! What the reader can rely on: no call made here waits longer than its deadline; a connection that broke is noticed by
-//! libvirt's close callback, not by asking; every error says which libvirt call it came from; numbers are libvirt's own.
+//! libvirt's close callback, one that hangs by calls without an answer; every error says which libvirt call it came from; numbers are libvirt's own.
 
 mod agent;
 mod backup;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::domain::parse_bool;
 
-/// Flags that are the monitor's alone: both are switches.
+/// A switch of the monitor's alone.
 const KEEP: &str = "--keep-after-failure";
 /// The original's behaviour: a launcher that dies takes its VM along.
 const NO_ADOPT: &str = "--no-adopt";

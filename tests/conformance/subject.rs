@@ -2,9 +2,6 @@
 
 use virt_launcher::convert::{Defines, HostFacts};
 
-/// Whether there is a converter.
-pub const READY: bool = true;
-
 /// Converts and pushes each define's XML; stops after the first when libvirt is to refuse it.
 pub fn boot(
     vmi: &str,

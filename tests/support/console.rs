@@ -42,6 +42,11 @@ impl Console {
         self.run(&format!("for i in $(seq 200); do {command} && break; sleep 0.1; [ $i -lt 200 ]; done"))
     }
 
+    /// Reads on until the guest has written `text`.
+    pub fn read_up_to(&mut self, text: &str) {
+        self.up_to(text, COMMAND);
+    }
+
     /// Makes the guest's kernel panic. It writes out why before it does anything else, and would wait for somebody who
     /// stays connected and does not read.
     pub fn crash(mut self) {

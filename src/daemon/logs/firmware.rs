@@ -88,3 +88,25 @@ async fn run(mut fifo: pipe::Receiver, mut lines: GuestLines, mut stopped: onesh
     }
     lines.end();
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    use super::*;
+    use crate::files::Folder;
+
+    #[test]
+    fn a_link_in_the_fifo_s_place_is_not_followed() {
+        let place = tempfile::tempdir().unwrap();
+        let (victim, fifo) = (place.path().join("victim"), place.path().join("fifo"));
+        std::fs::write(&victim, "mine").unwrap();
+        std::fs::set_permissions(&victim, std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::os::unix::fs::symlink(&victim, &fifo).unwrap();
+        let folder = Folder::open(place.path()).unwrap();
+        assert!(folder.fifo("fifo", MODE).is_err());
+        assert_eq!(std::fs::metadata(&victim).unwrap().mode() & 0o777, 0o600);
+        std::fs::remove_file(&fifo).unwrap();
+        assert_eq!(folder.fifo("fifo", MODE).unwrap().metadata().unwrap().mode() & 0o777, 0o666);
+    }
+}
