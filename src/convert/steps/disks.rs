@@ -196,9 +196,16 @@ impl Builder<'_> {
         if backend.metrics {
             device.read_only = Some(ReadOnly::default());
             device.model = context.virtio_model().into();
-            let error_policy = device.driver.take().map(|driver| driver.error_policy).unwrap_or_default();
-            device.driver =
-                Some(DiskDriver { name: "qemu".into(), type_: "raw".into(), error_policy, ..DiskDriver::default() });
+            // Nothing of the driver stays but what the original adds after it has replaced it.
+            let DiskDriver { error_policy, io_thread, io_threads, .. } = device.driver.take().unwrap_or_default();
+            device.driver = Some(DiskDriver {
+                name: "qemu".into(),
+                type_: "raw".into(),
+                error_policy,
+                io_thread,
+                io_threads,
+                ..DiskDriver::default()
+            });
             return Ok(());
         }
         if let Some(driver) = &mut device.driver {
@@ -268,4 +275,53 @@ fn capacity(claim: &ClaimInfo) -> Option<i64> {
     let requested = claim.requests.get("storage")?.exact()?;
     let there = claim.capacity.get("storage")?.exact()?;
     Some(requested.min(there))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::convert::HostFacts;
+
+    fn drivers(domain: serde_json::Value) -> Vec<DiskDriver> {
+        let names = domain["devices"]["disks"].as_array().unwrap().iter().map(|disk| disk["name"].clone());
+        let volumes: Vec<_> = names.map(|name| json!({"name": name, "downwardMetrics": {}})).collect();
+        let vmi = json!({"spec": {"domain": domain, "volumes": volumes}});
+        let vmi = crate::vmi::parse(vmi.to_string().as_bytes()).unwrap();
+        let facts = HostFacts::default();
+        let mut domain = DomainSpec::default();
+        disks(&Context::new(&vmi, &facts).unwrap(), &mut domain).unwrap();
+        domain.devices.disks.into_iter().map(|disk| disk.driver.unwrap()).collect()
+    }
+
+    #[test]
+    fn a_metrics_disk_has_its_io_thread_and_error_policy_and_nothing_else_of_a_driver() {
+        let disk = json!({"name": "m", "disk": {"bus": "virtio"}, "cache": "none", "io": "threads"});
+        let own = json!({"name": "own", "disk": {"bus": "virtio"}, "dedicatedIOThread": true, "errorPolicy": "report"});
+        let sata = json!({"name": "sata", "disk": {"bus": "sata"}});
+        let plain = DiskDriver {
+            name: "qemu".into(),
+            type_: "raw".into(),
+            error_policy: "stop".into(),
+            ..DiskDriver::default()
+        };
+        let devices = json!({"blockMultiQueue": true, "disks": [disk, own, sata]});
+        let auto = json!({"ioThreadsPolicy": "auto", "resources": {"requests": {"cpu": "2"}}, "devices": devices});
+        let expected = [
+            DiskDriver { io_thread: Some(1), ..plain.clone() },
+            DiskDriver { io_thread: Some(3), error_policy: "report".into(), ..plain.clone() },
+            plain.clone(),
+        ];
+        assert_eq!(drivers(auto), expected);
+        let pool = json!({
+            "ioThreadsPolicy": "supplementalPool",
+            "ioThreads": {"supplementalPoolThreadCount": 2},
+            "devices": {"disks": [disk]},
+        });
+        let threads = [1, 2].map(|id| crate::domain::DiskIoThread { id }).to_vec();
+        let io_threads = Some(crate::domain::DiskIoThreads { io_thread: threads });
+        assert_eq!(drivers(pool), [DiskDriver { io_threads, ..plain.clone() }]);
+        assert_eq!(drivers(json!({"devices": {"disks": [disk]}})), [plain]);
+    }
 }
