@@ -44,7 +44,8 @@ fn on_expanders(domain: &DomainSpec, devices: BTreeMap<u32, Vec<usize>>) -> Resu
 }
 
 /// PCI host devices without a guest address, as indices into the list, by guest cell and in the order of their addresses.
-/// `wanted` looks at a device's index. A device without a cell is left out, or an error if `strict`.
+/// `wanted` looks at a device's index. A device without a cell, or whose place in the guest the VMI gives, is left out,
+/// or an error if `strict`.
 pub(super) fn by_cell(
     sysfs: Option<&Sysfs>,
     domain: &DomainSpec,
@@ -55,28 +56,33 @@ pub(super) fn by_cell(
     if domain.cpu.numa.is_none() {
         return Ok(devices);
     }
-    let mut candidates: Vec<(String, usize)> = (0..)
-        .zip(&domain.devices.host_devices)
-        .filter(|(index, _)| wanted(*index))
-        .filter_map(|(index, device)| Some((candidate(device)?, index)))
-        .collect();
+    let mut candidates: Vec<(String, usize)> = Vec::new();
+    let mut problems = Vec::new();
+    for (index, device) in (0..).zip(&domain.devices.host_devices).filter(|(index, _)| wanted(*index)) {
+        let Some(address) = host_address(device) else { continue };
+        if device.address.is_some() {
+            problems.push(format!(
+                "device {address} already has a guest PCI address, skipping pcie-expander-bus assignment"
+            ));
+        } else {
+            candidates.push((address, index));
+        }
+    }
     candidates.sort();
     for (address, index) in candidates {
         match guest_cell(sysfs, domain, &address) {
             Ok(cell) => devices.entry(cell).or_default().push(index),
-            Err(why) if strict => {
-                return Err(format!("device {address} cannot be placed on a NUMA-aware PCIe topology: {why}"));
+            Err(why) => {
+                problems.push(format!("device {address} cannot be placed on a NUMA-aware PCIe topology: {why}"));
             }
-            Err(_) => {}
         }
     }
-    Ok(devices)
+    if strict && !problems.is_empty() { Err(problems.join("; ")) } else { Ok(devices) }
 }
 
-/// The host address of a PCI device that has no place in the guest yet.
-fn candidate(device: &HostDevice) -> Option<String> {
-    let is_candidate = device.type_ == "pci" && device.address.is_none();
-    device.source.address.as_ref().filter(|_| is_candidate).map(pci::kernel_name)
+/// The host address of a PCI device.
+fn host_address(device: &HostDevice) -> Option<String> {
+    device.source.address.as_ref().filter(|_| device.type_ == "pci").map(pci::kernel_name)
 }
 
 /// The host node of a device.
@@ -186,5 +192,51 @@ fn address(bus: &str, slot: usize) -> Address {
         slot: format!("0x{slot:02x}"),
         function: "0x0".into(),
         ..Address::default()
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::facts::PciDevice;
+    use super::*;
+
+    /// Two guest cells on a host node each, and PCI host devices `0000:01:00.0`, `0000:02:00.0`, ….
+    pub(in super::super) fn domain_with(devices: usize) -> DomainSpec {
+        let device = |bus| {
+            format!(
+                "<hostdev type='pci'><source>\
+                 <address type='pci' domain='0x0000' bus='0x{bus:02x}' slot='0x00' function='0x0'/>\
+                 </source></hostdev>"
+            )
+        };
+        let devices: String = (1..=devices).map(device).collect();
+        let cells = "<cpu><numa><cell id='0' cpus='0'/><cell id='1' cpus='1'/></numa></cpu><numatune>\
+                     <memnode cellid='0' nodeset='0'/><memnode cellid='1' nodeset='1'/></numatune>";
+        DomainSpec::from_xml(&format!("<domain>{cells}<devices>{devices}</devices></domain>")).unwrap()
+    }
+
+    /// Where the devices of [`domain_with`] are.
+    pub(in super::super) fn sysfs_of(nodes: &[u32]) -> Sysfs {
+        let device = |(bus, node): (u32, &u32)| {
+            (format!("0000:{bus:02x}:00.0"), PciDevice { numa_node: Some((*node).into()), ..PciDevice::default() })
+        };
+        Sysfs { pci_devices: (1..).zip(nodes).map(device).collect(), ..Sysfs::default() }
+    }
+
+    #[test]
+    fn every_device_must_find_its_place_if_strict() {
+        let (mut domain, sysfs) = (domain_with(4), sysfs_of(&[0, 1]));
+        domain.devices.host_devices[1].address = Some(address("0x00", 5));
+        let found = |strict| by_cell(Some(&sysfs), &domain, |_| true, strict);
+        assert_eq!(found(false), Ok(BTreeMap::from([(0, vec![0])])));
+        let nowhere = |device: &str| {
+            format!(
+                "device {device} cannot be placed on a NUMA-aware PCIe topology: failed to read host NUMA affinity: \
+                 device {device} has no NUMA node affinity"
+            )
+        };
+        let taken =
+            "device 0000:02:00.0 already has a guest PCI address, skipping pcie-expander-bus assignment".to_owned();
+        assert_eq!(found(true), Err([taken, nowhere("0000:03:00.0"), nowhere("0000:04:00.0")].join("; ")));
     }
 }
