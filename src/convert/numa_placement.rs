@@ -9,8 +9,8 @@ use super::facts::{NumaNode, Sysfs};
 use super::pci;
 use crate::domain::{Address, Controller, ControllerTarget, DomainSpec, HostDevice, cpu_list};
 
-/// Bus numbers of expanders count down from here.
-const LAST_BUS: u32 = 256;
+/// An expander's bus number is this, less the controllers made with it and before.
+const BUSES: u32 = 256;
 
 /// Places host devices if the cluster wants it. With `guestMappingPassthrough` every one must find its place; otherwise
 /// those that do not stay where libvirt puts them.
@@ -135,23 +135,29 @@ pub(super) struct Placer {
     index: u32,
     /// Controllers made.
     made: u32,
-    /// Bus number of the expander made last.
+    /// Bus number of the expander made last; the highest one before the first is made.
     bus: u32,
 }
 
 impl Placer {
     pub(super) fn new(domain: &DomainSpec) -> Self {
         let indices = domain.devices.controllers.iter().filter_map(|controller| controller.index.parse().ok());
-        Placer { index: indices.max().unwrap_or(0), made: 0, bus: LAST_BUS }
+        Placer { index: indices.max().unwrap_or(0), made: 0, bus: BUSES - 1 }
     }
 
-    fn next(&mut self) -> Result<String, String> {
+    fn next(&mut self) -> String {
         self.index = self.index.saturating_add(1);
         self.made = self.made.saturating_add(1);
+        self.index.to_string()
+    }
+
+    /// The next root port's index, as long as indices stay clear of the buses behind the expander made last. The original
+    /// looks at the index of the controller before, and does not ask for expanders.
+    fn next_port(&mut self) -> Result<String, String> {
         if self.index >= self.bus.saturating_sub(1) {
-            return Err(format!("no PCI bus is left for controller {}", self.index));
+            return Err(format!("no PCI bus is left for a root port behind controller {}", self.index));
         }
-        Ok(self.index.to_string())
+        Ok(self.next())
     }
 
     /// An expander at the cell and a root port for each of the devices, which get their address on it.
@@ -161,17 +167,17 @@ impl Placer {
         devices: &[usize],
         all: &mut [HostDevice],
     ) -> Result<Vec<Controller>, String> {
-        let expander = self.next()?;
+        let expander = self.next();
         let mut ports = Vec::new();
         for (slot, device) in devices.iter().enumerate() {
-            let port = self.next()?;
+            let port = self.next_port()?;
             if let Some(device) = all.get_mut(*device) {
                 device.address = Some(address(&port, 0));
             }
             let address = Some(address(&expander, slot));
             ports.push(Controller { address, ..controller(port, "pcie-root-port") });
         }
-        self.bus = LAST_BUS.saturating_sub(self.made);
+        self.bus = BUSES.saturating_sub(self.made);
         let target = ControllerTarget { bus_nr: Some(self.bus), numa_node: Some(cell), ..ControllerTarget::default() };
         let mut controllers = vec![Controller { target: Some(target), ..controller(expander, "pcie-expander-bus") }];
         controllers.append(&mut ports);
@@ -238,5 +244,24 @@ pub(super) mod tests {
         let taken =
             "device 0000:02:00.0 already has a guest PCI address, skipping pcie-expander-bus assignment".to_owned();
         assert_eq!(found(true), Err([taken, nowhere("0000:03:00.0"), nowhere("0000:04:00.0")].join("; ")));
+    }
+
+    #[test]
+    fn indices_stay_clear_of_expanders_buses() {
+        let fits = |highest: u32, cells: &[usize]| {
+            let mut domain = domain_with(cells.iter().sum());
+            domain.devices.controllers.push(controller(highest.to_string(), "pcie-root-port"));
+            let mut placer = Placer::new(&domain);
+            let mut devices = 0..;
+            cells.iter().all(|count| {
+                let own: Vec<usize> = devices.by_ref().take(*count).collect();
+                placer.place(0, &own, &mut domain.devices.host_devices).is_ok()
+            })
+        };
+        // The first expander has bus 254, with one port.
+        assert!(fits(252, &[1]) && !fits(253, &[1]));
+        assert!(fits(249, &[1, 1]) && !fits(250, &[1, 1]));
+        assert!(fits(250, &[3]) && !fits(251, &[3]));
+        assert!(fits(246, &[2, 2]) && !fits(247, &[2, 2]));
     }
 }
