@@ -262,11 +262,13 @@ fn ensure_root(domain: &mut DomainSpec) {
     }
 }
 
-/// Cell by cell: each GPU on an expander of its own, then the cell's other devices on one that they share.
+/// Cell by cell: each GPU on an expander of its own, then the cell's other devices on one that they share. Those that
+/// are shared have their numbers in this order too, but stand behind all GPUs' in the document, as with the original.
 fn place_all(sysfs: &Sysfs, domain: &mut DomainSpec, mut gpus: BTreeMap<u32, Vec<usize>>) -> Result<(), String> {
     let is_gpu: BTreeSet<usize> = gpus.values().flatten().copied().collect();
     let mut others = by_cell(Some(sysfs), domain, |index| !is_gpu.contains(&index), false)?;
     let mut placer = Placer::new(domain);
+    let mut shared = Vec::new();
     let cells: BTreeSet<u32> = gpus.keys().chain(others.keys()).copied().collect();
     for cell in cells {
         let mut own = gpus.remove(&cell).unwrap_or_default();
@@ -281,10 +283,10 @@ fn place_all(sysfs: &Sysfs, domain: &mut DomainSpec, mut gpus: BTreeMap<u32, Vec
             domain.devices.iommu.push(smmu(bus));
         }
         if let Some(others) = others.remove(&cell) {
-            let controllers = placer.place(cell, &others, &mut domain.devices.host_devices)?;
-            domain.devices.controllers.extend(controllers);
+            shared.extend(placer.place(cell, &others, &mut domain.devices.host_devices)?);
         }
     }
+    domain.devices.controllers.extend(shared);
     Ok(())
 }
 
@@ -339,4 +341,29 @@ fn set_distances(domain: &mut DomainSpec, sysfs: &Sysfs, host_of: &BTreeMap<u32,
         cell.distances = Some(NumaCellDistances { siblings });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::numa_placement::tests::{domain_with, sysfs_of};
+    use super::*;
+
+    /// Indices of controllers in the document's order, and the bus of each device.
+    fn placed(nodes: &[u32], gpus: &[(u32, &[usize])]) -> (Vec<String>, Vec<String>) {
+        let mut domain = domain_with(nodes.len());
+        let gpus = gpus.iter().map(|(cell, indices)| (*cell, indices.to_vec())).collect();
+        place_all(&sysfs_of(nodes), &mut domain, gpus).unwrap();
+        let devices = domain.devices.host_devices.into_iter().map(|device| device.address.unwrap().bus).collect();
+        (domain.devices.controllers.into_iter().map(|controller| controller.index).collect(), devices)
+    }
+
+    #[test]
+    fn what_other_devices_share_stands_behind_the_gpus_expanders() {
+        let (controllers, buses) = placed(&[0, 0, 1], &[(0, &[0]), (1, &[2])]);
+        assert_eq!(controllers, ["1", "2", "5", "6", "3", "4"]);
+        assert_eq!(buses, ["2", "4", "6"]);
+        let (controllers, buses) = placed(&[0, 1], &[(1, &[1])]);
+        assert_eq!(controllers, ["3", "4", "1", "2"]);
+        assert_eq!(buses, ["2", "4"]);
+    }
 }
