@@ -42,7 +42,7 @@ pub(super) fn check(context: &Context<'_>) -> Result<(), ConvertError> {
         (context.facts.iommufd, "an IOMMUFD descriptor"),
         (context.dedicated_cpu().is_some(), "dedicatedCpuPlacement"),
         (context.arch != Arch::S390x, "another architecture than s390x"),
-        (!hole.is_some_and(|text| text.eq_ignore_ascii_case("true")), "a VMI without kubevirt.io/disablePCIHole64"),
+        (hole != Some("true"), "a VMI without kubevirt.io/disablePCIHole64"),
         (!pci::on_root_complex(context), "a VMI without kubevirt.io/placePCIDevicesOnRootComplex"),
     ];
     match conditions.iter().find(|(met, _)| !met) {
@@ -345,6 +345,8 @@ fn set_distances(domain: &mut DomainSpec, sysfs: &Sysfs, host_of: &BTreeMap<u32,
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::super::numa_placement::tests::{domain_with, sysfs_of};
     use super::*;
 
@@ -365,5 +367,39 @@ mod tests {
         let (controllers, buses) = placed(&[0, 1], &[(1, &[1])]);
         assert_eq!(controllers, ["3", "4", "1", "2"]);
         assert_eq!(buses, ["2", "4"]);
+    }
+
+    #[test]
+    fn the_hole_is_refused_by_the_exact_word_only() {
+        let facts = json!({
+            "optionsPresent": true,
+            "graceHostDeviceAliases": ["gpu-g"],
+            "clusterConfig": {"graceIOVirtualization": true, "pciNUMAAwareTopology": true},
+            "iommufd": true,
+        });
+        let facts = serde_json::from_value(facts).unwrap();
+        let check = |hole: &str| {
+            let vmi = json!({
+                "metadata": {"annotations": {"kubevirt.io/disablePCIHole64": hole}},
+                "spec": {"domain": {"cpu": {"dedicatedCpuPlacement": true}}},
+            });
+            let vmi = crate::vmi::parse(vmi.to_string().as_bytes()).unwrap();
+            Context::new(&vmi, &facts).map(|_| ()).map_err(|error| error.to_string())
+        };
+        assert!(check("true").unwrap_err().ends_with("kubevirt.io/disablePCIHole64"));
+        assert_eq!((check("True"), check("")), (Ok(()), Ok(())));
+    }
+
+    #[test]
+    fn a_root_that_was_to_have_no_hole_gets_the_gpus() {
+        let none = PciHole64 { value: 0, unit: "KiB".into() };
+        let mut domain = DomainSpec::default();
+        ensure_root(&mut domain);
+        domain.devices.controllers[0].pci_hole64 = Some(none);
+        ensure_root(&mut domain);
+        set_hole(&mut domain, LEAST_BYTES).unwrap();
+        let holes: Vec<_> =
+            domain.devices.controllers.iter().map(|root| root.pci_hole64.clone().unwrap().value).collect();
+        assert_eq!(holes, [1 << 30]);
     }
 }
