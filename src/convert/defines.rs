@@ -70,9 +70,10 @@ impl Defines {
         &self.current
     }
 
-    /// Takes what hooks have made of this define's XML; the defines after it begin with that.
+    /// Takes what hooks have made of this define's XML. The define after it begins with that; only the one after
+    /// placeholders begins with what was converted, since placeholders are put into a copy (3.4).
     pub fn replace(&mut self, xml: &str) -> Result<(), ConvertError> {
-        self.current = DomainSpec::from_xml(xml)
+        self.current = DomainSpec::from_define_xml(xml)
             .map_err(|error| ConvertError::known(format!("the domain that a hook changed cannot be read: {error}")))?;
         Ok(())
     }
@@ -99,7 +100,6 @@ impl Defines {
             }
             Stage::WithoutPlaceholders => self.last(),
             Stage::Plain => {
-                self.current = self.converted.clone();
                 self.current.devices = read_devices(xml)?;
                 self.last();
             }
@@ -217,4 +217,72 @@ fn mark_occupied_ports(domain: &mut DomainSpec) {
 
 fn bus_of(address: &crate::domain::Address) -> Option<u32> {
     u32::from_str_radix(address.bus.strip_prefix("0x").unwrap_or(&address.bus), 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const READBACK: &str = "<domain><title>libvirt's</title><devices><emulator>/q</emulator></devices></domain>";
+
+    fn boot(placeholders: &str) -> Defines {
+        let annotations = json!({"kubevirt.io/pci-interface-slot-count": placeholders});
+        let vmi = json!({"metadata": {"annotations": annotations}, "spec": {"domain": {"memory": {"guest": "64Mi"}}}});
+        let vmi = crate::vmi::parse(vmi.to_string().as_bytes()).unwrap();
+        let facts = json!({"hypervisor": {"devicePresent": true}, "env": {"VIRT_LAUNCHER_LOG_VERBOSITY": "9"}});
+        Defines::new(&vmi, &serde_json::from_value(facts).unwrap()).unwrap()
+    }
+
+    /// What a hook does: more memory, another emulator, one more argument for QEMU.
+    fn hook(boot: &mut Defines) {
+        let own = "<qemu:arg value=\"-chardev\"></qemu:arg>";
+        let xml = boot.xml();
+        assert!(xml.contains("xmlns:qemu=") && xml.contains(own), "{xml}");
+        let xml = xml.replace(own, &format!("<qemu:arg value='-hook'/>{own}"));
+        boot.replace(&xml.replace(">67108864</memory>", ">134217728</memory>")).unwrap();
+    }
+
+    fn arguments(boot: &Defines) -> Vec<&str> {
+        let qemu = boot.document().qemu_cmd.iter().flat_map(|qemu| &qemu.qemu_arg);
+        qemu.map(|arg| arg.value.as_str()).take(2).collect()
+    }
+
+    #[test]
+    fn the_last_define_is_what_hooks_made_of_the_one_before_with_the_devices_read_back() {
+        let mut boot = boot("0");
+        hook(&mut boot);
+        boot.next(Some(READBACK)).unwrap();
+        assert!(boot.is_last());
+        assert_eq!(boot.document().memory.value, 134_217_728);
+        assert_eq!(boot.document().devices.emulator, "/q");
+        assert_eq!(arguments(&boot), ["-hook", "-chardev"]);
+        assert!(boot.xml().contains("xmlns:qemu="));
+    }
+
+    #[test]
+    fn the_define_without_placeholders_begins_as_converted() {
+        let mut boot = boot("1");
+        hook(&mut boot);
+        boot.next(Some(READBACK)).unwrap();
+        assert!(!boot.is_last() && !boot.needs_readback());
+        assert_eq!(boot.document().memory.value, 67_108_864);
+        assert_eq!(arguments(&boot)[0], "-chardev");
+        hook(&mut boot);
+        boot.next(None).unwrap();
+        assert!(boot.is_last());
+        assert_eq!(boot.document().memory.value, 134_217_728);
+        assert_eq!(arguments(&boot), ["-hook", "-chardev"]);
+    }
+
+    #[test]
+    fn a_command_line_that_a_hook_takes_away_stays_away() {
+        let mut boot = boot("0");
+        let xml = boot.xml();
+        let (start, end) = (xml.find("\t<qemu:commandline").unwrap(), xml.find("</qemu:commandline>\n").unwrap());
+        boot.replace(&format!("{}{}", &xml[..start], &xml[end + "</qemu:commandline>\n".len()..])).unwrap();
+        boot.next(Some(READBACK)).unwrap();
+        assert!(!boot.xml().contains("qemu:"), "{}", boot.xml());
+    }
 }
