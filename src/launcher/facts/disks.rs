@@ -40,7 +40,8 @@ pub fn probe_disks(root: &Path, domain: &DomainSpec, facts: &mut HostFacts) {
     }
     for disk in &domain.devices.disks {
         let Place { path, is_file } = place(&disk.source);
-        let raw = disk.driver.as_ref().is_some_and(|driver| driver.type_ == "raw");
+        // What stands behind an overlay with a data store is raw, whatever the overlay is.
+        let raw = disk.source.data_store.is_some() || disk.driver.as_ref().is_some_and(|driver| driver.type_ == "raw");
         if raw && is_file && is_allocated(&below(root, path)) {
             facts.preallocated_images.push(path.to_owned());
         }
@@ -154,6 +155,29 @@ mod tests {
         assert_eq!(direct_io(&folder.path().join("e"), true), answer);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
         assert!(is_allocated(&there));
+    }
+
+    #[test]
+    fn an_allocated_image_behind_an_overlay_counts() {
+        let root = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let disk = |format: &str, source: &str| {
+            format!("<disk type='file'><driver name='qemu' type='{format}'/><source {source}</source></disk>")
+        };
+        let store = "<dataStore type='file'><format type='raw'/><source file='/b'/></dataStore>";
+        let disks = [
+            disk("raw", "file='/a'>"),
+            disk("qcow2", &format!("file='/overlay'>{store}")),
+            disk("qcow2", "file='/c'>"),
+            disk("raw", "file='/sparse'>"),
+        ];
+        for name in ["a", "b", "c", "overlay", "sparse"] {
+            std::fs::write(root.path().join(name), vec![1; 8192]).unwrap();
+        }
+        std::fs::File::options().write(true).open(root.path().join("sparse")).unwrap().set_len(1 << 20).unwrap();
+        let domain = format!("<domain><devices>{}</devices></domain>", disks.concat());
+        let mut facts = HostFacts::default();
+        probe_disks(root.path(), &DomainSpec::from_xml(&domain).unwrap(), &mut facts);
+        assert_eq!(facts.preallocated_images, ["/a", "/b"]);
     }
 
     #[test]
