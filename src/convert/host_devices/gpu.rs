@@ -22,7 +22,8 @@ pub(super) fn by_plugin(vmi: &VirtualMachineInstance, facts: &HostFacts) -> Resu
         if let Some(display) = of(device).and_then(display)
             && display.enabled == Some(true)
         {
-            show(device, ram_frame_buffer(display).unwrap_or(true));
+            // Unlike a mediated device's, it has to be turned off by name.
+            show(device, display.ram_fb.as_ref().and_then(|state| state.enabled) != Some(false));
         }
     }
     let mediated = devices.iter_mut().filter(|device| device.type_ == "mdev");
@@ -61,9 +62,9 @@ fn display(gpu: &Gpu) -> Option<&VgpuDisplay> {
     gpu.virtual_gpu_options.as_ref()?.display.as_ref()
 }
 
-/// Whether the display has a frame buffer before the guest's driver runs, if the VMI says so.
-fn ram_frame_buffer(display: &VgpuDisplay) -> Option<bool> {
-    display.ram_fb.as_ref().map(|state| state.enabled == Some(true))
+/// Whether a mediated device's display has a frame buffer before the guest's driver runs.
+fn ram_frame_buffer(display: &VgpuDisplay) -> bool {
+    display.ram_fb.as_ref().is_none_or(|state| state.enabled == Some(true))
 }
 
 fn show(device: &mut HostDevice, ram_frame_buffer: bool) {
@@ -79,10 +80,45 @@ fn show_mediated<'a>(gpus: &'a [Gpu], devices: impl Iterator<Item = (Option<&'a 
     for (index, (gpu, device)) in devices.enumerate() {
         match gpu.and_then(display) {
             Some(display) if display.enabled != Some(false) => {
-                show(device, ram_frame_buffer(display).unwrap_or(true));
+                show(device, ram_frame_buffer(display));
             }
             None if unsaid && index == 0 => show(device, true),
             Some(_) | None => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Display and frame buffer of the one GPU, as the environment knows it.
+    fn shown(variable: &str, address: &str, display: &serde_json::Value) -> (String, String) {
+        let gpu = json!({"name": "g", "deviceName": "v/g", "virtualGPUOptions": {"display": display}});
+        let vmi = json!({"spec": {"domain": {"devices": {"gpus": [gpu]}}}});
+        let vmi = crate::vmi::parse(vmi.to_string().as_bytes()).unwrap();
+        let facts = serde_json::from_value(json!({"env": {variable: address}})).unwrap();
+        let device = by_plugin(&vmi, &facts).unwrap().pop().unwrap();
+        (device.display, device.ramfb)
+    }
+
+    #[test]
+    fn each_kind_has_its_own_rule_for_the_frame_buffer() {
+        let (on, off) = (|| "on".to_owned(), String::new);
+        let displays = [
+            (json!({"enabled": true}), on(), on()),
+            (json!({"enabled": true, "ramFB": {}}), on(), off()),
+            (json!({"enabled": true, "ramFB": {"enabled": true}}), on(), on()),
+            (json!({"enabled": true, "ramFB": {"enabled": false}}), off(), off()),
+        ];
+        for (display, pci, mediated) in displays {
+            let found = shown("PCI_RESOURCE_V_G", "0000:01:00.0", &display);
+            assert_eq!(found, (on(), pci), "PCI {display}");
+            let found = shown("MDEV_PCI_RESOURCE_V_G", "aa618089-8b16-4d01-a136-25a0f3c73123", &display);
+            assert_eq!(found, (on(), mediated), "mediated {display}");
+        }
+        assert_eq!(shown("PCI_RESOURCE_V_G", "0000:01:00.0", &json!({})), (off(), off()));
     }
 }
