@@ -91,7 +91,8 @@ fn attributes(
     let Some(declared) = vmi.spec.resource_claims.iter().find(|declared| declared.name == claim) else {
         return Err(format!("metadata not found for claim {claim:?}"));
     };
-    let folder = match &declared.resource_claim_name {
+    let claimed = declared.resource_claim_name.as_ref().filter(|name| !name.is_empty());
+    let folder = match claimed {
         Some(name) => format!("resourceclaims/{name}/{request}/"),
         None => format!("resourceclaimtemplates/{claim}/{request}/"),
     };
@@ -147,7 +148,11 @@ mod tests {
         let one = file(json!([device]));
         let found = BTreeMap::from([("a".to_owned(), "text".to_owned())]);
         assert_eq!(resolve(claim.clone(), json!({"resourceclaims/rc/r/d-metadata.json": one})), Ok(found.clone()));
-        assert_eq!(resolve(template.clone(), json!({"resourceclaimtemplates/c/r/d-metadata.json": one})), Ok(found));
+        let empty = json!([{"name": "c", "resourceClaimName": "", "resourceClaimTemplateName": "t"}]);
+        for template in [&template, &empty] {
+            let files = json!({"resourceclaimtemplates/c/r/d-metadata.json": one});
+            assert_eq!(resolve(template.clone(), files), Ok(found.clone()));
+        }
         let fails = |spec: &serde_json::Value, files, text: &str| {
             let error = resolve(spec.clone(), files).unwrap_err();
             assert!(error.contains(text), "{error}");
