@@ -28,6 +28,7 @@ pub use facts::{
     BlockSizes, ContainerDiskInfo, DirectIo, HostFacts, HypervisorFacts, Link, NumaNode, Ovmf, PciDevice, Profile,
     Sysfs,
 };
+pub use host_devices::CLAIM_METADATA_VERSION;
 pub use network_phase2::hot_pluggable_tap;
 pub use network_phase2::{Tap, taps};
 pub use options::{Cell, ClusterConfig, Distance, HostCpu, Smbios, SyncOptions, Topology};

@@ -9,7 +9,8 @@ use super::super::facts::HostFacts;
 use super::Entry;
 use crate::vmi::VirtualMachineInstance;
 
-const API_VERSION: &str = "metadata.resource.k8s.io/v1alpha1";
+/// The version of the metadata that is understood.
+pub const API_VERSION: &str = "metadata.resource.k8s.io/v1alpha1";
 const MEDIATED: &str = "mdevUUID";
 const PCI: &str = "resource.kubernetes.io/pciBusID";
 

@@ -13,6 +13,7 @@ use super::facts::HostFacts;
 use super::pci;
 use crate::domain::{Address, Alias, HostDevice, HostDeviceSource};
 use crate::vmi::VirtualMachineInstance;
+pub use claims::API_VERSION as CLAIM_METADATA_VERSION;
 use claims::Claimed;
 use pool::AddressPool;
 pub(super) use pool::variable;

@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use super::files::{below, names, text, word};
-use crate::convert::{NumaNode, PciDevice, Sysfs, kernel_name};
+use crate::convert::{CLAIM_METADATA_VERSION, NumaNode, PciDevice, Sysfs, kernel_name};
 use crate::domain::{DomainSpec, HostDevice, cpu_list};
 use crate::vmi::VirtualMachineInstance;
 
@@ -69,7 +69,7 @@ pub(super) fn claims(root: &Path) -> BTreeMap<String, serde_json::Value> {
                 for file in names(&root.join(&folder)).iter().filter(|name| name.ends_with("-metadata.json")) {
                     let path = format!("{folder}/{file}");
                     let Some(text) = text(&root.join(&path)) else { continue };
-                    let content = serde_json::from_str(&text).unwrap_or_else(|error| {
+                    let content = understood(&text).unwrap_or_else(|error| {
                         tracing::warn!("{}: cannot be read: {error}", root.join(&path).display());
                         serde_json::Value::Null
                     });
@@ -79,6 +79,21 @@ pub(super) fn claims(root: &Path) -> BTreeMap<String, serde_json::Value> {
         }
     }
     files
+}
+
+/// Drivers write the same metadata once for each version of the API, newest first, one JSON value after the other: the
+/// one of the version that the conversion understands, else the first, which it refuses with that one's version.
+fn understood(text: &str) -> serde_json::Result<serde_json::Value> {
+    let mut first = None;
+    for value in serde_json::Deserializer::from_str(text).into_iter::<serde_json::Value>() {
+        let value = value?;
+        let version = value.get("apiVersion").and_then(serde_json::Value::as_str);
+        if version == Some(CLAIM_METADATA_VERSION) {
+            return Ok(value);
+        }
+        first.get_or_insert(value);
+    }
+    first.map_or_else(|| serde_json::from_str(text), Ok)
 }
 
 /// The parts of `/sys` that tell where the domain's PCI devices are.
@@ -173,13 +188,25 @@ mod tests {
         for (path, content) in [
             ("resourceclaims/c/r/drv-metadata.json", r#"{"apiVersion":"v1"}"#),
             ("resourceclaims/c/r/other.json", "{}"),
+            (
+                "resourceclaims/c/s/drv-metadata.json",
+                r#"{"apiVersion":"v1"} {"apiVersion":"metadata.resource.k8s.io/v1alpha1","kind":"k"}
+                   {"apiVersion":"v0"}"#,
+            ),
+            ("resourceclaims/c/t/drv-metadata.json", r#"{"apiVersion":"v2"}{"apiVersion":"v1"}"#),
+            ("resourceclaims/c/u/drv-metadata.json", r#"{"apiVersion":"v2"}{"apiVersion""#),
+            ("resourceclaims/c/v/drv-metadata.json", ""),
             ("resourceclaimtemplates/t/r/drv-metadata.json", "no JSON"),
         ] {
             write(root.path(), &format!("{CLAIMS}/{path}"), content);
         }
         let found = claims(root.path());
-        assert_eq!(found.len(), 2);
+        assert_eq!(found.len(), 6);
         assert_eq!(found["resourceclaims/c/r/drv-metadata.json"]["apiVersion"], "v1");
+        assert_eq!(found["resourceclaims/c/s/drv-metadata.json"]["kind"], "k");
+        assert_eq!(found["resourceclaims/c/t/drv-metadata.json"]["apiVersion"], "v2");
+        assert!(found["resourceclaims/c/u/drv-metadata.json"].is_null(), "cut off");
+        assert!(found["resourceclaims/c/v/drv-metadata.json"].is_null(), "empty");
         assert!(found["resourceclaimtemplates/t/r/drv-metadata.json"].is_null());
     }
 
