@@ -11,7 +11,7 @@ use super::sync::Hotplug;
 use crate::cmd::Failure;
 use crate::domain::Time;
 use crate::hypervisor::{ControlError, VmControl};
-use crate::libvirt::{Connection, code, flags, state};
+use crate::libvirt::{self, Connection, code, flags, state};
 use crate::vmi::VirtualMachineInstance;
 
 /// UIDs of VMIs that were paused on purpose, which a sync therefore does not resume. A launcher that follows this one
@@ -128,7 +128,7 @@ pub async fn soft_reboot(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Fa
         }
     };
     match vm.control.reboot(flags).await {
-        Err(error) if error.code() == Some(code::AGENT_UNRESPONSIVE) => Ok(()),
+        Err(error) if was_given(&error) || error.code() == Some(code::AGENT_UNRESPONSIVE) => Ok(()),
         result => Ok(result?),
     }
 }
@@ -141,6 +141,9 @@ pub async fn shutdown(vm: &Vm) -> Result<(), Failure> {
         match absent_is_fine(vm.control.shutdown().await) {
             Ok(Some(())) => {}
             Ok(None) => return Ok(()),
+            Err(error) if was_given(&error) => {
+                tracing::info!("the guest was asked to shut down and has not obeyed yet: {error}");
+            }
             // A guest may be off before libvirt has heard from its agent that it obeys.
             Err(error) if error.code() == Some(code::OPERATION_INVALID) && is_down(vm).await => {}
             Err(error) => return Err(error.into()),
@@ -150,6 +153,12 @@ pub async fn shutdown(vm: &Vm) -> Result<(), Failure> {
         });
     }
     Ok(())
+}
+
+/// Whether libvirt has the order and waits for the guest to obey. Through the agent it does so for up to 60 s, which is
+/// longer than any client waits, and a guest that hangs would otherwise never be seen to have been asked.
+fn was_given(error: &ControlError) -> bool {
+    matches!(error, ControlError::Libvirt(libvirt::Error::Deadline { .. }))
 }
 
 async fn is_down(vm: &Vm) -> bool {
@@ -177,5 +186,120 @@ fn absent_is_fine<T>(result: Result<T, ControlError>) -> Result<Option<T>, Contr
         Ok(value) => Ok(Some(value)),
         Err(error) if error.is_no_domain() => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::hypervisor::Answer;
+    use crate::launcher::hypervisor_process::Search;
+    use crate::launcher::publisher::Identity;
+    use crate::libvirt::{Deadlines, DomainSnapshot, Error, StatsRecord, VirError};
+    use crate::notify::Outbox;
+
+    /// A running VM whose guest answers every order to end like this.
+    struct Running(ControlError);
+
+    fn unasked<'a, T: Send + 'a>() -> Answer<'a, T> {
+        Box::pin(std::future::pending())
+    }
+
+    impl Running {
+        fn answer(&self) -> Answer<'_, ()> {
+            Box::pin(std::future::ready(Err(self.0.clone())))
+        }
+    }
+
+    impl VmControl for Running {
+        fn attach(&self) -> Answer<'_, ()> {
+            unasked()
+        }
+        fn exists(&self) -> Answer<'_, bool> {
+            unasked()
+        }
+        fn state(&self) -> Answer<'_, (i32, i32)> {
+            Box::pin(std::future::ready(Ok((state::RUNNING, 1))))
+        }
+        fn snapshot(&self) -> Answer<'_, DomainSnapshot> {
+            unasked()
+        }
+        fn stats(&self, _: Instant) -> Answer<'_, Option<StatsRecord>> {
+            unasked()
+        }
+        fn vcpu_pins(&self, _: usize, _: Instant) -> Answer<'_, Vec<Vec<bool>>> {
+            unasked()
+        }
+        fn start(&self, _: bool) -> Answer<'_, ()> {
+            unasked()
+        }
+        fn suspend(&self) -> Answer<'_, ()> {
+            unasked()
+        }
+        fn resume(&self) -> Answer<'_, ()> {
+            unasked()
+        }
+        fn reset(&self) -> Answer<'_, ()> {
+            unasked()
+        }
+        fn reboot(&self, _: u32) -> Answer<'_, ()> {
+            self.answer()
+        }
+        fn shutdown(&self) -> Answer<'_, ()> {
+            self.answer()
+        }
+        fn destroy(&self) -> Answer<'_, ()> {
+            unasked()
+        }
+        fn undefine(&self) -> Answer<'_, ()> {
+            unasked()
+        }
+    }
+
+    fn vm(answer: Error) -> Vm {
+        let (events, _) = tokio::sync::mpsc::unbounded_channel();
+        let connection = Connection::new("test:///default".to_owned(), Deadlines::default(), events);
+        let identity = Identity { domain: "d".into(), namespace: "n".into(), name: "d".into(), uid: "u".into() };
+        let outbox = Outbox::start("/nowhere/notify.sock".into(), crate::notify::Timings::default());
+        let search = Search { pid_file: "/nowhere/d.pid".into(), command_prefixes: Vec::new() };
+        Vm {
+            domain: "d".into(),
+            control: Arc::new(Running(answer.into())),
+            metadata: MetadataCache::default(),
+            paused: PausedSet::default(),
+            guest: Guest::new(&identity, connection.clone(), outbox, "/nowhere".into(), SavedStore::default()),
+            clock: GuestClock::default(),
+            tracker: Tracker::new("d".into(), search, SavedStore::default()),
+            hotplug: Hotplug::default(),
+            connection,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_takes_its_time_to_obey_was_asked() {
+        let (after, call) = (Duration::from_secs(12), "virDomainShutdownFlags");
+        let asked_at = |vm: &Vm| vm.metadata.snapshot().grace_period.and_then(|grace| grace.deletion_timestamp);
+        let hangs = vm(Error::Deadline { call, after });
+        shutdown(&hangs).await.unwrap();
+        let asked = asked_at(&hangs);
+        assert!(asked.is_some(), "the grace period of virt-handler begins then");
+        shutdown(&hangs).await.unwrap();
+        assert_eq!(asked_at(&hangs), asked, "and not again");
+        let with_agent = r#"{"spec":{"domain":{"devices":{}}},
+            "status":{"conditions":[{"type":"AgentConnected","status":"True"}]}}"#;
+        let vmi = crate::vmi::parse(with_agent.as_bytes()).unwrap();
+        soft_reboot(&hangs, &vmi).await.unwrap();
+
+        let refuses = vm(Error::Libvirt(VirError { code: 9, domain: 10, message: "no".into() }));
+        shutdown(&refuses).await.unwrap_err();
+        soft_reboot(&refuses, &vmi).await.unwrap_err();
+        assert_eq!(asked_at(&refuses), None);
+        let lost = vm(Error::Disconnected { call, uri: "u".into(), reason: "r".into() });
+        shutdown(&lost).await.unwrap_err();
+        assert_eq!(asked_at(&lost), None);
     }
 }
