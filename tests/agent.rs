@@ -121,6 +121,7 @@ fn a_real_agent_is_asked_and_obeys() {
     keys_and_passwords(&pod);
     keys_of_an_older_agent(&pod, &virt_handler);
     freeze_and_thaw(&pod, &virt_handler);
+    slow_freeze(&pod, &virt_handler);
     helpers(&pod, &virt_handler);
     die_while_frozen(&pod, &virt_handler);
     pause(&pod);
@@ -271,6 +272,22 @@ fn freeze_and_thaw(pod: &Pod, virt_handler: &VirtHandler) {
     wait_told(virt_handler, "thawed");
     assert!(begun.elapsed() >= Duration::from_secs(6), "the safety timer came early: {:?}", begun.elapsed());
     assert_eq!(exec(pod, &["/bin/touch", "/data/again"]).0, 0);
+}
+
+/// A guest that has much to write, or databases to ask, freezes within what virt-handler waits, and stays frozen.
+fn slow_freeze(pod: &Pod, virt_handler: &VirtHandler) {
+    let hook = "/run/slow-freeze";
+    let write = format!("printf '#!/bin/sh\\n[ $1 = thaw ] || sleep 15\\n' > {hook} && chmod 755 {hook}");
+    assert_eq!(exec(pod, &["/bin/sh", "-c", &write]).0, 0);
+    restart_agent(pod, &format!("--fsfreeze-hook={hook}"));
+    let begun = Instant::now();
+    let frozen = pod.ctl(&["--timeout", "60", "freeze", "--unfreeze-after", "0"]);
+    assert!(frozen.status.success(), "after {:?}: {}", begun.elapsed(), text(&frozen));
+    assert!(begun.elapsed() >= Duration::from_secs(15), "the guest was not slow: {:?}", begun.elapsed());
+    wait_told(virt_handler, "frozen");
+    assert!(pod.ctl(&["unfreeze"]).status.success());
+    wait_told(virt_handler, "thawed");
+    restart_agent(pod, "--statedir=/run");
 }
 
 fn pause(pod: &Pod) {

@@ -61,13 +61,22 @@ fn now() -> u64 {
 impl Guest {
     /// FreezeVirtualMachine. `metadata` says whether a migration is under way.
     pub async fn freeze(&self, request: FreezeRequest, metadata: &KubeVirtMetadata) -> Result<(), Failure> {
+        self.freeze_within(self.shared.agent.connection.deadlines().freeze, request, metadata).await
+    }
+
+    /// The same for a caller whose own client waits for less, `within` the time that it has.
+    pub async fn freeze_within(
+        &self,
+        within: Duration,
+        request: FreezeRequest,
+        metadata: &KubeVirtMetadata,
+    ) -> Result<(), Failure> {
         if migrating(metadata) {
             return Err(Failure::text("failed to freeze VMI, VMI is currently during migration"));
         }
         let agent = &self.shared.agent;
-        let deadlines = agent.connection.deadlines();
-        let end = Instant::now() + deadlines.control;
-        if guest_agent::status(agent, deadlines.agent.min(deadlines.control)).await? == FROZEN {
+        let end = Instant::now() + within;
+        if guest_agent::status(agent, agent.connection.deadlines().agent.min(within)).await? == FROZEN {
             return Ok(());
         }
         if has_persistent_tpm(&request.vmi) {
@@ -75,18 +84,20 @@ impl Guest {
         }
         let seconds = u64::try_from(request.unfreeze_timeout_seconds).unwrap_or_default();
         let thaw_after = (request.unfreeze_timeout_seconds != 0).then(|| Duration::from_secs(seconds));
-        let due = thaw_after.map(|after| now().saturating_add(after.as_secs()));
-        let due_before = self.shared.thaw.remember(due);
+        let due = || thaw_after.map(|after| now().saturating_add(after.as_secs()));
+        let due_before = self.shared.thaw.remember(due());
         let frozen = guest_agent::freeze(agent, end.saturating_duration_since(Instant::now())).await;
         self.shared.interest.freeze_status.notify_one();
         match frozen {
             Ok(()) => {
                 self.shared.thaw.replace(thaw_after.map(|after| self.thaw_later(after)));
+                // Its time counts from now; the guest may have taken a while to get here.
+                self.shared.thaw.remember(due());
                 Ok(())
             }
             Err(error) => {
                 if may_still_happen(&error) {
-                    self.shared.thaw.remember(due.or(Some(now())));
+                    self.shared.thaw.remember(due().or(Some(now())));
                     self.shared.thaw.replace(Some(self.thaw_later(thaw_after.unwrap_or_default())));
                 } else {
                     self.shared.thaw.remember(due_before);

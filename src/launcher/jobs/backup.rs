@@ -117,7 +117,9 @@ impl Jobs {
 
     async fn freeze(&self, vmi: crate::vmi::VirtualMachineInstance) -> Result<(), Failure> {
         let request = FreezeRequest { vmi, unfreeze_timeout_seconds: 0 };
-        self.vm.guest.freeze(request, &self.vm.metadata.snapshot()).await
+        // Within what the client of a backup waits; a freeze of its own may take longer.
+        let within = self.vm.connection.deadlines().control;
+        self.vm.guest.freeze_within(within, request, &self.vm.metadata.snapshot()).await
     }
 
     async fn abort_backup(&self, name: &str, started: Option<Time>) -> Result<(), Failure> {
