@@ -13,9 +13,11 @@ use std::time::Duration;
 
 use http::StatusCode;
 use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use support::export_server::{ExportServer, Fetcher, NAME};
 use support::pod::{Pod, demo_vmi, image, text};
+use support::processes::{children, send};
 use support::{expect, wait_for};
 use virt_launcher::proto::nbd::{MapRequest, ReadRequest};
 
@@ -78,6 +80,12 @@ fn start(pod: &Pod, name: &str, more: &[&str]) -> Output {
     let which = which(name);
     let which: Vec<&str> = which.iter().map(String::as_str).collect();
     with_vmi(pod, &vmi("Enabled"), &[&["backup", "start"][..], &which, more].concat())
+}
+
+fn abort(pod: &Pod, name: &str) -> Output {
+    let which = which(name);
+    let which: Vec<&str> = which.iter().map(String::as_str).collect();
+    pod.ctl(&[&["backup", "abort"][..], &which].concat())
 }
 
 fn with_vmi(pod: &Pod, vmi: &Value, words: &[&str]) -> Output {
@@ -221,12 +229,7 @@ fn backups_hold_what_the_guest_wrote_and_go_on_from_checkpoints() {
     let unknown = ["--incremental", "no-such-checkpoint"];
     assert!(refused(&start(&pod, "odd", &unknown)).contains("virError(Code="));
     assert!(!file_of(&pod, "odd").parent().unwrap().exists(), "nothing is left of a backup that did not begin");
-    let abort = |name: &str| {
-        let which = which(name);
-        let which: Vec<&str> = which.iter().map(String::as_str).collect();
-        pod.ctl(&[&["backup", "abort"][..], &which].concat())
-    };
-    assert!(refused(&abort("full")).contains("failed to abort backup: "));
+    assert!(refused(&abort(&pod, "full")).contains("failed to abort backup: "));
     let untracked = with_vmi(&pod, &vmi("Initializing"), &["backup", "start", "--name", "early"]);
     assert!(refused(&untracked).contains("Backup failed ChangedBlockTracking is not enabled"));
 
@@ -283,12 +286,34 @@ fn backups_hold_what_the_guest_wrote_and_go_on_from_checkpoints() {
     assert!(
         refused(&start(&pod, "other", &[])).contains("backup pull already in progress, need to wait for completion")
     );
-    assert!(refused(&abort("other")).contains("requested backup differs from ongoing one"));
-    succeeded(&abort("pull"), &pod);
+    assert!(refused(&abort(&pod, "other")).contains("requested backup differs from ongoing one"));
+    succeeded(&abort(&pod, "pull"), &pod);
     let pull = wait_completed(&pod, "pull");
     assert_eq!((&pull["Mode"], &pull["Failed"], &pull["BackupMsg"]), (&json!("Pull"), &json!(false), &json!("")));
     assert!(!socket.exists(), "nothing is served any more");
     let closed = async { tokio::time::timeout(DONE, fetcher.closed()).await };
     runtime.block_on(closed).expect("the export has ended with the backup");
     assert!(refused(&export(&pod, "pull", &server)).contains("backup already completed"));
+
+    slow_beginning(&pod);
+}
+
+/// libvirt that waits for QEMU has not failed.
+fn slow_beginning(pod: &Pod) {
+    let (qemu, _) = children(pod.pid_1()).into_iter().find(|(_, comm)| comm.starts_with("qemu-system")).unwrap();
+    let pull = ["--pull", "--skip-quiesce"];
+    send(qemu, Signal::SIGSTOP);
+    let said = refused(&start(pod, "slow", &pull));
+    succeeded(&start(pod, "slow", &pull), pod);
+    send(qemu, Signal::SIGCONT);
+    let socket = pod.volume("public/sockets").join("backup-nbd-sock");
+    wait_for("the backup", DONE, || expect(socket.exists(), told(pod)));
+    let slow = told(pod);
+    assert_eq!((&slow["Name"], &slow["QuiesceStatus"]), (&json!("slow"), &json!("Skipped")), "{slow}");
+    wait_for("its end", DONE, || {
+        let aborted = abort(pod, "slow");
+        expect(aborted.status.success(), text(&aborted))
+    });
+    assert_eq!(wait_completed(pod, "slow")["Failed"], false);
+    assert!(said.contains("its beginning goes on"), "{said}");
 }

@@ -16,10 +16,11 @@ const REDEFINE_VALIDATED: u32 = 1 | 4;
 const MONITOR_DEFAULT: u32 = 0;
 
 impl Connection {
-    /// `virDomainBackupBegin` with a checkpoint; its end is told by an event.
+    /// `virDomainBackupBegin` with a checkpoint; its end is told by an event. Without libvirt's own answer it may have begun,
+    /// or begin yet.
     pub async fn backup_begin(&self, name: &str, backup: &str, checkpoint: &str) -> Result<(), Error> {
         let (backup, checkpoint) = (backup.to_owned(), checkpoint.to_owned());
-        self.on_domain("virDomainBackupBegin", self.deadlines().control, name, move |domain| {
+        self.on_domain("virDomainBackupBegin", self.deadlines().backup, name, move |domain| {
             let (backup, checkpoint) = (c_string(&backup)?, c_string(&checkpoint)?);
             // SAFETY: the domain is alive while it is borrowed, both texts until the call returns.
             check(unsafe { virt_sys::virDomainBackupBegin(domain.as_ptr(), backup.as_ptr(), checkpoint.as_ptr(), 0) })

@@ -38,6 +38,8 @@ pub struct Deadlines {
     /// A freeze of the guest's file systems, the questions before it included: the guest writes out what it has, and asks
     /// its databases to.
     pub freeze: Duration,
+    /// The beginning of a backup, which is followed to its end: what nobody waits for any more may begin yet.
+    pub backup: Duration,
     /// A memory dump, which nobody waits for.
     pub dump: Duration,
 }
@@ -56,6 +58,7 @@ impl Default for Deadlines {
             agent: Duration::from_secs(12),
             // Below the client's 60 s (contract/cmd-server.md 1).
             freeze: Duration::from_secs(50),
+            backup: Duration::from_secs(3600),
             // A terabyte to storage that takes 100 MB/s, twice over.
             dump: Duration::from_secs(6 * 3600),
         }

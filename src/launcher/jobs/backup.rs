@@ -1,15 +1,25 @@
 //! BackupVirtualMachine and RedefineCheckpoint (contract/cmd-server.md 7.3, 7.5): libvirt copies the disks of a running
 //! VM, or serves them; a checkpoint remembers from where the next backup may go on.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{Jobs, NBD_SOCKET};
+use super::super::operations::Vm;
+use super::Jobs;
+use super::backup_begin::{Steps, begin, edit, is_refusal, is_running};
+use super::backup_documents::{Disk, backup_xml, checkpoint_xml, disks, stamp, volumes};
 use crate::cmd::{BackupCommand, BackupRequest, BackupStart, Checkpoint, Failure, FreezeRequest};
 use crate::domain::{BackupMetadata, DomainSpec, Time};
 use crate::files::Folder;
 use crate::libvirt::{Error, JobStats};
+use crate::vmi::VirtualMachineInstance;
+
+/// From the order to begin a backup to its answer: below the client's 20 s, so that it learns that the work goes on.
+const ANSWER: Duration = Duration::from_secs(18);
 
 /// `VIR_DOMAIN_JOB_OPERATION_BACKUP`.
 pub const OPERATION_BACKUP: i32 = 9;
@@ -25,19 +35,9 @@ mod job {
     pub const CANCELLED: i32 = 5;
 }
 
-/// A disk as a backup sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Disk {
-    /// The guest's device.
-    target: String,
-    /// The volume, if the disk's changes are tracked; its overlay then.
-    tracked: Option<(String, String)>,
-}
-
 impl Jobs {
     /// BackupVirtualMachine.
     pub async fn backup(&self, request: BackupRequest) -> Result<(), Failure> {
-        let _alone = self.backup.lock().await;
         let BackupRequest { vmi, command } = request;
         match command {
             BackupCommand::Start(start) => self.start_backup(vmi, start).await,
@@ -50,76 +50,75 @@ impl Jobs {
         }
     }
 
-    async fn start_backup(&self, vmi: crate::vmi::VirtualMachineInstance, start: BackupStart) -> Result<(), Failure> {
-        let metadata = self.vm.metadata.snapshot();
-        if metadata.migration.as_ref().is_some_and(|it| it.start_timestamp.is_some() && it.end_timestamp.is_none()) {
-            return Err(Failure::text("failed to do backup, VMI is currently during migration"));
+    async fn start_backup(&self, vmi: VirtualMachineInstance, start: BackupStart) -> Result<(), Failure> {
+        let until = Instant::now() + ANSWER;
+        // Whoever asks again while a backup begins does not wait for that.
+        if !self.admits(&start)? {
+            return Ok(());
         }
-        if !admitted(metadata.backup.as_ref(), &start)? {
+        let alone = timeout(self.vm.connection.deadlines().read, Arc::clone(&self.backup).lock_owned()).await;
+        let alone = alone.map_err(|_| Failure::text("the outcome of another backup is not known yet"))?;
+        if !self.admits(&start)? {
             return Ok(());
         }
         let disks = disks(&self.live_spec().await?);
         let checkpoint = format!("{}-{}", start.name, stamp(start.started));
         let folder = start.target_path.join(&vmi.metadata.name).join(&checkpoint);
-        let not_made = |error: std::io::Error| Failure::text(format!("error creating dir for backup: {error}"));
-        let making = folder.clone();
-        let made = tokio::task::spawn_blocking(move || Folder::make(&making, 0o755).map(drop)).await;
-        made.map_err(std::io::Error::other).and_then(|made| made.map_err(Into::into)).map_err(not_made)?;
-        self.vm.metadata.edit(|metadata| {
-            metadata.backup = Some(BackupMetadata {
-                name: start.name.clone(),
-                mode: if start.pull { "Pull" } else { "Push" }.to_owned(),
-                skip_quiesce: start.skip_quiesce,
-                start_timestamp: Some(start.started),
-                checkpoint_name: checkpoint.clone(),
-                volumes: volumes(&disks),
-                ..BackupMetadata::default()
-            });
-        });
-        let (quiesced, message) = match start.skip_quiesce {
-            true => ("Skipped", String::new()),
-            false => match self.freeze(vmi).await {
-                Ok(()) => ("Succeeded", String::new()),
-                Err(failure) => ("Failed", failure.to_string()),
-            },
+        make_folder(folder.clone(), until).await?;
+        let backup = BackupMetadata {
+            name: start.name.clone(),
+            mode: if start.pull { "Pull" } else { "Push" }.to_owned(),
+            skip_quiesce: start.skip_quiesce,
+            start_timestamp: Some(start.started),
+            checkpoint_name: checkpoint.clone(),
+            volumes: volumes(&disks),
+            ..BackupMetadata::default()
         };
-        let backup_xml = backup_xml(&start, &checkpoint, &folder, &disks);
-        let checkpoint_xml = checkpoint_xml(&checkpoint, None, &disks);
-        let begun = self.vm.connection.backup_begin(&self.vm.domain, &backup_xml, &checkpoint_xml).await;
-        if quiesced == "Succeeded"
-            && let Err(failure) = self.vm.guest.unfreeze().await
-        {
-            tracing::error!(
-                reason = failure.to_string(),
-                "the guest's file systems cannot be thawed after a backup began"
-            );
-        }
-        match begun {
-            Ok(()) => {
-                self.vm.metadata.edit(|metadata| {
-                    if let Some(backup) = metadata.backup.as_mut() {
-                        backup.quiesce_status = quiesced.to_owned();
-                        backup.backup_msg = message;
+        self.vm.metadata.edit(|metadata| metadata.backup = Some(backup.clone()));
+        let source = Source {
+            backup_xml: backup_xml(&start, &checkpoint, &folder, &disks),
+            checkpoint_xml: checkpoint_xml(&checkpoint, None, &disks),
+            vm: self.vm.clone(),
+            vmi,
+        };
+        let jobs = self.clone();
+        // A task of its own: the guest has to be thawed, and libvirt's answer to be heard, when nobody waits any more.
+        let begun = tokio::spawn(async move {
+            let still = jobs.vm.connection.deadlines().control;
+            let begun = begin(&source, &jobs.vm.metadata, &backup, still).await;
+            drop(alone);
+            match &begun {
+                Ok(()) => {}
+                Err(error) if is_refusal(error) => {
+                    if let Err(error) = tokio::fs::remove_dir(&folder).await {
+                        tracing::warn!("{} of a backup that did not begin stays: {error}", folder.display());
                     }
-                });
-                Ok(())
-            }
-            Err(error) => {
-                // Empty, so that the same may be tried again.
-                self.vm.metadata.edit(|metadata| metadata.backup = Some(BackupMetadata::default()));
-                if let Err(error) = tokio::fs::remove_dir(&folder).await {
-                    tracing::warn!("{} of a backup that did not begin stays: {error}", folder.display());
                 }
-                Err(Failure::text(error.to_string()))
+                Err(error) => {
+                    tracing::warn!("whether backup {} has begun is not known: {error}", backup.name);
+                    jobs.backup_may_have_ended().await;
+                }
             }
+            begun.map_err(|error| Failure::text(error.to_string()))
+        });
+        match timeout_at(until, begun).await {
+            Ok(Ok(begun)) => begun,
+            Ok(Err(gone)) => Err(Failure::text(format!("the beginning of backup {} was given up: {gone}", start.name))),
+            Err(_) => Err(Failure::text(format!(
+                "backup {} has not begun within {} s; its beginning goes on",
+                start.name,
+                ANSWER.as_secs()
+            ))),
         }
     }
 
-    async fn freeze(&self, vmi: crate::vmi::VirtualMachineInstance) -> Result<(), Failure> {
-        let request = FreezeRequest { vmi, unfreeze_timeout_seconds: 0 };
-        // Within what the client of a backup waits; a freeze of its own may take longer.
-        let within = self.vm.connection.deadlines().control;
-        self.vm.guest.freeze_within(within, request, &self.vm.metadata.snapshot()).await
+    /// Whether a backup is to begin; false if it runs already.
+    fn admits(&self, start: &BackupStart) -> Result<bool, Failure> {
+        let metadata = self.vm.metadata.snapshot();
+        if metadata.migration.as_ref().is_some_and(|it| it.start_timestamp.is_some() && it.end_timestamp.is_none()) {
+            return Err(Failure::text("failed to do backup, VMI is currently during migration"));
+        }
+        admitted(metadata.backup.as_ref(), start)
     }
 
     async fn abort_backup(&self, name: &str, started: Option<Time>) -> Result<(), Failure> {
@@ -145,18 +144,14 @@ impl Jobs {
             Ok(stats) if stats.job_type != job::NONE => JobStats { error: stats.error.or(told.error), ..stats },
             Ok(_) | Err(_) => told,
         };
-        self.vm.metadata.set(|metadata| {
-            let same =
-                |now: &&mut BackupMetadata| now.name == backup.name && now.start_timestamp == backup.start_timestamp;
-            if let Some(now) = metadata.backup.as_mut().filter(same) {
-                end(now, &stats);
-            }
-        });
+        edit(&self.vm.metadata, &backup, |now| end(now, &stats));
         true
     }
 
-    /// The connection is new: the end of a backup may have been missed. True if one is noted now.
+    /// The end of a backup, or whether it has begun at all, may have been missed: the connection is new, or libvirt did
+    /// not answer. True if one is noted now. One that begins is waited for: libvirt does not know of it yet.
     pub async fn backup_may_have_ended(&self) -> bool {
+        let _alone = self.backup.lock().await;
         if !self.vm.metadata.snapshot().backup.as_ref().is_some_and(is_running) {
             return false;
         }
@@ -217,7 +212,43 @@ impl Jobs {
     }
 }
 
-/// Whether a backup is to begin; false if it runs already.
+/// The folder of a backup's files.
+async fn make_folder(folder: PathBuf, until: Instant) -> Result<(), Failure> {
+    let making = tokio::task::spawn_blocking(move || Folder::make(&folder, 0o755).map(drop));
+    let failed = |why: String| Failure::text(format!("error creating dir for backup: {why}"));
+    match timeout_at(until, making).await {
+        Ok(Ok(made)) => made.map_err(|error| failed(error.to_string())),
+        Ok(Err(gone)) => Err(failed(gone.to_string())),
+        Err(_) => Err(failed("the storage does not answer".to_owned())),
+    }
+}
+
+/// The VM whose disks are to be copied.
+struct Source {
+    vm: Vm,
+    vmi: VirtualMachineInstance,
+    backup_xml: String,
+    checkpoint_xml: String,
+}
+
+impl Steps for Source {
+    async fn freeze(&self) -> Result<(), Failure> {
+        let request = FreezeRequest { vmi: self.vmi.clone(), unfreeze_timeout_seconds: 0 };
+        // Within what the client of a backup waits; a freeze of its own may take longer.
+        let within = self.vm.connection.deadlines().control;
+        self.vm.guest.freeze_within(within, request, &self.vm.metadata.snapshot()).await
+    }
+
+    async fn begin(&self) -> Result<(), Error> {
+        self.vm.connection.backup_begin(&self.vm.domain, &self.backup_xml, &self.checkpoint_xml).await
+    }
+
+    async fn thaw(&self) -> Result<(), Failure> {
+        self.vm.guest.unfreeze().await
+    }
+}
+
+/// Whether a backup is to begin after the last one that is on record; false if it runs already.
 fn admitted(known: Option<&BackupMetadata>, start: &BackupStart) -> Result<bool, Failure> {
     let Some(known) = known.filter(|known| !known.name.is_empty()) else { return Ok(true) };
     let name = &start.name;
@@ -256,10 +287,6 @@ fn is_same(known: &BackupMetadata, name: &str, started: Option<Time>) -> bool {
     known.name == name && known.start_timestamp.map(|time| time.unix()) == started.map(|time| time.unix())
 }
 
-fn is_running(backup: &BackupMetadata) -> bool {
-    !backup.name.is_empty() && backup.end_timestamp.is_none()
-}
-
 /// Notes how a backup ended.
 fn end(backup: &mut BackupMetadata, stats: &JobStats) {
     let pull = backup.mode == "Pull";
@@ -284,73 +311,6 @@ fn end(backup: &mut BackupMetadata, stats: &JobStats) {
     backup.failed = failed;
     backup.backup_msg = message;
     backup.end_timestamp = Some(Time::now());
-}
-
-fn disks(spec: &DomainSpec) -> Vec<Disk> {
-    let disk = |disk: &crate::domain::Disk| {
-        let volume = disk.alias.as_ref().map_or(&disk.target.device, |alias| &alias.name);
-        let tracked = disk.source.data_store.as_ref().map(|_| (volume.clone(), disk.source.file.clone()));
-        Disk { target: disk.target.device.clone(), tracked }
-    };
-    spec.devices.disks.iter().map(disk).collect()
-}
-
-/// `[{"volumeName":…}]`, `null` without a volume.
-fn volumes(disks: &[Disk]) -> String {
-    let names = disks.iter().filter_map(|disk| disk.tracked.as_ref());
-    let names: Vec<Value> = names.map(|(volume, _)| json!({ "volumeName": volume })).collect();
-    if names.is_empty() { "null".to_owned() } else { Value::Array(names).to_string() }
-}
-
-/// `2026-01-02_03-04-05`, in UTC.
-fn stamp(time: Time) -> String {
-    time.to_string().replace('T', "_").replace(':', "-").trim_end_matches('Z').to_owned()
-}
-
-fn backup_xml(start: &BackupStart, checkpoint: &str, folder: &Path, disks: &[Disk]) -> String {
-    let mut xml = format!("<domainbackup mode=\"{}\">", if start.pull { "pull" } else { "push" });
-    if let Some(since) = &start.incremental {
-        xml += &format!("<incremental>{}</incremental>", escaped(since));
-    }
-    if start.pull {
-        xml += &format!("<server transport=\"unix\" socket=\"{NBD_SOCKET}\"/>");
-    }
-    xml += "<disks>";
-    for Disk { target, tracked } in disks {
-        let target = escaped(target);
-        let Some((volume, _)) = tracked else {
-            xml += &format!("<disk name=\"{target}\" backup=\"no\"/>");
-            continue;
-        };
-        let file = folder.join(format!("{}-{volume}.qcow2", start.name));
-        let (file, volume) = (escaped(&file.to_string_lossy()), escaped(volume));
-        xml += &match start.pull {
-            true => format!(
-                "<disk name=\"{target}\" backup=\"yes\" type=\"file\" exportname=\"{volume}\" exportbitmap=\"{}\">\
-                 <scratch file=\"{file}\"/></disk>",
-                escaped(checkpoint)
-            ),
-            false => format!("<disk name=\"{target}\" backup=\"yes\" type=\"file\"><target file=\"{file}\"/></disk>"),
-        };
-    }
-    xml + "</disks></domainbackup>"
-}
-
-fn checkpoint_xml(name: &str, created: Option<Time>, disks: &[Disk]) -> String {
-    let mut xml = format!("<domaincheckpoint><name>{}</name>", escaped(name));
-    if let Some(created) = created {
-        xml += &format!("<creationTime>{}</creationTime>", created.unix());
-    }
-    xml += "<disks>";
-    for Disk { target, tracked } in disks {
-        let kept = if tracked.is_some() { "bitmap" } else { "no" };
-        xml += &format!("<disk name=\"{}\" checkpoint=\"{kept}\"/>", escaped(target));
-    }
-    xml + "</disks></domaincheckpoint>"
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 /// Whether QEMU knows a usable dirty bitmap `name` in the image `overlay`.
@@ -381,6 +341,8 @@ fn is_image(file: &str, path: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn time(text: &str) -> Time {
@@ -390,37 +352,6 @@ mod tests {
     fn start(name: &str, pull: bool) -> BackupStart {
         let (started, target_path) = (time("2026-01-02T13:04:05Z"), PathBuf::from("/backups"));
         BackupStart { name: name.into(), started, pull, incremental: None, target_path, skip_quiesce: false }
-    }
-
-    fn two_disks() -> Vec<Disk> {
-        let xml = "<domain><devices>\
-            <disk><source file='/cbt/data.qcow2'><dataStore type='file'><source file='/d/disk.img'/></dataStore></source>\
-            <target dev='vda'/><alias name='ua-data'/></disk>\
-            <disk><source file='/e/scratch.qcow2'/><target dev='vdb'/><alias name='ua-scratch'/></disk>\
-            </devices></domain>";
-        disks(&DomainSpec::from_xml(xml).unwrap())
-    }
-
-    #[test]
-    fn tracked_disks_are_backed_up_and_others_named() {
-        let disks = two_disks();
-        assert_eq!(volumes(&disks), r#"[{"volumeName":"data"}]"#);
-        assert_eq!(volumes(&[]), "null");
-        let checkpoint = format!("b-{}", stamp(time("2026-01-02T13:04:05Z")));
-        assert_eq!(checkpoint, "b-2026-01-02_13-04-05");
-        let pushed = BackupStart { incremental: Some("a&b".into()), ..start("b", false) };
-        assert_eq!(
-            backup_xml(&pushed, &checkpoint, Path::new("/t"), &disks),
-            r#"<domainbackup mode="push"><incremental>a&amp;b</incremental><disks><disk name="vda" backup="yes" type="file"><target file="/t/b-data.qcow2"/></disk><disk name="vdb" backup="no"/></disks></domainbackup>"#
-        );
-        assert_eq!(
-            backup_xml(&start("b", true), &checkpoint, Path::new("/t"), &disks),
-            r#"<domainbackup mode="pull"><server transport="unix" socket="/var/run/kubevirt/sockets/backup-nbd-sock"/><disks><disk name="vda" backup="yes" type="file" exportname="data" exportbitmap="b-2026-01-02_13-04-05"><scratch file="/t/b-data.qcow2"/></disk><disk name="vdb" backup="no"/></disks></domainbackup>"#
-        );
-        assert_eq!(
-            checkpoint_xml("c", Some(time("1970-01-01T00:01:00Z")), &disks),
-            r#"<domaincheckpoint><name>c</name><creationTime>60</creationTime><disks><disk name="vda" checkpoint="bitmap"/><disk name="vdb" checkpoint="no"/></disks></domaincheckpoint>"#
-        );
     }
 
     #[test]

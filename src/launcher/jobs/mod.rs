@@ -2,6 +2,8 @@
 //! through the metadata (contract/cmd-server.md 7.2, 7.3).
 
 mod backup;
+mod backup_begin;
+mod backup_documents;
 mod exports;
 mod memory_dump;
 
@@ -25,7 +27,8 @@ pub struct Jobs {
     vm: Vm,
     /// Held while a memory dump is made.
     dumping: Arc<Mutex<()>>,
-    /// Held while a backup is begun or ended.
+    /// Held from the decision to begin a backup until libvirt has said what came of it, and while it is asked whether one
+    /// goes on. What it says by itself needs no turn: the record of a backup that has ended does not change any more.
     backup: Arc<Mutex<()>>,
     /// The backup that is exported.
     exports: Exports,
