@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use support::export_server::{ExportServer, Fetcher, NAME};
 use support::pod::{Pod, demo_vmi, image, text};
-use support::processes::{children, send};
+use support::processes::{children, owner, send};
 use support::{expect, wait_for};
 use virt_launcher::proto::nbd::{MapRequest, ReadRequest};
 
@@ -296,6 +296,7 @@ fn backups_hold_what_the_guest_wrote_and_go_on_from_checkpoints() {
     assert!(refused(&export(&pod, "pull", &server)).contains("backup already completed"));
 
     slow_beginning(&pod);
+    between_launchers(&pod);
 }
 
 /// libvirt that waits for QEMU has not failed.
@@ -316,4 +317,27 @@ fn slow_beginning(pod: &Pod) {
     });
     assert_eq!(wait_completed(pod, "slow")["Failed"], false);
     assert!(said.contains("its beginning goes on"), "{said}");
+}
+
+/// A backup outlives its launcher; the end of one that does not is noted by the next.
+fn between_launchers(pod: &Pod) {
+    let pull = ["--pull", "--skip-quiesce"];
+    succeeded(&start(pod, "kept", &pull), pod);
+    pod.replace_launcher();
+    let doubled = refused(&start(pod, "other", &pull));
+    assert!(doubled.contains("backup kept already in progress"), "{doubled}");
+    succeeded(&abort(pod, "kept"), pod);
+    assert_eq!(wait_completed(pod, "kept")["Failed"], false);
+
+    succeeded(&start(pod, "missed", &pull), pod);
+    // libvirt tells the end to a launcher that does not hear it any more.
+    send(owner(pod), Signal::SIGSTOP);
+    pod.virsh(&["domjobabort", "default_demo"]);
+    wait_for("its end", DONE, || {
+        let job = pod.virsh(&["domjobinfo", "default_demo"]);
+        expect(job.contains("None"), job)
+    });
+    pod.replace_launcher();
+    let missed = wait_completed(pod, "missed");
+    assert_eq!(missed["Failed"], true, "{missed}");
 }

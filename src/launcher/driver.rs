@@ -50,6 +50,7 @@ pub struct DriverHandle {
     version: watch::Receiver<Option<String>>,
     pub(super) statistics: Statistics,
     vm: Vm,
+    pub(super) jobs: Jobs,
     pub(super) sev: Sev,
     pub(super) collects_vm_stats: bool,
 }
@@ -197,10 +198,11 @@ impl Driver {
             collects_vm_stats: boot.config.vm_stats_collector,
             sev: Sev::new(vm.clone(), boot.config.ovmf_path.clone()),
             statistics: Statistics::new(vm.clone(), published, statistics::Timings::default()),
+            jobs: Jobs::new(vm.clone(), boot.watcher.clone()),
             vm: vm.clone(),
         };
         let driver = Driver {
-            jobs: Jobs::new(vm.clone(), boot.watcher.clone()),
+            jobs: handle.jobs.clone(),
             vm,
             pod_name: boot.config.environment.pod_name.clone(),
             boot: Arc::new(boot),

@@ -4,6 +4,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::driver::Signs;
+use super::jobs::Jobs;
 use super::operations::Vm;
 use super::publisher::{Cause, Publications};
 use super::start::StartError;
@@ -15,6 +16,8 @@ use crate::libvirt::{self, Connection};
 /// The launcher's first connection, and everything that is learnt through it.
 pub(super) struct FirstConnection {
     pub(super) vm: Vm,
+    /// What a launcher before this one has begun.
+    pub(super) jobs: Jobs,
     pub(super) signs: Signs,
     pub(super) publications: Publications,
     pub(super) timings: Timings,
@@ -30,6 +33,7 @@ impl FirstConnection {
         connect(&self.vm, &self.timings).await?;
         self.take_up().await;
         self.learn().await;
+        self.look_at_backup();
         self.publications.look(self.cause);
         // The first GetDomain sees what there is.
         self.publications.refreshed().await;
@@ -55,6 +59,17 @@ impl FirstConnection {
             }
             self.learn().await;
             self.publications.look(Cause::Reconnected);
+            self.look_at_backup();
+        });
+    }
+
+    /// A backup may have ended while there was no launcher to be told.
+    fn look_at_backup(&self) {
+        let (jobs, publications) = (self.jobs.clone(), self.publications.clone());
+        tokio::spawn(async move {
+            if jobs.backup_may_have_ended().await {
+                publications.look(Cause::BackupEnded);
+            }
         });
     }
 

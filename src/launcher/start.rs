@@ -241,6 +241,7 @@ impl Started {
         signs.leave_early.send_replace(config.environment.target_pod_exit_signal);
         let first = FirstConnection {
             vm: vm.clone(),
+            jobs: handle.jobs.clone(),
             signs: signs.clone(),
             publications: publications.clone(),
             timings,
