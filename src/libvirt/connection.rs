@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use virt::connect::{Connect, ConnectAuth, ConnectCredential, ConnectCredentialTy
 use virt::domain::Domain;
 
 use super::error::{Error, VirError, code};
-use super::events::{self, Event};
+use super::events::{self, Event, Target};
 use super::raw::{self, Handle};
 use crate::logging::{Share, share};
 
@@ -86,7 +86,7 @@ pub struct DomainSnapshot {
 #[derive(Clone)]
 enum Link {
     Open { handle: Arc<Handle>, generation: u64 },
-    Down { generation: u64, reason: String },
+    Down { reason: String },
 }
 
 /// A handle on the launcher's connection. Clones share it.
@@ -100,6 +100,10 @@ struct Shared {
     deadlines: Deadlines,
     events: UnboundedSender<Event>,
     link: Mutex<Link>,
+    /// Attempts to open one. Each has a generation of its own: one may succeed after it was given up.
+    attempts: AtomicU64,
+    /// The newest generation whose events count.
+    newest: Arc<AtomicU64>,
     agent: AgentTurns,
     /// Reads in a row that were not answered in time.
     unanswered: AtomicU32,
@@ -126,7 +130,7 @@ fn credentials(wanted: &mut Vec<ConnectCredential>) {
 impl Connection {
     /// A connection object that is not open yet; `connect` opens it. Events of every later connection go to `events`.
     pub fn new(uri: String, deadlines: Deadlines, events: UnboundedSender<Event>) -> Self {
-        let link = Link::Down { generation: 0, reason: "not connected yet".into() };
+        let link = Link::Down { reason: "not connected yet".into() };
         let agent = AgentTurns { turn: Arc::new(Semaphore::new(1)), holder: Mutex::default() };
         Connection {
             shared: Arc::new(Shared {
@@ -134,6 +138,8 @@ impl Connection {
                 deadlines,
                 events,
                 link: Mutex::new(link),
+                attempts: AtomicU64::new(0),
+                newest: Arc::default(),
                 agent,
                 unanswered: AtomicU32::new(0),
             }),
@@ -165,17 +171,18 @@ impl Connection {
 
     /// Opens the connection and registers the callbacks; an open one is kept.
     pub async fn connect(&self) -> Result<(), Error> {
-        let generation = match &*self.link() {
-            Link::Open { .. } => return Ok(()),
-            Link::Down { generation, .. } => generation + 1,
-        };
-        let (uri, queue) = (self.shared.uri.clone(), self.shared.events.clone());
+        if self.is_open() {
+            return Ok(());
+        }
+        let generation = self.shared.attempts.fetch_add(1, Ordering::Relaxed) + 1;
+        let target = Target::new(self.shared.events.clone(), generation, Arc::clone(&self.shared.newest));
+        let uri = self.shared.uri.clone();
         let handle = blocking("virConnectOpenAuth", self.shared.deadlines.open, move || {
             events::start_loop()?;
             let mut auth =
                 ConnectAuth::new(vec![ConnectCredentialType::AuthName, ConnectCredentialType::Passphrase], credentials);
-            let handle = Handle::new(Connect::open_auth(Some(&uri), &mut auth, 0)?);
-            events::register(&handle, &queue, generation)?;
+            let mut handle = Handle::new(Connect::open_auth(Some(&uri), &mut auth, 0)?);
+            handle.register(&target)?;
             if let Err(error) = handle.set_keep_alive(KEEPALIVE.0, KEEPALIVE.1) {
                 tracing::warn!("no keepalive on the libvirt connection: {}", error.message());
             }
@@ -192,7 +199,7 @@ impl Connection {
         let mut link = self.link();
         match &*link {
             Link::Open { generation: current, .. } if *current == generation => {
-                *link = Link::Down { generation, reason: reason.to_owned() };
+                *link = Link::Down { reason: reason.to_owned() };
                 true
             }
             Link::Open { .. } | Link::Down { .. } => false,
@@ -202,8 +209,8 @@ impl Connection {
     /// Closes the connection for good.
     pub fn close(&self) {
         let mut link = self.link();
-        if let Link::Open { generation, .. } = *link {
-            *link = Link::Down { generation, reason: "closed by the launcher".into() };
+        if let Link::Open { .. } = *link {
+            *link = Link::Down { reason: "closed by the launcher".into() };
         }
     }
 
@@ -447,9 +454,13 @@ mod tests {
     use super::super::{DomainEvent, Lifecycle};
     use super::*;
 
+    /// All connections to it share one machine, and tests in this process run at the same time.
+    static TEST_DRIVER: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
     /// libvirt's own in-process test driver stands in for a daemon: real library, real events, no machine.
     #[tokio::test(flavor = "multi_thread")]
     async fn drives_a_domain_of_the_test_driver() {
+        let _driver = TEST_DRIVER.lock().await;
         let (queue, mut events) = tokio::sync::mpsc::unbounded_channel();
         let connection = Connection::new("test:///default".into(), Deadlines::default(), queue);
         assert!(matches!(connection.state("test").await, Err(Error::Disconnected { .. })));
@@ -467,6 +478,33 @@ mod tests {
         let missing = connection.state("nobody").await.unwrap_err();
         assert!(missing.is_no_domain(), "{missing}");
         assert!(connection.snapshot("test").await.unwrap().xml.unwrap().contains("<name>test</name>"));
+        connection.resume("test").await.unwrap();
+    }
+
+    /// A daemon that was stopped keeps its connection from being closed; when it goes on there are two.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_connection_that_was_given_up_tells_nothing_beside_its_successor() {
+        let _driver = TEST_DRIVER.lock().await;
+        let (queue, mut events) = tokio::sync::mpsc::unbounded_channel();
+        let connection = Connection::new("test:///default".into(), Deadlines::default(), queue);
+        if connection.connect().await.is_err() {
+            // The static client is built without the test driver.
+            return;
+        }
+        let lifecycle = |event| Event::Domain("test".into(), DomainEvent::Lifecycle(Lifecycle { event, detail: 0 }));
+        let lingering = connection.link().clone();
+        assert!(connection.closed(1, "libvirt does not answer"));
+        let Link::Open { handle, generation } = &lingering else { panic!("it was open") };
+        assert_eq!(*generation, 1);
+        handle.lookup_domain_by_name("test").unwrap().suspend().unwrap();
+        let mut next = async || tokio::time::timeout(Duration::from_secs(10), events.recv()).await.unwrap().unwrap();
+        assert_eq!(next().await, lifecycle(3), "there is nobody else to tell it");
+        connection.connect().await.unwrap();
+        connection.resume("test").await.unwrap();
+        connection.suspend("test").await.unwrap();
+        connection.resume("test").await.unwrap();
+        assert_eq!([next().await, next().await, next().await], [lifecycle(4), lifecycle(3), lifecycle(4)]);
+        drop(lingering);
     }
 
     #[tokio::test]

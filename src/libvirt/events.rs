@@ -4,7 +4,8 @@
 //! driver drains the queue faster than a guest can make events, and folds those that mean the same.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::mpsc::UnboundedSender;
 use virt::connect::Connect;
@@ -59,9 +60,25 @@ pub enum Event {
     Closed(u64, &'static str),
 }
 
-struct Target {
+/// Where the events of one connection go.
+#[derive(Clone)]
+pub(super) struct Target {
     queue: UnboundedSender<Event>,
     generation: u64,
+    /// The generation of the newest connection that tells everything. One that was given up may tell the same for as long
+    /// as its daemon keeps it from being closed.
+    newest: Arc<AtomicU64>,
+}
+
+impl Target {
+    /// The `queue` for the connection of `generation`; all connections share `newest`.
+    pub(super) fn new(queue: UnboundedSender<Event>, generation: u64, newest: Arc<AtomicU64>) -> Self {
+        Target { queue, generation, newest }
+    }
+
+    fn is_outdated(&self) -> bool {
+        self.generation < self.newest.load(Ordering::Relaxed)
+    }
 }
 
 const LIFECYCLE: c_int = 0;
@@ -102,56 +119,102 @@ fn run_loop() {
     }
 }
 
-/// Registers every callback on `connect`. They live until the connection is closed.
-pub(super) fn register(connect: &Connect, queue: &UnboundedSender<Event>, generation: u64) -> Result<(), VirError> {
-    type Generic = unsafe extern "C" fn(virt_sys::virConnectPtr, virt_sys::virDomainPtr, *mut c_void);
-    // SAFETY: libvirt calls each callback with the argument list that belongs to its event id; the C API itself asks
-    // for this cast (VIR_DOMAIN_EVENT_CALLBACK). The types below match libvirt-domain.h.
-    let callbacks: [(c_int, Generic); 6] = unsafe {
-        [
-            (LIFECYCLE, std::mem::transmute::<*const (), Generic>(on_lifecycle as *const ())),
-            (DEVICE_ADDED, std::mem::transmute::<*const (), Generic>(on_device_added as *const ())),
-            (DEVICE_REMOVED, std::mem::transmute::<*const (), Generic>(on_device_removed as *const ())),
-            (MEMORY_DEVICE_SIZE_CHANGE, std::mem::transmute::<*const (), Generic>(on_memory_device_size as *const ())),
-            (JOB_COMPLETED, std::mem::transmute::<*const (), Generic>(on_job_completed as *const ())),
-            (AGENT_LIFECYCLE, std::mem::transmute::<*const (), Generic>(on_agent as *const ())),
-        ]
-    };
-    for (event, callback) in callbacks {
-        let target = Box::into_raw(Box::new(Target { queue: queue.clone(), generation }));
-        // SAFETY: `target` is released by free_target, when libvirt drops the callback, or below when it never took it.
-        let id = unsafe {
-            virt_sys::virConnectDomainEventRegisterAny(
+/// What is registered on a connection. Each callback holds a reference on it: libvirt's `virConnectClose` closes nothing
+/// while one is left.
+#[derive(Default)]
+pub(super) struct Callbacks {
+    events: Vec<c_int>,
+    close: bool,
+}
+
+impl Callbacks {
+    /// Registers every callback on `connect`; those of an earlier connection are not listened to from then on.
+    pub(super) fn register(&mut self, connect: &Connect, target: &Target) -> Result<(), VirError> {
+        type Generic = unsafe extern "C" fn(virt_sys::virConnectPtr, virt_sys::virDomainPtr, *mut c_void);
+        // SAFETY: libvirt calls each callback with the argument list that belongs to its event id; the C API itself asks
+        // for this cast (VIR_DOMAIN_EVENT_CALLBACK). The types below match libvirt-domain.h.
+        let callbacks: [(c_int, Generic); 6] = unsafe {
+            [
+                (LIFECYCLE, std::mem::transmute::<*const (), Generic>(on_lifecycle as *const ())),
+                (DEVICE_ADDED, std::mem::transmute::<*const (), Generic>(on_device_added as *const ())),
+                (DEVICE_REMOVED, std::mem::transmute::<*const (), Generic>(on_device_removed as *const ())),
+                (
+                    MEMORY_DEVICE_SIZE_CHANGE,
+                    std::mem::transmute::<*const (), Generic>(on_memory_device_size as *const ()),
+                ),
+                (JOB_COMPLETED, std::mem::transmute::<*const (), Generic>(on_job_completed as *const ())),
+                (AGENT_LIFECYCLE, std::mem::transmute::<*const (), Generic>(on_agent as *const ())),
+            ]
+        };
+        for (event, callback) in callbacks {
+            let opaque = Box::into_raw(Box::new(target.clone()));
+            // SAFETY: `opaque` is released by free_target, when libvirt drops the callback, or below when it never took it.
+            let id = unsafe {
+                virt_sys::virConnectDomainEventRegisterAny(
+                    connect.as_ptr(),
+                    std::ptr::null_mut(),
+                    event,
+                    Some(callback),
+                    opaque.cast(),
+                    Some(free_target),
+                )
+            };
+            if id < 0 {
+                let error = last_error();
+                // SAFETY: registration failed, so libvirt has not kept the pointer.
+                drop(unsafe { Box::from_raw(opaque) });
+                // A driver without this event (Cloud Hypervisor knows few) is not an error of ours.
+                if event == LIFECYCLE || error.code != NO_SUPPORT {
+                    return Err(error);
+                }
+                continue;
+            }
+            self.events.push(id);
+        }
+        let opaque = Box::into_raw(Box::new(target.clone()));
+        // SAFETY: as above.
+        let registered = unsafe {
+            virt_sys::virConnectRegisterCloseCallback(
                 connect.as_ptr(),
-                std::ptr::null_mut(),
-                event,
-                Some(callback),
-                target.cast(),
+                Some(on_close),
+                opaque.cast(),
                 Some(free_target),
             )
         };
-        if id < 0 {
+        if registered < 0 {
             let error = last_error();
-            // SAFETY: registration failed, so libvirt has not kept the pointer.
-            drop(unsafe { Box::from_raw(target) });
-            // A driver without this event (Cloud Hypervisor knows few) is not an error of ours.
-            if event == LIFECYCLE || error.code != NO_SUPPORT {
-                return Err(error);
+            // SAFETY: as above.
+            drop(unsafe { Box::from_raw(opaque) });
+            return Err(error);
+        }
+        self.close = true;
+        // Only now: until here an earlier connection may be the one that hears of an event.
+        target.newest.fetch_max(target.generation, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes every callback off `connect`, which each time asks the daemon: only for a thread that may wait. On a connection
+    /// that is dead libvirt forgets the callbacks all the same, and released the close callback's reference when it
+    /// called it.
+    ///
+    /// The close callback goes last. An event may be on its way in the event loop's thread, which then keeps that callback's
+    /// reference until the event is delivered; had it the last one, it would close the connection, and wait for the daemon.
+    ///
+    /// # Safety
+    ///
+    /// `connect` is the open connection of `register`.
+    pub(super) unsafe fn deregister(self, connect: virt_sys::virConnectPtr) {
+        for id in self.events {
+            // SAFETY: the connection is alive, and libvirt checks the number.
+            if unsafe { virt_sys::virConnectDomainEventDeregisterAny(connect, id) } < 0 {
+                tracing::debug!("libvirt did not take back an event's callback: {}", last_error().message);
             }
         }
+        // SAFETY: the connection is alive; this is the callback that was registered on it.
+        if self.close && unsafe { virt_sys::virConnectUnregisterCloseCallback(connect, Some(on_close)) } < 0 {
+            tracing::debug!("libvirt did not take back the close callback: {}", last_error().message);
+        }
     }
-    let target = Box::into_raw(Box::new(Target { queue: queue.clone(), generation }));
-    // SAFETY: as above.
-    let registered = unsafe {
-        virt_sys::virConnectRegisterCloseCallback(connect.as_ptr(), Some(on_close), target.cast(), Some(free_target))
-    };
-    if registered < 0 {
-        let error = last_error();
-        // SAFETY: as above.
-        drop(unsafe { Box::from_raw(target) });
-        return Err(error);
-    }
-    Ok(())
 }
 
 /// `VIR_ERR_NO_SUPPORT`.
@@ -166,6 +229,9 @@ unsafe fn tell(opaque: *mut c_void, event: impl FnOnce(&Target) -> Event) {
 }
 
 unsafe fn tell_of(domain: virt_sys::virDomainPtr, event: DomainEvent, opaque: *mut c_void) {
+    if unsafe { &*opaque.cast::<Target>() }.is_outdated() {
+        return;
+    }
     let name = unsafe { text(virt_sys::virDomainGetName(domain)) };
     unsafe { tell(opaque, |_| Event::Domain(name, event)) };
 }

@@ -10,17 +10,24 @@ use virt::connect::Connect;
 use virt::domain::Domain;
 
 use super::error::{VirError, code};
+use super::events::{Callbacks, Target};
 
 /// A connection that closes without the panic of `Connect`'s own `Drop`.
 pub(super) struct Handle {
     connect: ManuallyDrop<Connect>,
+    callbacks: Callbacks,
     /// The domain that was looked up last, with its name.
     known: Mutex<Option<(String, Arc<Domain>)>>,
 }
 
 impl Handle {
     pub(super) fn new(connect: Connect) -> Self {
-        Handle { connect: ManuallyDrop::new(connect), known: Mutex::default() }
+        Handle { connect: ManuallyDrop::new(connect), callbacks: Callbacks::default(), known: Mutex::default() }
+    }
+
+    /// Registers every callback; they live until the connection is closed, also where only some could be registered.
+    pub(super) fn register(&mut self, target: &Target) -> Result<(), VirError> {
+        self.callbacks.register(&self.connect, target)
     }
 
     fn known(&self) -> MutexGuard<'_, Option<(String, Arc<Domain>)>> {
@@ -52,9 +59,11 @@ impl Deref for Handle {
     }
 }
 
-/// What the thread that closes a connection releases: a domain holds its connection, so that it goes first.
+/// What the thread that closes a connection releases: a domain and each callback hold their connection, so that they go
+/// first.
 struct Released {
     domain: Option<Arc<Domain>>,
+    callbacks: Callbacks,
     connect: virt_sys::virConnectPtr,
 }
 
@@ -62,22 +71,35 @@ struct Released {
 unsafe impl Send for Released {}
 
 impl Released {
-    fn close(self) {
+    /// Whether nothing is left of the connection.
+    fn close(self) -> bool {
         drop(self.domain);
+        // SAFETY: the connection is closed only after this.
+        unsafe { self.callbacks.deregister(self.connect) };
         // SAFETY: the pointer came from virConnectOpenAuth and this is its only release.
-        if unsafe { virt_sys::virConnectClose(self.connect) } < 0 {
+        let references = unsafe { virt_sys::virConnectClose(self.connect) };
+        if references < 0 {
             tracing::warn!("closing a libvirt connection failed: {}", last_error().message);
         }
+        references == 0
+    }
+}
+
+impl Handle {
+    /// All that is left to release. Called once.
+    fn release(&mut self) -> Released {
+        // SAFETY: the pointer is not used after this but by the thread that closes it.
+        let connect = unsafe { self.connect.as_ptr() };
+        let domain = self.known().take().map(|(_, domain)| domain);
+        Released { domain, callbacks: std::mem::take(&mut self.callbacks), connect }
     }
 }
 
 impl Drop for Handle {
-    /// In a thread of its own: closing waits for the daemon's answer, and a daemon that was stopped gives none.
+    /// In a thread of its own: closing waits for the daemon's answers, and a daemon that was stopped gives none until it
+    /// goes on or its connection breaks. The end of the process does not wait for the thread.
     fn drop(&mut self) {
-        // SAFETY: the pointer is not used after this but by the thread that closes it.
-        let connect = unsafe { self.connect.as_ptr() };
-        let domain = self.known().take().map(|(_, domain)| domain);
-        let released = Released { domain, connect };
+        let released = self.release();
         // Without a thread the connection stays open: a leak is better than a launcher that hangs.
         let _ = std::thread::Builder::new().name("libvirt-close".into()).spawn(move || released.close());
     }
@@ -124,5 +146,26 @@ pub(super) fn associate(domain: &Domain, name: &CStr, descriptor: BorrowedFd<'_>
     match unsafe { virt_sys::virDomainFDAssociate(domain.as_ptr(), name.as_ptr(), 1, numbers.as_mut_ptr(), 0) } {
         0 => Ok(()),
         _ => Err(last_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+
+    /// libvirt tells how many references are left: each callback has one.
+    #[test]
+    fn a_connection_with_callbacks_is_closed_for_good() {
+        super::super::events::start_loop().unwrap();
+        // The static client is built without the test driver.
+        let Ok(connect) = Connect::open(Some("test:///default")) else { return };
+        let (queue, _events) = tokio::sync::mpsc::unbounded_channel();
+        let mut handle = Handle::new(connect);
+        handle.register(&Target::new(queue, 1, Arc::new(AtomicU64::new(0)))).unwrap();
+        handle.on_known("test", |domain| Ok(domain.name()?)).unwrap();
+        let released = ManuallyDrop::new(handle).release();
+        assert!(released.close(), "somebody still holds the connection");
     }
 }
