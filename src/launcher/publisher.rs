@@ -396,6 +396,9 @@ impl Publisher {
                     // libvirt's may be a shorter one.
                     document.spec.name.clone_from(&self.identity.domain);
                     told_uid.clone_from(&metadata.uid);
+                } else if let Some(shown) = &self.published.borrow().domain {
+                    // Nobody may take what cannot be read now for gone: the agent, for one, is in there.
+                    document.spec.clone_from(&shown.spec);
                 }
                 document.spec.metadata.kubevirt = metadata;
                 self.guest.seen(Some(&document));

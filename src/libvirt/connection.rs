@@ -1,5 +1,7 @@
 //! One connection to the daemon, re-opened by its owner; every call runs in a blocking thread under a deadline.
 
+mod snapshot;
+
 use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -15,6 +17,8 @@ use super::error::{Error, VirError, code};
 use super::events::{self, Event, Target};
 use super::raw::{self, Handle};
 use crate::logging::{Share, share};
+
+pub use snapshot::DomainSnapshot;
 
 /// How long libvirt may take, by kind of call. Tests shorten them.
 #[derive(Debug, Clone, Copy)]
@@ -71,17 +75,6 @@ const KEEPALIVE: (i32, u32) = (60, 1);
 
 /// So many unanswered reads in a row are a daemon that hangs: its connection is given up, well before keepalive would.
 const UNANSWERED: u32 = 2;
-
-/// A domain as one visit to libvirt shows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DomainSnapshot {
-    /// `virDomainState`.
-    pub state: i32,
-    /// The state's reason number.
-    pub reason: i32,
-    /// Live XML; absent when libvirt could not give it for NO_DOMAIN or OPERATION_INVALID.
-    pub xml: Option<String>,
-}
 
 #[derive(Clone)]
 enum Link {
@@ -313,20 +306,6 @@ impl Connection {
             Err(error) if error.is_no_domain() => Ok(false),
             Err(error) => Err(error),
         }
-    }
-
-    /// State, reason and live XML in one visit (contract/notify.md 5.1).
-    pub async fn snapshot(&self, name: &str) -> Result<DomainSnapshot, Error> {
-        self.on_domain("virDomainGetXMLDesc", self.shared.deadlines.read, name, |domain| {
-            let (state, reason) = raw::domain_state(domain)?;
-            let xml = match domain.xml_desc(0).map_err(VirError::from) {
-                Ok(xml) => Some(xml),
-                Err(error) if matches!(error.code, code::NO_DOMAIN | code::OPERATION_INVALID) => None,
-                Err(error) => return Err(error),
-            };
-            Ok(DomainSnapshot { state, reason, xml })
-        })
-        .await
     }
 
     /// `virDomainGetID`; none for a domain that does not run.
