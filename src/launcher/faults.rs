@@ -3,17 +3,29 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use super::domain_log::DomainLog;
 use crate::domain::{Domain, DomainStatus, GuestPanicInfo};
 use crate::libvirt::{DomainSnapshot, Lifecycle, event, state};
+
+/// The guest's panics as every notification tells of them. virt-handler counts what is more than it was told before, so
+/// that a launcher goes on from where the one before it was.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Panics {
+    /// How many there were.
+    pub count: i64,
+    /// What is known of the last one.
+    pub last: Option<GuestPanicInfo>,
+}
 
 /// What is remembered of faults. One VM has one.
 #[derive(Debug, Default)]
 pub struct Faults {
     /// libvirt's log of the domain.
     log: DomainLog,
-    panic: Option<GuestPanicInfo>,
-    panics: i64,
+    panics: Panics,
     /// The guest has panicked and has not run since.
     panicked: bool,
     /// Disks whose error was told since the VM was paused by it.
@@ -21,9 +33,14 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Nothing has happened; details of panics are looked for in libvirt's `log` of the domain.
-    pub fn new(log: DomainLog) -> Self {
-        Faults { log, ..Faults::default() }
+    /// Nothing has happened since these `panics`; details of later ones are looked for in libvirt's `log` of the domain.
+    pub fn new(log: DomainLog, panics: Panics) -> Self {
+        Faults { log, panics, ..Faults::default() }
+    }
+
+    /// What is known of panics.
+    pub fn panics(&self) -> &Panics {
+        &self.panics
     }
 
     /// Notes a lifecycle event; a panic that is new is the message of a Kubernetes event `GuestPanicked`.
@@ -38,9 +55,9 @@ impl Faults {
             }
             event::CRASHED if !self.panicked => {
                 self.panicked = detail == event::CRASHED_PANICKED;
-                self.panics += 1;
+                self.panics.count += 1;
                 let info = panic_in(&self.log.end("details of the guest's panic").await);
-                Some(self.panic.insert(info)).map(|info| panic_message(info))
+                Some(panic_message(self.panics.last.insert(info)))
             }
             _ => None,
         }
@@ -48,8 +65,8 @@ impl Faults {
 
     /// Adds what is known of panics to a notification.
     pub fn show(&self, status: &mut DomainStatus) {
-        status.guest_panic_info.clone_from(&self.panic);
-        status.panic_count = self.panics;
+        status.guest_panic_info.clone_from(&self.panics.last);
+        status.panic_count = self.panics.count;
     }
 
     /// Whether the disks' errors are to be asked for.
@@ -141,7 +158,7 @@ mod tests {
             "2026-11-21 08:00:00.000+0000: panic hyper-v: arg1='0xa', arg2='0x1f', arg3='0x0', arg4='0x3', arg5='0x4'";
         std::fs::write(log.path(), format!("{}\nolder panic s390: core='0'\n{line}\nlater\n", "x".repeat(300_000)))
             .unwrap();
-        let mut faults = Faults::new(DomainLog::new(Some(log.path().to_owned())));
+        let mut faults = Faults::new(DomainLog::new(Some(log.path().to_owned())), Panics::default());
         let told = faults.note(lifecycle(8, 0)).await;
         assert_eq!(told.as_deref(), Some("GuestPanicked: '0xa', '0x1f', '0x0', '0x3', '0x4'"));
         assert_eq!(faults.note(lifecycle(8, 0)).await, None, "the same panic");
@@ -152,11 +169,18 @@ mod tests {
         faults.show(&mut status);
         assert_eq!(status.panic_count, 3);
         assert_eq!(status.guest_panic_info.unwrap().arg2, 31);
+
+        let mut next = Faults::new(DomainLog::new(Some(log.path().to_owned())), faults.panics().clone());
+        let mut status = DomainStatus::default();
+        next.show(&mut status);
+        assert_eq!((status.panic_count, status.guest_panic_info.unwrap().arg2), (3, 31));
+        assert!(next.note(lifecycle(8, 0)).await.is_some());
+        assert_eq!(next.panics().count, 4);
     }
 
     #[tokio::test]
     async fn a_panic_without_details_says_so() {
-        let mut faults = Faults::new(DomainLog::new(Some("/nowhere/at/all.log".into())));
+        let mut faults = Faults::new(DomainLog::new(Some("/nowhere/at/all.log".into())), Panics::default());
         assert_eq!(faults.note(lifecycle(8, 0)).await.as_deref(), Some("GuestPanicked (details unavailable)"));
         assert_eq!(panic_in("kernel panic - not syncing: x\npanic s390: core='0' psw").type_, "s390");
         assert_eq!(panic_in("don't panic, it is fine: really").type_, UNKNOWN);

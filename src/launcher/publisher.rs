@@ -56,13 +56,8 @@ pub struct Published {
 }
 
 impl Published {
-    /// What the launcher before this one showed last, if its hypervisor still lives: true but for what has happened since,
-    /// and known before there is a libvirt to ask.
+    /// What the launcher before this one showed last.
     fn inherited(saved: &SavedStore) -> Self {
-        let state = saved.state();
-        if state.process.is_none() || state.hypervisor_ended() {
-            return Published::default();
-        }
         let Some(json) = saved.kept_domain() else { return Published::default() };
         match serde_json::from_str(&json) {
             Ok(domain) => Published { domain: Some(Arc::new(domain)), json: Some(json) },
@@ -96,6 +91,8 @@ pub struct Publisher {
     guest: Guest,
     /// What the guest's agent has told, with word of changes.
     guest_data: watch::Receiver<GuestData>,
+    /// The same when virt-handler was to be told of it last.
+    guest_told: GuestData,
     /// Where the document is kept for a launcher that may follow.
     saved: SavedStore,
     causes: mpsc::UnboundedReceiver<Cause>,
@@ -218,7 +215,12 @@ impl Publisher {
         saved: SavedStore,
     ) -> (Self, Publications) {
         let (sender, causes) = mpsc::unbounded_channel();
-        let (published, deletion) = (watch::Sender::new(Published::inherited(&saved)), watch::Sender::new(None));
+        let (before, inherited) = (saved.state(), Published::inherited(&saved));
+        vm.guest.inherit(inherited.domain.as_deref(), before.freeze.clone());
+        // While its hypervisor lives it is true but for what has happened since, and known before there is a libvirt to ask.
+        let lives = before.process.is_some() && !before.hypervisor_ended();
+        let shown = if lives { inherited } else { Published::default() };
+        let (published, deletion) = (watch::Sender::new(shown), watch::Sender::new(None));
         let marked = watch::Sender::new(None);
         let publications = Publications {
             causes: sender,
@@ -226,14 +228,17 @@ impl Publisher {
             deletion: deletion.subscribe(),
             marked: marked.subscribe(),
         };
+        let guest_data = vm.guest.data();
+        let guest_told = guest_data.borrow().clone();
         let publisher = Publisher {
             identity,
             control: Arc::clone(&vm.control),
             metadata: vm.metadata.clone(),
             outbox,
-            guest_data: vm.guest.data(),
+            guest_data,
+            guest_told,
             guest: vm.guest.clone(),
-            faults: Faults::new(domain_log.clone()),
+            faults: Faults::new(domain_log.clone(), before.panics),
             libvirt: vm.connection.clone(),
             tracker: vm.tracker.clone(),
             process: vm.tracker.subscribe(),
@@ -254,7 +259,6 @@ impl Publisher {
     /// Runs until every `Publications` is gone.
     pub async fn run(mut self) {
         let mut due = Due::default();
-        let mut told = GuestData::default();
         loop {
             tokio::select! {
                 cause = self.causes.recv() => match cause {
@@ -263,10 +267,12 @@ impl Publisher {
                 },
                 Ok(()) = self.guest_data.changed() => {
                     let now = self.guest_data.borrow_and_update();
-                    if !now.tells_more_than(&told) {
+                    if !now.tells_more_than(&self.guest_told) {
                         continue;
                     }
-                    told.clone_from(&now);
+                    self.guest_told.clone_from(&now);
+                    drop(now);
+                    self.saved.change(|state| state.freeze.clone_from(&self.guest_told.freeze));
                     due.tell(Wanted::default());
                 }
                 () = self.metadata.changed() => due.tell(Wanted::default()),
@@ -282,6 +288,7 @@ impl Publisher {
             }
             for lifecycle in due.lifecycle.drain(..) {
                 if let Some(message) = self.faults.note(lifecycle).await {
+                    self.saved.change(|state| state.panics.clone_from(self.faults.panics()));
                     self.guest.warning("GuestPanicked", message);
                 }
             }
@@ -453,3 +460,6 @@ fn as_json(document: &Domain) -> Option<Arc<str>> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

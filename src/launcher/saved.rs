@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::KubeVirtMetadata;
+use super::faults::Panics;
+use crate::domain::{FsFreeze, KubeVirtMetadata};
 use crate::files::Folder;
 use crate::process::handover::STATE_FILE as FILE;
 use crate::process::{ProcessId, identify};
@@ -40,6 +41,12 @@ pub struct SavedState {
     /// Overlays of disks that the guest still has to let go of, by the device's alias in libvirt.
     #[serde(default)]
     pub leaving_overlays: BTreeMap<String, PathBuf>,
+    /// What the guest's agent told last of its file systems; of what it has told, the document of GetDomain lacks this.
+    #[serde(default)]
+    pub freeze: FsFreeze,
+    /// The guest's panics that were told.
+    #[serde(default)]
+    pub panics: Panics,
 }
 
 impl Default for SavedState {
@@ -52,6 +59,8 @@ impl Default for SavedState {
             thaw_at: None,
             claim_sizes: BTreeMap::new(),
             leaving_overlays: BTreeMap::new(),
+            freeze: FsFreeze::default(),
+            panics: Panics::default(),
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::publisher::Identity;
 use super::saved::SavedStore;
 use crate::cmd::{Failure, GuestCommand, GuestOutput};
-use crate::domain::{self, Domain, LifeCycle};
+use crate::domain::{self, Domain, FsFreeze, LifeCycle};
 use crate::guest_agent::{self, AgentError, GuestData, Interest, Intervals, LibvirtAgent, Presence};
 use crate::libvirt::Connection;
 use crate::notify::{InvolvedObject, K8sEvent, K8sEventType, Outbox};
@@ -76,6 +76,18 @@ impl Guest {
                 thaw: freeze::SafetyThaw::saved_in(saved),
             }),
         }
+    }
+
+    /// Begins with what the agent told the launcher before this one, of which `shown` is the last document: a guest that is
+    /// paused or frozen cannot be asked, and what an agent told is kept when it goes away (contract/notify.md 6.1).
+    pub fn inherit(&self, shown: Option<&Domain>, freeze: FsFreeze) {
+        self.shared.data.send_modify(|data| {
+            data.freeze = freeze;
+            if let Some(domain) = shown {
+                data.interfaces.clone_from(&domain.status.interfaces);
+                data.os.clone_from(&domain.status.os_info);
+            }
+        });
     }
 
     /// Asks the agent again and again, for as long as the runtime lives.

@@ -1,0 +1,196 @@
+//! The publisher with a VM whose state the test says.
+
+use std::path::Path;
+use std::sync::Mutex;
+
+use tokio::time::{Instant, timeout};
+
+use super::*;
+use crate::domain::{GuestOsInfo, InterfaceStatus};
+use crate::hypervisor::{Answer, ControlError};
+use crate::launcher::guest_time::GuestClock;
+use crate::launcher::hypervisor_process::Search;
+use crate::launcher::operations::PausedSet;
+use crate::launcher::sync::Hotplug;
+use crate::libvirt::{Deadlines, StatsRecord, event};
+use crate::notify::Timings;
+use crate::process::identify;
+
+const DOMAIN: &str = "ns_vm";
+const XML: &str = "<domain type='test'><name>ns_vm</name><memory>8</memory><os><type>hvm</type></os><devices>\
+    <disk type='file'><source file='/a'/><target dev='vda'/></disk>\
+    <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0' state='connected'/></channel>\
+    </devices></domain>";
+const WAIT: Duration = Duration::from_secs(10);
+
+/// What libvirt shows of the VM.
+struct Shown(Mutex<DomainSnapshot>);
+
+impl Shown {
+    fn set(&self, state: i32, reason: i32, xml: Option<&str>) {
+        *self.0.lock().unwrap() = DomainSnapshot { state, reason, xml: xml.map(str::to_owned) };
+    }
+}
+
+fn refused<T: Send + 'static>() -> Answer<'static, T> {
+    Box::pin(async { Err(ControlError::Hypervisor("the publisher only looks".into())) })
+}
+
+impl VmControl for Shown {
+    fn snapshot(&self) -> Answer<'_, DomainSnapshot> {
+        let now = self.0.lock().unwrap().clone();
+        Box::pin(async { Ok(now) })
+    }
+    fn attach(&self) -> Answer<'_, ()> {
+        refused()
+    }
+    fn exists(&self) -> Answer<'_, bool> {
+        refused()
+    }
+    fn state(&self) -> Answer<'_, (i32, i32)> {
+        refused()
+    }
+    fn stats(&self, _: Instant) -> Answer<'_, Option<StatsRecord>> {
+        refused()
+    }
+    fn vcpu_pins(&self, _: usize, _: Instant) -> Answer<'_, Vec<Vec<bool>>> {
+        refused()
+    }
+    fn start(&self, _: bool) -> Answer<'_, ()> {
+        refused()
+    }
+    fn suspend(&self) -> Answer<'_, ()> {
+        refused()
+    }
+    fn resume(&self) -> Answer<'_, ()> {
+        refused()
+    }
+    fn reset(&self) -> Answer<'_, ()> {
+        refused()
+    }
+    fn reboot(&self, _: u32) -> Answer<'_, ()> {
+        refused()
+    }
+    fn shutdown(&self) -> Answer<'_, ()> {
+        refused()
+    }
+    fn destroy(&self) -> Answer<'_, ()> {
+        refused()
+    }
+    fn undefine(&self) -> Answer<'_, ()> {
+        refused()
+    }
+}
+
+/// One launcher's publisher, with nobody who takes its notifications.
+struct World {
+    shown: Arc<Shown>,
+    guest: Guest,
+    saved: SavedStore,
+    publications: Publications,
+    /// Until it runs.
+    publisher: Option<Publisher>,
+}
+
+impl World {
+    /// Of a launcher whose files are in `folder`; `connection` need not be open.
+    fn new(folder: &Path, adopts: bool, connection: Connection) -> Self {
+        let saved = SavedStore::open(folder, adopts);
+        let identity = Identity { domain: DOMAIN.into(), namespace: "ns".into(), name: "vm".into(), uid: "u".into() };
+        let outbox = Outbox::start(folder.join("notify.sock"), Timings::default());
+        let guest = Guest::new(&identity, connection.clone(), outbox.clone(), folder.join("tpm"), saved.clone());
+        let snapshot = DomainSnapshot { state: state::RUNNING, reason: state::RUNNING_BOOTED, xml: Some(XML.into()) };
+        let shown = Arc::new(Shown(Mutex::new(snapshot)));
+        let search = Search { pid_file: folder.join("pid"), command_prefixes: Vec::new() };
+        let vm = Vm {
+            domain: DOMAIN.into(),
+            connection,
+            control: Arc::clone(&shown) as Arc<dyn VmControl>,
+            metadata: MetadataCache::default(),
+            paused: PausedSet::default(),
+            guest: guest.clone(),
+            clock: GuestClock::default(),
+            tracker: Tracker::new(DOMAIN.into(), search, saved.clone()),
+            hotplug: Hotplug::default(),
+        };
+        let retry = Duration::from_millis(10);
+        let (publisher, publications) =
+            Publisher::new(identity, &vm, outbox, DomainLog::default(), retry, saved.clone());
+        World { shown, guest, saved, publications, publisher: Some(publisher) }
+    }
+
+    fn run(&mut self) {
+        tokio::spawn(self.publisher.take().unwrap().run());
+    }
+
+    async fn domain(&self) -> Arc<Domain> {
+        timeout(WAIT, self.publications.refreshed()).await.unwrap();
+        self.publications.published.borrow().domain.clone().unwrap()
+    }
+}
+
+fn closed() -> Connection {
+    Connection::new("test:///default".into(), Deadlines::default(), mpsc::unbounded_channel().0)
+}
+
+fn told() -> DomainStatus {
+    DomainStatus {
+        interfaces: vec![InterfaceStatus { ip: "10.0.2.2".into(), ..InterfaceStatus::default() }],
+        os_info: GuestOsInfo { name: "Debian".into(), ..GuestOsInfo::default() },
+        ..DomainStatus::default()
+    }
+}
+
+/// The poller asks nothing of a guest that is paused, and virt-handler takes what is not told for gone.
+#[tokio::test]
+async fn the_next_launcher_tells_what_the_agent_and_the_panics_have_told_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut first = World::new(folder.path(), false, closed());
+    let own = identify(i32::try_from(std::process::id()).unwrap()).unwrap();
+    first.saved.change(|state| state.process = Some(own));
+    first.run();
+    let shown = Domain { status: told(), ..Domain::default() };
+    first.guest.inherit(Some(&shown), crate::domain::FsFreeze { status: "frozen".into() });
+    first.publications.look(Cause::Lifecycle(Lifecycle { event: event::CRASHED, detail: 1 }));
+    first.shown.set(state::PAUSED, state::PAUSED_USER, Some(XML));
+    timeout(WAIT, async {
+        let mut published = first.publications.published.clone();
+        published
+            .wait_for(|now| now.domain.as_ref().is_some_and(|domain| domain.status.os_info.name == "Debian"))
+            .await
+            .unwrap();
+        while first.saved.state().freeze.status.is_empty() || first.saved.state().panics.count == 0 {
+            first.publications.refreshed().await;
+        }
+    })
+    .await
+    .unwrap();
+
+    let mut next = World::new(folder.path(), true, closed());
+    next.shown.set(state::PAUSED, state::PAUSED_USER, Some(XML));
+    let publisher = next.publisher.as_ref().unwrap();
+    assert_eq!(publisher.guest_data.borrow().freeze.status, "frozen");
+    let mut status = DomainStatus::default();
+    publisher.faults.show(&mut status);
+    assert_eq!((status.panic_count, status.guest_panic_info.unwrap().type_.as_str()), (1, "unknown"));
+    next.run();
+    let status = &next.domain().await.status;
+    assert_eq!((status.status, &status.interfaces), (LifeCycle::Paused, &told().interfaces));
+    assert_eq!(status.os_info, told().os_info);
+    assert_eq!((status.panic_count, status.fs_freeze_status.status.as_str()), (0, ""), "these are for notifications");
+}
+
+#[tokio::test]
+async fn without_xml_the_domain_keeps_the_devices_that_were_seen_last() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = World::new(folder.path(), false, closed());
+    world.run();
+    let seen = world.domain().await;
+    assert_eq!(seen.spec.devices.channels.len(), 1);
+    world.shown.set(state::PAUSED, state::PAUSED_USER, None);
+    let unread = world.domain().await;
+    assert_eq!((unread.status.status, &unread.spec), (LifeCycle::Paused, &seen.spec));
+    world.shown.set(state::RUNNING, 5, Some("<domain>"));
+    let unread = world.domain().await;
+    assert_eq!((unread.status.status, &unread.spec), (LifeCycle::Running, &seen.spec));
+}
