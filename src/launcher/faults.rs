@@ -30,6 +30,8 @@ pub struct Faults {
     panicked: bool,
     /// Disks whose error was told since the VM was paused by it.
     told: BTreeSet<(String, i32)>,
+    /// The VM is paused by its disks, and libvirt has not said by which.
+    unasked: bool,
 }
 
 impl Faults {
@@ -75,11 +77,23 @@ impl Faults {
         if !paused {
             self.told.clear();
         }
+        self.unasked = paused;
         paused
+    }
+
+    /// Whether the disks' errors are still to be asked for: a VM that is paused may give no other cause to look.
+    pub fn unasked(&self) -> bool {
+        self.unasked
+    }
+
+    /// There is nobody to ask, or the answer is that there is none: the next look will see.
+    pub fn spare_disks(&mut self) {
+        self.unasked = false;
     }
 
     /// Messages of Kubernetes events `IOerror`, one for each failing disk that was not told since the VM was paused.
     pub fn disk_errors(&mut self, errors: Vec<(String, i32)>, domain: Option<&Domain>) -> Vec<String> {
+        self.unasked = false;
         let new = errors.into_iter().filter(|error| error.1 != 0 && self.told.insert(error.clone()));
         new.map(|(target, code)| io_message(&volume(&target, domain), code)).collect()
     }
@@ -196,12 +210,14 @@ mod tests {
         let spec = crate::domain::DomainSpec::from_xml(xml).unwrap();
         let domain = Domain { spec, ..Domain::default() };
         let mut faults = Faults::default();
-        assert!(!faults.concern_disks(&paused(3, 1)) && faults.concern_disks(&paused(3, 5)));
+        assert!(!faults.concern_disks(&paused(3, 1)) && !faults.unasked());
+        assert!(faults.concern_disks(&paused(3, 5)) && faults.unasked());
         let errors = || vec![("vda".to_owned(), 0), ("vdb".to_owned(), 2), ("vdc".to_owned(), 1)];
         assert_eq!(
             faults.disk_errors(errors(), Some(&domain)),
             ["VM Paused due to not enough space on volume: data", "VM Paused due to IO error at the volume: vdc"]
         );
+        assert!(!faults.unasked());
         assert!(faults.disk_errors(errors(), Some(&domain)).is_empty(), "nothing new");
         assert!(!faults.concern_disks(&paused(1, 1)), "the VM runs again");
         assert_eq!(faults.disk_errors(errors(), Some(&domain)).len(), 2, "and fails again");

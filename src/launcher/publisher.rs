@@ -20,7 +20,7 @@ use super::saved::SavedStore;
 use crate::domain::{Domain, DomainSpec, DomainStatus, GracePeriodMetadata, LifeCycle, ObjectMeta, StateReason, Time};
 use crate::guest_agent::GuestData;
 use crate::hypervisor::VmControl;
-use crate::libvirt::{Connection, DomainSnapshot, Lifecycle, state};
+use crate::libvirt::{self, Connection, DomainSnapshot, Lifecycle, state};
 use crate::notify::{EventType, Outbox};
 
 /// `VIR_DOMAIN_SHUTOFF` with `VIR_DOMAIN_SHUTOFF_UNKNOWN`.
@@ -281,7 +281,7 @@ impl Publisher {
                     continue;
                 }
                 // A daemon that hung and woke up again gives no sign of it.
-                () = tokio::time::sleep(self.retry), if due.told.is_some() => {}
+                () = tokio::time::sleep(self.retry), if due.told.is_some() || self.faults.unasked() => {}
             }
             while let Ok(cause) = self.causes.try_recv() {
                 due.add(cause);
@@ -293,6 +293,7 @@ impl Publisher {
                 }
             }
             if due.lost {
+                self.faults.spare_disks();
                 self.publish(due.told.take(), None);
                 due.readers.clear();
                 continue;
@@ -306,7 +307,10 @@ impl Publisher {
                         self.tell_disk_errors().await;
                     }
                 }
-                Err(error) if error.is_no_domain() => self.publish(due.told.take(), None),
+                Err(error) if error.is_no_domain() => {
+                    self.faults.spare_disks();
+                    self.publish(due.told.take(), None);
+                }
                 Err(error) => tracing::warn!("the domain's state cannot be read now, its notification waits: {error}"),
             }
             due.readers.clear();
@@ -348,7 +352,8 @@ impl Publisher {
         }
     }
 
-    /// Which disks paused the VM. What cannot be asked now is asked at the next look.
+    /// Which disks paused the VM. libvirt is asked again while it does not answer; where it answers that it cannot tell, at
+    /// the next look.
     async fn tell_disk_errors(&mut self) {
         match self.libvirt.disk_errors(&self.identity.domain).await {
             Ok(errors) => {
@@ -356,7 +361,12 @@ impl Publisher {
                     self.guest.warning("IOerror", message);
                 }
             }
-            Err(error) => tracing::warn!("which disk paused the VM cannot be asked: {error}"),
+            Err(error) => {
+                tracing::warn!("which disk paused the VM cannot be asked: {error}");
+                if let libvirt::Error::Libvirt(_) = error {
+                    self.faults.spare_disks();
+                }
+            }
         }
     }
 

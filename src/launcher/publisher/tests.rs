@@ -1,4 +1,4 @@
-//! The publisher with a VM whose state the test says.
+//! The publisher with a VM whose state the test says, and libvirt's own in-process test driver for what else it asks.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -87,6 +87,7 @@ struct World {
     shown: Arc<Shown>,
     guest: Guest,
     saved: SavedStore,
+    outbox: Outbox,
     publications: Publications,
     /// Until it runs.
     publisher: Option<Publisher>,
@@ -115,12 +116,17 @@ impl World {
         };
         let retry = Duration::from_millis(10);
         let (publisher, publications) =
-            Publisher::new(identity, &vm, outbox, DomainLog::default(), retry, saved.clone());
-        World { shown, guest, saved, publications, publisher: Some(publisher) }
+            Publisher::new(identity, &vm, outbox.clone(), DomainLog::default(), retry, saved.clone());
+        World { shown, guest, saved, outbox, publications, publisher: Some(publisher) }
     }
 
     fn run(&mut self) {
         tokio::spawn(self.publisher.take().unwrap().run());
+    }
+
+    /// Kubernetes events that nobody has taken.
+    async fn told_events(&self) -> usize {
+        self.outbox.close(Duration::ZERO).await.k8s_events
     }
 
     async fn domain(&self) -> Arc<Domain> {
@@ -193,4 +199,34 @@ async fn without_xml_the_domain_keeps_the_devices_that_were_seen_last() {
     world.shown.set(state::RUNNING, 5, Some("<domain>"));
     let unread = world.domain().await;
     assert_eq!((unread.status.status, &unread.spec), (LifeCycle::Running, &seen.spec));
+}
+
+/// The test driver lets every disk fail. A paused VM gives no other cause to look than the first.
+#[tokio::test]
+async fn failing_disks_are_asked_for_until_libvirt_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("node.xml");
+    std::fs::write(&file, format!("<node>{XML}</node>")).unwrap();
+    let uri = format!("test://{}", file.display());
+    let connection = Connection::new(uri, Deadlines::default(), mpsc::unbounded_channel().0);
+    let mut world = World::new(folder.path(), false, connection.clone());
+    world.run();
+    world.shown.set(state::PAUSED, state::PAUSED_IO_ERROR, Some(XML));
+    assert_eq!(world.domain().await.status.reason, StateReason::IoError);
+    if let Err(error) = connection.connect().await {
+        // The static client is built without the test driver.
+        assert_eq!(error.code(), Some(5), "{error}");
+        return;
+    }
+    timeout(WAIT, async {
+        while world.told_events().await == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    for _ in 0..3 {
+        world.domain().await;
+    }
+    assert_eq!(world.told_events().await, 1, "once");
 }
