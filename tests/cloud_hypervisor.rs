@@ -4,6 +4,9 @@
 
 mod support;
 
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+
 use nix::sys::signal::Signal;
 
 use support::pod::{Pod, text};
@@ -233,6 +236,29 @@ fn a_daemon_that_has_forgotten_the_vm_stays_without_it_and_get_domain_goes_on() 
     ok(pod.ctl(&["kill"]));
     pod.wait_status("Shutoff");
     assert_eq!(pod.domain()["Status"]["Reason"], "Destroyed");
+}
+
+#[test]
+fn a_power_off_while_the_daemon_is_down_is_no_crash() {
+    let Some(subject) = Subject::cloud_hypervisor() else { return };
+    let vmi = vmi("demo", "");
+    let pod = running(&subject);
+    let mut line = UnixStream::connect(pod.serial_port()).unwrap();
+    send(subject.daemon(&pod).unwrap(), Signal::SIGKILL);
+    line.write_all(b"\npoweroff\n").unwrap();
+    subject.wait_no_process(&pod);
+    pod.wait_status("Shutoff");
+    let ended = |pod: &Pod| assert_eq!(pod.domain()["Status"]["Reason"], "Shutdown", "{}", pod.log());
+    ended(&pod);
+    // Nor does the next daemon, which never knew the VM, make it disappear.
+    support::wait_for("the new connection", std::time::Duration::from_secs(60), || {
+        let again = pod.lines().iter().any(|line| line.contains("connected to libvirt again"));
+        support::expect(again, pod.log())
+    });
+    ok(pod.ctl_with(&["kill", "--vmi"], &vmi));
+    ended(&pod);
+    ok(pod.ctl_with(&["delete", "--vmi"], &vmi));
+    assert_eq!(pod.wait_exit(), 0, "{}", pod.log());
 }
 
 #[test]

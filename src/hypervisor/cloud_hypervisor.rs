@@ -137,12 +137,13 @@ impl CloudHypervisor {
 
     /// State of a VM that libvirt cannot be asked about.
     pub(super) async fn own_state(&self, error: libvirt::Error) -> Result<(i32, i32), ControlError> {
-        let (ended, orphan, pid) = {
+        let (ended, pid) = {
             let known = self.known();
-            (known.ended, known.orphan, known.pid)
+            (known.ended, known.pid)
         };
         match (ended, pid) {
-            (Some(ended), _) if orphan => Ok(ended),
+            // However often the daemon was replaced since.
+            (Some(ended), _) => Ok(ended),
             (_, Some(_)) => {
                 let state = match self.0.rest.get("vm.info").await {
                     Ok(info) => info.get("state").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned(),
@@ -431,22 +432,22 @@ impl VmControl for CloudHypervisor {
             let undefined = self.0.connection.undefine(self.domain(), 0).await;
             let forgotten = {
                 let mut known = self.known();
-                let forgotten = known.orphan && known.pid.is_none();
-                if forgotten {
-                    known.orphan = false;
-                }
+                let is_left = known.pid.is_none() && (known.orphan || known.ended.is_some());
+                let forgotten = is_left && undefined.as_ref().is_err_and(libvirt::Error::is_no_domain);
                 if forgotten || undefined.is_ok() {
+                    known.orphan &= known.pid.is_some();
                     known.ended = None;
                 }
                 forgotten
             };
-            match undefined {
-                Err(error) if forgotten && error.is_no_domain() => {
-                    self.tell(event::UNDEFINED, 0);
-                    Ok(())
-                }
-                result => Ok(result?),
+            if forgotten {
+                self.tell(event::UNDEFINED, 0);
+                return Ok(());
             }
+            Ok(undefined?)
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use super::cloud_hypervisor::{Asked, CloudHypervisor};
 use super::cloud_hypervisor_serial::SerialPaths;
 use crate::libvirt::{event, state};
-use crate::process::{PidFd, find_by_command_prefix};
+use crate::process::{Outcome, PidFd, find_by_command_prefix};
 
 /// Where the files of one VM are, and who it is.
 #[derive(Debug, Clone)]
@@ -81,16 +81,14 @@ impl CloudHypervisor {
         tokio::pin!(exited);
         let mut off = 0;
         let (places, mut vcpus) = (self.places(), BTreeMap::new());
-        loop {
+        let outcome = loop {
             self.pin_anew(pid, &places, &mut vcpus);
             tokio::select! {
                 biased;
-                ended = &mut exited => {
-                    if let Err(error) = ended {
-                        tracing::error!(reason = %error, "cannot watch the VMM with pid {pid}");
-                    }
-                    break;
-                }
+                ended = &mut exited => break ended.unwrap_or_else(|error| {
+                    tracing::error!(reason = %error, "cannot watch the VMM with pid {pid}");
+                    None
+                }),
                 () = tokio::time::sleep(self.0.timings.look) => {}
             }
             match self.0.connection.state(self.domain()).await {
@@ -112,33 +110,42 @@ impl CloudHypervisor {
                 // Told by whoever reconnects.
                 Err(_) => {}
             }
-        }
-        self.vmm_ended().await;
+        };
+        let ended = self.cause(outcome).await;
+        self.vmm_ended(ended).await;
     }
 
     /// Why the VMM that is gone has ended.
-    async fn cause(&self) -> (i32, i32) {
+    pub(super) async fn cause(&self, outcome: Option<Outcome>) -> (i32, i32) {
         let asked = self.known().asked;
         if asked == Asked::Destroy {
             return (state::SHUTOFF, state::SHUTOFF_DESTROYED);
         }
         let deadline = Instant::now() + self.0.timings.settle;
-        loop {
+        let libvirt_knows = loop {
             match self.0.connection.state(self.domain()).await {
                 Ok(found @ (state::SHUTOFF, _)) => return found,
                 Ok(_) if Instant::now() < deadline => tokio::time::sleep(self.0.timings.settle / 12).await,
-                Ok(_) | Err(_) => break,
+                Ok(_) => break true,
+                Err(error) => {
+                    // The watch, which would have noticed, is over. A daemon that is away comes back without the VM.
+                    if error.is_no_domain() || !self.0.connection.is_open() {
+                        self.known().orphan = true;
+                    }
+                    break false;
+                }
             }
-        }
-        // A VMM that ends in order removes the socket of its serial port.
-        let orderly = asked == Asked::Shutdown
-            || (self.known().orphan && self.serial().is_some_and(|serial| !serial.vmm.exists()));
+        };
+        // A VMM that ends in order removes the socket of its serial port; how the process ended not every kernel tells.
+        let left_in_order =
+            || outcome == Some(Outcome::Exited(0)) || self.serial().is_some_and(|serial| !serial.vmm.exists());
+        let orderly = asked == Asked::Shutdown || !libvirt_knows && left_in_order();
         let reason = if orderly { state::SHUTOFF_SHUTDOWN } else { state::SHUTOFF_CRASHED };
         (state::SHUTOFF, reason)
     }
 
-    async fn vmm_ended(&self) {
-        let ended = self.cause().await;
+    /// Tells that there is no VMM any more, and why, and clears up after it.
+    pub(super) async fn vmm_ended(&self, ended: (i32, i32)) {
         {
             let mut known = self.known();
             (known.pid, known.ended, known.told) = (None, Some(ended), state::SHUTOFF);
