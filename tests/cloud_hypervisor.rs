@@ -262,6 +262,25 @@ fn a_power_off_while_the_daemon_is_down_is_no_crash() {
 }
 
 #[test]
+fn a_vmm_that_dies_while_it_starts_does_not_run_for_ever() {
+    let Some(subject) = Subject::cloud_hypervisor() else { return };
+    if !subject.is_a_double() {
+        return;
+    }
+    let vmi = vmi("demo", "die-at-start");
+    for _ in 0..3 {
+        let pod = subject.ready(subject.setup("demo"));
+        // A start that fails, or a crash.
+        pod.sync(&vmi);
+        pod.wait_status("Shutoff");
+        subject.wait_no_process(&pod);
+        support::wait_for("the end of the console", std::time::Duration::from_secs(60), || {
+            support::expect(!pod.serial_port().exists(), pod.log())
+        });
+    }
+}
+
+#[test]
 fn what_it_cannot_do_is_refused_in_one_answer() {
     let Some(subject) = Subject::cloud_hypervisor() else { return };
     let pod = subject.ready(subject.setup("demo"));

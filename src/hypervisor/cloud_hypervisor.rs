@@ -20,7 +20,7 @@ use super::cloud_hypervisor_vmm::{self as vmm, Place};
 use super::control::{Answer, ControlError, VmControl};
 use crate::domain::DomainSpec;
 use crate::libvirt::{self, Connection, DomainEvent, DomainSnapshot, Event, Lifecycle, StatsRecord, event, state};
-use crate::process::{PidFd, read_pid_file};
+use crate::process::PidFd;
 
 /// How long things may take.
 #[derive(Debug, Clone, Copy)]
@@ -216,19 +216,36 @@ impl CloudHypervisor {
             let reason = said.reason().unwrap_or_else(|| "it gave no reason".to_owned());
             return Err(ControlError::Hypervisor(format!("Cloud Hypervisor did not start the VM: {reason} ({error})")));
         }
-        // The domain's id is the VMM's pid, and so is what the driver writes into its pid file.
-        let pid = match self.0.connection.id(self.domain()).await {
-            Ok(Some(id)) => id,
-            Ok(None) | Err(_) => read_pid_file(&place.pid_file())
-                .map_err(|error| ControlError::Hypervisor(format!("the VMM that was started is not there: {error}")))?,
-        };
-        let live = self.0.connection.xml(self.domain(), 0).await.unwrap_or(xml);
-        self.take_up(pid, live, false)?;
+        if let Err(error) = self.take_up_started(xml).await {
+            // Nobody else would notice that it has ended, and libvirt would call it running for ever.
+            let ended = self.cause(None).await;
+            self.end_leaked().await;
+            self.vmm_ended(ended).await;
+            if ended.1 == state::SHUTOFF_SHUTDOWN {
+                // A guest that was through with its work that soon has run all the same.
+                return Ok(());
+            }
+            let reason = said.reason().unwrap_or_else(|| "it gave no reason".to_owned());
+            return Err(ControlError::Hypervisor(format!("{error}; {reason}")));
+        }
         self.unlock_first_sectors().await;
         if paused {
             self.suspend_now().await?;
         }
         Ok(())
+    }
+
+    /// Finds the VMM that libvirt has just started, and takes it up.
+    async fn take_up_started(&self, xml: String) -> Result<(), ControlError> {
+        let gone = || ControlError::Hypervisor("Cloud Hypervisor ended as soon as it had started".to_owned());
+        // The domain's id is the VMM's pid.
+        let pid = match self.0.connection.id(self.domain()).await {
+            Ok(Some(id)) => id,
+            Ok(None) | Err(_) => self.0.place.find_vmms().first().copied().ok_or_else(gone)?,
+        };
+        let live = self.0.connection.xml(self.domain(), 0).await.unwrap_or(xml);
+        self.known().xml = Some(live.clone());
+        self.take_up(pid, live, false)
     }
 
     /// From now on this VMM is the VM's.

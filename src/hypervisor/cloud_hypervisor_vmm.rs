@@ -42,10 +42,6 @@ impl Place {
         format!("{}-event-monitor-fifo", self.domain)
     }
 
-    pub(super) fn pid_file(&self) -> PathBuf {
-        self.run_dir.join(format!("{}.pid", self.domain))
-    }
-
     /// VMMs of this domain: only the FIFO's name on their command line tells whose they are.
     pub(super) fn find_vmms(&self) -> Vec<i32> {
         let mark = format!("/{}", self.fifo_name());

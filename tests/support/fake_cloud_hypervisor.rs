@@ -1,6 +1,7 @@
 //! A double: behaves like Cloud Hypervisor towards libvirt and the launcher (contract/cloud-hypervisor.md 2.2, 3.3, 3.4,
 //! 6.4, 12), without a guest. Its "guest" says and does what the one of `pvh_guest.S` does, and obeys the lines `crash`
-//! and `write first sectors` besides. Kernel command line: `ignore-power-button`, `refuse-to-boot`, `stubborn` (no SIGTERM).
+//! and `write first sectors` besides. Kernel command line: `ignore-power-button`, `refuse-to-boot`, `die-at-start` (while
+//! libvirt and the launcher still ask for it), `stubborn` (no SIGTERM).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a double may end by panicking
 
 use std::fs::File;
@@ -227,6 +228,20 @@ impl Vmm {
         Ok(())
     }
 
+    /// Crashes within some milliseconds of a running VM's first description, which libvirt asks for last: before libvirt's
+    /// answer, before the launcher knows whom to watch, or after, as it comes.
+    fn die_at_start(&self) {
+        if !self.option("die-at-start") || self.state.lock().unwrap().name != "Running" {
+            return;
+        }
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let patience = Duration::from_micros(u64::from(now.subsec_nanos()) % 10_000);
+        std::thread::spawn(move || {
+            std::thread::sleep(patience);
+            nix::sys::signal::raise(Signal::SIGKILL)
+        });
+    }
+
     fn become_state(&self, from: &str, to: &'static str, event: &str) -> Result<(), String> {
         let mut state = self.state.lock().unwrap();
         if state.name != from {
@@ -246,6 +261,7 @@ impl Vmm {
                 Ok(Some(json!({"build_version": "v53.0.0", "version": "53.0.0", "pid": std::process::id()})))
             }
             ("GET", "vm.info") => {
+                self.die_at_start();
                 let state = self.state.lock().unwrap();
                 Ok(Some(
                     json!({"config": state.config, "state": state.name, "memory_actual_size": state.config["memory"]["size"]}),

@@ -1,6 +1,7 @@
 //! How starts fail and VMMs end: with processes of the test's own in a VMM's place, and libvirt away or played by its own
 //! test driver.
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -158,4 +159,35 @@ async fn an_end_stays_known_until_libvirt_can_be_told_to_forget_the_vm() {
     assert_eq!(told, Event::Domain("vm".into(), undefined));
     assert!(vm.control.state().await.unwrap_err().is_no_domain());
     assert!(!vm.control.exists().await.unwrap());
+}
+
+/// The test driver's domains have small numbers, under which there may be processes that are no VMM.
+async fn make_next_id_nobody_s(connection: &Connection) {
+    loop {
+        connection.create("vm", 0).await.unwrap();
+        let id = connection.id("vm").await.unwrap().unwrap();
+        connection.destroy("vm", 0).await.unwrap();
+        if !Path::new(&format!("/proc/{}", id + 1)).exists() {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_vmm_that_ended_before_it_could_be_watched_is_a_failed_start() {
+    let Some(mut vm) = Vm::with_libvirt().await else { return };
+    let emulator = vm.path("cloud-hypervisor");
+    std::fs::write(&emulator, "#!/bin/sh\necho cloud-hypervisor v53.0.0\n").unwrap();
+    std::fs::set_permissions(&emulator, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let connection = vm.control.0.connection.clone();
+    connection.define(vm.xml()).await.unwrap();
+    make_next_id_nobody_s(&connection).await;
+
+    let failed = vm.control.start(false).await.unwrap_err().to_string();
+    assert!(failed.contains("Cloud Hypervisor ended as soon as it had started"), "{failed}");
+    assert_eq!(vm.control.state().await.unwrap(), (state::SHUTOFF, state::SHUTOFF_CRASHED));
+    // Ends of before, too, are told.
+    while vm.stopped().await != event::STOPPED_CRASHED {}
+    assert_eq!(connection.state("vm").await.unwrap().0, state::SHUTOFF, "libvirt has let go of it");
+    assert!(!*vm.control.0.console.borrow(), "nobody waits for its serial port");
 }
