@@ -201,7 +201,7 @@ impl CloudHypervisor {
         checks::before_start(place, &xml).await.map_err(ControlError::Hypervisor)?;
         // One that a failed start or a daemon's end left behind would run beside the new one.
         self.end_leaked().await;
-        let serial = SerialPaths::of(&xml);
+        let serial = SerialPaths::of(&xml, place.private());
         serial.iter().for_each(SerialPaths::clear);
         *self.known() = Known { serial, told: state::RUNNING, ..Known::default() };
         let said = checks::LogMark::at_end_of(place.log.as_deref());
@@ -245,20 +245,20 @@ impl CloudHypervisor {
         };
         let live = self.0.connection.xml(self.domain(), 0).await.unwrap_or(xml);
         self.known().xml = Some(live.clone());
-        self.take_up(pid, live, false)
+        self.take_up(pid, Some(live), false)
     }
 
-    /// From now on this VMM is the VM's.
-    fn take_up(&self, pid: i32, xml: String, orphan: bool) -> Result<(), ControlError> {
+    /// From now on this VMM is the VM's. A VM without its XML has neither console nor statistics.
+    fn take_up(&self, pid: i32, xml: Option<String>, orphan: bool) -> Result<(), ControlError> {
         let pidfd = PidFd::open(pid).map_err(|error| {
             ControlError::Hypervisor(format!("Cloud Hypervisor ended as soon as it had started: {error}"))
         })?;
-        if let Err(error) = std::fs::write(&self.0.place.kept_xml, &xml) {
-            tracing::warn!(reason = %error, "cannot keep the domain's XML for a launcher that follows");
+        if let Some(xml) = &xml {
+            self.0.place.keep_xml(xml);
         }
         {
             let mut known = self.known();
-            (known.pid, known.xml, known.orphan) = (Some(pid), Some(xml), orphan);
+            (known.pid, known.xml, known.orphan) = (Some(pid), xml, orphan);
         }
         self.0.alive.send_replace(true);
         self.serve_console();
@@ -330,10 +330,11 @@ impl VmControl for CloudHypervisor {
             let place = &self.0.place;
             let Some(pid) = place.find_vmms().first().copied() else { return Ok(()) };
             let orphan = !self.0.connection.exists(self.domain()).await.unwrap_or(false);
-            let xml = std::fs::read_to_string(&place.kept_xml).unwrap_or_default();
+            let xml = place.take_over_xml();
             {
                 let mut known = self.known();
-                (known.serial, known.told) = (SerialPaths::of(&xml), state::RUNNING);
+                let serial = xml.as_deref().and_then(|xml| SerialPaths::of(xml, place.private()));
+                (known.serial, known.told) = (serial, state::RUNNING);
             }
             self.take_up(pid, xml, orphan)
         })

@@ -3,18 +3,34 @@
 //! them, one after the other or at once.
 //!
 //! What the reader can rely on: bytes are never taken from the guest without going to the log and to every user who is
-//! connected; what comes while nobody is connected is kept, up to a bound, for the next one.
+//! connected; what comes while nobody is connected is kept, up to a bound, for the next one. The files are in a directory
+//! of the VMM's user, and the launcher may be root: their names are fixed, and it opens and makes them through no link.
 
 use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::Mode;
+use nix::unistd::{Gid, Uid, fchown, fchownat, geteuid};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::domain::DomainSpec;
+use crate::files::Folder;
+
+/// The VMM's own socket.
+const VMM: &str = "vmm-serial0";
+/// What virt-handler opens.
+const USERS: &str = "virt-serial0";
+/// The console's log.
+const LOG: &str = "virt-serial0-log";
 
 /// Output that is kept for the next user while there is none, in bytes.
 const KEPT: usize = 256 * 1024;
@@ -28,32 +44,40 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// Where the serial port's files are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SerialPaths {
-    /// The VMM's own socket.
-    pub vmm: PathBuf,
-    /// `virt-serial0`, which virt-handler opens.
-    pub users: PathBuf,
-    /// The console's log; present if the VMI has one.
-    pub log: Option<PathBuf>,
+    /// The VM's private directory.
+    private: PathBuf,
+    /// Whether the VMI has a log of the console.
+    has_log: bool,
 }
 
 impl SerialPaths {
-    /// Those of a domain that has a serial port.
-    pub(super) fn of(xml: &str) -> Option<Self> {
+    /// Those of a domain that has a serial port. The XML says what there is, not where: it may have been changed.
+    pub(super) fn of(xml: &str, private: &Path) -> Option<Self> {
         let domain = DomainSpec::from_xml(xml).ok()?;
         let serial = domain.devices.serials.first()?;
-        let vmm = PathBuf::from(&serial.source.as_ref()?.path);
-        let users = vmm.parent()?.join("virt-serial0");
-        let log = serial.log.as_ref().map(|log| PathBuf::from(&log.file));
-        Some(SerialPaths { vmm, users, log })
+        let paths = SerialPaths { private: private.to_owned(), has_log: serial.log.is_some() };
+        let (is, must_be) = (Path::new(&serial.source.as_ref()?.path), paths.vmm());
+        if is != must_be {
+            tracing::warn!("no serial console: the VM has its port at {}, not at {}", is.display(), must_be.display());
+            return None;
+        }
+        Some(paths)
+    }
+
+    /// The VMM's own socket.
+    fn vmm(&self) -> PathBuf {
+        self.private.join(VMM)
+    }
+
+    /// Whether the VMM's socket is there.
+    pub(super) fn is_there(&self) -> bool {
+        self.vmm().symlink_metadata().is_ok()
     }
 
     /// Removes the VMM's socket: one that a killed VMM left keeps the next from starting.
     pub(super) fn clear(&self) {
-        match std::fs::remove_file(&self.vmm) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!("{}: cannot remove it: {error}", self.vmm.display());
-            }
-            Ok(()) | Err(_) => {}
+        if let Err(error) = Folder::open(&self.private).and_then(|folder| folder.remove(VMM)) {
+            tracing::warn!("{}: cannot remove it: {error}", self.vmm().display());
         }
     }
 }
@@ -79,29 +103,29 @@ impl Serial {
     }
 
     async fn run(self: Arc<Self>, owner: (u32, u32), alive: watch::Receiver<bool>) {
-        let listener = match listen(&self.paths.users, owner) {
+        let listener = match listen(&self.paths.private, owner) {
             Ok(listener) => listener,
             Err(error) => {
-                tracing::error!(reason = %error, "no serial console at {}", self.paths.users.display());
+                tracing::error!(reason = %error, "no serial console {USERS} in {}", self.paths.private.display());
                 return;
             }
         };
         let (input, typed) = mpsc::channel::<Vec<u8>>(64);
         let (stop, stopped) = watch::channel(false);
         let users = tokio::spawn(Arc::clone(&self).accept(listener, input, stopped));
-        self.read(typed, alive).await;
+        self.read(owner, typed, alive).await;
         stop.send_replace(true);
         // Closes the users' ends once they have everything.
         self.output.lock().unwrap_or_else(PoisonError::into_inner).users = broadcast::Sender::new(1);
         let _ = tokio::time::timeout(FAREWELL, users).await;
-        let _ = std::fs::remove_file(&self.paths.users);
+        let _ = Folder::open(&self.paths.private).and_then(|folder| folder.remove(USERS));
     }
 
     /// Reads the VMM's socket, again after every reboot of the guest, until there is neither a VMM nor anything to read.
-    async fn read(&self, mut typed: mpsc::Receiver<Vec<u8>>, alive: watch::Receiver<bool>) {
-        let mut log = self.paths.log.as_deref().and_then(open_log);
+    async fn read(&self, owner: (u32, u32), mut typed: mpsc::Receiver<Vec<u8>>, alive: watch::Receiver<bool>) {
+        let (mut log, vmm) = (self.log(owner), self.paths.vmm());
         loop {
-            let Ok(mut stream) = UnixStream::connect(&self.paths.vmm).await else {
+            let Ok(mut stream) = UnixStream::connect(&vmm).await else {
                 if !*alive.borrow() {
                     return;
                 }
@@ -123,6 +147,17 @@ impl Serial {
             }
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    fn log(&self, owner: (u32, u32)) -> Option<tokio::fs::File> {
+        if !self.paths.has_log {
+            return None;
+        }
+        let opened = open_log(&self.paths.private, owner).map(tokio::fs::File::from_std);
+        let told = |error: &io::Error| {
+            tracing::error!(reason = %error, "no log of the serial console {LOG} in {}", self.paths.private.display());
+        };
+        opened.inspect_err(told).ok()
     }
 
     async fn emit(&self, bytes: &[u8], log: &mut Option<tokio::fs::File>) {
@@ -208,22 +243,139 @@ async fn user(
     }
 }
 
-fn listen(path: &Path, (uid, gid): (u32, u32)) -> std::io::Result<UnixListener> {
+/// Makes `virt-serial0` for the VMM's user.
+fn listen(private: &Path, owner: (u32, u32)) -> io::Result<UnixListener> {
+    let folder = Folder::open(private)?;
     // One of an earlier launcher.
-    let _ = std::fs::remove_file(path);
-    let listener = UnixListener::bind(path)?;
-    if nix::unistd::geteuid().is_root() {
-        std::os::unix::fs::chown(path, Some(uid), Some(gid))?;
+    folder.remove(USERS)?;
+    let directory = folder.itself()?;
+    // There is no bindat(2); a link at the end of a path bind(2) does not follow.
+    let listener = UnixListener::bind(format!("/proc/self/fd/{}/{USERS}", directory.as_raw_fd()))?;
+    if geteuid().is_root() {
+        give_socket(&directory, owner)?;
     }
     Ok(listener)
 }
 
-fn open_log(path: &Path) -> Option<tokio::fs::File> {
-    match std::fs::OpenOptions::new().create(true).append(true).open(path) {
-        Ok(file) => Some(tokio::fs::File::from_std(file)),
-        Err(error) => {
-            tracing::error!(reason = %error, "no log of the serial console at {}", path.display());
-            None
+/// Gives the socket that was just made to the VMM's user, who may have put something else in its place meanwhile: what
+/// changes hands is what was looked at.
+fn give_socket(directory: &File, (uid, gid): (u32, u32)) -> io::Result<()> {
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let socket = File::from(openat(directory, USERS, flags, Mode::empty())?);
+    let found = socket.metadata()?;
+    if !found.file_type().is_socket() || found.uid() != geteuid().as_raw() || found.nlink() != 1 {
+        return Err(io::Error::other("something else is in the place of the socket that was made"));
+    }
+    Ok(fchownat(&socket, "", Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::AT_EMPTY_PATH)?)
+}
+
+/// Opens the console's log to append to it, and makes it if it is not there. In a root pod the log is the VMM's user's:
+/// what is not could be any file of root's that this user has moved to the log's place.
+fn open_log(private: &Path, (uid, gid): (u32, u32)) -> io::Result<File> {
+    let folder = Folder::open(private)?;
+    let flags = OFlag::O_WRONLY | OFlag::O_APPEND;
+    let root = geteuid().is_root();
+    match folder.file(LOG, flags | OFlag::O_CREAT | OFlag::O_EXCL, Mode::from_bits_truncate(0o644)) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let file = folder.file(LOG, flags, Mode::empty())?;
+            let found = file.metadata()?;
+            if root && (found.uid() != uid || found.nlink() != 1) {
+                return Err(io::Error::other(format!("{LOG} is a file of user {}", found.uid())));
+            }
+            Ok(file)
         }
+        made => {
+            let file = made?;
+            if root {
+                fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+            }
+            Ok(file)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn own() -> (u32, u32) {
+        (geteuid().as_raw(), nix::unistd::getegid().as_raw())
+    }
+
+    #[test]
+    fn the_xml_does_not_say_where_the_files_are() {
+        let xml = |serial: &str| format!("<domain type='kvm'><name>d</name><devices>{serial}</devices></domain>");
+        let private = Path::new("/private/u");
+        let port = "<serial type='unix'><source mode='bind' path='/private/u/vmm-serial0'/><target port='0'/>";
+        let paths = SerialPaths::of(&xml(&format!("{port}</serial>")), private).unwrap();
+        assert_eq!((paths.vmm().as_path(), paths.has_log), (Path::new("/private/u/vmm-serial0"), false));
+        let logged = SerialPaths::of(&xml(&format!("{port}<log file='/etc/cron.d/x'/></serial>")), private).unwrap();
+        assert_eq!(logged, SerialPaths { has_log: true, ..paths });
+        let elsewhere = port.replace("vmm-serial0", "../root/socket");
+        for xml in [xml(&format!("{elsewhere}</serial>")), xml(""), String::new()] {
+            assert_eq!(SerialPaths::of(&xml, private), None, "{xml}");
+        }
+    }
+
+    #[test]
+    fn the_log_is_a_file_of_the_vm_s_and_no_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, victim) = (folder.path().join(LOG), folder.path().join("victim"));
+        for text in ["one", " two"] {
+            open_log(folder.path(), own()).unwrap().write_all(text.as_bytes()).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&log).unwrap(), "one two");
+        std::fs::write(&victim, "precious").unwrap();
+        let refused = |why: &str| {
+            let error = open_log(folder.path(), own()).unwrap_err().to_string();
+            assert!(error.contains(LOG), "{why}: {error}");
+            std::fs::remove_file(&log).unwrap();
+        };
+        std::fs::remove_file(&log).unwrap();
+        symlink(&victim, &log).unwrap();
+        refused("a link");
+        nix::unistd::mkfifo(&log, Mode::S_IRWXU).unwrap();
+        // Nobody reads it.
+        assert!(open_log(folder.path(), own()).is_err());
+        std::fs::remove_file(&log).unwrap();
+        if geteuid().is_root() {
+            std::fs::hard_link(&victim, &log).unwrap();
+            refused("a second name");
+            std::fs::write(&log, "").unwrap();
+            let error = open_log(folder.path(), (107, 107)).unwrap_err().to_string();
+            assert!(error.contains("user 0"), "{error}");
+            std::fs::remove_file(&log).unwrap();
+            let made = open_log(folder.path(), (107, 107)).unwrap().metadata().unwrap();
+            assert_eq!((made.uid(), made.gid()), (107, 107));
+        }
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
+    }
+
+    #[tokio::test]
+    async fn the_socket_takes_the_place_of_a_link_and_nothing_else_changes_hands() {
+        let folder = tempfile::tempdir().unwrap();
+        let (socket, victim) = (folder.path().join(USERS), folder.path().join("victim"));
+        std::fs::write(&victim, "precious").unwrap();
+        symlink(&victim, &socket).unwrap();
+        let owner = if geteuid().is_root() { (107, 107) } else { own() };
+        let listener = listen(folder.path(), owner).unwrap();
+        let (connected, accepted) = tokio::join!(UnixStream::connect(&socket), listener.accept());
+        assert!(connected.is_ok() && accepted.is_ok());
+        let made = socket.symlink_metadata().unwrap();
+        assert_eq!((made.uid(), made.gid()), owner);
+        // Whoever is quick enough gains nothing by it.
+        let directory = Folder::open(folder.path()).unwrap().itself().unwrap();
+        for put in
+            [|victim: &Path, at: &Path| symlink(victim, at), |victim: &Path, at: &Path| std::fs::hard_link(victim, at)]
+        {
+            std::fs::remove_file(&socket).unwrap();
+            put(&victim, &socket).unwrap();
+            assert!(give_socket(&directory, (107, 107)).is_err());
+        }
+        assert_eq!(victim.metadata().unwrap().uid(), own().0);
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
     }
 }

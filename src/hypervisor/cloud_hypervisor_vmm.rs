@@ -2,15 +2,20 @@
 //! (contract/cloud-hypervisor.md 11.1 to 11.4).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use super::cloud_hypervisor::{Asked, CloudHypervisor};
 use super::cloud_hypervisor_serial::SerialPaths;
+use crate::files::{self, Folder};
 use crate::libvirt::{event, state};
 use crate::process::{Outcome, PidFd, find_by_command_prefix};
+
+/// No domain's XML is that large, in bytes; a larger file is not ours.
+const XML_LIMIT: u64 = 1024 * 1024;
 
 /// Where the files of one VM are, and who it is.
 #[derive(Debug, Clone)]
@@ -40,6 +45,41 @@ impl Place {
 
     pub(super) fn fifo_name(&self) -> String {
         format!("{}-event-monitor-fifo", self.domain)
+    }
+
+    /// The VM's private directory, which belongs to the VMM's user.
+    pub(super) fn private(&self) -> &Path {
+        self.kept_xml.parent().unwrap_or(Path::new("/"))
+    }
+
+    fn open_private(&self) -> io::Result<(Folder, &str)> {
+        let (folder, name) = files::split(&self.kept_xml)?;
+        Ok((Folder::open(folder)?, name))
+    }
+
+    /// Keeps the domain's XML for a launcher that follows.
+    pub(super) fn keep_xml(&self, xml: &str) {
+        let kept = self.open_private().and_then(|(folder, name)| folder.replace(name, xml.as_bytes()));
+        if let Err(error) = kept {
+            tracing::warn!(reason = %error, "cannot keep the domain's XML for a launcher that follows");
+        }
+    }
+
+    /// The XML that a launcher before this one kept, and nobody else wrote.
+    pub(super) fn take_over_xml(&self) -> Option<String> {
+        let read = self.open_private().and_then(|(folder, name)| folder.read(name, XML_LIMIT));
+        let text = read.and_then(|bytes| String::from_utf8(bytes).map_err(io::Error::other));
+        let told = |error: &io::Error| {
+            let path = self.kept_xml.display();
+            tracing::warn!(reason = %error, "the VM goes on without its console and its statistics: {path} cannot be used");
+        };
+        text.inspect_err(told).ok()
+    }
+
+    /// There is nothing to follow any more.
+    pub(super) fn forget_xml(&self) {
+        // What is left of it finds no VMM.
+        let _ = self.open_private().and_then(|(folder, name)| folder.remove(name));
     }
 
     /// VMMs of this domain: only the FIFO's name on their command line tells whose they are.
@@ -134,7 +174,7 @@ impl CloudHypervisor {
         };
         // A VMM that ends in order removes the socket of its serial port; how the process ended not every kernel tells.
         let left_in_order =
-            || outcome == Some(Outcome::Exited(0)) || self.serial().is_some_and(|serial| !serial.vmm.exists());
+            || outcome == Some(Outcome::Exited(0)) || self.serial().is_some_and(|serial| !serial.is_there());
         let orderly = asked == Asked::Shutdown || !libvirt_knows && left_in_order();
         let reason = if orderly { state::SHUTOFF_SHUTDOWN } else { state::SHUTOFF_CRASHED };
         (state::SHUTOFF, reason)
@@ -161,6 +201,6 @@ impl CloudHypervisor {
             tracing::warn!("libvirt does not let go of the VM that ended: {error}");
         }
         self.serial().iter().for_each(SerialPaths::clear);
-        let _ = std::fs::remove_file(&self.0.place.kept_xml);
+        self.0.place.forget_xml();
     }
 }

@@ -24,13 +24,15 @@ impl Vm {
         let (queue, events) = tokio::sync::mpsc::unbounded_channel();
         let connection = Connection::new(uri.to_owned(), Deadlines::default(), queue.clone());
         let emulator = folder.path().join("cloud-hypervisor");
+        write_program(&emulator, "case $1 in --version) echo cloud-hypervisor v53.0.0 ;; *) read line ;; esac");
         let place = Place {
-            domain: "vm".into(),
+            // VMMs are looked for on the whole machine.
+            domain: format!("vm{}", folder.path().file_name().unwrap().display()),
             run_dir: folder.path().to_owned(),
             log: None,
             kept_xml: folder.path().join("vmm-domain.xml"),
             owner: (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw()),
-            command_prefixes: vec![emulator.to_str().unwrap().to_owned()],
+            command_prefixes: vec![emulator.to_str().unwrap().to_owned(), "cloud-hypervisor".to_owned()],
             vcpu_regex: regex::Regex::new("^vcpu").unwrap(),
             devices: vec!["/dev/null".into()],
         };
@@ -65,8 +67,9 @@ impl Vm {
     /// A domain with a serial port.
     fn xml(&self) -> String {
         format!(
-            "<domain type='test'><name>vm</name><memory>1024</memory><os><type>hvm</type></os><devices>\
+            "<domain type='test'><name>{}</name><memory>1024</memory><os><type>hvm</type></os><devices>\
              <serial type='unix'><source mode='bind' path='{}'/><target port='0'/></serial></devices></domain>",
+            self.control.domain(),
             self.path("vmm-serial0").display()
         )
     }
@@ -81,13 +84,19 @@ impl Vm {
         }
     }
 
+    /// The process that [`find_vmms`](Place::find_vmms) finds, until its input is closed.
+    fn start_vmm(&self) -> Child {
+        let fifo = self.path(&self.control.0.place.fifo_name());
+        Command::new(self.path("cloud-hypervisor")).arg(fifo).stdin(Stdio::piped()).spawn().unwrap()
+    }
+
     /// Lets a process be the VMM until it ends, which it does with or without the order of a clean end.
     async fn vmm_ends(&self, cleanly: bool) {
         let mut vmm = cat();
         let socket = self.path("vmm-serial0");
         std::fs::write(&socket, "").unwrap();
-        self.control.known().serial = SerialPaths::of(&self.xml());
-        self.control.take_up(i32::try_from(vmm.id()).unwrap(), self.xml(), false).unwrap();
+        self.control.known().serial = SerialPaths::of(&self.xml(), self.folder.path());
+        self.control.take_up(i32::try_from(vmm.id()).unwrap(), Some(self.xml()), false).unwrap();
         if cleanly {
             std::fs::remove_file(&socket).unwrap();
         }
@@ -100,6 +109,12 @@ impl Vm {
         let mut alive = self.control.0.alive.subscribe();
         tokio::time::timeout(SOON, alive.wait_for(|alive| !alive)).await.unwrap().unwrap();
     }
+}
+
+/// A shell writes it: the kernel runs no file that a fork of this process, whoever it is for, still holds open for writing.
+fn write_program(path: &Path, text: &str) {
+    let write = "printf '#!/bin/sh\\n%s\\n' \"$1\" > \"$0\" && chmod 755 \"$0\"";
+    assert!(Command::new("sh").args(["-c", write]).arg(path).arg(text).status().unwrap().success());
 }
 
 fn cat() -> Child {
@@ -135,7 +150,7 @@ async fn without_a_serial_port_the_exit_code_tells_a_power_off_where_the_kernel_
 
     let vm = Vm::without_libvirt();
     let mut vmm = cat();
-    vm.control.take_up(i32::try_from(vmm.id()).unwrap(), vm.xml(), false).unwrap();
+    vm.control.take_up(i32::try_from(vmm.id()).unwrap(), Some(vm.xml()), false).unwrap();
     drop(vmm.stdin.take());
     vmm.wait().unwrap();
     vm.wait_end().await;
@@ -156,17 +171,17 @@ async fn an_end_stays_known_until_libvirt_can_be_told_to_forget_the_vm() {
     vm.control.undefine().await.unwrap();
     let told = vm.events.recv().await.unwrap();
     let undefined = DomainEvent::Lifecycle(Lifecycle { event: event::UNDEFINED, detail: 0 });
-    assert_eq!(told, Event::Domain("vm".into(), undefined));
+    assert_eq!(told, Event::Domain(vm.control.domain().to_owned(), undefined));
     assert!(vm.control.state().await.unwrap_err().is_no_domain());
     assert!(!vm.control.exists().await.unwrap());
 }
 
 /// The test driver's domains have small numbers, under which there may be processes that are no VMM.
-async fn make_next_id_nobody_s(connection: &Connection) {
+async fn make_next_id_nobody_s(connection: &Connection, domain: &str) {
     loop {
-        connection.create("vm", 0).await.unwrap();
-        let id = connection.id("vm").await.unwrap().unwrap();
-        connection.destroy("vm", 0).await.unwrap();
+        connection.create(domain, 0).await.unwrap();
+        let id = connection.id(domain).await.unwrap().unwrap();
+        connection.destroy(domain, 0).await.unwrap();
         if !Path::new(&format!("/proc/{}", id + 1)).exists() {
             return;
         }
@@ -176,18 +191,66 @@ async fn make_next_id_nobody_s(connection: &Connection) {
 #[tokio::test]
 async fn a_vmm_that_ended_before_it_could_be_watched_is_a_failed_start() {
     let Some(mut vm) = Vm::with_libvirt().await else { return };
-    let emulator = vm.path("cloud-hypervisor");
-    std::fs::write(&emulator, "#!/bin/sh\necho cloud-hypervisor v53.0.0\n").unwrap();
-    std::fs::set_permissions(&emulator, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let connection = vm.control.0.connection.clone();
+    let (connection, domain) = (vm.control.0.connection.clone(), vm.control.domain().to_owned());
     connection.define(vm.xml()).await.unwrap();
-    make_next_id_nobody_s(&connection).await;
+    make_next_id_nobody_s(&connection, &domain).await;
 
     let failed = vm.control.start(false).await.unwrap_err().to_string();
     assert!(failed.contains("Cloud Hypervisor ended as soon as it had started"), "{failed}");
     assert_eq!(vm.control.state().await.unwrap(), (state::SHUTOFF, state::SHUTOFF_CRASHED));
     // Ends of before, too, are told.
     while vm.stopped().await != event::STOPPED_CRASHED {}
-    assert_eq!(connection.state("vm").await.unwrap().0, state::SHUTOFF, "libvirt has let go of it");
+    assert_eq!(connection.state(&domain).await.unwrap().0, state::SHUTOFF, "libvirt has let go of it");
     assert!(!*vm.control.0.console.borrow(), "nobody waits for its serial port");
+}
+
+/// Reads until the file has this text.
+async fn wait_text(path: &Path, text: &str) {
+    let has_it = async {
+        while std::fs::read_to_string(path).unwrap_or_default() != text {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(SOON, has_it).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_launcher_that_follows_takes_no_path_from_what_a_vmm_may_have_changed() {
+    let vm = Vm::without_libvirt();
+    let (mut vmm, elsewhere) = (vm.start_vmm(), vm.path("elsewhere"));
+    let log = format!("<log file='{}' append='on'/></serial>", elsewhere.display());
+    std::fs::write(vm.path("vmm-domain.xml"), vm.xml().replace("</serial>", &log)).unwrap();
+    let serial = tokio::net::UnixListener::bind(vm.path("vmm-serial0")).unwrap();
+    vm.control.attach().await.unwrap();
+    let (mut stream, _) = tokio::time::timeout(SOON, serial.accept()).await.unwrap().unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut stream, b"said by the guest").await.unwrap();
+    wait_text(&vm.path("virt-serial0-log"), "said by the guest").await;
+    assert!(!elsewhere.exists());
+    drop(vmm.stdin.take());
+    vmm.wait().unwrap();
+    vm.wait_end().await;
+}
+
+#[tokio::test]
+async fn a_launcher_that_follows_reads_no_xml_that_blocks_or_is_another_s() {
+    let vm = Vm::without_libvirt();
+    let (kept, other) = (vm.path("vmm-domain.xml"), vm.path("other"));
+    std::fs::write(&other, vm.xml()).unwrap();
+    let mut vmm = vm.start_vmm();
+    // In this order: the last one hangs whoever opens it.
+    std::os::unix::fs::symlink(&other, &kept).unwrap();
+    assert_eq!(vm.control.0.place.take_over_xml(), None);
+    if nix::unistd::geteuid().is_root() {
+        std::fs::rename(&other, &kept).unwrap();
+        assert_eq!(vm.control.0.place.take_over_xml(), Some(vm.xml()));
+        std::os::unix::fs::chown(&kept, Some(107), Some(107)).unwrap();
+        assert_eq!(vm.control.0.place.take_over_xml(), None);
+    }
+    std::fs::remove_file(&kept).unwrap();
+    nix::unistd::mkfifo(&kept, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    vm.control.attach().await.unwrap();
+    assert_eq!(vm.control.state().await.unwrap().0, state::RUNNING, "it is there all the same");
+    drop(vmm.stdin.take());
+    vmm.wait().unwrap();
+    vm.wait_end().await;
 }
