@@ -1,19 +1,26 @@
 //! What has to be so before the driver is asked to start a VM, because it would hang or keep the reason to itself; and
 //! where the reason of a failed start is found (contract/cloud-hypervisor.md 3.1, 3.3, 11).
 
-use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
 use super::cloud_hypervisor_rest as rest;
 use super::cloud_hypervisor_vmm::Place;
-use crate::domain::DomainSpec;
+use crate::domain::{Disk, DomainSpec};
+use crate::files::{self, Folder};
 
 /// The least version that can do all that the launcher asks of it.
 const LEAST_VERSION: u32 = 40;
 /// How long the VMM may take to tell its version.
 const VERSION_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a disk's storage may take to show the disk: what hangs is told instead of hanging the launcher.
+const INPUT_DEADLINE: Duration = Duration::from_secs(10);
 /// Most of the VMM's output that is looked at for a reason.
 const LOG_TAIL: u64 = 64 * 1024;
 /// Lines of it that are told where none is an error's body.
@@ -23,7 +30,7 @@ const LOG_LINES: usize = 3;
 pub(super) async fn before_start(place: &Place, xml: &str) -> Result<(), String> {
     device(place)?;
     version(&emulator(place)?).await?;
-    inputs(xml)?;
+    inputs(xml, INPUT_DEADLINE).await?;
     if let Some(folder) = place.log.as_deref().and_then(Path::parent) {
         make_folder(folder, place.owner).map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
     }
@@ -43,9 +50,9 @@ fn device(place: &Place) -> Result<(), String> {
 }
 
 /// In a root pod virt-handler gives the device to root, and the VMM is another user: then it is passed on.
-fn usable_or_given(device: &Path, owner: (u32, u32)) -> std::io::Result<()> {
+fn usable_or_given(device: &Path, owner: (u32, u32)) -> io::Result<()> {
     match usable(device, owner) {
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied && nix::unistd::geteuid().is_root() => {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && nix::unistd::geteuid().is_root() => {
             std::os::unix::fs::chown(device, Some(owner.0), Some(owner.1)).map_err(|_| error)?;
             usable(device, owner)
         }
@@ -54,7 +61,7 @@ fn usable_or_given(device: &Path, owner: (u32, u32)) -> std::io::Result<()> {
 }
 
 /// Whether the VMM's user may read and write it, which is not always this process's user.
-fn usable(device: &Path, (uid, gid): (u32, u32)) -> std::io::Result<()> {
+fn usable(device: &Path, (uid, gid): (u32, u32)) -> io::Result<()> {
     let file = std::fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC).open(device)?;
     let found = file.metadata()?;
     let mode = found.permissions().mode();
@@ -66,8 +73,8 @@ fn usable(device: &Path, (uid, gid): (u32, u32)) -> std::io::Result<()> {
         0
     };
     if uid != 0 && nix::unistd::geteuid().is_root() && (mode >> shift) & 0o6 != 0o6 {
-        return Err(std::io::Error::new(
-            std::io::ErrorKind::PermissionDenied,
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
             format!(
                 "mode {:o} of user {} and group {} does not let user {uid} use it",
                 mode & 0o777,
@@ -117,37 +124,65 @@ fn major(said: &str) -> Option<u32> {
 }
 
 /// Kernel, initrd and disks: the driver would say only that the VM cannot be created.
-fn inputs(xml: &str) -> Result<(), String> {
+async fn inputs(xml: &str, deadline: Duration) -> Result<(), String> {
     let domain = DomainSpec::from_xml(xml).map_err(|error| format!("libvirt's XML cannot be read: {error}"))?;
-    let disks = domain.devices.disks.iter().map(|disk| ("disk", &disk.source.file));
-    for (what, path) in [("kernel", &domain.os.kernel), ("initrd", &domain.os.initrd)].into_iter().chain(disks) {
-        if !path.is_empty()
-            && let Err(error) = std::fs::File::open(path)
-        {
-            return Err(format!("the {what} {path} cannot be opened: {error}"));
-        }
-    }
-    let raw =
-        domain.devices.disks.iter().filter(|disk| disk.driver.as_ref().is_some_and(|driver| driver.type_ == "raw"));
-    for path in raw.map(|disk| &disk.source.file).filter(|path| !path.is_empty()) {
-        match looks_like(Path::new(path)) {
-            Ok(None) => {}
-            Ok(Some(format)) => {
-                return Err(format!(
-                    "the raw disk {path} begins or ends like a {format} image, and Cloud Hypervisor would take it for one"
-                ));
-            }
-            Err(error) => return Err(format!("the disk {path} cannot be read: {error}")),
+    let is_raw = |disk: &Disk| disk.driver.as_ref().is_some_and(|driver| driver.type_ == "raw");
+    let disks = domain.devices.disks.iter().map(|disk| ("disk", &disk.source.file, is_raw(disk)));
+    let others = [("kernel", &domain.os.kernel, false), ("initrd", &domain.os.initrd, false)];
+    for (what, path, raw) in others.into_iter().chain(disks).filter(|(_, path, _)| !path.is_empty()) {
+        let file = PathBuf::from(path);
+        match in_time(deadline, move || input(what, &file, raw)).await {
+            Ok(looked) => looked?,
+            Err(error) => return Err(format!("the {what} {path} cannot be opened: {error}")),
         }
     }
     Ok(())
 }
 
+/// Does what storage may block for ever in a thread of its own: those of the runtime are few, and libvirt's calls need them.
+async fn in_time<T: Send + 'static>(
+    deadline: Duration,
+    look: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, String> {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    // Whoever asked may be told already that it took too long.
+    let looking = std::thread::Builder::new().name("look".to_owned()).spawn(move || drop(tell.send(look())));
+    looking.map_err(|error| error.to_string())?;
+    match tokio::time::timeout(deadline, told).await {
+        Ok(Ok(looked)) => Ok(looked),
+        Ok(Err(_)) => Err("the look at it ended without a result".to_owned()),
+        Err(_) => Err(format!("no answer within {deadline:?}")),
+    }
+}
+
+fn input(what: &str, path: &Path, raw: bool) -> Result<(), String> {
+    let file = open_input(path).map_err(|error| format!("the {what} {} cannot be opened: {error}", path.display()))?;
+    let format = if raw { looks_like(file) } else { Ok(None) };
+    match format {
+        Ok(None) => Ok(()),
+        Ok(Some(format)) => Err(format!(
+            "the raw disk {} begins or ends like a {format} image, and Cloud Hypervisor would take it for one",
+            path.display()
+        )),
+        Err(error) => Err(format!("the {what} {} cannot be read: {error}", path.display())),
+    }
+}
+
+/// Opens what a VM can have as a disk or boot from; anything else could block whoever opens it.
+fn open_input(path: &Path) -> io::Result<File> {
+    let flags = libc::O_NONBLOCK | libc::O_CLOEXEC;
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let kind = file.metadata()?.file_type();
+    match kind.is_file() || kind.is_block_device() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is neither a regular file nor a block device")),
+    }
+}
+
 /// The image format that the VMM, which is told none, would guess for something that is raw. A guest that writes the
 /// beginning of such an image onto its disk must not decide how the disk is opened the next time: formats can name other
 /// files.
-fn looks_like(path: &Path) -> std::io::Result<Option<&'static str>> {
-    let mut file = std::fs::File::open(path)?;
+fn looks_like(mut file: File) -> io::Result<Option<&'static str>> {
     let mut start = [0; 8];
     let length = file.seek(SeekFrom::End(0))?;
     if length < 512 {
@@ -167,12 +202,13 @@ fn looks_like(path: &Path) -> std::io::Result<Option<&'static str>> {
 }
 
 /// Makes the folder and those above it for the daemon's user, who makes further ones beside it.
-fn make_folder(folder: &Path, (uid, gid): (u32, u32)) -> std::io::Result<()> {
-    let missing: Vec<&Path> = folder.ancestors().take_while(|folder| !folder.exists()).collect();
-    std::fs::create_dir_all(folder)?;
-    if nix::unistd::geteuid().is_root() {
-        for made in missing {
-            std::os::unix::fs::chown(made, Some(uid), Some(gid))?;
+fn make_folder(folder: &Path, (uid, gid): (u32, u32)) -> io::Result<()> {
+    let mut missing: Vec<&Path> = folder.ancestors().take_while(|folder| !folder.exists()).collect();
+    // From the second one on that user could lay links.
+    while let Some(path) = missing.pop() {
+        let (folder, made) = Folder::make(path, 0o755)?;
+        if made && nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::fchown(folder.itself()?, Some(uid), Some(gid))?;
         }
     }
     Ok(())
@@ -180,7 +216,8 @@ fn make_folder(folder: &Path, (uid, gid): (u32, u32)) -> std::io::Result<()> {
 
 /// Frees the daemon's thread that waits for a VMM to open the FIFO, and the domain with it.
 pub(super) fn release_daemon(fifo: &Path) {
-    let opened = std::fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(fifo);
+    let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    let opened = std::fs::OpenOptions::new().write(true).custom_flags(flags).open(fifo);
     if let Err(error) = opened {
         tracing::warn!("{}: nobody waits for it: {error}", fifo.display());
     }
@@ -195,13 +232,13 @@ pub(super) struct LogMark<'a> {
 impl<'a> LogMark<'a> {
     /// What is written from now on.
     pub(super) fn at_end_of(log: Option<&'a Path>) -> Self {
-        let from = log.and_then(|path| std::fs::metadata(path).ok()).map_or(0, |found| found.len());
+        let from = log.and_then(open_log).and_then(|log| log.metadata().ok()).map_or(0, |found| found.len());
         LogMark { log, from }
     }
 
     /// What the VMM, or libvirt on its behalf, wrote since.
     pub(super) fn reason(&self) -> Option<String> {
-        let mut file = std::fs::File::open(self.log?).ok()?;
+        let mut file = open_log(self.log?)?;
         let length = file.metadata().ok()?.len();
         // A log that was replaced is new from its beginning.
         let from = if length < self.from { 0 } else { self.from };
@@ -210,6 +247,12 @@ impl<'a> LogMark<'a> {
         file.take(LOG_TAIL).read_to_end(&mut text).ok()?;
         reason_in(&String::from_utf8_lossy(&text))
     }
+}
+
+/// The VMM's log, which is in a directory of the VMM's user; what else is there is none.
+fn open_log(path: &Path) -> Option<File> {
+    let (folder, name) = files::split(path).ok()?;
+    Folder::open(folder).ok()?.file(name, OFlag::O_RDONLY, Mode::empty()).ok()
 }
 
 /// An answer's body, a JSON list of texts, if there is one; else lines that tell of errors; else the last line.
@@ -269,29 +312,40 @@ mod tests {
         assert_eq!(mark.reason().unwrap(), "new error");
         std::fs::write(&log, "new\n").unwrap();
         assert_eq!(mark.reason().unwrap(), "new", "a log that was replaced");
+        let secret = folder.path().join("secret");
+        std::fs::rename(&log, &secret).unwrap();
+        std::os::unix::fs::symlink(&secret, &log).unwrap();
+        assert_eq!(mark.reason(), None, "a link");
+        std::fs::remove_file(&log).unwrap();
+        nix::unistd::mkfifo(&log, Mode::S_IRWXU).unwrap();
+        assert_eq!(mark.reason(), None, "nobody writes to it");
     }
 
-    #[test]
-    fn missing_inputs_are_named() {
+    #[tokio::test]
+    async fn missing_inputs_are_named() {
         let xml =
             "<domain type='kvm'><name>d</name><os><type>hvm</type><kernel>/nonexistent/vmlinuz</kernel></os></domain>";
-        let error = inputs(xml).unwrap_err();
+        let error = inputs(xml, INPUT_DEADLINE).await.unwrap_err();
         assert!(error.contains("kernel /nonexistent/vmlinuz"), "{error}");
         let error = usable(Path::new("/nonexistent/kvm"), (107, 107)).unwrap_err();
-        assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 
-    #[test]
-    fn a_raw_disk_that_looks_like_an_image_is_refused() {
+    fn disk_xml(disk: &Path, kind: &str) -> String {
+        format!(
+            "<domain type='kvm'><name>d</name><devices><disk type='file' device='disk'><driver name='qemu' type='{kind}'/>\
+             <source file='{}'/><target dev='vda' bus='virtio'/></disk></devices></domain>",
+            disk.display()
+        )
+    }
+
+    #[tokio::test]
+    async fn a_raw_disk_that_looks_like_an_image_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let disk = folder.path().join("disk.img");
-        let checked = |content: &[u8], kind: &str| {
+        let checked = async |content: &[u8], kind: &str| {
             std::fs::write(&disk, content).unwrap();
-            inputs(&format!(
-                "<domain type='kvm'><name>d</name><devices><disk type='file' device='disk'><driver name='qemu' type='{kind}'/>\
-                 <source file='{}'/><target dev='vda' bus='virtio'/></disk></devices></domain>",
-                disk.display()
-            ))
+            inputs(&disk_xml(&disk, kind), INPUT_DEADLINE).await
         };
         let image = |start: &[u8], footer: &[u8]| {
             let mut image = vec![0; 4096];
@@ -302,13 +356,33 @@ mod tests {
         for (image, said) in
             [(image(b"QFI\xfb", b""), "qcow2"), (image(b"vhdxfile", b""), "VHDX"), (image(b"", b"conectix"), "VHD")]
         {
-            let error = checked(&image, "raw").unwrap_err();
+            let error = checked(&image, "raw").await.unwrap_err();
             assert!(error.contains(said) && error.contains("disk.img"), "{error}");
         }
-        assert_eq!(checked(&image(b"QFI\xfb", b""), "qcow2"), Ok(()), "that is what it is");
+        assert_eq!(checked(&image(b"QFI\xfb", b""), "qcow2").await, Ok(()), "that is what it is");
         for image in [image(b"QFI", b"conect"), image(b"", b""), vec![0; 3]] {
-            assert_eq!(checked(&image, "raw"), Ok(()));
+            assert_eq!(checked(&image, "raw").await, Ok(()));
         }
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_blocks_whoever_opens_it_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+        for (disk, kind) in [(pipe.as_path(), "raw"), (&pipe, "qcow2"), (folder.path(), "raw")] {
+            let error = inputs(&disk_xml(disk, kind), INPUT_DEADLINE).await.unwrap_err();
+            assert!(error.contains("neither a regular file nor a block device"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn storage_that_hangs_is_waited_for_no_longer_than_the_deadline() {
+        let (release, hang) = std::sync::mpsc::channel::<()>();
+        let looked = in_time(Duration::from_millis(20), move || hang.recv().is_err()).await;
+        assert_eq!(looked, Err("no answer within 20ms".to_owned()));
+        drop(release);
+        assert_eq!(in_time(INPUT_DEADLINE, || true).await, Ok(true));
     }
 
     #[test]
