@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use nix::sys::signal::Signal;
 
 use support::pod::{Pod, text};
-use support::processes::send;
+use support::processes::{owner, send, try_owner};
 use support::subject::{Subject, ok, vmi};
 use support::tiny_guest::type_line;
 
@@ -257,6 +257,27 @@ fn a_power_off_while_the_daemon_is_down_is_no_crash() {
     });
     ok(pod.ctl_with(&["kill", "--vmi"], &vmi));
     ended(&pod);
+    ok(pod.ctl_with(&["delete", "--vmi"], &vmi));
+    assert_eq!(pod.wait_exit(), 0, "{}", pod.log());
+}
+
+#[test]
+fn a_vm_that_ends_between_two_launchers_is_told_as_ended() {
+    let Some(subject) = Subject::cloud_hypervisor() else { return };
+    let vmi = vmi("demo", "");
+    let pod = running(&subject);
+    let (vmm, launcher) = (subject.process(&pod), owner(&pod));
+    // It cannot look while it is stopped.
+    send(launcher, Signal::SIGSTOP);
+    send(vmm, Signal::SIGTERM);
+    subject.wait_no_process(&pod);
+    send(launcher, Signal::SIGKILL);
+    support::wait_for("another launcher", std::time::Duration::from_secs(60), || {
+        let new = try_owner(&pod);
+        support::expect(new.is_some_and(|new| new != launcher), pod.log())
+    });
+    pod.wait_status("Shutoff");
+    assert_eq!(pod.domain()["Status"]["Reason"], "Shutdown", "{}", pod.log());
     ok(pod.ctl_with(&["delete", "--vmi"], &vmi));
     assert_eq!(pod.wait_exit(), 0, "{}", pod.log());
 }

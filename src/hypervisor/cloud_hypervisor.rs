@@ -328,14 +328,23 @@ impl VmControl for CloudHypervisor {
     fn attach(&self) -> Answer<'_, ()> {
         Box::pin(async move {
             let place = &self.0.place;
-            let Some(pid) = place.find_vmms().first().copied() else { return Ok(()) };
-            let orphan = !self.0.connection.exists(self.domain()).await.unwrap_or(false);
+            let (pid, was_kept) = (place.find_vmms().first().copied(), place.kept_xml.symlink_metadata().is_ok());
+            if pid.is_none() && !was_kept {
+                return Ok(());
+            }
             let xml = place.take_over_xml();
             {
                 let mut known = self.known();
                 let serial = xml.as_deref().and_then(|xml| SerialPaths::of(xml, place.private()));
-                (known.serial, known.told) = (serial, state::RUNNING);
+                (known.serial, known.xml, known.told) = (serial, xml.clone(), state::RUNNING);
             }
+            let Some(pid) = pid else {
+                // It ran under the launcher before this one, and nobody has told its end.
+                let ended = self.cause(None).await;
+                self.vmm_ended(ended).await;
+                return Ok(());
+            };
+            let orphan = !self.0.connection.exists(self.domain()).await.unwrap_or(false);
             self.take_up(pid, xml, orphan)
         })
     }

@@ -254,3 +254,24 @@ async fn a_launcher_that_follows_reads_no_xml_that_blocks_or_is_another_s() {
     vmm.wait().unwrap();
     vm.wait_end().await;
 }
+
+#[tokio::test]
+async fn a_launcher_that_follows_tells_an_end_that_nobody_saw() {
+    for (cleanly, told, reason) in [
+        (true, event::STOPPED_SHUTDOWN, state::SHUTOFF_SHUTDOWN),
+        (false, event::STOPPED_CRASHED, state::SHUTOFF_CRASHED),
+    ] {
+        let mut vm = Vm::without_libvirt();
+        vm.control.attach().await.unwrap();
+        assert!(vm.control.state().await.is_err(), "there was none");
+        vm.control.0.place.keep_xml(&vm.xml());
+        if !cleanly {
+            std::fs::write(vm.path("vmm-serial0"), "").unwrap();
+        }
+        vm.control.attach().await.unwrap();
+        assert_eq!(vm.stopped().await, told);
+        assert_eq!(vm.control.state().await.unwrap(), (state::SHUTOFF, reason));
+        assert_eq!(vm.control.snapshot().await.unwrap().xml, Some(vm.xml()));
+        assert!(!vm.path("vmm-domain.xml").exists(), "it is told once");
+    }
+}
