@@ -114,11 +114,12 @@ impl Serial {
         let (stop, stopped) = watch::channel(false);
         let users = tokio::spawn(Arc::clone(&self).accept(listener, input, stopped));
         self.read(owner, typed, alive).await;
+        // At once: later there may be the socket of another start.
+        let _ = Folder::open(&self.paths.private).and_then(|folder| folder.remove(USERS));
         stop.send_replace(true);
         // Closes the users' ends once they have everything.
         self.output.lock().unwrap_or_else(PoisonError::into_inner).users = broadcast::Sender::new(1);
         let _ = tokio::time::timeout(FAREWELL, users).await;
-        let _ = Folder::open(&self.paths.private).and_then(|folder| folder.remove(USERS));
     }
 
     /// Reads the VMM's socket, again after every reboot of the guest, until there is neither a VMM nor anything to read.
