@@ -5,12 +5,6 @@
 
 mod catalogue;
 mod cloud_hypervisor;
-mod cloud_hypervisor_checks;
-mod cloud_hypervisor_reboot;
-mod cloud_hypervisor_rest;
-mod cloud_hypervisor_serial;
-mod cloud_hypervisor_stats;
-mod cloud_hypervisor_vmm;
 mod control;
 mod features;
 mod libvirt_files;

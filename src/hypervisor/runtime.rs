@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::cloud_hypervisor::{CloudHypervisor, Timings as CloudHypervisorTimings};
-use super::cloud_hypervisor_vmm::Place;
+use super::cloud_hypervisor::{CloudHypervisor, Place, Timings as CloudHypervisorTimings};
 use super::control::{LibvirtControl, VmControl};
 use super::features::{Feature, FeatureError, features_of};
 use super::libvirt_files::{ConfigFile, LibvirtFiles};

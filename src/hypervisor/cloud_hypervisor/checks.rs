@@ -10,8 +10,8 @@ use std::time::Duration;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
-use super::cloud_hypervisor_rest as rest;
-use super::cloud_hypervisor_vmm::Place;
+use super::rest;
+use super::vmm::Place;
 use crate::domain::{Disk, DomainSpec};
 use crate::files::{self, Folder};
 

@@ -6,17 +6,27 @@
 //! libvirt's own events go on, and those that it lacks are put into the same queue within a second; a VM whose daemon was
 //! restarted stays under control through its API socket.
 
+mod checks;
+mod reboot;
+mod rest;
+mod serial;
+mod stats;
+#[cfg(test)]
+mod tests;
+mod vmm;
+
+pub use vmm::Place;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
-use super::cloud_hypervisor_checks as checks;
-use super::cloud_hypervisor_rest::Rest;
-use super::cloud_hypervisor_serial::{Serial, SerialPaths};
-use super::cloud_hypervisor_stats::{self as stats, Told};
-use super::cloud_hypervisor_vmm::{self as vmm, Place};
+use rest::Rest;
+use serial::{Serial, SerialPaths};
+use stats::Told;
+
 use super::control::{Answer, ControlError, VmControl};
 use crate::domain::DomainSpec;
 use crate::libvirt::{self, Connection, DomainEvent, DomainSnapshot, Event, Lifecycle, StatsRecord, event, state};
@@ -48,7 +58,7 @@ impl Default for Timings {
 
 /// What was asked of the VM that is to end it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Asked {
+enum Asked {
     #[default]
     Nothing,
     Shutdown,
@@ -56,38 +66,38 @@ pub(super) enum Asked {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Known {
+struct Known {
     /// The VMM while it lives.
-    pub(super) pid: Option<i32>,
+    pid: Option<i32>,
     /// How the last one ended; libvirt's own word does not count from then on.
-    pub(super) ended: Option<(i32, i32)>,
-    pub(super) asked: Asked,
+    ended: Option<(i32, i32)>,
+    asked: Asked,
     /// libvirt does not know the domain any more.
-    pub(super) orphan: bool,
+    orphan: bool,
     /// The live XML.
-    pub(super) xml: Option<String>,
+    xml: Option<String>,
     /// The serial port, if there is one.
     serial: Option<SerialPaths>,
     /// The state that was told last.
-    pub(super) told: i32,
+    told: i32,
 }
 
-pub(super) struct Shared {
-    pub(super) connection: Connection,
+struct Shared {
+    connection: Connection,
     events: UnboundedSender<Event>,
-    pub(super) place: Place,
-    pub(super) timings: Timings,
-    pub(super) rest: Rest,
+    place: Place,
+    timings: Timings,
+    rest: Rest,
     known: Mutex<Known>,
     /// Whether a VMM lives, for those who wait for its end.
-    pub(super) alive: watch::Sender<bool>,
+    alive: watch::Sender<bool>,
     /// Whether the serial port is served.
-    pub(super) console: watch::Sender<bool>,
+    console: watch::Sender<bool>,
 }
 
 /// The one VM under Cloud Hypervisor. Clones share it.
 #[derive(Clone)]
-pub struct CloudHypervisor(pub(super) Arc<Shared>);
+pub struct CloudHypervisor(Arc<Shared>);
 
 impl CloudHypervisor {
     /// A VM that is not started yet. `events` is the queue that libvirt's own events go to.
@@ -107,26 +117,26 @@ impl CloudHypervisor {
         }))
     }
 
-    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, Known> {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn serial(&self) -> Option<SerialPaths> {
+    fn serial(&self) -> Option<SerialPaths> {
         self.known().serial.clone()
     }
 
-    pub(super) fn domain(&self) -> &str {
+    fn domain(&self) -> &str {
         &self.0.place.domain
     }
 
-    pub(super) fn tell(&self, event: i32, detail: i32) {
+    fn tell(&self, event: i32, detail: i32) {
         // A driver that has ended has nobody left to tell.
         let event = DomainEvent::Lifecycle(Lifecycle { event, detail });
         let _ = self.0.events.send(Event::Domain(self.domain().to_owned(), event));
     }
 
     /// Tells a change between running and paused once, whoever noticed it.
-    pub(super) fn tell_state(&self, now: i32) {
+    fn tell_state(&self, now: i32) {
         let before = std::mem::replace(&mut self.known().told, now);
         match (before, now) {
             (state::RUNNING, state::PAUSED) => self.tell(event::SUSPENDED, 0),
@@ -136,7 +146,7 @@ impl CloudHypervisor {
     }
 
     /// State of a VM that libvirt cannot be asked about.
-    pub(super) async fn own_state(&self, error: libvirt::Error) -> Result<(i32, i32), ControlError> {
+    async fn own_state(&self, error: libvirt::Error) -> Result<(i32, i32), ControlError> {
         let (ended, pid) = {
             let known = self.known();
             (known.ended, known.pid)
@@ -295,14 +305,14 @@ impl CloudHypervisor {
     }
 
     /// From now on the VM is handled by the VMM's own API alone.
-    pub(super) fn forgotten(&self) {
+    fn forgotten(&self) {
         if !std::mem::replace(&mut self.known().orphan, true) {
             tracing::warn!("libvirt's daemon has forgotten the VM, which runs on under its own API");
         }
     }
 
     /// By libvirt while it knows the VM, else by the VMM's own API.
-    pub(super) async fn ask(
+    async fn ask(
         &self,
         of_libvirt: impl Future<Output = Result<(), libvirt::Error>>,
         action: &str,
@@ -475,6 +485,3 @@ impl VmControl for CloudHypervisor {
         })
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -7,7 +7,7 @@ use nix::sched::CpuSet;
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::cloud_hypervisor::CloudHypervisor;
+use super::CloudHypervisor;
 use crate::domain::{DomainSpec, cpu_list};
 use crate::process::vcpu_threads;
 

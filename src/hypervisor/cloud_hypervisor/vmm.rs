@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::cloud_hypervisor::{Asked, CloudHypervisor};
-use super::cloud_hypervisor_serial::SerialPaths;
+use super::serial::SerialPaths;
+use super::{Asked, CloudHypervisor};
 use crate::files::{self, Folder};
 use crate::libvirt::{event, state};
 use crate::process::{Outcome, PidFd, find_by_command_prefix};
