@@ -36,6 +36,39 @@ fn a_daemon_that_was_stopped_is_replaced_and_operations_end_with_their_cause() {
     pod.wait_status("Paused");
 }
 
+/// What was given up while the daemon was stopped, and what was opened too late for anybody to wait for it, must not stay
+/// beside the connection that is used: each would tell every event once more.
+#[test]
+fn a_daemon_that_goes_on_is_left_with_one_connection() {
+    let Some(image) = image() else { return };
+    let pod = Pod::start(&image, "demo", &[]);
+    boot(&pod, &vmi("demo"));
+    let launcher = owner(&pod);
+    let daemon = the_daemon(launcher).unwrap();
+    // The accepted end of a connection bears the path of the socket that accepted it.
+    let connections = || {
+        let sockets = fs::read_to_string(format!("/proc/{daemon}/net/unix")).unwrap();
+        let of_daemon = |line: &&str| line.ends_with("/virtqemud-sock") || line.ends_with("/libvirt-sock");
+        let connected = |line: &&str| line.split_whitespace().nth(5) == Some("03");
+        sockets.lines().filter(of_daemon).filter(connected).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(connections().len(), 1, "{:?}", connections());
+    send(daemon, Signal::SIGSTOP);
+    // Each asks once for the state.
+    for _ in 0..2 {
+        assert!(!pod.ctl(&["pause"]).status.success());
+    }
+    let says = |what: &str| wait_for(what, BACK, || expect(pod.log().contains(what), own_lines(&pod)));
+    says("cannot reconnect to libvirt yet");
+    send(daemon, Signal::SIGCONT);
+    says("connected to libvirt again");
+    wait_for("the end of the others", BACK, || expect(connections().len() == 1, connections()));
+    assert_eq!(the_daemon(launcher), Some(daemon), "it had time enough");
+    assert!(pod.ctl(&["pause"]).status.success());
+    pod.wait_status("Paused");
+    assert_eq!(connections().len(), 1);
+}
+
 /// libvirt is not asked about a hypervisor of which the kernel tells that it was killed.
 #[test]
 fn a_crash_is_told_while_the_daemon_is_deaf() {
