@@ -80,7 +80,7 @@ pub struct DomainStatus {
     pub fs_freeze_status: FsFreeze,
     /// What a panic device reported; only in notifications.
     pub guest_panic_info: Option<GuestPanicInfo>,
-    /// Panics since the launcher started; only in notifications.
+    /// Panics of the guest; only in notifications.
     pub panic_count: i64,
 }
 

@@ -108,7 +108,7 @@ pub async fn unpause(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failur
 async fn known_state(vm: &Vm) -> Result<i32, Failure> {
     match vm.control.state().await {
         Ok((state, _reason)) => Ok(state),
-        Err(error) if error.is_no_domain() => Err(Failure::text("Domain not found.")),
+        Err(error) if error.is_no_domain() => Err(Failure::DomainNotFound),
         Err(error) => Err(error.into()),
     }
 }
