@@ -3,6 +3,8 @@
 //! A pod's volumes are shared with QEMU's user, with sidecars, with whoever fills a claim. What is opened or made there is
 //! opened beneath the first directory that such a user can change, and through no link (`openat2`).
 
+mod in_time;
+
 use std::fs::{File, Metadata, Permissions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -13,6 +15,8 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, renameat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, getegid, geteuid, mkfifoat, symlinkat, unlinkat};
+
+pub use in_time::in_time;
 
 /// A directory that is not there and cannot be made.
 #[derive(Debug, thiserror::Error)]
