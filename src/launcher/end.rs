@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::last_words;
 use super::lifecycle::{self, Ending, Orders};
 use super::operations::{self, Vm};
 use super::publisher::{Cause, Publications};
 use super::start::{Started, notify_socket};
+use super::termination_message;
 use crate::hooks::Hooks;
 use crate::notify::{InvolvedObject, K8sEvent, K8sEventType, Outbox};
 use crate::process::PidFd;
@@ -36,8 +36,8 @@ impl Started {
         let ending =
             lifecycle::run(self.watched, &orders, config.qemu_timeout, config.grace_period, &self.timings).await;
         // An orderly end has nothing more to tell; what went wrong is worth a moment.
-        let last_words = if ending == Ending::Failed { self.timings.stop } else { Duration::ZERO };
-        let left = self.outbox.close(last_words).await;
+        let last_news = if ending == Ending::Failed { self.timings.stop } else { Duration::ZERO };
+        let left = self.outbox.close(last_news).await;
         if left.domain_events > 0 || left.k8s_events > 0 {
             tracing::warn!(
                 "{} domain events and {} Kubernetes events were not acknowledged",
@@ -112,7 +112,7 @@ impl Orders for VmOrders {
 
     fn give_up(&self, why: &str) {
         let message = format!("the VM was ended because {why}");
-        last_words::write(Path::new(last_words::TERMINATION_LOG), &message);
+        termination_message::write(Path::new(termination_message::TERMINATION_LOG), &message);
         self.publications.look(Cause::Lost);
         self.outbox.k8s_event(&K8sEvent {
             involved_object: self.about.clone(),

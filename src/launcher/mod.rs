@@ -14,7 +14,6 @@ mod guest_time;
 pub mod hypervisor_process;
 mod iommufd;
 pub mod jobs;
-mod last_words;
 pub mod lifecycle;
 mod look;
 mod measures;
@@ -27,6 +26,7 @@ pub mod sev;
 mod start;
 pub mod statistics;
 pub mod sync;
+mod termination_message;
 pub mod timings;
 pub mod turns;
 mod watched;
@@ -68,8 +68,8 @@ pub fn run(config: Config) -> ExitCode {
             Ok(started) => started.run_to_the_end().await,
             Err(error) => {
                 tracing::error!(reason = %error, "the launcher cannot start");
-                last_words::write(
-                    Path::new(last_words::TERMINATION_LOG),
+                termination_message::write(
+                    Path::new(termination_message::TERMINATION_LOG),
                     &format!("the launcher cannot start: {error}"),
                 );
                 Ending::Failed

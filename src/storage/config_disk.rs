@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::iso::make_iso_of_entries;
 use super::tool::Tools;
-use super::{Owner, Staged, StorageError, volume_component};
+use super::{Owner, StorageError, volume_component};
 
 /// Label of a disk whose volume gives none.
 const LABEL: &str = "cfgdata";
@@ -105,17 +105,6 @@ pub async fn make_config_disk(tools: &Tools, disk: &ConfigDisk, root: &Path, own
         has_answer_file(&directory).await?;
     }
     make_iso_of_entries(tools, &image, disk.volume_label(), &directory, owner).await?.publish().await
-}
-
-/// Makes a file of exactly `bytes` zeros where the disk will be; a migration fills it (contract/lifecycle.md 9.7).
-pub async fn make_config_disk_placeholder(
-    disk: &ConfigDisk,
-    root: &Path,
-    bytes: u64,
-    owner: Owner,
-) -> Result<(), StorageError> {
-    let image = disk.image(root)?;
-    Staged::new(&image, owner, 0o640).await?.write(move |file| file.set_len(bytes)).await?.publish().await
 }
 
 async fn has_answer_file(directory: &Path) -> Result<(), StorageError> {
@@ -221,15 +210,5 @@ mod tests {
         assert!(text.contains("sysprep/vol") && text.contains("autounattend.xml"), "{text}");
         let escape = ConfigDisk { volume: "../x".into(), ..sysprep };
         assert!(make_config_disk(&Tools::default(), &escape, root.path(), Owner::me()).await.is_err());
-    }
-
-    #[tokio::test]
-    async fn a_placeholder_has_the_size_that_the_source_told() {
-        let root = tempfile::tempdir().unwrap();
-        let disk = disk(ConfigSource::ConfigMap, "");
-        make_config_disk_placeholder(&disk, root.path(), 387_072, Owner::me()).await.unwrap();
-        let content = std::fs::read(disk.image(root.path()).unwrap()).unwrap();
-        assert_eq!(content.len(), 387_072);
-        assert!(content.iter().all(|byte| *byte == 0));
     }
 }

@@ -18,7 +18,7 @@ mod tracking_overlay;
 pub use cloud_init::{
     CloudInit, CloudInitSource, ImageKind, MetaData, NoCloudMetaData, PublicKeys, TaggedDevice, stage_cloud_init_disk,
 };
-pub use config_disk::{ConfigDisk, ConfigSource, make_config_disk, make_config_disk_placeholder};
+pub use config_disk::{ConfigDisk, ConfigSource, make_config_disk};
 pub use copy::copy_image;
 pub use image::{ImageInfo, InspectionLimits, create_empty_disk, create_overlay, grow_image, inspect};
 pub use metrics_disk::make_metrics_disk;
