@@ -128,7 +128,9 @@ pub async fn soft_reboot(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Fa
         }
     };
     match vm.control.reboot(flags).await {
-        Err(error) if was_given(&error) || error.code() == Some(code::AGENT_UNRESPONSIVE) => Ok(()),
+        Err(error) if error.code() == Some(code::AGENT_UNRESPONSIVE) => Ok(()),
+        // A libvirt that answers has the order; nobody would repeat it to one that hangs and is replaced.
+        Err(error) if was_given(&error) => vm.control.state().await.map(drop).map_err(|_| error.into()),
         result => Ok(result?),
     }
 }

@@ -279,7 +279,7 @@ impl Started {
             daemon_failed: failure(
                 hypervisor_daemon.state(),
                 virtlogd.as_ref().map(Supervisor::state),
-                vm.tracker.subscribe(),
+                vm.tracker.clone(),
             ),
         };
         Ok(Started {

@@ -6,7 +6,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::hypervisor_process::HypervisorProcess;
+use super::hypervisor_process::Tracker;
 use super::metadata::MetadataCache;
 use crate::daemon::DaemonState;
 
@@ -76,7 +76,7 @@ pub(super) fn told(
 pub(super) fn failure(
     hypervisor_daemon: watch::Receiver<DaemonState>,
     virtlogd: Option<watch::Receiver<DaemonState>>,
-    process: watch::Receiver<HypervisorProcess>,
+    tracker: Tracker,
 ) -> watch::Receiver<Option<String>> {
     let (sender, receiver) = watch::channel(None);
     let told = sender.clone();
@@ -89,7 +89,7 @@ pub(super) fn failure(
         let Some(virtlogd) = virtlogd else { return };
         let Some(why) = failed(virtlogd).await else { return };
         let why = format!("virtlogd does not come back: {why}");
-        if *process.borrow() == HypervisorProcess::Unknown {
+        if !tracker.was_seen() {
             sender.send_replace(Some(why));
         } else {
             tracing::error!(reason = why, "the VM goes on without the logs of its hypervisor and its console");

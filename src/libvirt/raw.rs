@@ -159,8 +159,13 @@ mod tests {
     #[test]
     fn a_connection_with_callbacks_is_closed_for_good() {
         super::super::events::start_loop().unwrap();
+        // A machine of its own: those of `test:///default` share one, whose events would hold references.
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("node.xml");
+        let domain = "<domain type='test'><name>test</name><memory>8</memory><os><type>hvm</type></os></domain>";
+        std::fs::write(&file, format!("<node>{domain}</node>")).unwrap();
         // The static client is built without the test driver.
-        let Ok(connect) = Connect::open(Some("test:///default")) else { return };
+        let Ok(connect) = Connect::open(Some(&format!("test://{}", file.display()))) else { return };
         let (queue, _events) = tokio::sync::mpsc::unbounded_channel();
         let mut handle = Handle::new(connect);
         handle.register(&Target::new(queue, 1, Arc::new(AtomicU64::new(0)))).unwrap();

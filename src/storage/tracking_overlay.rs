@@ -9,7 +9,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{ChildStdin, ChildStdout};
 
 use super::tool::{Tools, confined, within};
-use super::{Owner, Staged, StorageError, blocking};
+use super::{Owner, Staged, StorageError};
+use crate::files::in_time;
 
 /// Bytes that one bit of a cluster's allocation stands for.
 const CLUSTER: u64 = 256 * 1024;
@@ -31,7 +32,8 @@ pub async fn create_tracking_overlay(
     let staged = Staged::new(overlay, owner, 0o640).await?;
     let made = async {
         let looked = data.to_owned();
-        let (bytes, driver) = blocking(move || size(&looked)).await.map_err(|error| error.to_string())?;
+        let size = in_time(tools.timings.image, move || size(&looked)).await?;
+        let (bytes, driver) = size.map_err(|error| error.to_string())?;
         create(tools, &staged, data, driver, bytes).await
     };
     within((TOOL, WHAT, overlay), tools.timings.image, made).await?;

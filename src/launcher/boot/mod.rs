@@ -88,6 +88,10 @@ fn wrapped(context: &'static str) -> impl Fn(StorageError) -> Failure {
     move |error| Failure::text(format!("{context}: {error}"))
 }
 
+fn refused_by(verdict: &Verdict) -> Result<(), Failure> {
+    verdict.refusal().map_or(Ok(()), |refusal| Err(Failure::text(refusal)))
+}
+
 impl Boot {
     /// The means of a launcher whose hypervisor runs as `owner`.
     pub fn new(
@@ -136,7 +140,7 @@ impl Boot {
     ) -> Result<Started, Failure> {
         let SyncRequest { vmi, options, plugins, vmi_json } = request;
         let extensions = Extensions::new(&self.hooks, &plugins, vmi_json)?;
-        self.check(vm, &vmi).await?;
+        self.check(&vmi)?;
         if vm.tracker.has_ended() {
             // A VM that has run is not run again, whatever virt-handler knows by now: that would be another VM.
             return Ok(Started::Before);
@@ -145,6 +149,7 @@ impl Boot {
         tracking::make_overlays(self, &vmi, &facts).await?;
         if self.must_define(vm).await? {
             Self::check_memory(&vmi)?;
+            self.check_version(vm, &vmi).await?;
             let domain = facts::draft(&vmi, &facts).map_err(|error| Failure::text(error.to_string()))?;
             let data = self.gather_cloud_init(&vmi, &extensions).await?;
             // The disk is another process's work, while which everything else gets ready for the start.
@@ -199,7 +204,7 @@ impl Boot {
     }
 
     /// The VMI must be this pod's, and must not ask for another hypervisor.
-    async fn check(&self, vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+    fn check(&self, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
         let name = vmi.domain_name();
         let own = format!("{}_{}", self.config.namespace, self.config.name);
         if name != own {
@@ -216,14 +221,20 @@ impl Boot {
                 )));
             }
         }
-        let (name, rules) = (self.runtime.name(), self.runtime.features());
-        let verdict_with = |libvirt| Verdict::of(name, rules, vmi, host_architecture(), libvirt);
-        let mut verdict = verdict_with(None);
-        if verdict.depends_on_version() {
-            let libvirt = Version::from_number(vm.connection.libvirt_version().await?);
-            verdict = verdict_with(Some(libvirt));
+        refused_by(&self.verdict(vmi, None))
+    }
+
+    /// What a newer libvirt could do is refused before the define. libvirt is asked only if there is such a thing.
+    async fn check_version(&self, vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+        if !self.verdict(vmi, None).depends_on_version() {
+            return Ok(());
         }
-        verdict.refusal().map_or(Ok(()), |refusal| Err(Failure::text(refusal)))
+        let libvirt = Version::from_number(vm.connection.libvirt_version().await?);
+        refused_by(&self.verdict(vmi, Some(libvirt)))
+    }
+
+    fn verdict(&self, vmi: &VirtualMachineInstance, libvirt: Option<Version>) -> Verdict {
+        Verdict::of(self.runtime.name(), self.runtime.features(), vmi, host_architecture(), libvirt)
     }
 
     /// libvirt would refuse too, in words that name no field of the VMI.

@@ -12,6 +12,7 @@ use super::Guest;
 use super::ping::migrating;
 use crate::cmd::{Failure, FreezeRequest};
 use crate::domain::KubeVirtMetadata;
+use crate::files::in_time;
 use crate::guest_agent::{self, AgentError, FROZEN};
 use crate::launcher::saved::SavedStore;
 use crate::libvirt::Error;
@@ -157,12 +158,8 @@ impl Guest {
         let failed = |why: String| {
             Failure::text(format!("cannot sync the TPM's state in {}: {why}", self.shared.tpm_state.display()))
         };
-        let synced = tokio::task::spawn_blocking(move || sync_tree(&path, 8));
-        match tokio::time::timeout(TPM_SYNC, synced).await {
-            Ok(Ok(result)) => result.map_err(|error| failed(error.to_string())),
-            Ok(Err(error)) => Err(failed(error.to_string())),
-            Err(_) => Err(failed(format!("not done within {} s", TPM_SYNC.as_secs()))),
-        }
+        let synced = in_time(TPM_SYNC, move || sync_tree(&path, 8)).await.map_err(failed)?;
+        synced.map_err(|error| failed(error.to_string()))
     }
 }
 

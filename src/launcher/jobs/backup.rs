@@ -14,7 +14,7 @@ use super::backup_begin::{Steps, begin, edit, is_refusal, is_running};
 use super::backup_documents::{Disk, backup_xml, checkpoint_xml, disks, stamp, volumes};
 use crate::cmd::{BackupCommand, BackupRequest, BackupStart, Checkpoint, Failure, FreezeRequest};
 use crate::domain::{BackupMetadata, DomainSpec, Time};
-use crate::files::Folder;
+use crate::files::{Folder, in_time};
 use crate::libvirt::{Error, JobStats};
 use crate::vmi::VirtualMachineInstance;
 
@@ -34,6 +34,9 @@ mod job {
     pub const FAILED: i32 = 4;
     pub const CANCELLED: i32 = 5;
 }
+
+/// A backup of whose end nobody has told.
+const LOST: JobStats = JobStats { job_type: job::FAILED, operation: OPERATION_BACKUP, error: None };
 
 impl Jobs {
     /// BackupVirtualMachine.
@@ -90,13 +93,15 @@ impl Jobs {
             match &begun {
                 Ok(()) => {}
                 Err(error) if is_refusal(error) => {
-                    if let Err(error) = tokio::fs::remove_dir(&folder).await {
-                        tracing::warn!("{} of a backup that did not begin stays: {error}", folder.display());
+                    let removed = folder.clone();
+                    let removed = in_time(ANSWER, move || std::fs::remove_dir(removed)).await;
+                    if let Err(why) = removed.and_then(|removed| removed.map_err(|error| error.to_string())) {
+                        tracing::warn!("{} of a backup that did not begin stays: {why}", folder.display());
                     }
                 }
                 Err(error) => {
                     tracing::warn!("whether backup {} has begun is not known: {error}", backup.name);
-                    jobs.backup_may_have_ended().await;
+                    jobs.settle(&backup).await;
                 }
             }
             begun.map_err(|error| Failure::text(error.to_string()))
@@ -156,15 +161,23 @@ impl Jobs {
             return false;
         }
         match self.vm.connection.job_stats(&self.vm.domain).await {
-            Ok(stats) if stats.job_type == job::NONE => {
-                let lost = JobStats { job_type: job::FAILED, operation: OPERATION_BACKUP, error: None };
-                self.backup_ended(lost).await
-            }
+            Ok(stats) if stats.job_type == job::NONE => self.backup_ended(LOST).await,
             Ok(_) => false,
             Err(error) => {
                 tracing::warn!("whether the backup goes on cannot be asked: {error}");
                 false
             }
+        }
+    }
+
+    /// Notes a backup as failed whose beginning libvirt did not confirm, unless it goes on. What libvirt knows of the job that
+    /// ended last may be an earlier one's.
+    async fn settle(&self, backup: &BackupMetadata) {
+        match self.vm.connection.job_stats(&self.vm.domain).await {
+            Ok(stats) if stats.job_type == job::NONE => edit(&self.vm.metadata, backup, |now| end(now, &LOST)),
+            Ok(_) => {}
+            // The next connection looks.
+            Err(error) => tracing::warn!("whether the backup goes on cannot be asked: {error}"),
         }
     }
 
@@ -214,13 +227,10 @@ impl Jobs {
 
 /// The folder of a backup's files.
 async fn make_folder(folder: PathBuf, until: Instant) -> Result<(), Failure> {
-    let making = tokio::task::spawn_blocking(move || Folder::make(&folder, 0o755).map(drop));
     let failed = |why: String| Failure::text(format!("error creating dir for backup: {why}"));
-    match timeout_at(until, making).await {
-        Ok(Ok(made)) => made.map_err(|error| failed(error.to_string())),
-        Ok(Err(gone)) => Err(failed(gone.to_string())),
-        Err(_) => Err(failed("the storage does not answer".to_owned())),
-    }
+    let left = until.saturating_duration_since(Instant::now());
+    let made = in_time(left, move || Folder::make(&folder, 0o755).map(drop)).await.map_err(failed)?;
+    made.map_err(|error| failed(error.to_string()))
 }
 
 /// The VM whose disks are to be copied.
