@@ -1,8 +1,8 @@
 //! Changes of files and directories, told by the kernel.
 //!
-//! One inotify instance serves all that is watched for the VM's life: a user may have only a few (128 by default) on a node,
-//! and the launchers of all its VMs run as the same user. (What is waited for once has its own: `process::Appearance`.) Where the kernel refuses one, or a watch, the path is looked at every
-//! [`LOOK_AGAIN`] instead.
+//! One inotify instance serves all that is watched here: a user may have only a few (128 by default) on a node, and the
+//! launchers of all its VMs run as the same user. (What waits for a path to appear has its own: `process::Appearance`.)
+//! Where the kernel refuses one, or a watch, the path is looked at every [`LOOK_AGAIN`] instead.
 
 use std::collections::HashMap;
 use std::ffi::OsString;

@@ -94,7 +94,6 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
-    use crate::files::Folder;
 
     #[test]
     fn a_link_in_the_fifo_s_place_is_not_followed() {

@@ -353,16 +353,8 @@ fn is_image(file: &str, path: &str) -> bool {
 mod tests {
     use serde_json::json;
 
+    use super::super::backup_documents::tests::{start, time};
     use super::*;
-
-    fn time(text: &str) -> Time {
-        text.parse().unwrap()
-    }
-
-    fn start(name: &str, pull: bool) -> BackupStart {
-        let (started, target_path) = (time("2026-01-02T13:04:05Z"), PathBuf::from("/backups"));
-        BackupStart { name: name.into(), started, pull, incremental: None, target_path, skip_quiesce: false }
-    }
 
     #[test]
     fn one_backup_at_a_time_and_each_once() {

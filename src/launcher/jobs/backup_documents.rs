@@ -88,16 +88,16 @@ fn escaped(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::path::PathBuf;
 
     use super::*;
 
-    fn time(text: &str) -> Time {
+    pub fn time(text: &str) -> Time {
         text.parse().unwrap()
     }
 
-    fn start(name: &str, pull: bool) -> BackupStart {
+    pub fn start(name: &str, pull: bool) -> BackupStart {
         let (started, target_path) = (time("2026-01-02T13:04:05Z"), PathBuf::from("/backups"));
         BackupStart { name: name.into(), started, pull, incremental: None, target_path, skip_quiesce: false }
     }
