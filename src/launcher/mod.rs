@@ -2,6 +2,8 @@
 
 pub mod boot;
 pub mod config;
+#[cfg(test)]
+mod control_double;
 pub mod directories;
 mod domain_log;
 pub mod driver;

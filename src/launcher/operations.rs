@@ -195,72 +195,14 @@ fn absent_is_fine<T>(result: Result<T, ControlError>) -> Result<Option<T>, Contr
 mod tests {
     use std::time::Duration;
 
-    use tokio::time::Instant;
-
     use super::*;
-    use crate::hypervisor::Answer;
+    use crate::launcher::control_double::ControlDouble;
     use crate::launcher::hypervisor_process::Search;
     use crate::launcher::publisher::Identity;
-    use crate::libvirt::{Deadlines, DomainSnapshot, Error, StatsRecord, VirError};
+    use crate::libvirt::{Deadlines, DomainSnapshot, Error, VirError};
     use crate::notify::Outbox;
 
-    /// A running VM whose guest answers every order to end like this.
-    struct Running(ControlError);
-
-    fn unasked<'a, T: Send + 'a>() -> Answer<'a, T> {
-        Box::pin(std::future::pending())
-    }
-
-    impl Running {
-        fn answer(&self) -> Answer<'_, ()> {
-            Box::pin(std::future::ready(Err(self.0.clone())))
-        }
-    }
-
-    impl VmControl for Running {
-        fn attach(&self) -> Answer<'_, ()> {
-            unasked()
-        }
-        fn exists(&self) -> Answer<'_, bool> {
-            unasked()
-        }
-        fn state(&self) -> Answer<'_, (i32, i32)> {
-            Box::pin(std::future::ready(Ok((state::RUNNING, 1))))
-        }
-        fn snapshot(&self) -> Answer<'_, DomainSnapshot> {
-            unasked()
-        }
-        fn stats(&self, _: Instant) -> Answer<'_, Option<StatsRecord>> {
-            unasked()
-        }
-        fn vcpu_pins(&self, _: usize, _: Instant) -> Answer<'_, Vec<Vec<bool>>> {
-            unasked()
-        }
-        fn start(&self, _: bool) -> Answer<'_, ()> {
-            unasked()
-        }
-        fn suspend(&self) -> Answer<'_, ()> {
-            unasked()
-        }
-        fn resume(&self) -> Answer<'_, ()> {
-            unasked()
-        }
-        fn reset(&self) -> Answer<'_, ()> {
-            unasked()
-        }
-        fn reboot(&self, _: u32) -> Answer<'_, ()> {
-            self.answer()
-        }
-        fn shutdown(&self) -> Answer<'_, ()> {
-            self.answer()
-        }
-        fn destroy(&self) -> Answer<'_, ()> {
-            unasked()
-        }
-        fn undefine(&self) -> Answer<'_, ()> {
-            unasked()
-        }
-    }
+    const RUNNING: DomainSnapshot = DomainSnapshot { state: state::RUNNING, reason: state::RUNNING_BOOTED, xml: None };
 
     fn vm(answer: Error) -> Vm {
         let (events, _) = tokio::sync::mpsc::unbounded_channel();
@@ -270,7 +212,7 @@ mod tests {
         let search = Search { pid_file: "/nowhere/d.pid".into(), command_prefixes: Vec::new() };
         Vm {
             domain: "d".into(),
-            control: Arc::new(Running(answer.into())),
+            control: Arc::new(ControlDouble::new(RUNNING, answer.into())),
             metadata: MetadataCache::default(),
             paused: PausedSet::default(),
             guest: Guest::new(&identity, connection.clone(), outbox, "/nowhere".into(), SavedStore::default()),

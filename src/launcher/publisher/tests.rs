@@ -1,18 +1,18 @@
 //! The publisher with a VM whose state the test says, and libvirt's own in-process test driver for what else it asks.
 
 use std::path::Path;
-use std::sync::Mutex;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::*;
 use crate::domain::{GuestOsInfo, InterfaceStatus};
-use crate::hypervisor::{Answer, ControlError};
+use crate::hypervisor::ControlError;
+use crate::launcher::control_double::ControlDouble;
 use crate::launcher::guest_time::GuestClock;
 use crate::launcher::hypervisor_process::Search;
 use crate::launcher::operations::PausedSet;
 use crate::launcher::sync::Hotplug;
-use crate::libvirt::{Deadlines, StatsRecord, event};
+use crate::libvirt::{Deadlines, event};
 use crate::notify::Timings;
 use crate::process::identify;
 
@@ -23,68 +23,9 @@ const XML: &str = "<domain type='test'><name>ns_vm</name><memory>8</memory><os><
     </devices></domain>";
 const WAIT: Duration = Duration::from_secs(10);
 
-/// What libvirt shows of the VM.
-struct Shown(Mutex<DomainSnapshot>);
-
-impl Shown {
-    fn set(&self, state: i32, reason: i32, xml: Option<&str>) {
-        *self.0.lock().unwrap() = DomainSnapshot { state, reason, xml: xml.map(str::to_owned) };
-    }
-}
-
-fn refused<T: Send + 'static>() -> Answer<'static, T> {
-    Box::pin(async { Err(ControlError::Hypervisor("the publisher only looks".into())) })
-}
-
-impl VmControl for Shown {
-    fn snapshot(&self) -> Answer<'_, DomainSnapshot> {
-        let now = self.0.lock().unwrap().clone();
-        Box::pin(async { Ok(now) })
-    }
-    fn attach(&self) -> Answer<'_, ()> {
-        refused()
-    }
-    fn exists(&self) -> Answer<'_, bool> {
-        refused()
-    }
-    fn state(&self) -> Answer<'_, (i32, i32)> {
-        refused()
-    }
-    fn stats(&self, _: Instant) -> Answer<'_, Option<StatsRecord>> {
-        refused()
-    }
-    fn vcpu_pins(&self, _: usize, _: Instant) -> Answer<'_, Vec<Vec<bool>>> {
-        refused()
-    }
-    fn start(&self, _: bool) -> Answer<'_, ()> {
-        refused()
-    }
-    fn suspend(&self) -> Answer<'_, ()> {
-        refused()
-    }
-    fn resume(&self) -> Answer<'_, ()> {
-        refused()
-    }
-    fn reset(&self) -> Answer<'_, ()> {
-        refused()
-    }
-    fn reboot(&self, _: u32) -> Answer<'_, ()> {
-        refused()
-    }
-    fn shutdown(&self) -> Answer<'_, ()> {
-        refused()
-    }
-    fn destroy(&self) -> Answer<'_, ()> {
-        refused()
-    }
-    fn undefine(&self) -> Answer<'_, ()> {
-        refused()
-    }
-}
-
 /// One launcher's publisher, with nobody who takes its notifications.
 struct World {
-    shown: Arc<Shown>,
+    shown: Arc<ControlDouble>,
     guest: Guest,
     saved: SavedStore,
     outbox: Outbox,
@@ -101,7 +42,7 @@ impl World {
         let outbox = Outbox::start(folder.join("notify.sock"), Timings::default());
         let guest = Guest::new(&identity, connection.clone(), outbox.clone(), folder.join("tpm"), saved.clone());
         let snapshot = DomainSnapshot { state: state::RUNNING, reason: state::RUNNING_BOOTED, xml: Some(XML.into()) };
-        let shown = Arc::new(Shown(Mutex::new(snapshot)));
+        let shown = Arc::new(ControlDouble::new(snapshot, ControlError::Hypervisor("the publisher only looks".into())));
         let search = Search { pid_file: folder.join("pid"), command_prefixes: Vec::new() };
         let vm = Vm {
             domain: DOMAIN.into(),

@@ -1,0 +1,81 @@
+//! Double of a VM's control for unit tests, which have no hypervisor: it shows what the test says and refuses every order.
+
+use std::sync::{Mutex, PoisonError};
+
+use tokio::time::Instant;
+
+use crate::hypervisor::{Answer, ControlError, VmControl};
+use crate::libvirt::{DomainSnapshot, StatsRecord};
+
+/// What libvirt shows of the VM, and how orders end.
+pub(super) struct ControlDouble {
+    shown: Mutex<DomainSnapshot>,
+    refusal: ControlError,
+}
+
+impl ControlDouble {
+    pub(super) fn new(shown: DomainSnapshot, refusal: ControlError) -> Self {
+        ControlDouble { shown: Mutex::new(shown), refusal }
+    }
+
+    pub(super) fn set(&self, state: i32, reason: i32, xml: Option<&str>) {
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) =
+            DomainSnapshot { state, reason, xml: xml.map(str::to_owned) };
+    }
+
+    fn shown(&self) -> DomainSnapshot {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn refused<T: Send + 'static>(&self) -> Answer<'_, T> {
+        let refusal = self.refusal.clone();
+        Box::pin(async { Err(refusal) })
+    }
+}
+
+impl VmControl for ControlDouble {
+    fn snapshot(&self) -> Answer<'_, DomainSnapshot> {
+        let shown = self.shown();
+        Box::pin(async { Ok(shown) })
+    }
+    fn state(&self) -> Answer<'_, (i32, i32)> {
+        let DomainSnapshot { state, reason, .. } = self.shown();
+        Box::pin(async move { Ok((state, reason)) })
+    }
+    fn attach(&self) -> Answer<'_, ()> {
+        self.refused()
+    }
+    fn exists(&self) -> Answer<'_, bool> {
+        self.refused()
+    }
+    fn stats(&self, _: Instant) -> Answer<'_, Option<StatsRecord>> {
+        self.refused()
+    }
+    fn vcpu_pins(&self, _: usize, _: Instant) -> Answer<'_, Vec<Vec<bool>>> {
+        self.refused()
+    }
+    fn start(&self, _: bool) -> Answer<'_, ()> {
+        self.refused()
+    }
+    fn suspend(&self) -> Answer<'_, ()> {
+        self.refused()
+    }
+    fn resume(&self) -> Answer<'_, ()> {
+        self.refused()
+    }
+    fn reset(&self) -> Answer<'_, ()> {
+        self.refused()
+    }
+    fn reboot(&self, _: u32) -> Answer<'_, ()> {
+        self.refused()
+    }
+    fn shutdown(&self) -> Answer<'_, ()> {
+        self.refused()
+    }
+    fn destroy(&self) -> Answer<'_, ()> {
+        self.refused()
+    }
+    fn undefine(&self) -> Answer<'_, ()> {
+        self.refused()
+    }
+}
