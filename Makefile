@@ -32,10 +32,10 @@ deps-build:
 	@images/deps.sh build
 
 .PHONY: check
-check: deps-build ## format, clippy with warnings as errors, the layering test, the README's tables
+check: deps-build ## format, clippy with warnings as errors, the layering test, citations, the README's tables
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
-	cargo test --locked --test layering --test readme
+	cargo test --locked --test layering --test citations --test readme
 
 .PHONY: static-libvirt
 static-libvirt: ## static libvirt client archives; built once per machine and cached
