@@ -1,7 +1,7 @@
 //! Domain hooks of plugins (contract/lifecycle.md 10.2): their sidecars are called, expressions are refused.
 //!
 //! The expressions are CEL over the original's own Go types, with values that remember which fields were set; no CEL
-//! library for Rust knows such types (ARCHITECTURE.md, "Decisions"). A plugin with an expression therefore fails, and what
+//! library for Rust knows such types (docs/decisions/0004-no-cel-in-plugins.md). A plugin with an expression therefore fails, and what
 //! that means for the VM is the plugin's own choice (`failureStrategy`).
 
 use std::path::{Component, Path, PathBuf};
