@@ -94,8 +94,8 @@ conformance: ## run the golden cases: [DIR=folder] [ONLY=substring] [SHOW=failur
 	CONFORMANCE_DIR='$(or $(DIR),../shared/conformance/domain-xml)' CONFORMANCE_ONLY='$(ONLY)' CONFORMANCE_SHOW='$(SHOW)' cargo test --locked --quiet --test conformance
 
 .PHONY: bench
-bench: static ## figures, each with how it was taken: [ONLY=group] [JSON=1] [IMAGE=image to run VMs in] [PEER_IMAGE=another]
-	@VIRT_LAUNCHER_IMAGE='$(IMAGE)' PEER_IMAGE='$(PEER_IMAGE)' cargo bench --locked --quiet --bench figures -- $(if $(JSON),--json) $(ONLY)
+bench: static ## figures, each with how it was taken: [ONLY=group] [JSON=1] [QUICK=1] [IMAGE=image to run VMs in] [PEER_IMAGE=another]
+	@VIRT_LAUNCHER_IMAGE='$(IMAGE)' PEER_IMAGE='$(PEER_IMAGE)' cargo bench --locked --quiet --bench figures -- $(if $(JSON),--json) $(if $(QUICK),--quick) $(ONLY)
 
 .PHONY: recordings
 recordings: images ## replay the recordings of the original on the wire against the image: [DIR=folder]

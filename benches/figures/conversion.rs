@@ -12,6 +12,7 @@ use nix::sys::time::{TimeVal, TimeValLike as _};
 use virt_launcher::convert::{Defines, HostFacts};
 use virt_launcher::vmi;
 
+use crate::Run;
 use crate::report::Figure;
 
 /// Measured stretches per VMI; the median counts.
@@ -25,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// File in tests/vmis, and what it is called.
 const VMIS: &[(&str, &str)] = &[("small", "small"), ("typical", "typical"), ("big", "64 vCPUs, 32 disks")];
 
-pub fn figures() -> Vec<Figure> {
+pub fn figures(run: &Run) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vmis");
     let context = folder.join("facts.json");
     let facts: HostFacts = serde_json::from_str(&std::fs::read_to_string(&context).unwrap()).unwrap();
@@ -59,7 +60,7 @@ pub fn figures() -> Vec<Figure> {
         unit: "KiB",
         how: format!("VmHWM of {which} domain-xml --context, when it prints"),
     });
-    rates.chain(heaps).chain(processes).collect()
+    rates.chain(heaps).chain(processes).for_each(|figure| run.add(figure));
 }
 
 fn convert(json: &[u8], facts: &HostFacts) -> String {

@@ -1,8 +1,14 @@
-//! Figures as a table for people or as JSON for programs.
+//! Figures as a table for people or as JSON for programs. Each is printed when it is taken, so that a later failure does not
+//! lose it.
 
 use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What the names of another image's figures begin with.
+pub const PEER: &str = "peer: ";
 
 /// One measured value.
+#[derive(Debug, Clone)]
 pub struct Figure {
     /// What was measured: `small: conversions`.
     pub name: String,
@@ -12,6 +18,69 @@ pub struct Figure {
     pub unit: &'static str,
     /// How it was taken, in one line.
     pub how: String,
+}
+
+impl Figure {
+    /// What could not be measured, and why.
+    pub fn not_taken(name: impl Into<String>, why: impl Into<String>) -> Self {
+        Figure { name: name.into(), value: None, unit: "", how: why.into() }
+    }
+}
+
+/// What is printed on standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// A row for each figure as it is taken, then own figures and the peer's side by side.
+    Table,
+    /// One document at the end; the rows go to standard error.
+    Json,
+}
+
+/// All figures of a run; clones share them.
+#[derive(Clone)]
+pub struct Sheet {
+    form: Form,
+    taken: Arc<Mutex<Vec<(&'static str, Figure)>>>,
+}
+
+impl Sheet {
+    /// An empty one; prints the head of the table.
+    pub fn new(form: Form) -> Self {
+        let sheet = Sheet { form, taken: Arc::default() };
+        sheet.say(&format!("{}\n\n{}", machine(), row("group", "figure", "value", "unit", "how")));
+        sheet
+    }
+
+    /// Keeps a figure and prints it.
+    pub fn add(&self, group: &'static str, figure: Figure) {
+        self.say(&figure_row(group, &figure));
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).push((group, figure));
+    }
+
+    /// Prints a line about the progress, on standard error.
+    pub fn progress(&self, line: &str) {
+        eprintln!("bench: {line}");
+    }
+
+    /// Prints what is to be printed at the end.
+    pub fn finish(&self) {
+        let taken = self.taken();
+        match self.form {
+            Form::Table => print!("{}", comparison(&taken)),
+            Form::Json => print!("{}", json(&taken)),
+        }
+    }
+
+    fn taken(&self) -> Vec<(&'static str, Figure)> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn say(&self, row: &str) {
+        match self.form {
+            Form::Table => println!("{row}"),
+            Form::Json => eprintln!("{row}"),
+        }
+    }
 }
 
 /// The machine, which every figure depends on.
@@ -24,15 +93,12 @@ fn machine() -> String {
     format!("{cpus} CPUs, {}, load {load}", model.map_or("unknown", |(_, model)| model))
 }
 
-pub fn table(figures: &[(&str, Vec<Figure>)]) -> String {
-    let mut text = format!("{}\n\n{:<12} {:<44} {:>12} {:<5} how\n", machine(), "group", "figure", "value", "unit");
-    for (group, figures) in figures {
-        for Figure { name, value, unit, how } in figures {
-            let value = value.map_or_else(|| "not taken".to_owned(), rounded);
-            let _ = writeln!(text, "{group:<12} {name:<44} {value:>12} {unit:<5} {how}");
-        }
-    }
-    text
+fn row(group: &str, name: &str, value: &str, unit: &str, how: &str) -> String {
+    format!("{group:<12} {name:<50} {value:>12} {unit:<6} {how}")
+}
+
+fn figure_row(group: &str, Figure { name, value, unit, how }: &Figure) -> String {
+    row(group, name, &value.map_or_else(|| "not taken".to_owned(), rounded), unit, how)
 }
 
 /// Three significant digits, or all of the whole ones.
@@ -46,9 +112,30 @@ fn rounded(value: f64) -> String {
     format!("{value:.digits$}")
 }
 
-pub fn json(figures: &[(&str, Vec<Figure>)]) -> String {
-    let all = figures.iter().flat_map(|(group, figures)| figures.iter().map(move |figure| (group, figure)));
-    let figures: Vec<serde_json::Value> = all
+/// Own figures and the peer's side by side; empty without a peer.
+pub fn comparison(figures: &[(&'static str, Figure)]) -> String {
+    let mut text = String::new();
+    for (_, peer) in figures {
+        let Some(name) = peer.name.strip_prefix(PEER) else { continue };
+        let Some((_, own)) = figures.iter().find(|(_, own)| own.name == name) else { continue };
+        if text.is_empty() {
+            let _ = writeln!(text, "\n{:<50} {:>12} {:>12} {:<6} peer/own", "figure", "own", "peer", "unit");
+        }
+        let shown = |value: Option<f64>| value.map_or_else(|| "not taken".to_owned(), rounded);
+        let ratio = match (own.value, peer.value) {
+            (Some(own), Some(peer)) if own > 0.0 => rounded(peer / own),
+            _ => String::new(),
+        };
+        let unit = if own.unit.is_empty() { peer.unit } else { own.unit };
+        let _ = writeln!(text, "{name:<50} {:>12} {:>12} {unit:<6} {ratio}", shown(own.value), shown(peer.value));
+    }
+    text
+}
+
+/// The document of `JSON=1`.
+pub fn json(figures: &[(&'static str, Figure)]) -> String {
+    let figures: Vec<serde_json::Value> = figures
+        .iter()
         .map(|(group, Figure { name, value, unit, how })| {
             serde_json::json!({"group": group, "name": name, "value": value, "unit": unit, "how": how})
         })

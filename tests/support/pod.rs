@@ -40,6 +40,11 @@ pub fn image() -> Option<String> {
     image
 }
 
+/// What the names of all containers of this process begin with.
+pub fn name_prefix() -> String {
+    format!("virt-launcher-test-{}-", std::process::id())
+}
+
 /// Whether the image has this executable.
 pub fn has_program(image: &str, path: &str) -> bool {
     let asked = podman().args(["run", "--rm", "--network=none", "--entrypoint", "test", image, "-x", path]).output();
@@ -63,7 +68,7 @@ fn guest() -> &'static Path {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guest");
         fs::create_dir_all(&folder).unwrap();
         // A container that is made but never run: a way to copy out of an image.
-        let donor = format!("virt-launcher-test-{}-guest", std::process::id());
+        let donor = format!("{}guest", name_prefix());
         succeed(podman().args(["create", "--name", &donor, &image]));
         for file in ["disk/disk.img", "boot/vmlinuz", "boot/initrd"] {
             succeed(podman().arg("cp").arg(format!("{donor}:/{file}")).arg(&folder));
@@ -176,7 +181,7 @@ impl Pod {
     fn run(setup: &Setup<'_>) -> Pod {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("virt-launcher-test-{}-{count}", std::process::id());
+        let name = format!("{}{count}", name_prefix());
         let dir = tempfile::Builder::new().prefix("vl").tempdir().unwrap();
         let mut command = podman();
         command.args(["run", "-d", "--name", &name, "--network=none"]);
