@@ -125,7 +125,7 @@ impl Raw {
             flag(
                 "disk-memory-limit",
                 Int(&mut self.disk_memory_limit),
-                "address-space limit of image inspection in bytes",
+                "address-space limit of the tools that read container disks, in bytes",
             ),
             flag("ovmf-path", Path(&mut config.ovmf_path), "directory of EFI firmware"),
             flag(

@@ -14,11 +14,11 @@ fn works(direct_io: &DirectIo, path: &str) -> bool {
     direct_io.paths.get(path).map_or(direct_io.default, |answer| answer == "yes")
 }
 
-/// The path of the disk's cache mode in the VMI.
-fn field(context: &Context<'_>, disk: &Disk) -> String {
+/// The path of a field of the disk in the VMI.
+fn field(context: &Context<'_>, disk: &Disk, name: &str) -> String {
     let own = disk.alias.as_ref().map_or("", |alias| alias.name.as_str());
     let index = context.disks().iter().position(|disk| disk.name == own).unwrap_or_default();
-    format!("spec.domain.devices.disks[{index}].cache")
+    format!("spec.domain.devices.disks[{index}].{name}")
 }
 
 /// Fills in cache and IO mode of one disk.
@@ -31,7 +31,7 @@ pub(super) fn probe_disk(context: &Context<'_>, disk: &mut Disk) -> Result<(), C
             return Ok(());
         }
         return Err(ConvertError::at(
-            field(context, disk),
+            field(context, disk, "cache"),
             "unable to set a driver cache mode, disk has no backend path",
         ));
     }
@@ -41,10 +41,19 @@ pub(super) fn probe_disk(context: &Context<'_>, disk: &mut Disk) -> Result<(), C
     let possible = works(direct, &path) && backing.is_none_or(|backing| works(direct, &backing));
     let Some(driver) = disk.driver.as_mut() else { return Ok(()) };
     match driver.cache.as_str() {
+        // libvirt refuses the pair, in words that name neither the disk nor its storage.
+        "" if !possible && driver.io == "native" => {
+            return Err(ConvertError::at(
+                field(context, disk, "io"),
+                format!(
+                    "Unable to use 'native' IO mode, file system where {path} is stored does not support direct I/O"
+                ),
+            ));
+        }
         "" => driver.cache = if possible { "none" } else { "writethrough" }.to_owned(),
         "none" if !possible => {
             return Err(ConvertError::at(
-                field(context, disk),
+                field(context, disk, "cache"),
                 format!(
                     "Unable to use 'none' cache mode, file system where {path} is stored does not support direct I/O"
                 ),

@@ -14,6 +14,7 @@ mod first_connection;
 pub mod guest;
 mod guest_time;
 pub mod hypervisor_process;
+mod image_size;
 mod iommufd;
 pub mod jobs;
 pub mod lifecycle;
@@ -31,6 +32,7 @@ pub mod sync;
 mod termination_message;
 pub mod timings;
 pub mod turns;
+mod volume_files;
 mod watched;
 
 pub use config::Config;

@@ -1,61 +1,17 @@
-//! Disk images: inspection, overlays, empty disks (contract/lifecycle.md 9.2, 9.3, 9.4).
+//! Disk images: overlays, empty disks, growth (contract/lifecycle.md 9.2, 9.4, 9.8).
 
+use std::ffi::OsString;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
+use super::inspection::{Names, check_own};
 use super::tool::{Job, Limits, Makes, Tools, run};
 use super::{Owner, Staged, StorageError};
 use crate::logging::{Share, share};
 
-/// What `qemu-img info` says of an image.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImageInfo {
-    /// `raw` or `qcow2`.
-    pub format: String,
-    /// Its backing file, empty if it has none.
-    #[serde(default, rename = "backing-filename")]
-    pub backing_file: String,
-    /// Bytes on disk.
-    #[serde(default, rename = "actual-size")]
-    pub actual_size: u64,
-    /// Bytes the guest sees.
-    #[serde(default, rename = "virtual-size")]
-    pub virtual_size: u64,
-}
+/// Processor time for looking at one image, in seconds (contract/lifecycle.md 9.3).
+const CPU_SECONDS: u64 = 10;
 
-/// What inspection of an untrusted image may use.
-#[derive(Debug, Clone, Copy)]
-pub struct InspectionLimits {
-    /// `--disk-memory-limit`, bytes of address space.
-    pub address_space_bytes: u64,
-}
-
-/// CPU seconds for one inspection.
-const INSPECTION_CPU_SECONDS: u64 = 10;
-
-/// Inspects a container disk's image, which is the user's and therefore untrusted: limited memory and time, and only a
-/// raw image or a qcow2 without backing file is accepted.
-pub async fn inspect(tools: &Tools, path: &Path, limits: InspectionLimits) -> Result<ImageInfo, StorageError> {
-    let limits = Limits { cpu_seconds: INSPECTION_CPU_SECONDS, address_space_bytes: limits.address_space_bytes };
-    let job = Job { tool: "qemu-img", what: "inspect", path, deadline: tools.timings.image, makes: Makes::Nothing };
-    let arguments = ["info".as_ref(), path.as_os_str(), "--output".as_ref(), "json".as_ref()];
-    let text = share(Share::Images, run(&tools.qemu_img, arguments, job, Some(limits))).await?;
-    let info: ImageInfo = serde_json::from_str(&text).map_err(|error| StorageError::Tool {
-        tool: "qemu-img",
-        what: "inspect",
-        path: path.to_owned(),
-        output: format!("its answer cannot be read: {error}"),
-    })?;
-    match info.format.as_str() {
-        "raw" => Ok(info),
-        "qcow2" if info.backing_file.is_empty() => Ok(info),
-        "qcow2" => Err(StorageError::Image(format!("expected no backing file, but found {}", info.backing_file))),
-        other => Err(StorageError::Image(format!("unsupported image format: {other}"))),
-    }
-}
-
-/// Makes a qcow2 overlay over `backing` (format `format`) unless there is one.
+/// Makes a qcow2 overlay over `backing`, whose format is `format` (see `inspect`), unless there is one.
 pub async fn create_overlay(
     tools: &Tools,
     overlay: &Path,
@@ -75,7 +31,10 @@ pub async fn create_overlay(
             staged.as_os_str().to_owned(),
         ]
     };
-    create(tools, overlay, owner, "make the overlay", arguments).await
+    // The tool opens the backing file.
+    let limits = Limits { cpu_seconds: Some(CPU_SECONDS), address_space_bytes: tools.image_memory };
+    let work = Work { what: "make the overlay", names: Names::Backing(backing), limits };
+    create(tools, overlay, owner, work, arguments).await
 }
 
 /// Makes an empty qcow2 disk of `bytes`, rounded down to whole MiB, unless there is one.
@@ -93,7 +52,8 @@ pub async fn create_empty_disk(
     let arguments = |staged: &Path| {
         vec!["create".into(), "-f".into(), "qcow2".into(), staged.as_os_str().to_owned(), size.to_string().into()]
     };
-    create(tools, disk, owner, "make the empty disk", arguments).await
+    let work = Work { what: "make the empty disk", names: Names::None, limits: Limits::default() };
+    create(tools, disk, owner, work, arguments).await
 }
 
 /// Grows a raw image to `bytes`. One that is allocated as a whole stays so: its new blocks are allocated too.
@@ -104,30 +64,39 @@ pub async fn grow_image(tools: &Tools, path: &Path, bytes: u64, allocated: bool)
     let arguments =
         ["resize".as_ref(), "-f".as_ref(), "raw".as_ref(), preallocation.as_ref(), path.as_os_str(), bytes.as_ref()];
     let job = Job { tool: "qemu-img", what: "grow", path, deadline: tools.timings.growth, makes: Makes::Nothing };
-    share(Share::Images, run(&tools.qemu_img, arguments, job, None)).await.map(drop)
+    share(Share::Images, run(&tools.qemu_img, arguments, job, Limits::default())).await.map(drop)
 }
 
+/// What is made.
+struct Work<'a> {
+    /// For messages.
+    what: &'static str,
+    /// What the image names.
+    names: Names<'a>,
+    limits: Limits,
+}
+
+/// Lets qemu-img make the image at `path`. One that is there is kept if it is what would be made.
 async fn create(
     tools: &Tools,
     path: &Path,
     owner: Owner,
-    what: &'static str,
-    arguments: impl FnOnce(&Path) -> Vec<std::ffi::OsString>,
+    work: Work<'_>,
+    arguments: impl FnOnce(&Path) -> Vec<OsString>,
 ) -> Result<(), StorageError> {
     if tokio::fs::try_exists(path).await.map_err(StorageError::io(path, "look at it"))? {
-        return Ok(());
+        return check_own(tools, path, work.names).await;
     }
     let staged = Staged::new(path, owner, 0o640).await?;
-    let job = Job { tool: "qemu-img", what, path, deadline: tools.timings.image, makes: Makes::At(&staged) };
-    share(Share::Images, run(&tools.qemu_img, arguments(&staged.at()), job, None)).await?;
+    let job = Job { tool: "qemu-img", what: work.what, path, deadline: tools.timings.image, makes: Makes::At(&staged) };
+    share(Share::Images, run(&tools.qemu_img, arguments(&staged.at()), job, work.limits)).await?;
     staged.publish().await
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::inspect;
     use super::*;
-
-    const LIMITS: InspectionLimits = InspectionLimits { address_space_bytes: 2_097_152_000 };
 
     #[tokio::test]
     async fn overlays_are_made_once_and_inspected() {
@@ -135,14 +104,13 @@ mod tests {
         let tools = Tools::default();
         let (backing, overlay) = (folder.path().join("disk_0.img"), folder.path().join("disk-data/v/disk.qcow2"));
         create_empty_disk(&tools, &backing, "v", (3 << 20) + 77, Owner::me()).await.unwrap();
-        let info = inspect(&tools, &backing, LIMITS).await.unwrap();
+        let info = inspect(&tools, &backing).await.unwrap();
         assert_eq!((info.format.as_str(), info.virtual_size), ("qcow2", 3 << 20));
         create_overlay(&tools, &overlay, &backing, "qcow2", Owner::me()).await.unwrap();
-        let refused = inspect(&tools, &overlay, LIMITS).await.unwrap_err().to_string();
+        let refused = inspect(&tools, &overlay).await.unwrap_err().to_string();
         assert!(refused.starts_with("expected no backing file, but found "), "{refused}");
-        std::fs::write(&overlay, "kept").unwrap();
-        create_overlay(&tools, &overlay, &backing, "qcow2", Owner::me()).await.unwrap();
-        assert_eq!(std::fs::read(&overlay).unwrap(), b"kept");
+        let nowhere = Tools { qemu_img: "/nonexistent/qemu-img".into(), ..Tools::default() };
+        create_overlay(&nowhere, &overlay, &backing, "qcow2", Owner::me()).await.unwrap();
     }
 
     #[tokio::test]
@@ -156,8 +124,10 @@ mod tests {
         let small = create_empty_disk(&tools, &overlay, "v", (1 << 20) - 1, Owner::me()).await.unwrap_err().to_string();
         assert_eq!(small, "the size for volume v is too low");
         let nowhere = Tools { qemu_img: "/nonexistent/qemu-img".into(), ..Tools::default() };
-        let text = inspect(&nowhere, &missing, LIMITS).await.unwrap_err().to_string();
+        let text = create_empty_disk(&nowhere, &overlay, "v", 1 << 20, Owner::me()).await.unwrap_err().to_string();
         assert!(text.contains("/nonexistent/qemu-img"), "{text}");
+        let text = inspect(&tools, &missing).await.unwrap_err().to_string();
+        assert!(text.contains("disk_0.img") && text.contains("No such file"), "{text}");
     }
 
     #[tokio::test]

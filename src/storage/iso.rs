@@ -7,7 +7,7 @@ use std::path::Path;
 
 use tokio::io::AsyncReadExt;
 
-use super::tool::{Job, Makes, Tools, confined, read, run, within};
+use super::tool::{Job, Limits, Makes, Tools, confined, read, run, within};
 use super::{Owner, Staged, StorageError};
 
 const TOOL: &str = "xorrisofs";
@@ -90,7 +90,8 @@ pub(super) async fn make_iso_of_entries(
     let staged = Staged::new(iso, owner, 0o640).await?;
     // Until its end: what the kubelet changes meanwhile is an error.
     let job = Job { tool: TOOL, what: WHAT, path: iso, deadline: tools.timings.iso, makes: Makes::Output(&staged) };
-    run(&tools.xorrisofs, arguments(label, &["-follow-links", "-graft-points"], grafts), job, None).await?;
+    run(&tools.xorrisofs, arguments(label, &["-follow-links", "-graft-points"], grafts), job, Limits::default())
+        .await?;
     Ok(staged)
 }
 
@@ -133,7 +134,7 @@ mod tests {
             Path::new("xorrisofs"),
             [&["-output".into(), real.clone().into()][..], &arguments("cidata", &[], [data.clone().into()])].concat(),
             Job { tool: TOOL, what: WHAT, path: &real, deadline: Tools::default().timings.iso, makes: Makes::Nothing },
-            None,
+            Limits::default(),
         );
         whole.await.unwrap();
         // One that never ends after its last byte.

@@ -40,6 +40,8 @@ pub struct Tools {
     pub qemu_storage_daemon: PathBuf,
     /// Deadlines.
     pub timings: Timings,
+    /// `--disk-memory-limit`: bytes of address space for a tool that reads an image of a stranger. `None` sets no limit.
+    pub image_memory: Option<u64>,
 }
 
 impl Default for Tools {
@@ -49,6 +51,7 @@ impl Default for Tools {
             xorrisofs: "xorrisofs".into(),
             qemu_storage_daemon: "qemu-storage-daemon".into(),
             timings: Timings::default(),
+            image_memory: None,
         }
     }
 }
@@ -81,11 +84,31 @@ pub(super) enum Makes<'a> {
     Output(&'a Staged),
 }
 
-/// Address space and CPU time limits for a tool that reads what a user made.
-#[derive(Debug, Clone, Copy)]
+/// Limits for a tool that reads what a user made; `None` sets none.
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Limits {
-    pub cpu_seconds: u64,
-    pub address_space_bytes: u64,
+    /// Seconds of processor time.
+    pub(super) cpu_seconds: Option<u64>,
+    /// Bytes of address space.
+    pub(super) address_space_bytes: Option<u64>,
+}
+
+impl Limits {
+    /// Makes them the tool's own before it runs.
+    pub(super) fn apply(self, command: &mut Command) {
+        use nix::sys::resource::{Resource, setrlimit};
+        let limits = [(Resource::RLIMIT_CPU, self.cpu_seconds), (Resource::RLIMIT_AS, self.address_space_bytes)];
+        let set = move || {
+            for (resource, limit) in limits {
+                if let Some(limit) = limit {
+                    setrlimit(resource, limit, limit)?;
+                }
+            }
+            Ok(())
+        };
+        // SAFETY: setrlimit is a plain system call.
+        unsafe { command.pre_exec(set) };
+    }
 }
 
 /// A tool that has access to files and no other privilege (`SECURITY.md`), that dies with its handle and whose output is read.
@@ -112,7 +135,7 @@ pub(super) async fn run<S: AsRef<OsStr>>(
     program: &Path,
     arguments: impl IntoIterator<Item = S>,
     job: Job<'_>,
-    limits: Option<Limits>,
+    limits: Limits,
 ) -> Result<String, StorageError> {
     let Job { tool, what, path, deadline, makes } = job;
     let failed = |output: String| StorageError::Tool { tool, what, path: path.to_owned(), output };
@@ -122,17 +145,7 @@ pub(super) async fn run<S: AsRef<OsStr>>(
     if let Makes::Output(staged) = makes {
         command.stdout(staged.file().try_clone().map_err(|error| failed(error.to_string()))?);
     }
-    if let Some(limits) = limits {
-        use nix::sys::resource::{Resource, setrlimit};
-        // SAFETY: setrlimit is a plain system call.
-        unsafe {
-            command.pre_exec(move || {
-                setrlimit(Resource::RLIMIT_CPU, limits.cpu_seconds, limits.cpu_seconds)?;
-                setrlimit(Resource::RLIMIT_AS, limits.address_space_bytes, limits.address_space_bytes)?;
-                Ok(())
-            });
-        }
-    }
+    limits.apply(&mut command);
     let work = async {
         let mut child = command.spawn().map_err(|error| format!("cannot start {}: {error}", program.display()))?;
         let (out, err) = tokio::join!(read(child.stdout.take()), read(child.stderr.take()));
@@ -183,7 +196,7 @@ mod tests {
             deadline: Duration::from_secs(30),
             makes: Makes::Nothing,
         };
-        let status = run(Path::new("cat"), ["/proc/self/status"], job, None).await.unwrap();
+        let status = run(Path::new("cat"), ["/proc/self/status"], job, Limits::default()).await.unwrap();
         let own = std::fs::read_to_string("/proc/self/status").unwrap();
         let word = |text: &str, name: &str| {
             let word = text.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();

@@ -9,7 +9,7 @@ use crate::cli::launcher_flags::{self, Asked};
 use crate::convert::{HostFacts, HypervisorFacts, SyncOptions};
 use crate::launcher::Config;
 use crate::launcher::facts::{self, Pod};
-use crate::storage::{self, ImageInfo, InspectionLimits, Tools};
+use crate::storage::{self, ImageInfo, Tools};
 use crate::vmi::VirtualMachineInstance;
 
 /// The configuration of a launcher with these flags. Which VM it is for, the VMI says.
@@ -50,11 +50,10 @@ pub(super) fn facts(
 
 async fn inspect(config: &Config, vmi: &VirtualMachineInstance) -> Result<BTreeMap<String, ImageInfo>, Problem> {
     let tools = Tools::default();
-    let limits = InspectionLimits { address_space_bytes: config.disk_memory_limit };
     let mut disks = BTreeMap::new();
     for (index, volume) in vmi.spec.volumes.iter().enumerate().filter(|(_, volume)| volume.container_disk.is_some()) {
         let path = config.container_disk_dir.join(format!("disk_{index}.img"));
-        let info = storage::inspect(&tools, &path, limits)
+        let info = storage::inspect(&tools, &path)
             .await
             .map_err(|error| Problem::Machine(format!("spec.volumes[{index}].containerDisk: {error}")))?;
         disks.insert(volume.name.clone(), info);

@@ -173,3 +173,62 @@ fn with_overlay(context: &Context<'_>, volume: &str, backend: Backend) -> Backen
         ..Backend::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::convert::{ContainerDiskInfo, HostFacts, convert};
+
+    /// A disk without a format, or an overlay over one, would have libvirt or QEMU guess: from what a guest wrote there.
+    #[test]
+    fn the_format_of_every_disk_is_named() {
+        let volumes = [
+            ("pvc", r#""persistentVolumeClaim":{"claimName":"c"}"#),
+            ("block", r#""persistentVolumeClaim":{"claimName":"c"}"#),
+            ("dv", r#""dataVolume":{"name":"d"}"#),
+            ("host", r#""hostDisk":{"path":"/data/disk.img","type":"Disk"}"#),
+            ("eph", r#""ephemeral":{"persistentVolumeClaim":{"claimName":"c"}}"#),
+            ("cd", r#""containerDisk":{"image":"i"}"#),
+            ("empty", r#""emptyDisk":{"capacity":"1Gi"}"#),
+            ("seed", r#""cloudInitNoCloud":{"userData":"x"}"#),
+            ("cm", r#""configMap":{"name":"c"}"#),
+            ("secret", r#""secret":{"secretName":"s"}"#),
+            ("down", r#""downwardAPI":{}"#),
+            ("sa", r#""serviceAccount":{"serviceAccountName":"s"}"#),
+            ("sys", r#""sysprep":{"configMap":{"name":"c"}}"#),
+            ("metrics", r#""downwardMetrics":{}"#),
+            ("hot", r#""persistentVolumeClaim":{"claimName":"c","hotpluggable":true}"#),
+            ("hotblock", r#""persistentVolumeClaim":{"claimName":"c","hotpluggable":true}"#),
+        ];
+        let listed = |one: &dyn Fn(&str, &str) -> String| {
+            volumes.iter().map(|(name, source)| one(name, source)).collect::<Vec<_>>().join(",")
+        };
+        let (disks, sources) = (
+            listed(&|name, _| format!(r#"{{"name":"{name}","disk":{{"bus":"scsi"}}}}"#)),
+            listed(&|name, source| format!(r#"{{"name":"{name}",{source}}}"#)),
+        );
+        let plugged = r#"{"name":"hot","hotplugVolume":{},"phase":"Ready"},{"name":"hotblock","hotplugVolume":{},"phase":"Ready"}"#;
+        for tracking in ["", r#""changedBlockTracking":{"state":"Enabled"},"#] {
+            let text = format!(
+                r#"{{"metadata":{{"name":"vm","namespace":"ns"}},"status":{{{tracking}"volumeStatus":[{plugged}]}},
+                "spec":{{"volumes":[{sources}],"domain":{{"devices":{{"disks":[{disks},{{"name":"none","cdrom":{{"bus":"sata"}}}}]}}}}}}}}"#
+            );
+            let vmi = crate::vmi::parse(text.as_bytes()).unwrap();
+            let mut facts = HostFacts::default();
+            facts.hypervisor.device_present = true;
+            facts.block_volumes = vec!["block".into()];
+            facts.hotplug_block_volumes = vec!["hotblock".into()];
+            let info = ContainerDiskInfo { format: "qcow2".into(), ..ContainerDiskInfo::default() };
+            facts.container_disks.insert("cd".into(), info);
+            let disks = convert(&vmi, &facts).unwrap().devices.disks;
+            assert_eq!(disks.len(), volumes.len() + 1);
+            for disk in disks {
+                let named = |format: &str| assert!(matches!(format, "raw" | "qcow2"), "{disk:?}");
+                named(&disk.driver.as_ref().unwrap().type_);
+                let backing = disk.backing_store.as_ref();
+                backing.inspect(|store| named(&store.format.as_ref().unwrap().type_));
+                let data = disk.source.data_store.as_ref();
+                data.inspect(|store| named(&store.format.as_ref().unwrap().type_));
+            }
+        }
+    }
+}

@@ -6,6 +6,7 @@ mod disks;
 mod growth;
 mod hooks;
 mod image_volumes;
+mod images;
 mod missing;
 mod pod_network;
 mod tagged_devices;
@@ -14,7 +15,7 @@ mod tracking;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 
 use disks::Disks;
 use hooks::Extensions;
+use images::{LOOKING, round_up};
 use pod_network::Nics;
 
 use super::config::Config;
@@ -38,7 +40,7 @@ use crate::hooks::Hooks;
 use crate::hypervisor::{Catalogue, Hypervisor, Runtime, Verdict, Version, host_architecture};
 use crate::libvirt::{flags, state};
 use crate::logging::shared_out;
-use crate::storage::{self, CloudInit, ImageInfo, InspectionLimits, Owner, StorageError, Tools};
+use crate::storage::{CloudInit, ImageInfo, Owner, StorageError, Tools};
 use crate::vmi::{Quantity, VirtualMachineInstance};
 
 /// How long the start of a VM waits for virtlogd; it is restarted at least once a second.
@@ -103,11 +105,12 @@ impl Boot {
         watcher: Watcher,
         virtlogd: Option<watch::Receiver<DaemonState>>,
     ) -> Self {
+        let tools = Tools { image_memory: Some(config.disk_memory_limit), ..Tools::default() };
         Boot {
             config,
             runtime,
             catalogue,
-            tools: Tools::default(),
+            tools,
             owner,
             root: PathBuf::from("/"),
             inspected: Mutex::default(),
@@ -125,6 +128,10 @@ impl Boot {
     pub async fn sync(&self, vm: &Vm, request: SyncRequest, defined: &watch::Sender<bool>) -> Result<(), Failure> {
         let begun = Instant::now();
         let (synced, shares) = shared_out(self.bring_about(vm, request, defined)).await;
+        if synced.is_err() && !*defined.borrow() {
+            // Nothing holds the container disks yet: the next attempt may find others.
+            self.inspected().clear();
+        }
         if synced? == Started::Now {
             let [took, libvirt, images] = [begun.elapsed(), shares.libvirt, shares.images].map(|time| time.as_millis());
             tracing::info!("started the VM in {took} ms: {libvirt} ms of libvirt, {images} ms of qemu-img");
@@ -253,27 +260,7 @@ impl Boot {
         if self.config.image_volume {
             image_volumes::link_all(&self.root, &self.config.container_disk_dir, vmi)?;
         }
-        for (index, volume) in vmi.spec.volumes.iter().enumerate() {
-            if volume.container_disk.is_some() && !self.inspected().contains_key(&volume.name) {
-                let path = self.disks().container_disk(index);
-                if !path.exists() {
-                    return Err(Failure::text(format!(
-                        "failed to get container disk info: spec.volumes[{index}] ({}): {} does not exist: the image is \
-                         not mounted into this container",
-                        volume.name,
-                        path.display()
-                    )));
-                }
-                let limits = InspectionLimits { address_space_bytes: self.config.disk_memory_limit };
-                let info = storage::inspect(&self.tools, &path, limits).await.map_err(|error| match error {
-                    StorageError::Image(why) => {
-                        Failure::text(format!("invalid image in containerDisk {}: {why}", volume.name))
-                    }
-                    other => Failure::text(format!("failed to get container disk info: {other}")),
-                })?;
-                self.inspected().insert(volume.name.clone(), info);
-            }
-        }
+        self.inspect_all(vmi).await?;
         let (config, vmi, inspected) = (Arc::clone(&self.config), vmi.clone(), self.inspected().clone());
         let hypervisor = facts::hypervisor_facts(self.runtime.entry(), &self.root, &vmi.domain_name());
         let root = self.root.clone();
@@ -285,10 +272,6 @@ impl Boot {
         })
         .await?
         .map_err(|why: String| Failure::text(why))
-    }
-
-    fn inspected(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, ImageInfo>> {
-        self.inspected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn disks(&self) -> Disks<'_> {
@@ -327,16 +310,20 @@ impl Boot {
     ) -> Result<HostFacts, Failure> {
         let served = pod_network::serve(self, vmi, &facts, Nics::All).await;
         served.map_err(|why| Failure::text(format!("preparing the pod network failed: {why}")))?;
+        let domain = self.check_volumes(vmi, domain).await?;
         self.disks().prepare(vmi, &facts).await?;
-        let (root, made_at_start, vmi) = (self.root.clone(), self.cloud_init_dir(), vmi.clone());
-        let (facts, domain) = look("looking at the VM's disks", move || {
-            missing::check(&root, &made_at_start, &vmi, &domain)?;
-            facts::probe_disks(&root, &domain, &mut facts);
-            Ok::<_, Failure>((facts, domain))
-        })
-        .await??;
+        self.inspect_again(vmi).await?;
+        // The sizes are the final ones before cache modes are chosen for them.
         growth::grow(&self.tools, &self.root, &domain.devices.disks).await;
-        Ok(facts)
+        let (root, made_at_start, vmi) = (self.root.clone(), self.cloud_init_dir(), vmi.clone());
+        look(LOOKING, move || {
+            missing::check(&root, &made_at_start, &vmi, &domain)?;
+            let without_direct_io = round_up(&root, &vmi, &facts, &domain)?;
+            facts::probe_disks(&root, &domain, &mut facts);
+            facts.direct_io.paths.extend(without_direct_io.into_iter().map(|path| (path, "no".to_owned())));
+            Ok(facts)
+        })
+        .await?
     }
 
     /// The boot's defines; a define that fails leaves no half-made domain behind.

@@ -4,10 +4,13 @@
 use std::path::PathBuf;
 
 use super::super::facts::{self, below};
+use super::super::look::look;
+use super::super::{image_size, volume_files};
+use super::images::LOOKING;
 use super::{Boot, wrapped};
 use crate::cmd::Failure;
 use crate::convert::HostFacts;
-use crate::domain::DomainSpec;
+use crate::domain::{Disk, DomainSpec};
 use crate::storage;
 use crate::vmi::VirtualMachineInstance;
 
@@ -21,7 +24,16 @@ pub(super) async fn make_overlays(boot: &Boot, vmi: &VirtualMachineInstance, fac
         _ => return Ok(()),
     };
     let domain = facts::draft(vmi, facts).map_err(|error| Failure::text(error.to_string()))?;
-    for (overlay, data) in missing_overlays(vmi, &domain, begins) {
+    for disk in tracked(vmi, &domain, begins) {
+        // The overlay is as large as the data, and qemu-storage-daemon opens both.
+        let (root, vmi, facts, looked) = (boot.root.clone(), vmi.clone(), facts.clone(), disk.clone());
+        look(LOOKING, move || {
+            volume_files::check(&root, &vmi, &looked)?;
+            image_size::round_up(&root, &vmi, &facts, &looked)
+                .or_else(|odd| odd.without_direct_io(&vmi, &looked).map(drop))
+        })
+        .await??;
+        let (overlay, data) = (PathBuf::from(&disk.source.file), PathBuf::from(disk.backend().path()));
         let (overlay, data) = (below(&boot.root, overlay), below(&boot.root, data));
         storage::create_tracking_overlay(&boot.tools, &overlay, &data, boot.owner)
             .await
@@ -30,17 +42,14 @@ pub(super) async fn make_overlays(boot: &Boot, vmi: &VirtualMachineInstance, fac
     Ok(())
 }
 
-/// Overlays that may have to be made, and their data.
-fn missing_overlays(vmi: &VirtualMachineInstance, domain: &DomainSpec, begins: bool) -> Vec<(PathBuf, PathBuf)> {
+/// Disks whose overlays may have to be made.
+fn tracked<'a>(vmi: &VirtualMachineInstance, domain: &'a DomainSpec, begins: bool) -> impl Iterator<Item = &'a Disk> {
     let is_plugged = |name: &str| {
         let mut volumes = vmi.status.volume_status.iter();
         volumes.any(|volume| volume.name == name && volume.hotplug_volume.is_some() && volume.phase == "MountedToPod")
     };
     let disks = domain.devices.disks.iter().filter(|disk| disk.source.data_store.is_some());
-    disks
-        .filter(|disk| begins || disk.alias.as_ref().is_some_and(|alias| is_plugged(&alias.name)))
-        .map(|disk| (disk.source.file.clone().into(), disk.backend().path().into()))
-        .collect()
+    disks.filter(move |disk| begins || disk.alias.as_ref().is_some_and(|alias| is_plugged(&alias.name)))
 }
 
 #[cfg(test)]
@@ -68,9 +77,13 @@ mod tests {
         let overlay = |volume: &str| PathBuf::from(format!("{private}/libvirt/qemu/cbt/{volume}.qcow2"));
         let plugged = |volume: &str| PathBuf::from(format!("/var/run/kubevirt/hotplug-disks/{volume}.img"));
         let later = [(overlay("late"), plugged("late"))];
-        assert_eq!(missing_overlays(&vmi, &domain, false), later);
+        let missing_overlays = |begins| -> Vec<(PathBuf, PathBuf)> {
+            let disks = tracked(&vmi, &domain, begins);
+            disks.map(|disk| (disk.source.file.clone().into(), disk.backend().path().into())).collect()
+        };
+        assert_eq!(missing_overlays(false), later);
         let root = PathBuf::from(format!("{private}/vmi-disks/root/disk.img"));
-        let all = missing_overlays(&vmi, &domain, true);
+        let all = missing_overlays(true);
         assert_eq!(all, [(overlay("root"), root), later[0].clone(), (overlay("ready"), plugged("ready"))]);
     }
 }

@@ -8,6 +8,12 @@ use super::files::below;
 use crate::convert::{BlockSizes, HostFacts};
 use crate::domain::{DiskSource, DomainSpec};
 
+/// Blocks that QEMU gives a guest's disk.
+const SMALLEST_BLOCK: u64 = 512;
+const LARGEST_BLOCK: u64 = 2 << 20;
+/// What direct I/O is aligned to where it cannot be found out, as by QEMU.
+const SAFE_ALIGNMENT: usize = 4096;
+
 /// Where a disk's data is: a path of the domain's document, or what an overlay stands on.
 struct Place<'a> {
     path: &'a str,
@@ -56,12 +62,19 @@ pub(super) fn block_sizes(root: &Path, domain: &DomainSpec, facts: &mut HostFact
         if is_file {
             let size = there.ancestors().find_map(|path| nix::sys::statfs::statfs(path).ok());
             if let Some(size) = size.and_then(|found| u64::try_from(found.block_size()).ok()) {
-                facts.file_block_sizes.insert(path.to_owned(), size);
+                facts.file_block_sizes.insert(path.to_owned(), possible_block(size));
             }
         } else if let Some(sizes) = device_block_sizes(root, &there) {
             facts.block_sizes.insert(path.to_owned(), sizes);
         }
     }
+}
+
+/// What a file system calls its block size may be what it likes to transfer at once (4 MiB on CephFS): the largest power of
+/// two in it that QEMU takes.
+fn possible_block(size: u64) -> u64 {
+    let size = size.clamp(SMALLEST_BLOCK, LARGEST_BLOCK);
+    1 << size.ilog2()
 }
 
 /// The kernel's view of a block device's queue (`/sys/dev/block/MAJOR:MINOR/queue`); a partition's is its parent's.
@@ -110,6 +123,29 @@ pub fn direct_io(path: &Path, is_file: bool) -> String {
     .to_owned()
 }
 
+/// What direct I/O to this file is aligned to, in bytes, found out as by QEMU (`block/file-posix.c`): by reads of ever
+/// larger parts of its beginning. A file system that takes a single byte does not say.
+pub fn direct_io_alignment(path: &Path) -> u64 {
+    let options = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECT | libc::O_CLOEXEC | libc::O_NONBLOCK)
+        .open(path);
+    let Ok(file) = options else { return SAFE_ALIGNMENT as u64 };
+    let mut buffer = vec![0; 2 * SAFE_ALIGNMENT];
+    let start = buffer.as_ptr().align_offset(SAFE_ALIGNMENT);
+    let mut is_aligned = |bytes: usize| {
+        let Some(part) = buffer.get_mut(start..start.saturating_add(bytes)) else { return false };
+        let read = std::os::unix::fs::FileExt::read_at(&file, part, 0);
+        // Any other error is not about alignment.
+        !read.is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL))
+    };
+    if is_aligned(1) {
+        return SAFE_ALIGNMENT as u64;
+    }
+    let found = [512, 1024, 2048].into_iter().find(|bytes| is_aligned(*bytes));
+    found.unwrap_or(SAFE_ALIGNMENT) as u64
+}
+
 /// For a file whose folder does not exist yet: what the nearest existing folder's file system says.
 fn probe_directory(path: &Path) -> &'static str {
     let Some(directory) = path.ancestors().skip(1).find(|ancestor| ancestor.is_dir()) else { return "error" };
@@ -155,6 +191,24 @@ mod tests {
         assert_eq!(direct_io(&folder.path().join("e"), true), answer);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
         assert!(is_allocated(&there));
+    }
+
+    #[test]
+    fn what_direct_io_is_aligned_to_is_what_the_storage_says() {
+        let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let file = folder.path().join("a");
+        std::fs::write(&file, vec![1; 8192]).unwrap();
+        let alignment = direct_io_alignment(&file);
+        assert!([512, 1024, 2048, 4096].contains(&alignment), "{alignment}");
+        assert_eq!(direct_io_alignment(&folder.path().join("missing")), 4096);
+    }
+
+    #[test]
+    fn a_file_system_s_block_is_one_that_qemu_takes() {
+        for (said, taken) in [(4096, 4096), (512, 512), (1, 512), (0, 512), (1 << 20, 1 << 20), (4 << 20, 2 << 20)] {
+            assert_eq!(possible_block(said), taken, "{said}");
+        }
+        assert_eq!((possible_block(3000), possible_block(u64::MAX)), (2048, 2 << 20));
     }
 
     #[test]

@@ -6,7 +6,7 @@ mod files;
 mod secrets;
 
 pub(crate) use devices::node_of;
-pub use disks::{direct_io, is_allocated, probe_disks};
+pub use disks::{direct_io, direct_io_alignment, is_allocated, probe_disks};
 pub(crate) use files::below;
 pub use secrets::cloud_init_secrets;
 

@@ -1,7 +1,7 @@
 //! BackupVirtualMachine and RedefineCheckpoint (contract/cmd-server.md 7.3, 7.5): libvirt copies the disks of a running
 //! VM, or serves them; a checkpoint remembers from where the next backup may go on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -229,8 +229,20 @@ impl Jobs {
 async fn make_folder(folder: PathBuf, until: Instant) -> Result<(), Failure> {
     let failed = |why: String| Failure::text(format!("error creating dir for backup: {why}"));
     let left = until.saturating_duration_since(Instant::now());
-    let made = in_time(left, move || Folder::make(&folder, 0o755).map(drop)).await.map_err(failed)?;
+    let made = in_time(left, move || make_without_links(&folder)).await.map_err(failed)?;
     made.map_err(|error| failed(error.to_string()))
+}
+
+/// Whoever fills the claim may know the names of the files to come, and libvirt writes through a link.
+fn make_without_links(folder: &Path) -> std::io::Result<()> {
+    Folder::make(folder, 0o755)?;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_symlink() {
+            return Err(std::io::Error::other(format!("{} is a symbolic link", entry.path().display())));
+        }
+    }
+    Ok(())
 }
 
 /// The VM whose disks are to be copied.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::super::facts;
 use super::super::look::look;
 use super::super::operations::Vm;
+use super::super::{image_size, volume_files};
 use super::disks::{self, DiskChange};
 use super::resize::{self, Backend, wanted_size};
 use super::{Hotplug, worded};
@@ -38,14 +39,14 @@ pub(super) async fn bring_in_line(
                 vm.connection.detach_device(&vm.domain, disk.to_xml()).await?;
             }
             DiskChange::Attach(mut disk) => {
-                if is_ready(&disk).await? {
+                if is_ready(vmi, &disk).await? {
                     probe(vmi, facts, &mut disk).await?;
                     tracing::info!("plugging volume {} as {}", name(&disk), disk.target.device);
                     vm.connection.attach_device(&vm.domain, disk.to_xml()).await?;
                 }
             }
             DiskChange::ChangeMedium(disk) => {
-                if disk.source.path().is_empty() || is_ready(&disk).await? {
+                if disk.source.path().is_empty() || is_ready(vmi, &disk).await? {
                     let medium = if disk.source.path().is_empty() { "nothing" } else { disk.source.path() };
                     tracing::info!("putting {medium} into the CD-ROM drive {}", disk.target.device);
                     vm.connection.update_device(&vm.domain, disk.to_xml()).await?;
@@ -61,11 +62,16 @@ fn name(disk: &Disk) -> String {
     disk.alias.as_ref().map(|alias| alias.name.clone()).unwrap_or_default()
 }
 
-/// Whether the volume can be used; one that cannot yet is left for the next sync.
-async fn is_ready(disk: &Disk) -> Result<bool, Failure> {
+/// Whether the volume can be used; one that cannot yet is left for the next sync. One that must not be is an error.
+async fn is_ready(vmi: &VirtualMachineInstance, disk: &Disk) -> Result<bool, Failure> {
     let (volume, path) = (name(disk), PathBuf::from(disk.backend().path()));
-    match look(LOOKING, move || readiness(&path).map_err(|error| (path, error))).await? {
-        Ok(Ok(())) => Ok(true),
+    let (of, checked) = (vmi.clone(), disk.clone());
+    let looked = look(LOOKING, move || {
+        let ready = readiness(&path).map_err(|error| (path, error));
+        ready.map(|ready| ready.map(|()| volume_files::check(Path::new("/"), &of, &checked)))
+    });
+    match looked.await? {
+        Ok(Ok(checked)) => checked.map(|()| true),
         Ok(Err(why)) => {
             tracing::info!("volume {volume} is not ready, the next sync tries again: {why}");
             Ok(false)
@@ -90,18 +96,20 @@ fn readiness(path: &Path) -> std::io::Result<Result<(), String>> {
 
 /// Cache and IO mode of a disk that is new (contract/cmd-server.md 5.8).
 async fn probe(vmi: &VirtualMachineInstance, facts: &HostFacts, disk: &mut Disk) -> Result<(), Failure> {
-    let source = disk.backend();
-    let (path, is_file) = (PathBuf::from(source.path()), !source.file.is_empty());
-    let probed = path.clone();
-    let (direct, allocated) =
-        look(LOOKING, move || (facts::direct_io(&probed, is_file), is_file && facts::is_allocated(&probed))).await?;
-    let mut facts = facts.clone();
-    let path = path.display().to_string();
-    facts.direct_io.paths.insert(path.clone(), direct);
-    if allocated {
-        facts.preallocated_images.push(path);
-    }
-    convert::set_io_modes(vmi, &facts, disk).map_err(worded)
+    let (of, mut facts, plugged) = (vmi.clone(), facts.clone(), disk.clone());
+    let facts = look(LOOKING, move || {
+        let odd = image_size::round_up(Path::new("/"), &of, &facts, &plugged).err();
+        let without_direct_io = odd.map_or(Ok(false), |odd| odd.without_direct_io(&of, &plugged))?;
+        let source = plugged.backend();
+        let (path, is_file) = (source.path(), !source.file.is_empty());
+        let direct = if without_direct_io { "no".to_owned() } else { facts::direct_io(Path::new(path), is_file) };
+        facts.direct_io.paths.insert(path.to_owned(), direct);
+        if is_file && facts::is_allocated(Path::new(path)) {
+            facts.preallocated_images.push(path.to_owned());
+        }
+        Ok::<_, Failure>(facts)
+    });
+    convert::set_io_modes(vmi, &facts.await??, disk).map_err(worded)
 }
 
 /// Tells the guest of claims that have grown. What fails is tried again at the next sync.
