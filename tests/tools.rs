@@ -50,9 +50,14 @@ impl Drop for Running {
     }
 }
 
-fn serving(folder: &Path) -> (Running, PathBuf) {
+/// Both programs that serve container disks: the role of the launcher's binary, and the small one.
+fn container_disks() -> [fn() -> Command; 2] {
+    [|| tool("container-disk"), || Command::new(env!("CARGO_BIN_EXE_container-disk"))]
+}
+
+fn serving(mut program: Command, folder: &Path) -> (Running, PathBuf) {
     let path = folder.join("made/disk_0");
-    let running = Running::start(tool("container-disk").arg("--copy-path").arg(&path));
+    let running = Running::start(program.arg("--copy-path").arg(&path));
     let socket = folder.join("made/disk_0.sock");
     wait_for("a connection", SOON, || UnixStream::connect(&socket).map(drop));
     (running, socket)
@@ -60,52 +65,78 @@ fn serving(folder: &Path) -> (Running, PathBuf) {
 
 #[test]
 fn container_disk_closes_every_connection_and_ends_with_its_file() {
-    let folder = TempDir::new().unwrap();
-    let (running, socket) = serving(folder.path());
-    for _ in 0..200 {
-        let mut connection = UnixStream::connect(&socket).unwrap();
-        let peer = nix::sys::socket::getsockopt(&connection, nix::sys::socket::sockopt::PeerCredentials).unwrap();
-        assert_eq!(peer.pid(), running.0.id() as i32, "it called listen itself");
-        assert_eq!(connection.read(&mut [0]).unwrap(), 0);
-    }
-    std::fs::remove_file(&socket).unwrap();
-    assert_eq!(running.end().code(), Some(0));
+    for program in container_disks() {
+        let folder = TempDir::new().unwrap();
+        let (running, socket) = serving(program(), folder.path());
+        for _ in 0..200 {
+            let mut connection = UnixStream::connect(&socket).unwrap();
+            let peer = nix::sys::socket::getsockopt(&connection, nix::sys::socket::sockopt::PeerCredentials).unwrap();
+            assert_eq!(peer.pid(), running.0.id() as i32, "it called listen itself");
+            assert_eq!(connection.read(&mut [0]).unwrap(), 0);
+        }
+        std::fs::remove_file(&socket).unwrap();
+        assert_eq!(running.end().code(), Some(0));
 
-    let (running, _) = serving(folder.path());
-    std::fs::remove_dir_all(folder.path().join("made")).unwrap();
-    assert_eq!(running.end().code(), Some(0));
+        let (running, _) = serving(program(), folder.path());
+        std::fs::remove_dir_all(folder.path().join("made")).unwrap();
+        assert_eq!(running.end().code(), Some(0));
+    }
 }
 
 #[test]
 fn container_disk_takes_its_file_along_on_sigterm() {
-    let folder = TempDir::new().unwrap();
-    let (running, socket) = serving(folder.path());
-    running.signal(Signal::SIGTERM);
-    assert_eq!(running.end().code(), Some(0));
-    assert!(!socket.exists());
+    for program in container_disks() {
+        let folder = TempDir::new().unwrap();
+        let (running, socket) = serving(program(), folder.path());
+        running.signal(Signal::SIGTERM);
+        assert_eq!(running.end().code(), Some(0));
+        assert!(!socket.exists());
+    }
+}
+
+#[test]
+fn container_disk_takes_every_form_of_its_flags() {
+    for program in container_disks() {
+        let folder = TempDir::new().unwrap();
+        for form in [&["--copy-path", "disk_0"][..], &["--copy-path=disk_0"], &["-c", "disk_0"], &["-cdisk_0"]] {
+            let running = Running::start(program().args(form).current_dir(folder.path()));
+            let socket = folder.path().join("disk_0.sock");
+            wait_for("a connection", SOON, || UnixStream::connect(&socket).map(drop));
+            std::fs::remove_file(&socket).unwrap();
+            assert_eq!(running.end().code(), Some(0), "{form:?}");
+        }
+        for form in [&["--no-op"][..], &["--no-op", "--unknown"], &["-c", "/a/b/c/d", "--no-op"]] {
+            assert_eq!(program().args(form).output().unwrap().status.code(), Some(0), "{form:?}");
+        }
+    }
 }
 
 #[test]
 fn container_disk_refuses_what_it_cannot_serve() {
-    let folder = TempDir::new().unwrap();
-    let code = |arguments: &[&str]| tool("container-disk").args(arguments).output().unwrap();
-    assert_eq!(code(&["--no-op"]).status.code(), Some(0));
-    let existing = folder.path().join("there.sock");
-    std::fs::write(&existing, "").unwrap();
-    let there = folder.path().join("there");
-    let long = format!("/tmp/{}", "x".repeat(98));
-    let deep = folder.path().join("a/b/c");
-    for (arguments, word) in [
-        (vec!["-c", there.to_str().unwrap()], "there.sock"),
-        (vec!["--copy-path", &long], "102"),
-        (vec!["-c", deep.to_str().unwrap()], "a/b"),
-        (vec!["--unknown"], "--unknown"),
-        (vec![], "--copy-path"),
-    ] {
-        let output = code(&arguments);
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {text}");
-        assert!(text.contains(word), "{arguments:?}: {text}");
+    for program in container_disks() {
+        let folder = TempDir::new().unwrap();
+        let existing = folder.path().join("there.sock");
+        std::fs::write(&existing, "").unwrap();
+        let there = folder.path().join("there");
+        let long = format!("/tmp/{}", "x".repeat(98));
+        let longer = format!("/tmp/{}", "x".repeat(1000));
+        let deep = folder.path().join("a/b/c");
+        for (arguments, word) in [
+            (vec!["-c", there.to_str().unwrap()], "there.sock: Address already in use"),
+            (vec!["--copy-path", &long], "103 bytes, more than 102"),
+            (vec!["--copy-path", &longer], "1005 bytes, more than 102"),
+            (vec!["-c", deep.to_str().unwrap()], "the directory of"),
+            (vec!["--unknown", "--no-op"], "--unknown"),
+            (vec!["word"], "word"),
+            (vec!["--copy-path"], "--copy-path"),
+            (vec!["--copy-path", ""], "listen at"),
+            (vec![], "--copy-path"),
+        ] {
+            let output = program().args(&arguments).current_dir("/proc").output().unwrap();
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(1), "{arguments:?}: {text}");
+            assert!(text.contains(word), "{arguments:?}: {text}");
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Command lines of the helper programs (contract/lifecycle.md 11).
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -54,30 +55,11 @@ fn verbosity(number: i64) -> i32 {
     i32::try_from(number).unwrap_or(DEFAULT_VERBOSITY)
 }
 
-/// `container-disk`: every mistake is exit code 1.
+/// `container-disk`, which reads its flags itself: it is a program of its own as well.
 pub(super) fn container_disk(words: &[OsString]) -> ExitCode {
-    const PROGRAM: &str = "container-disk";
-    let (mut no_op, mut copy_path) = (false, None);
-    let mut flags = [
-        Flag::new("no-op", Target::Bool(&mut no_op), "do nothing"),
-        Flag {
-            name: "copy-path",
-            letter: Some('c'),
-            target: Target::OptionalPath(&mut copy_path),
-            help: "serve the socket of this name, with .sock added",
-        },
-    ];
-    if let Ask::End(code) = read(PROGRAM, words, &mut flags, 1, |_| true) {
-        return code;
-    }
-    if no_op {
-        return ExitCode::SUCCESS;
-    }
-    let Some(copy_path) = copy_path else { return wrong(PROGRAM, "--copy-path is missing", 1) };
-    match container_disk::serve(&copy_path) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => wrong(PROGRAM, &format!("error: {error}"), 1),
-    }
+    // Words of a command line have no byte 0.
+    let words: Vec<CString> = words.iter().filter_map(|word| CString::new(word.as_bytes()).ok()).collect();
+    ExitCode::from(container_disk::run(words.iter().map(CString::as_c_str)))
 }
 
 /// `virt-tail`: unknown flags are ignored.
