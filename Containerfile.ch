@@ -27,12 +27,15 @@ RUN --mount=type=bind,from=libvirt,target=/libvirt --mount=type=bind,source=.,ta
  && rm -rf /var/run && ln -s ../run /var/run
 
 COPY images/ch/virtchd.conf /etc/libvirt/
-COPY target/dist/virt-launcher /usr/bin/virt-launcher
-# As in Containerfile.qemu: the monitor alone carries the file capability.
+COPY target/dist/virt-launcher target/dist/container-disk /usr/bin/
+# As in Containerfile.qemu, which has the reasons.
 RUN cp /usr/bin/virt-launcher /usr/bin/virt-launcher-monitor \
  && setcap cap_net_bind_service=+ep /usr/bin/virt-launcher-monitor \
- && for name in /usr/bin/virt-probe /usr/bin/virt-freezer /usr/bin/virt-tail /usr/bin/container-disk; do \
-        ln -sf /usr/bin/virt-launcher "$name"; \
-    done
+ && for name in virt-probe virt-freezer virt-tail; do ln -sf virt-launcher /usr/bin/$name; done \
+ && dpkg-divert --local --no-rename --divert /usr/bin/sh.distrib --add /usr/bin/sh \
+ && ln -sf bash /usr/bin/sh
+ARG VERSION=unknown
+RUN echo "$VERSION" >/.version
 
+USER 107
 ENTRYPOINT ["/usr/bin/virt-launcher-monitor"]

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds images from target/dist/virt-launcher (see `make static`). podman's layer cache makes a repeated run quick; the
+# Builds images from target/dist/virt-launcher and target/dist/container-disk (see `make static`). podman's layer cache makes a repeated run quick; the
 # sizes are printed.
 #
 #   build.sh [guest|qemu|qemu-modular|ch|lxc]...     default: guest qemu
@@ -49,6 +49,8 @@ vmm() {
     done
 }
 
+# The commit that the images are made of, for their /.version.
+version=$(git -C "$here" describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown)
 base=$("$here/base/build.sh")
 echo "images: base $base"
 guest=${VIRT_LAUNCHER_GUEST_IMAGE:-localhost/virt-launcher-guest}
@@ -57,17 +59,17 @@ qemu=${VIRT_LAUNCHER_IMAGE:-localhost/virt-launcher-qemu}
 for image in "$@"; do
     case $image in
     guest) build "$guest" --build-arg BASE="$base" -f "$here/guest/Containerfile" "$here/guest" ;;
-    qemu) build "$qemu" --build-arg BASE="$base" -f "$here/../Containerfile.qemu" "$here/.." ;;
+    qemu) build "$qemu" --build-arg BASE="$base" --build-arg VERSION="$version" -f "$here/../Containerfile.qemu" "$here/.." ;;
     qemu-modular)
         libvirt=$("$here/libvirt/build.sh" "$base")
-        build "${qemu%:*}:modular" --build-arg BASE="$base" --build-arg LIBVIRT=modular \
+        build "${qemu%:*}:modular" --build-arg BASE="$base" --build-arg VERSION="$version" --build-arg LIBVIRT=modular \
             --build-arg LIBVIRT_IMAGE="$libvirt" -f "$here/../Containerfile.qemu" "$here/.."
         ;;
     ch)
         libvirt=$("$here/libvirt/build.sh" "$base")
         vmm "$here/../target/ch"
         build "${VIRT_LAUNCHER_CH_IMAGE:-localhost/virt-launcher-ch}" --build-arg BASE="$base" --build-arg LIBVIRT_IMAGE="$libvirt" \
-            "${vmm[@]}" -f "$here/../Containerfile.ch" "$here/.."
+            --build-arg VERSION="$version" "${vmm[@]}" -f "$here/../Containerfile.ch" "$here/.."
         ;;
     lxc)
         libvirt=$("$here/libvirt/build.sh" "$base")

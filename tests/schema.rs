@@ -173,7 +173,21 @@ fn libvirt_accepts_every_define_that_the_original_got_past_it() {
 
     let volume = format!("{}:/defines:ro", files.path().display());
     let output = podman()
-        .args(["run", "--rm", "--network=none", "-v", &volume, "--entrypoint", "/bin/sh", &image, "-c", SCRIPT])
+        // System mode, which is root's.
+        .args([
+            "run",
+            "--rm",
+            "--network=none",
+            "--user",
+            "0",
+            "-v",
+            &volume,
+            "--entrypoint",
+            "/bin/sh",
+            &image,
+            "-c",
+            SCRIPT,
+        ])
         .output()
         .unwrap();
     let said = text(&output);

@@ -24,21 +24,3 @@ fn programs_that_other_containers_start_are_there() {
     assert!(found.status.success(), "{said}");
     assert!(said.contains("/usr/bin/virt-launcher-monitor cap_net_bind_service=ep"), "{said}");
 }
-
-#[test]
-fn the_node_labeller_writes_what_virt_handler_reads() {
-    let Some(image) = image() else { return };
-    let written = in_container(
-        &image,
-        "node-labeller.sh
-        cd /var/lib/kubevirt-node-labeller
-        test -s cpu_map/index.xml
-        head -n 1 virsh_domcapabilities.xml supported_features.xml capabilities.xml
-        grep -c 'feature policy=.require.' supported_features.xml",
-    );
-    let said = text(&written);
-    assert!(written.status.success(), "{said}");
-    for root in ["<domainCapabilities>", "<cpu mode='custom' match='exact'>", "<capabilities>"] {
-        assert!(said.contains(root), "{root}: {said}");
-    }
-}

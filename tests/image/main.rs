@@ -13,6 +13,7 @@ mod faults;
 mod life;
 #[path = "../support/mod.rs"]
 mod support;
+mod users;
 
 use support::pod::{Pod, demo_vmi, text};
 use support::processes::{children, comm, owner, parent, send, stat, try_owner};

@@ -309,6 +309,11 @@ impl Pod {
         succeed(podman().args(["exec", &self.name]).args(words))
     }
 
+    /// Runs a program in the container and returns how it ended.
+    pub fn try_exec(&self, words: &[&str]) -> Output {
+        podman().args(["exec", &self.name]).args(words).output().unwrap()
+    }
+
     /// Runs a program in the container with all privileges, as virt-handler can.
     pub fn exec_as_root(&self, words: &[&str]) -> String {
         succeed(podman().args(["exec", "--user", "0", "--privileged", &self.name]).args(words))
