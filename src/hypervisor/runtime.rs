@@ -7,6 +7,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::cloud_hypervisor::{CloudHypervisor, Place, Timings as CloudHypervisorTimings};
 use super::control::{LibvirtControl, VmControl};
+use super::daemon_choice::{Remark, ResolvedDaemon, basename};
 use super::features::{Feature, FeatureError, features_of};
 use super::libvirt_files::{ConfigFile, LibvirtFiles};
 use super::schema::{Control, Entry, Overheads, RuntimeUser};
@@ -94,20 +95,7 @@ pub struct Runtime {
     vcpu_regex: regex::Regex,
     daemon: ResolvedDaemon,
     features: Vec<Feature>,
-}
-
-#[derive(Debug, Clone)]
-struct ResolvedDaemon {
-    executable: PathBuf,
-    field: &'static str,
-    config: PathBuf,
-    shipped: PathBuf,
-    socket: PathBuf,
-    uri: String,
-}
-
-fn basename(path: &Path) -> String {
-    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    remarks: Vec<Remark>,
 }
 
 impl Runtime {
@@ -125,43 +113,8 @@ impl Runtime {
     ) -> Result<Self, RuntimeError> {
         let vcpu_regex = regex::Regex::new(&entry.vcpu_regex)
             .map_err(|source| RuntimeError::VcpuRegex { name: name.to_owned(), source })?;
-        let modular = &entry.libvirt_daemon.libvirt_daemon_executable;
-        let users = &entry.runtime_user;
-        let monolithic = entry.launcher.monolithic.as_ref();
-        let daemon = if exists(modular) {
-            let executable = basename(modular);
-            ResolvedDaemon {
-                executable: modular.clone(),
-                field: "libvirtDaemon.libvirtDaemonExecutable",
-                config: entry.libvirt_daemon.libvirt_daemon_config.clone(),
-                shipped: entry
-                    .launcher
-                    .shipped_daemon_config
-                    .clone()
-                    .unwrap_or_else(|| PathBuf::from(format!("/etc/libvirt/{executable}.conf"))),
-                socket: entry
-                    .launcher
-                    .socket
-                    .clone()
-                    .unwrap_or_else(|| PathBuf::from(format!("/var/run/libvirt/{executable}-sock"))),
-                uri: if root { &users.root } else { &users.non_root }.libvirt_uri.clone(),
-            }
-        } else if let Some(monolithic) = monolithic.filter(|daemon| exists(&daemon.libvirt_daemon_executable)) {
-            ResolvedDaemon {
-                executable: monolithic.libvirt_daemon_executable.clone(),
-                field: "launcher.monolithic.libvirtDaemonExecutable",
-                config: monolithic.libvirt_daemon_config.clone(),
-                shipped: monolithic.shipped_daemon_config.clone(),
-                socket: monolithic.socket.clone(),
-                uri: if root { &monolithic.root_uri } else { &monolithic.non_root_uri }.clone(),
-            }
-        } else {
-            return Err(RuntimeError::NoDaemon {
-                name: name.to_owned(),
-                modular: modular.clone(),
-                monolithic: monolithic.map(|daemon| daemon.libvirt_daemon_executable.clone()),
-            });
-        };
+        let mut remarks = Vec::new();
+        let daemon = ResolvedDaemon::choose(name, entry, root, &exists, &mut remarks)?;
         if let Some(virtlogd) = &entry.launcher.virtlogd
             && !exists(&virtlogd.executable)
         {
@@ -169,7 +122,12 @@ impl Runtime {
         }
         let features =
             features_of(name, entry).map_err(|source| RuntimeError::Features { name: name.to_owned(), source })?;
-        Ok(Runtime { name: name.to_owned(), entry: entry.clone(), root, vcpu_regex, daemon, features })
+        Ok(Runtime { name: name.to_owned(), entry: entry.clone(), root, vcpu_regex, daemon, features, remarks })
+    }
+
+    /// What the entry says that does not hold in this pod.
+    pub fn remarks(&self) -> &[Remark] {
+        &self.remarks
     }
 
     /// The entry.

@@ -32,8 +32,8 @@ use crate::daemon::{self, DaemonError, FileError, Settings, Supervisor, Watcher}
 use crate::files::is_component;
 use crate::hooks::{HookError, Hooks};
 use crate::hypervisor::{
-    Catalogue, CatalogueError, DEFAULT_HYPERVISOR, Environment, Hypervisor, LibvirtWrapper, LogFilters, Runtime,
-    RuntimeError, VmSetup, log_filters,
+    Catalogue, CatalogueError, DEFAULT_HYPERVISOR, Environment, Hypervisor, LibvirtWrapper, LogFilters, Remark,
+    Runtime, RuntimeError, VmSetup, log_filters,
 };
 use crate::libvirt::{self, Connection};
 use crate::logging;
@@ -152,6 +152,12 @@ impl Started {
         let catalogue = Catalogue::load(config.hypervisor_catalogue.as_deref())?;
         let (name, entry) = catalogue.get(config.hypervisor.as_deref().unwrap_or(DEFAULT_HYPERVISOR))?;
         let runtime = Runtime::resolve(name, entry, !config.run_as_nonroot, Path::exists)?;
+        for remark in runtime.remarks() {
+            match remark {
+                Remark::OtherDaemon(text) => tracing::info!("{text}"),
+                Remark::Contradiction(text) => tracing::warn!("hypervisor catalogue: {text}"),
+            }
+        }
 
         let qemu = make_directories(&config)?;
         if config.simulate_crash {

@@ -6,6 +6,7 @@
 mod adoption;
 mod bad_input;
 mod budgets;
+mod catalogue_file;
 mod contents;
 mod daemon_faults;
 mod end;
