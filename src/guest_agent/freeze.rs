@@ -25,12 +25,16 @@ pub async fn freeze(agent: &LibvirtAgent, within: Duration) -> Result<(), AgentE
 
 /// Thaws all file systems that are not known to be thawed.
 pub async fn thaw(agent: &LibvirtAgent, status_within: Duration, within: Duration) -> Result<(), AgentError> {
-    // A frozen guest's agent may refuse the question and still thaw.
-    if let Ok(now) = status(agent, status_within).await
-        && now == THAWED
-    {
-        return Ok(());
+    match status(agent, status_within).await {
+        Ok(now) if now == THAWED => Ok(()),
+        Err(AgentError::Libvirt(error)) if error.is_agent_silent() => Err(error.into()),
+        // A frozen guest's agent may refuse the question and still thaw.
+        Ok(_) | Err(_) => thaw_frozen(agent, within).await,
     }
+}
+
+/// Thaws all file systems.
+pub async fn thaw_frozen(agent: &LibvirtAgent, within: Duration) -> Result<(), AgentError> {
     agent.connection.fs_thaw(&agent.domain, within).await?;
     Ok(())
 }

@@ -6,7 +6,7 @@ use super::error::AgentError;
 use super::poller::{Agent, Answer, COMMANDS};
 use super::rhythm::Question;
 use super::{commands, parse};
-use crate::libvirt::{Connection, Params, code};
+use crate::libvirt::{Connection, Params};
 
 /// The agent of a domain, through libvirt.
 #[derive(Clone)]
@@ -18,6 +18,12 @@ pub struct LibvirtAgent {
 }
 
 impl LibvirtAgent {
+    /// The same agent for questions that nobody waits for, see [`Connection::in_background`].
+    #[must_use]
+    pub fn in_background(&self) -> Self {
+        LibvirtAgent { connection: self.connection.in_background(), domain: self.domain.clone() }
+    }
+
     /// A command without arguments.
     pub(super) async fn bare(&self, command: &'static str) -> Result<String, AgentError> {
         self.command(commands::bare(command), self.connection.deadlines().agent).await
@@ -32,11 +38,13 @@ impl LibvirtAgent {
         Ok(self.connection.guest_info(&self.domain, types, self.connection.deadlines().agent).await?)
     }
 
-    /// All of `types` at once; where the agent does not know one of them, each by itself, since libvirt then gives none.
+    /// All of `types` at once; where the agent does not know one of them, each by itself, since libvirt then gives none. One
+    /// that does not answer is not asked again for each.
     async fn infos(&self, types: u32) -> Result<Answer, AgentError> {
         match self.info(types).await {
             Err(error)
-                if types.count_ones() > 1 && error.code().is_some_and(|code| code != code::AGENT_UNRESPONSIVE) =>
+                if types.count_ones() > 1
+                    && matches!(&error, AgentError::Libvirt(error) if !error.is_agent_silent()) =>
             {
                 let (mut known, mut params) = (0, Params::default());
                 for one in COMMANDS.iter().map(|(one, _)| one & types).filter(|one| *one != 0) {

@@ -21,7 +21,7 @@ pub use documents::{filesystem_list, guest_info, user_list};
 pub use error::AgentError;
 pub use exec::{Command, Finished, exec, ping};
 pub use file::{read_file, write_file};
-pub use freeze::{FROZEN, THAWED, freeze, status, thaw};
+pub use freeze::{FROZEN, THAWED, freeze, status, thaw, thaw_frozen};
 pub use libvirt_agent::LibvirtAgent;
 pub use poller::{Agent, Answer, Interest, Presence, poll};
 pub use rhythm::{Intervals, Question};

@@ -36,6 +36,16 @@ impl ControlError {
     }
 }
 
+/// How a guest is asked to power off or to reboot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// By its agent. An error means that the agent does not have the order; it comes within seconds, so that there is time
+    /// for the other way.
+    Agent,
+    /// By the ACPI power button, which says nothing of what the guest makes of it.
+    PowerButton,
+}
+
 /// An answer that is waited for; every wait ends at a deadline.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, ControlError>> + Send + 'a>>;
 
@@ -61,10 +71,10 @@ pub trait VmControl: Send + Sync {
     fn resume(&self) -> Answer<'_, ()>;
     /// Pulls the reset line.
     fn reset(&self) -> Answer<'_, ()>;
-    /// Asks the guest to reboot, with libvirt's flags for how.
-    fn reboot(&self, flags: u32) -> Answer<'_, ()>;
+    /// Asks the guest to reboot.
+    fn reboot(&self, way: Way) -> Answer<'_, ()>;
     /// Asks the guest to power off.
-    fn shutdown(&self) -> Answer<'_, ()>;
+    fn shutdown(&self, way: Way) -> Answer<'_, ()>;
     /// Ends the hypervisor's process; when this returns it is gone.
     fn destroy(&self) -> Answer<'_, ()>;
     /// Forgets the domain.
@@ -127,12 +137,18 @@ impl VmControl for LibvirtControl {
         self.answer(self.connection.reset(&self.domain))
     }
 
-    fn reboot(&self, flags: u32) -> Answer<'_, ()> {
-        self.answer(self.connection.reboot(&self.domain, flags))
+    fn reboot(&self, way: Way) -> Answer<'_, ()> {
+        match way {
+            Way::Agent => self.answer(self.connection.reboot_by_agent(&self.domain)),
+            Way::PowerButton => self.answer(self.connection.reboot(&self.domain, flags::DOMAIN_REBOOT_ACPI)),
+        }
     }
 
-    fn shutdown(&self) -> Answer<'_, ()> {
-        self.answer(self.connection.shutdown(&self.domain))
+    fn shutdown(&self, way: Way) -> Answer<'_, ()> {
+        match way {
+            Way::Agent => self.answer(self.connection.shutdown_by_agent(&self.domain)),
+            Way::PowerButton => self.answer(self.connection.shutdown(&self.domain, flags::DOMAIN_SHUTDOWN_ACPI)),
+        }
     }
 
     fn destroy(&self) -> Answer<'_, ()> {

@@ -17,7 +17,7 @@ mod verdict;
 
 pub use catalogue::{Catalogue, CatalogueError, DEFAULT_CATALOGUE_FILE, DEFAULT_HYPERVISOR};
 pub use cloud_hypervisor::CloudHypervisor;
-pub use control::{Answer, ControlError, VmControl};
+pub use control::{Answer, ControlError, VmControl, Way};
 pub use daemon_choice::Remark;
 pub use features::{Feature, FeatureError, FeatureTable, Level, Version, features_of};
 pub use libvirt_files::{Append, ConfigFile, LibvirtFiles, LogFilters, log_filters};

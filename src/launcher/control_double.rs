@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::time::Instant;
 
-use crate::hypervisor::{Answer, ControlError, VmControl};
+use crate::hypervisor::{Answer, ControlError, VmControl, Way};
 use crate::libvirt::{DomainSnapshot, StatsRecord};
 
 /// What libvirt shows of the VM, and how orders end.
@@ -66,10 +66,10 @@ impl VmControl for ControlDouble {
     fn reset(&self) -> Answer<'_, ()> {
         self.refused()
     }
-    fn reboot(&self, _: u32) -> Answer<'_, ()> {
+    fn reboot(&self, _: Way) -> Answer<'_, ()> {
         self.refused()
     }
-    fn shutdown(&self) -> Answer<'_, ()> {
+    fn shutdown(&self, _: Way) -> Answer<'_, ()> {
         self.refused()
     }
     fn destroy(&self) -> Answer<'_, ()> {

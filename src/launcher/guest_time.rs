@@ -19,7 +19,7 @@ pub struct GuestClock(Arc<Mutex<Option<AbortHandle>>>);
 impl GuestClock {
     /// Starts the attempts after a pause, in place of those that are still made for an earlier one.
     pub fn synchronise(&self, connection: Connection, domain: String) {
-        let attempts = tokio::spawn(set(connection, domain));
+        let attempts = tokio::spawn(set(connection.in_background(), domain));
         self.replace(Some(attempts.abort_handle()));
     }
 

@@ -23,6 +23,7 @@ mod measures;
 pub mod metadata;
 pub mod notification;
 pub mod operations;
+pub mod power_off;
 pub mod publisher;
 pub mod saved;
 pub mod sev;

@@ -6,12 +6,13 @@ use super::guest::Guest;
 use super::guest_time::GuestClock;
 use super::hypervisor_process::Tracker;
 use super::metadata::MetadataCache;
+use super::power_off::{self, AskedAgent};
 use super::saved::SavedStore;
 use super::sync::Hotplug;
 use crate::cmd::Failure;
 use crate::domain::Time;
 use crate::hypervisor::{ControlError, VmControl};
-use crate::libvirt::{self, Connection, code, flags, state};
+use crate::libvirt::{self, Connection, code, state};
 use crate::vmi::VirtualMachineInstance;
 
 /// UIDs of VMIs that were paused on purpose, which a sync therefore does not resume. A launcher that follows this one
@@ -65,6 +66,8 @@ pub struct Vm {
     pub paused: PausedSet,
     /// The guest, by its agent.
     pub guest: Guest,
+    /// What its agent was asked to do.
+    pub asked_agent: AskedAgent,
     /// The guest's clock.
     pub clock: GuestClock,
     /// The hypervisor's process.
@@ -120,19 +123,7 @@ pub async fn reset(vm: &Vm) -> Result<(), Failure> {
 
 /// SoftRebootVirtualMachine.
 pub async fn soft_reboot(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
-    let flags = match (vmi.has_condition("AgentConnected"), vmi.acpi_enabled()) {
-        (true, _) => flags::DOMAIN_REBOOT_AGENT,
-        (false, true) => flags::DOMAIN_REBOOT_ACPI,
-        (false, false) => {
-            return Err(Failure::text("VMI neither have the agent connected nor the ACPI feature enabled"));
-        }
-    };
-    match vm.control.reboot(flags).await {
-        Err(error) if error.code() == Some(code::AGENT_UNRESPONSIVE) => Ok(()),
-        // A libvirt that answers has the order; nobody would repeat it to one that hangs and is replaced.
-        Err(error) if was_given(&error) => vm.control.state().await.map(drop).map_err(|_| error.into()),
-        result => Ok(result?),
-    }
+    power_off::reboot(vm, vmi).await
 }
 
 /// ShutdownVirtualMachine: asks the guest, and records when it was asked first.
@@ -140,7 +131,7 @@ pub async fn shutdown(vm: &Vm) -> Result<(), Failure> {
     let Some((now, _reason)) = absent_is_fine(vm.control.state().await)? else { return Ok(()) };
     if matches!(now, state::RUNNING | state::PAUSED) {
         vm.tracker.expect_end();
-        match absent_is_fine(vm.control.shutdown().await) {
+        match absent_is_fine(power_off::power_off(vm, now).await) {
             Ok(Some(())) => {}
             Ok(None) => return Ok(()),
             Err(error) if was_given(&error) => {
@@ -157,8 +148,8 @@ pub async fn shutdown(vm: &Vm) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether libvirt has the order and waits for the guest to obey. Through the agent it does so for up to 60 s, which is
-/// longer than any client waits, and a guest that hangs would otherwise never be seen to have been asked.
+/// Whether libvirt has the order and has not carried it out yet. A guest that hangs would otherwise never be seen to have
+/// been asked.
 fn was_given(error: &ControlError) -> bool {
     matches!(error, ControlError::Libvirt(libvirt::Error::Deadline { .. }))
 }
@@ -216,6 +207,7 @@ mod tests {
             metadata: MetadataCache::default(),
             paused: PausedSet::default(),
             guest: Guest::new(&identity, connection.clone(), outbox, "/nowhere".into(), SavedStore::default()),
+            asked_agent: AskedAgent::default(),
             clock: GuestClock::default(),
             tracker: Tracker::new("d".into(), search, SavedStore::default()),
             hotplug: Hotplug::default(),

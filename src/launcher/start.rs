@@ -20,6 +20,7 @@ use super::hypervisor_process::{Search, Tracker, pid_file};
 use super::lifecycle::Watched;
 use super::metadata::MetadataCache;
 use super::operations::{PausedSet, Vm};
+use super::power_off::AskedAgent;
 use super::publisher::{Cause, Identity, Publications, Publisher};
 use super::saved::SavedStore;
 use super::sync::Hotplug;
@@ -334,6 +335,7 @@ fn vm(runtime: &Runtime, domain: String, setup: VmSetup, guest: Guest, saved: Sa
         guest,
         metadata: MetadataCache::saved_in(saved.clone()),
         paused: PausedSet::saved_in(saved.clone()),
+        asked_agent: AskedAgent::default(),
         clock: GuestClock::default(),
         tracker: Tracker::new(domain, search, saved.clone()),
         hotplug: Hotplug::saved_in(saved),

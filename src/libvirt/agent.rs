@@ -1,20 +1,23 @@
 //! Calls that reach into the guest through its agent.
 //!
-//! What the reader can rely on: one call to the agent is under way at a time. A guest can leave every one unanswered;
-//! many at once would fill the daemon's few places for requests of one client, and with them block all other calls.
+//! What the reader can rely on: one call to the agent is under way at a time, orders before questions that nobody waits
+//! for. A guest can leave every one unanswered; many at once would fill the daemon's few places for requests of one client,
+//! and with them block all other calls.
 
+use std::cell::Cell;
 use std::ffi::c_char;
 use std::ptr;
-use std::sync::PoisonError;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use virt::domain::Domain;
 
 use super::connection::Connection;
-use super::error::{Error, VirError};
+use super::error::{Error, VirError, code};
+use super::flags;
 use super::params::{Params, c_string};
-use super::raw::last_error;
+use super::raw::{Handle, last_error};
 
 /// `VIR_DOMAIN_QEMU_AGENT_COMMAND_DEFAULT`: libvirt's own 5 s for the agent to answer, after as much to find it awake.
 const DEFAULT_TIMEOUT: i32 = -1;
@@ -120,6 +123,62 @@ impl Connection {
         .await
     }
 
+    /// `virDomainShutdownFlags` by the agent alone, see [`Connection::order`].
+    pub async fn shutdown_by_agent(&self, name: &str) -> Result<(), Error> {
+        let give = |domain: &Domain| Ok(domain.shutdown_flags(flags::DOMAIN_SHUTDOWN_AGENT).map(drop)?);
+        self.order("virDomainShutdownFlags", name, give).await
+    }
+
+    /// `virDomainReboot` by the agent alone, see [`Connection::order`].
+    pub async fn reboot_by_agent(&self, name: &str) -> Result<(), Error> {
+        self.order("virDomainReboot", name, |domain| Ok(domain.reboot(flags::DOMAIN_REBOOT_AGENT)?)).await
+    }
+
+    /// Gives the agent an order that could be carried out in another way as well, and says within seconds whether it took
+    /// it. libvirt's own road takes up to 30 s for its turn, 5 s to find the agent asleep and 60 s for the guest to obey,
+    /// and does not say in between how far it is. So the agent is first asked whether it is awake; only one that answers
+    /// gets the order, and one that then neither refuses nor ends the guest at once has begun to obey.
+    ///
+    /// On an error the agent does not have the order.
+    async fn order(
+        &self,
+        call: &'static str,
+        name: &str,
+        give: impl Fn(&Domain) -> Result<(), VirError> + Send + 'static,
+    ) -> Result<(), Error> {
+        let AgentOrder { turn, awake, refusal } = self.deadlines().agent_order;
+        let turn = self.agent_turns().take(call, false, turn).await?;
+        let (tell, told) = oneshot::channel();
+        let (connection, name) = (self.clone(), name.to_owned());
+        let work = move |handle: &Handle| {
+            let tell = Cell::new(Some(tell));
+            let result = handle.on_known(&name, |domain| {
+                ask_awake(domain, awake)?;
+                // Nobody listens: the other way was taken, and the guest must not get the order twice.
+                if tell.take().is_none_or(|tell| tell.send(()).is_err()) {
+                    return Ok(());
+                }
+                match give(domain) {
+                    // It answered just before: it goes away with the guest.
+                    Err(error) if error.code == code::AGENT_UNRESPONSIVE => Ok(()),
+                    given => given,
+                }
+            });
+            drop(turn);
+            result
+        };
+        let given = tokio::spawn(async move { connection.call(call, OBEYING, work).await });
+        if tokio::time::timeout(awake + SLACK, told).await.is_err() {
+            return Err(Error::Deadline { call, after: awake + SLACK });
+        }
+        match tokio::time::timeout(refusal, given).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(gone)) => Err(Error::Aborted { call, reason: gone.to_string() }),
+            // libvirt waits for the guest to obey.
+            Err(_) => Ok(()),
+        }
+    }
+
     /// A call in its turn. The turn ends with the call itself, even if nobody waits for it any more.
     pub(super) async fn on_agent<T: Send + 'static>(
         &self,
@@ -129,12 +188,7 @@ impl Connection {
         work: impl Fn(&Domain) -> Result<T, VirError> + Send + 'static,
     ) -> Result<T, Error> {
         let start = Instant::now();
-        let turns = self.agent_turns();
-        let Ok(Ok(turn)) = tokio::time::timeout(within, turns.turn.clone().acquire_owned()).await else {
-            let holder = *turns.holder.lock().unwrap_or_else(PoisonError::into_inner);
-            return Err(Error::AgentBusy { call, holder, after: within });
-        };
-        *turns.holder.lock().unwrap_or_else(PoisonError::into_inner) = call;
+        let turn = self.agent_turns().take(call, self.is_background(), within).await?;
         let name = name.to_owned();
         self.call(call, within.saturating_sub(start.elapsed()), move |handle| {
             let result = handle.on_known(&name, work);
@@ -143,6 +197,50 @@ impl Connection {
         })
         .await
     }
+}
+
+/// How long each part of an order to the agent may take that has a second way. Together they stay below the 5 s after which
+/// virt-handler repeats a shutdown, and well below the shortest grace period that anybody sets.
+#[derive(Debug, Clone, Copy)]
+pub struct AgentOrder {
+    /// For the turn: a question that the agent does not answer holds it for longer.
+    pub turn: Duration,
+    /// For the agent to show that it is awake, in whole seconds.
+    pub awake: Duration,
+    /// For the agent to refuse.
+    pub refusal: Duration,
+}
+
+impl Default for AgentOrder {
+    fn default() -> Self {
+        AgentOrder { turn: Duration::from_secs(1), awake: Duration::from_secs(2), refusal: Duration::from_millis(800) }
+    }
+}
+
+/// For libvirt itself, around the agent's answer.
+const SLACK: Duration = Duration::from_millis(500);
+
+/// libvirt waits for 60 s until the guest obeys.
+const OBEYING: Duration = Duration::from_secs(90);
+
+/// Asks the agent whether it is awake. libvirt gives it 5 s by itself, whatever is asked: a limit of the domain shortens
+/// that, and is taken back, since other questions may take their time.
+fn ask_awake(domain: &Domain, within: Duration) -> Result<(), VirError> {
+    let seconds = i32::try_from(within.as_secs()).unwrap_or(DEFAULT_RESPONSE_TIMEOUT).max(1);
+    set_response_timeout(domain, seconds)?;
+    let answer = domain.qemu_agent_command(r#"{"execute":"guest-ping"}"#, seconds, 0);
+    let restored = set_response_timeout(domain, DEFAULT_RESPONSE_TIMEOUT);
+    answer?;
+    restored
+}
+
+/// `VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_DEFAULT`.
+const DEFAULT_RESPONSE_TIMEOUT: i32 = -1;
+
+/// `virDomainAgentSetResponseTimeout`, which libvirt answers without waiting for the agent or its turn.
+fn set_response_timeout(domain: &Domain, seconds: i32) -> Result<(), VirError> {
+    // SAFETY: the domain is alive while borrowed.
+    counted(unsafe { virt_sys::virDomainAgentSetResponseTimeout(domain.as_ptr(), seconds, 0) }).map(drop)
 }
 
 fn counted(result: i32) -> Result<i32, VirError> {

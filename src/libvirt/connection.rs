@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
 use virt::connect::{Connect, ConnectAuth, ConnectCredential, ConnectCredentialType};
 use virt::domain::Domain;
 
+use super::agent::AgentOrder;
+use super::agent_turns::AgentTurns;
 use super::error::{Error, VirError, code};
 use super::events::{self, Event, Target};
 use super::raw::{self, Handle};
@@ -39,6 +40,8 @@ pub struct Deadlines {
     /// One question to the guest agent. libvirt gives up by itself after 10 s, 5 to find the agent awake and 5 for the
     /// answer, and tells more.
     pub agent: Duration,
+    /// An order to the agent that can be carried out in another way as well.
+    pub agent_order: AgentOrder,
     /// A freeze of the guest's file systems, the questions before it included: the guest writes out what it has, and asks
     /// its databases to.
     pub freeze: Duration,
@@ -60,6 +63,7 @@ impl Default for Deadlines {
             define: Duration::from_secs(60),
             start: Duration::from_secs(120),
             agent: Duration::from_secs(12),
+            agent_order: AgentOrder::default(),
             // Below the client's 60 s (contract/cmd-server.md 1).
             freeze: Duration::from_secs(50),
             backup: Duration::from_secs(3600),
@@ -86,6 +90,8 @@ enum Link {
 #[derive(Clone)]
 pub struct Connection {
     shared: Arc<Shared>,
+    /// Whether questions to the guest agent let orders pass.
+    background: bool,
 }
 
 struct Shared {
@@ -102,14 +108,6 @@ struct Shared {
     unanswered: AtomicU32,
 }
 
-/// Who may talk to the guest agent.
-pub(super) struct AgentTurns {
-    /// One at a time.
-    pub(super) turn: Arc<Semaphore>,
-    /// The call that had the last turn.
-    pub(super) holder: Mutex<&'static str>,
-}
-
 fn credentials(wanted: &mut Vec<ConnectCredential>) {
     for credential in wanted {
         // Session daemons are asked as user `qemu` with an empty password (contract/lifecycle.md 7.4).
@@ -124,7 +122,6 @@ impl Connection {
     /// A connection object that is not open yet; `connect` opens it. Events of every later connection go to `events`.
     pub fn new(uri: String, deadlines: Deadlines, events: UnboundedSender<Event>) -> Self {
         let link = Link::Down { reason: "not connected yet".into() };
-        let agent = AgentTurns { turn: Arc::new(Semaphore::new(1)), holder: Mutex::default() };
         Connection {
             shared: Arc::new(Shared {
                 uri,
@@ -133,10 +130,22 @@ impl Connection {
                 link: Mutex::new(link),
                 attempts: AtomicU64::new(0),
                 newest: Arc::default(),
-                agent,
+                agent: AgentTurns::default(),
                 unanswered: AtomicU32::new(0),
             }),
+            background: false,
         }
+    }
+
+    /// The same connection for questions to the guest agent that nobody waits for: an order never waits behind more than
+    /// the one of them that is under way.
+    #[must_use]
+    pub fn in_background(&self) -> Self {
+        Connection { background: true, ..self.clone() }
+    }
+
+    pub(super) fn is_background(&self) -> bool {
+        self.background
     }
 
     /// The URI that `connect` opens.
@@ -382,10 +391,10 @@ impl Connection {
             .await
     }
 
-    /// `virDomainShutdownFlags` with default flags: the hypervisor's choice of agent or ACPI.
-    pub async fn shutdown(&self, name: &str) -> Result<(), Error> {
-        self.on_domain("virDomainShutdownFlags", self.shared.deadlines.control, name, |domain| {
-            Ok(domain.shutdown_flags(0)?)
+    /// `virDomainShutdownFlags` with `flags`.
+    pub async fn shutdown(&self, name: &str, flags: u32) -> Result<(), Error> {
+        self.on_domain("virDomainShutdownFlags", self.shared.deadlines.control, name, move |domain| {
+            Ok(domain.shutdown_flags(flags)?)
         })
         .await
     }

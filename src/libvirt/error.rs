@@ -36,6 +36,8 @@ pub mod code {
     pub const AGENT_UNRESPONSIVE: i32 = 86;
     /// The domain has no such device.
     pub const DEVICE_MISSING: i32 = 99;
+    /// The guest agent took a command and did not answer it.
+    pub const AGENT_COMMAND_TIMEOUT: i32 = 112;
 }
 
 /// An error that libvirt reported, in libvirt's own numbers.
@@ -111,6 +113,16 @@ impl Error {
             Error::Libvirt(error) => Some(error.code),
             Error::Deadline { .. } | Error::AgentBusy { .. } | Error::Disconnected { .. } | Error::Aborted { .. } => {
                 None
+            }
+        }
+    }
+
+    /// Whether the guest agent did not answer, or could not be asked at all: what else it is asked now fares no better.
+    pub fn is_agent_silent(&self) -> bool {
+        match self {
+            Error::Libvirt(error) => matches!(error.code, code::AGENT_UNRESPONSIVE | code::AGENT_COMMAND_TIMEOUT),
+            Error::Deadline { .. } | Error::AgentBusy { .. } | Error::Disconnected { .. } | Error::Aborted { .. } => {
+                true
             }
         }
     }

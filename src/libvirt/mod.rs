@@ -4,6 +4,7 @@
 //! libvirt's close callback, one that hangs by calls without an answer; every error says which libvirt call it came from; numbers are libvirt's own.
 
 mod agent;
+mod agent_turns;
 mod backup;
 mod connection;
 mod devices;
@@ -38,4 +39,8 @@ pub mod flags {
     pub const DOMAIN_REBOOT_ACPI: u32 = 1;
     /// `DOMAIN_REBOOT_GUEST_AGENT`.
     pub const DOMAIN_REBOOT_AGENT: u32 = 2;
+    /// `DOMAIN_SHUTDOWN_ACPI_POWER_BTN`.
+    pub const DOMAIN_SHUTDOWN_ACPI: u32 = 1;
+    /// `DOMAIN_SHUTDOWN_GUEST_AGENT`.
+    pub const DOMAIN_SHUTDOWN_AGENT: u32 = 2;
 }

@@ -12,6 +12,7 @@ mod daemon_faults;
 mod end;
 mod faults;
 mod life;
+mod power_off;
 #[path = "../support/mod.rs"]
 mod support;
 mod users;

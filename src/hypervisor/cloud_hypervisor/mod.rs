@@ -27,7 +27,7 @@ use rest::Rest;
 use serial::{Serial, SerialPaths};
 use stats::Told;
 
-use super::control::{Answer, ControlError, VmControl};
+use super::control::{Answer, ControlError, VmControl, Way};
 use crate::domain::DomainSpec;
 use crate::libvirt::{self, Connection, DomainEvent, DomainSnapshot, Event, Lifecycle, StatsRecord, event, state};
 use crate::process::PidFd;
@@ -423,7 +423,7 @@ impl VmControl for CloudHypervisor {
         Box::pin(self.ask(self.0.connection.reboot(self.domain(), 0), "vm.reboot"))
     }
 
-    fn reboot(&self, _flags: u32) -> Answer<'_, ()> {
+    fn reboot(&self, _way: Way) -> Answer<'_, ()> {
         Box::pin(async {
             let why =
                 "Cloud Hypervisor cannot ask the guest to reboot: there is no guest agent and no ACPI request for it";
@@ -432,8 +432,11 @@ impl VmControl for CloudHypervisor {
     }
 
     /// libvirt's shutdown stops the vCPUs at once; the power button is what is meant.
-    fn shutdown(&self) -> Answer<'_, ()> {
+    fn shutdown(&self, way: Way) -> Answer<'_, ()> {
         Box::pin(async move {
+            if way == Way::Agent {
+                return Err(ControlError::Hypervisor("Cloud Hypervisor has no guest agent".to_owned()));
+            }
             self.known().asked = Asked::Shutdown;
             let pressed = self.put("vm.power-button").await;
             if pressed.is_err() {

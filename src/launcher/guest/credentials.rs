@@ -188,7 +188,7 @@ impl Guest {
 
     /// Sets everything once. All users are tried; the first failure is told. Says whether the fallback was needed.
     async fn pass(&self, credentials: &[Credential], secrets: &Path) -> (Result<(), String>, bool) {
-        let agent = &self.shared.agent;
+        let agent = &self.shared.agent.in_background();
         let within = agent.connection.deadlines().agent;
         if let Err(error) = guest_agent::ping(agent, within).await {
             tracing::info!(v = 3, "access credentials wait for the guest agent: {error}");
@@ -203,6 +203,10 @@ impl Guest {
         for (user, keys) in wanted.keys {
             let set = agent.connection.set_authorized_keys(&agent.domain, user.clone(), keys.clone(), within).await;
             if let Err(error) = set {
+                // An agent that does not answer would leave the other way, and all other users, unanswered as well.
+                if error.is_agent_silent() {
+                    return (Err(format!("Guest agent is offline: {error}")), fallback);
+                }
                 tracing::info!(v = 3, "setting SSH keys of {user} in the older way: {error}");
                 match write_keys(agent, &user, &keys).await {
                     Ok(()) => fallback = true,

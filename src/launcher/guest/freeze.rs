@@ -117,8 +117,29 @@ impl Guest {
     async fn thaw(&self) -> Result<(), AgentError> {
         let agent = &self.shared.agent;
         let deadlines = agent.connection.deadlines();
-        let thawed = guest_agent::thaw(agent, deadlines.agent, deadlines.control).await;
+        let thawed = match self.is_known_frozen() {
+            true => guest_agent::thaw_frozen(agent, deadlines.control).await,
+            false => guest_agent::thaw(agent, deadlines.agent, deadlines.control).await,
+        };
         self.shared.interest.freeze_status.notify_one();
+        thawed
+    }
+
+    fn is_known_frozen(&self) -> bool {
+        self.shared.data.borrow().freeze.status == FROZEN
+    }
+
+    /// Thaws the guest within so long if it is known to be frozen: it is to power off, which a frozen guest cannot do.
+    pub async fn thaw_if_frozen(&self, within: Duration) -> Result<(), AgentError> {
+        if !self.is_known_frozen() && self.shared.thaw.saved.state().thaw_at.is_none() {
+            return Ok(());
+        }
+        let thawed = guest_agent::thaw_frozen(&self.shared.agent, within).await;
+        self.shared.interest.freeze_status.notify_one();
+        if thawed.is_ok() {
+            self.shared.thaw.replace(None);
+            tracing::info!("thawed the guest's file systems: it is to power off");
+        }
         thawed
     }
 

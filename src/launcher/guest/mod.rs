@@ -94,7 +94,7 @@ impl Guest {
     pub fn start_poller(&self, intervals: Intervals) {
         let Shared { agent, presence, interest, data, .. } = &*self.shared;
         let (presence, interest) = (presence.subscribe(), Arc::clone(interest));
-        tokio::spawn(guest_agent::poll(agent.clone(), intervals, presence, interest, data.clone()));
+        tokio::spawn(guest_agent::poll(agent.in_background(), intervals, presence, interest, data.clone()));
     }
 
     /// What the agent has told so far, and word of every change.
@@ -117,6 +117,11 @@ impl Guest {
         });
         let now = present.then(|| self.shared.connections.load(Ordering::Relaxed));
         self.shared.presence.send_if_modified(|before| std::mem::replace(before, now) != now);
+    }
+
+    /// Whether there was an agent that could be asked when libvirt was looked at last.
+    pub fn has_agent(&self) -> bool {
+        self.shared.presence.borrow().is_some()
     }
 
     /// Whether probes of the guest are to be answered without asking it (`kubevirt.io/pause-guest-agent-probes`).

@@ -11,6 +11,7 @@ use crate::launcher::control_double::ControlDouble;
 use crate::launcher::guest_time::GuestClock;
 use crate::launcher::hypervisor_process::Search;
 use crate::launcher::operations::PausedSet;
+use crate::launcher::power_off::AskedAgent;
 use crate::launcher::sync::Hotplug;
 use crate::libvirt::{Deadlines, event};
 use crate::notify::Timings;
@@ -51,6 +52,7 @@ impl World {
             metadata: MetadataCache::default(),
             paused: PausedSet::default(),
             guest: guest.clone(),
+            asked_agent: AskedAgent::default(),
             clock: GuestClock::default(),
             tracker: Tracker::new(DOMAIN.into(), search, saved.clone()),
             hotplug: Hotplug::default(),

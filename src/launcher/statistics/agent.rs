@@ -58,7 +58,7 @@ impl Statistics {
     async fn ask(&self, question: AgentStats, within: Duration) -> Answer {
         let command = question.command();
         let execute = json!({ "execute": command }).to_string();
-        let answer = self.vm.connection.agent_command(&self.vm.domain, execute, within).await;
+        let answer = self.vm.connection.in_background().agent_command(&self.vm.domain, execute, within).await;
         answer
             .map(Arc::from)
             .map_err(|error| Failure::wrapped(format!("failed to get agent data for {command}"), error))
