@@ -52,6 +52,8 @@ pub enum Action {
     Backup(Box<BackupRequest>),
     /// Make libvirt know a checkpoint again whose bitmaps are in the images.
     RedefineCheckpoint(Checkpoint),
+    /// Get ready to receive the VM from another node, in a pod that was made for that.
+    ReceiveMigration(Box<VirtualMachineInstance>),
     /// A migration target that is not needed any more: `target_pod` is `status.migrationState.targetPod` of the VMI.
     /// It means this launcher if it is the name of its own pod (`POD_NAME`); otherwise nothing is to be done.
     SignalTargetPodCleanup {
@@ -206,6 +208,7 @@ impl Action {
             Action::InjectLaunchSecret { .. } => "InjectLaunchSecret",
             Action::Backup(_) => "BackupVirtualMachine",
             Action::RedefineCheckpoint(_) => "RedefineCheckpoint",
+            Action::ReceiveMigration(_) => "SyncMigrationTarget",
             Action::SignalTargetPodCleanup { .. } => "SignalTargetPodCleanup",
         }
     }

@@ -1,4 +1,5 @@
-//! Migration (contract/cmd-server.md 6): this launcher neither sends nor receives a VM, and says so.
+//! Migration (contract/cmd-server.md 6): this launcher does not send a VM, and says so. Whether it can receive one is for the
+//! driver to say.
 
 use tracing::info;
 
@@ -8,12 +9,9 @@ use crate::proto::cmd_v1::{MigrationRequest, Response, VmiRequest};
 
 /// `MigrateVirtualMachine`.
 pub(super) fn migrate(request: MigrationRequest) -> Response {
-    refuse("MigrateVirtualMachine", request.vmi, "this launcher cannot migrate a virtual machine to another node yet")
-}
-
-/// `SyncMigrationTarget`.
-pub(super) fn sync_target(request: VmiRequest) -> Response {
-    refuse("SyncMigrationTarget", request.vmi, "this launcher cannot receive a virtual machine from another node yet")
+    const RPC: &str = "MigrateVirtualMachine";
+    let why = format!("not implemented yet: {RPC}: this launcher cannot migrate a virtual machine to another node yet");
+    response(decode::vmi(RPC, request.vmi).and_then(|_| Err(Failure::text(why))))
 }
 
 /// `CancelVirtualMachineMigration`: as with the original a success, there is no migration to cancel.
@@ -38,8 +36,4 @@ pub(super) fn finalize(request: VmiRequest) -> Response {
         ))),
     });
     response(outcome)
-}
-
-fn refuse(rpc: &'static str, vmi: Option<crate::proto::cmd_v1::Vmi>, why: &str) -> Response {
-    response(decode::vmi(rpc, vmi).and_then(|_| Err(Failure::text(format!("not implemented yet: {rpc}: {why}")))))
 }

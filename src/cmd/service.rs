@@ -154,7 +154,7 @@ impl Cmd for CmdService {
     }
 
     async fn sync_migration_target(&self, request: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
-        Ok(Reply::new(migration::sync_target(request.into_inner())))
+        self.steer("SyncMigrationTarget", Action::ReceiveMigration, request).await
     }
 
     async fn migrate_virtual_machine(&self, request: Request<MigrationRequest>) -> Result<Reply<Response>, Status> {

@@ -14,6 +14,7 @@ use tokio::task::{self, JoinSet};
 use super::boot::Boot;
 use super::first_connection::learn_version;
 use super::jobs::{Jobs, OPERATION_BACKUP};
+use super::migration_target;
 use super::operations::{self, Vm};
 use super::publisher::{Cause, Publications};
 use super::sev::{self, Sev};
@@ -109,6 +110,8 @@ pub struct Signs {
     pub leave_early: watch::Sender<bool>,
     /// virt-handler has ordered the end of the VM.
     pub end_ordered: watch::Sender<bool>,
+    /// Why this pod, a migration target, can never receive its VM.
+    pub never_receives: watch::Sender<Option<String>>,
     /// The hypervisor's version, once libvirt has told it.
     pub version: watch::Sender<Option<String>>,
 }
@@ -119,6 +122,7 @@ impl Default for Signs {
             defined: watch::Sender::new(false),
             leave_early: watch::Sender::new(false),
             end_ordered: watch::Sender::new(false),
+            never_receives: watch::Sender::new(None),
             version: watch::Sender::new(None),
         }
     }
@@ -163,7 +167,8 @@ fn turn_of(action: &Action) -> Turn {
         | Action::HotplugHostDevices(_)
         | Action::Pause(_)
         | Action::Unpause(_)
-        | Action::Shutdown(_) => Turn::Exclusive,
+        | Action::Shutdown(_)
+        | Action::ReceiveMigration(_) => Turn::Exclusive,
         Action::Reset(_)
         | Action::SoftReboot(_)
         | Action::Kill(_)
@@ -276,7 +281,7 @@ impl Driver {
         match action {
             // What is to be ended is not there.
             Action::Shutdown(_) | Action::Kill(_) | Action::Delete(_) => Some(Ok(())),
-            Action::SignalTargetPodCleanup { .. } => None,
+            Action::SignalTargetPodCleanup { .. } | Action::ReceiveMigration(_) => None,
             Action::Sync(_)
             | Action::SyncCpus(_)
             | Action::SyncMemory(_)
@@ -304,6 +309,7 @@ impl Driver {
         let (vm, boot, publications) = (self.vm.clone(), self.boot.clone(), self.publications.clone());
         let jobs = self.jobs.clone();
         let (signs, pod_name) = (self.signs.clone(), self.pod_name.clone());
+        let without_daemon = self.watchdog.waits_for().is_some();
         let Request { action, reply } = request;
         // Only now: an order that does not get its turn must not keep the launcher from asking the guest itself.
         if matches!(action, Action::Shutdown(_) | Action::Kill(_) | Action::Delete(_)) {
@@ -311,6 +317,7 @@ impl Driver {
         }
         let task = self.running.spawn(async move {
             let rpc = action.rpc();
+            let mut never_receives = None;
             let result = match action {
                 Action::SyncCpus(sync) => sync::cpu::synchronise(&vm, &boot, *sync).await,
                 Action::SyncMemory(vmi) => sync::memory::synchronise(&vm, &vmi).await,
@@ -337,6 +344,13 @@ impl Driver {
                 Action::Backup(request) => jobs.backup(*request).await,
                 Action::RedefineCheckpoint(checkpoint) => jobs.redefine_checkpoint(&checkpoint).await,
                 Action::InjectLaunchSecret { header, secret } => sev::inject_secret(&vm, &header, &secret).await,
+                Action::ReceiveMigration(_) => match migration_target::receive(&vm, without_daemon).await {
+                    Ok(()) => Ok(()),
+                    Err(refusal) => {
+                        never_receives = refusal.never();
+                        Err(refusal.into())
+                    }
+                },
                 Action::SignalTargetPodCleanup { target_pod } => {
                     if !target_pod.is_empty() && pod_name.as_deref() == Some(target_pod.as_str()) {
                         signs.leave_early.send_replace(true);
@@ -351,6 +365,9 @@ impl Driver {
             }
             // A caller that is gone will ask again.
             let _ = reply.send(result);
+            if never_receives.is_some() {
+                signs.never_receives.send_replace(never_receives);
+            }
             turn
         });
         if turn == Turn::Exclusive {

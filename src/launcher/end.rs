@@ -35,8 +35,9 @@ impl Started {
         };
         let ending =
             lifecycle::run(self.watched, &orders, config.qemu_timeout, config.grace_period, &self.timings).await;
-        // An orderly end has nothing more to tell; what went wrong is worth a moment.
-        let last_news = if ending == Ending::Failed { self.timings.stop } else { Duration::ZERO };
+        // An orderly end has nothing more to tell; what went wrong is worth a moment, if there is somebody to hear it.
+        let is_news = ending == Ending::Failed && orders.virt_handler_is_there();
+        let last_news = if is_news { self.timings.stop } else { Duration::ZERO };
         let left = self.outbox.close(last_news).await;
         if left.domain_events > 0 || left.k8s_events > 0 {
             tracing::warn!(
@@ -79,6 +80,19 @@ struct VmOrders {
 /// After so many requests to end that a hypervisor did not hear, it is killed.
 const PATIENCE: u32 = 10;
 
+impl VmOrders {
+    /// Says why the launcher leaves without its VM: in the pod's termination message and as an event of the VMI.
+    fn say_why(&self, reason: &str, message: String) {
+        termination_message::write(Path::new(termination_message::TERMINATION_LOG), &message);
+        self.outbox.k8s_event(&K8sEvent {
+            involved_object: self.about.clone(),
+            event_type: K8sEventType::Warning,
+            reason: reason.to_owned(),
+            message,
+        });
+    }
+}
+
 impl Orders for VmOrders {
     fn virt_handler_is_there(&self) -> bool {
         self.notify_socket.exists()
@@ -110,16 +124,13 @@ impl Orders for VmOrders {
         }
     }
 
+    fn cannot_receive(&self, why: &str) {
+        self.say_why("MigrationTargetFailed", format!("the migration to this pod failed: {why}"));
+    }
+
     fn give_up(&self, why: &str) {
-        let message = format!("the VM was ended because {why}");
-        termination_message::write(Path::new(termination_message::TERMINATION_LOG), &message);
         self.publications.look(Cause::Lost);
-        self.outbox.k8s_event(&K8sEvent {
-            involved_object: self.about.clone(),
-            event_type: K8sEventType::Warning,
-            reason: "LibvirtDaemonFailed".into(),
-            message,
-        });
+        self.say_why("LibvirtDaemonFailed", format!("the VM was ended because {why}"));
     }
 
     async fn hypervisor_gone(&self) {

@@ -24,8 +24,8 @@ use super::timings::Timings;
 pub enum Ending {
     /// Every orderly end.
     Orderly = 0,
-    /// A flag or start-up error, no domain within `--qemu-timeout`, a daemon that does not come back, or the target pod was told
-    /// to leave early.
+    /// A flag or start-up error, no domain within `--qemu-timeout`, a daemon that does not come back, or a target pod that was
+    /// told to leave early or can never receive its VM.
     Failed = 2,
 }
 
@@ -40,6 +40,8 @@ pub struct Watched {
     pub end_ordered: watch::Receiver<bool>,
     /// virt-handler told this (target) pod to leave before it had a domain (SignalTargetPodCleanup).
     pub leave_early: watch::Receiver<bool>,
+    /// Why this (target) pod can never receive its VM, if that is so.
+    pub never_receives: watch::Receiver<Option<String>>,
     /// libvirt knows a domain.
     pub defined: watch::Receiver<bool>,
     /// The hypervisor's process.
@@ -62,6 +64,8 @@ pub trait Orders {
     fn kill(&self) -> impl Future<Output = ()> + Send;
     /// The hypervisor is gone: hook sidecars hear of it.
     fn hypervisor_gone(&self) -> impl Future<Output = ()> + Send;
+    /// This pod can never receive its VM: whoever reads its termination message or the VMI's events is told why.
+    fn cannot_receive(&self, why: &str);
     /// The launcher gives up: virt-handler and whoever reads the pod's termination message are told why.
     fn give_up(&self, why: &str);
 }
@@ -144,6 +148,11 @@ async fn with_libvirt(
         _ = is_signalled(&mut watched.signalled) => return Ending::Orderly,
         () = is_set(&mut watched.leave_early) => {
             tracing::warn!("told to leave before a domain existed");
+            return Ending::Failed;
+        }
+        why = has_failed(&mut watched.never_receives) => {
+            tracing::error!(reason = why, "leaving, so that the migration to this pod fails now");
+            orders.cannot_receive(&why);
             return Ending::Failed;
         }
         () = tokio::time::sleep(qemu_timeout) => {

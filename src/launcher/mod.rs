@@ -21,6 +21,7 @@ pub mod lifecycle;
 mod look;
 mod measures;
 pub mod metadata;
+mod migration_target;
 pub mod notification;
 pub mod operations;
 pub mod power_off;

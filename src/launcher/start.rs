@@ -280,6 +280,7 @@ impl Started {
             mark_told: told(publications.marked.clone(), outbox.acknowledged()),
             end_ordered: signs.end_ordered.subscribe(),
             leave_early: signs.leave_early.subscribe(),
+            never_receives: signs.never_receives.subscribe(),
             defined: signs.defined.subscribe(),
             process: vm.tracker.subscribe(),
             deletion_told: told(publications.deletion.clone(), outbox.acknowledged()),

@@ -55,7 +55,8 @@ impl Driver for Scripted {
             | Action::Shutdown(_)
             | Action::Kill(_)
             | Action::Delete(_)
-            | Action::Unfreeze(_) => action.rpc().to_owned(),
+            | Action::Unfreeze(_)
+            | Action::ReceiveMigration(_) => action.rpc().to_owned(),
             Action::Freeze(request) => format!("{} {}", action.rpc(), request.unfreeze_timeout_seconds),
         };
         self.asked.lock().unwrap().push(note);

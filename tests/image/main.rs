@@ -12,6 +12,7 @@ mod daemon_faults;
 mod end;
 mod faults;
 mod life;
+mod migration_target;
 mod power_off;
 #[path = "../support/mod.rs"]
 mod support;

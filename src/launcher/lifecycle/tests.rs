@@ -9,6 +9,7 @@ struct World {
     mark_told: watch::Sender<bool>,
     end_ordered: watch::Sender<bool>,
     leave_early: watch::Sender<bool>,
+    never_receives: watch::Sender<Option<String>>,
     defined: watch::Sender<bool>,
     process: watch::Sender<HypervisorProcess>,
     told: watch::Sender<bool>,
@@ -33,6 +34,7 @@ impl World {
             mark_told: watch::Sender::new(false),
             end_ordered: watch::Sender::new(false),
             leave_early: watch::Sender::new(false),
+            never_receives: watch::Sender::new(None),
             defined: watch::Sender::new(false),
             process: watch::Sender::new(HypervisorProcess::Unknown),
             told: watch::Sender::new(false),
@@ -67,6 +69,7 @@ impl World {
             mark_told: self.mark_told.subscribe(),
             end_ordered: self.end_ordered.subscribe(),
             leave_early: self.leave_early.subscribe(),
+            never_receives: self.never_receives.subscribe(),
             defined: self.defined.subscribe(),
             process: self.process.subscribe(),
             deletion_told: self.told.subscribe(),
@@ -104,6 +107,11 @@ impl Orders for World {
         self.hooks.fetch_add(1, Ordering::SeqCst);
     }
 
+    fn cannot_receive(&self, why: &str) {
+        assert_eq!(why, "no migration");
+        self.given_up.fetch_add(1, Ordering::SeqCst);
+    }
+
     fn give_up(&self, why: &str) {
         assert_eq!(why, "virtqemud failed");
         assert_eq!(*self.process.borrow(), HypervisorProcess::Gone, "first the VM, then the words");
@@ -115,6 +123,22 @@ impl Orders for World {
 #[tokio::test(start_paused = true)]
 async fn no_domain_within_the_timeout_fails() {
     assert_eq!(World::new(1).run(30).await, (Ending::Failed, Duration::from_secs(300)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_can_never_receive_ends_at_once_and_a_launcher_with_a_domain_does_not() {
+    let world = World::new(1);
+    world.never_receives.send_replace(Some("no migration".into()));
+    assert_eq!(world.run(30).await, (Ending::Failed, Duration::ZERO));
+    assert_eq!((world.given_up.load(Ordering::SeqCst), world.kills.load(Ordering::SeqCst)), (1, 0));
+
+    // Defined at the same moment, and later.
+    let world = World::new(1);
+    world.never_receives.send_replace(Some("no migration".into()));
+    world.defined.send_replace(true);
+    world.process.send_replace(HypervisorProcess::Running(4711));
+    assert!(tokio::time::timeout(Duration::from_secs(3600), world.run(30)).await.is_err(), "it left its VM");
+    assert_eq!((world.given_up.load(Ordering::SeqCst), world.kills.load(Ordering::SeqCst)), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
