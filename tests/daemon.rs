@@ -55,7 +55,7 @@ impl Log {
 
 fn settings() -> Settings {
     let restart = RestartPolicy { first: Duration::from_millis(5), ..Settings::default().restart };
-    Settings { restart, ready: SOON, stop: SOON, halted: None }
+    Settings { restart, ready: SOON, stop: SOON, halted: None, orphans_of: None }
 }
 
 async fn until(state: &mut watch::Receiver<DaemonState>, what: impl FnMut(&DaemonState) -> bool) -> DaemonState {
@@ -100,6 +100,78 @@ async fn a_killed_daemon_comes_back_and_a_stopped_one_does_not() {
     daemon.stop().await;
     assert_eq!(*state.borrow(), DaemonState::Stopped);
     assert!(!Path::new(&format!("/proc/{second}")).exists(), "killed and waited for");
+}
+
+/// A daemon that lives on when its launcher dies, under a name of its own: this process has other children.
+fn outliving(folder: &Path) -> DaemonSpec {
+    let (binary, program) = (std::env::current_exe().unwrap(), folder.join("logd-double"));
+    std::fs::copy(&binary, &program).unwrap();
+    let place = folder.join("place");
+    std::fs::create_dir(&place).unwrap();
+    let spec = support::daemon::spec(&place, PLAY, "");
+    let script = std::fs::read_to_string(&spec.program).unwrap();
+    let script = script.replace(binary.to_str().unwrap(), program.to_str().unwrap());
+    let deaf = support::daemon::deaf(folder, script.trim_start_matches("#!/bin/sh\n"));
+    DaemonSpec {
+        name: "logd-double".into(),
+        program: deaf.program,
+        forward_log: false,
+        outlives_launcher: true,
+        ..spec
+    }
+}
+
+/// The next launcher's supervisor; this process stands in for PID 1, whose child the daemon became.
+fn next_launchers(spec: &DaemonSpec, halted: Option<Duration>) -> Supervisor {
+    let own = i32::try_from(std::process::id()).unwrap();
+    let settings = Settings { orphans_of: Some(own), halted, ..settings() };
+    Supervisor::start(spec.clone(), settings, &Watcher::new(), Log::default().libvirt())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_outlives_its_launcher_is_taken_over_and_looked_after() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = outliving(folder.path());
+    let first = Supervisor::start(spec.clone(), settings(), &Watcher::new(), Log::default().libvirt());
+    let (pid, _) = first.ready(SOON).await.unwrap();
+    // As a launcher that dies.
+    drop(first);
+    let second = next_launchers(&spec, None);
+    assert_eq!(second.ready(SOON).await.unwrap(), (pid, 1), "the same process");
+    drop(second);
+    let third = next_launchers(&spec, Some(Duration::from_millis(50)));
+    assert_eq!(third.ready(SOON).await.unwrap(), (pid, 1));
+
+    let mut state = third.state();
+    kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+    let running = until(&mut state, |state| matches!(state, DaemonState::Running { generation: 2, .. })).await;
+    let DaemonState::Running { pid: own, .. } = running else { panic!("{running:?}") };
+    assert_ne!(own, pid);
+    gone(pid).await;
+    kill(Pid::from_raw(own), Signal::SIGKILL).unwrap();
+    until(&mut state, |state| matches!(state, DaemonState::Running { generation: 3, .. })).await;
+    drop(third);
+
+    let last = next_launchers(&spec, None);
+    let (pid, _) = last.ready(SOON).await.unwrap();
+    last.stop().await;
+    gone(pid).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_daemons_that_were_left_one_is_taken_over_and_the_other_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = outliving(folder.path());
+    let mut pids = Vec::new();
+    for _ in 0..2 {
+        let left = Supervisor::start(spec.clone(), settings(), &Watcher::new(), Log::default().libvirt());
+        pids.push(left.ready(SOON).await.unwrap().0);
+    }
+    let next = next_launchers(&spec, None);
+    assert_eq!(next.ready(SOON).await.unwrap(), (pids[1], 1), "the one that has the socket");
+    gone(pids[0]).await;
+    next.stop().await;
+    gone(pids[1]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -403,7 +475,7 @@ async fn the_qemu_log_is_followed_through_its_life() {
     let path = directory.join("ns_vm.log");
     let log = Log::default();
     let watcher = Watcher::new();
-    let follower = QemuLog::follow(&path, &watcher, LinesPerSecond::default(), log.sink());
+    let follower = QemuLog::follow(&path, &watcher, LinesPerSecond::default(), log.sink(), None);
     std::fs::create_dir_all(&directory).unwrap();
     let mut file = std::fs::File::create(&path).unwrap();
     file.write_all(b"2026-11-21 starting up\nqemu-system-x86_64 \\\n-name guest=x \\\n-msg timestamp=on\n").unwrap();
@@ -445,6 +517,7 @@ async fn a_real_daemon_is_supervised_where_there_is_one() {
         args: vec!["-f".into(), config.into(), "-p".into(), pid_file.into()],
         ambient_net_bind_service: false,
         forward_log: true,
+        outlives_launcher: false,
         socket,
         needs_one_of: Vec::new(),
     };

@@ -43,6 +43,14 @@ pub enum DaemonError {
         /// How.
         outcome: Outcome,
     },
+    /// It ended, and it was not this launcher's child, who alone would know how.
+    #[error("{name} with pid {pid} ended")]
+    Vanished {
+        /// The daemon.
+        name: String,
+        /// Its process.
+        pid: i32,
+    },
     /// It ran and did not answer.
     #[error("{name} with pid {pid} did not answer")]
     Hung {
@@ -107,6 +115,7 @@ impl DaemonError {
             ),
             DaemonError::NotReady { .. }
             | DaemonError::Ended { .. }
+            | DaemonError::Vanished { .. }
             | DaemonError::Hung { .. }
             | DaemonError::Halted { .. }
             | DaemonError::CannotWait { .. }

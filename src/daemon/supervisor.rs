@@ -16,19 +16,17 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use procfs::process::ProcState;
-use tokio::process::Child;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::child;
 use super::error::DaemonError;
+use super::held::{End, Held};
 use super::logs::{LibvirtLog, forward_libvirt};
 use super::ready::{accepts, one_exists};
 use super::watch::Watcher;
 use crate::hypervisor::{DaemonRestart, DaemonSpec};
-use crate::process::{Outcome, Restart, RestartPolicy, chance};
+use crate::process::{Restart, RestartPolicy, chance};
 
 /// What a daemon is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +76,8 @@ pub struct Settings {
     /// How long it may be stopped by a signal before it is killed and started anew. None: its clients find out, and say so
     /// through a [`Watchdog`].
     pub halted: Option<Duration>,
+    /// Whose child an earlier launcher's daemon became, if it outlives its launcher: PID 1.
+    pub orphans_of: Option<i32>,
 }
 
 impl Default for Settings {
@@ -87,6 +87,7 @@ impl Default for Settings {
             ready: Duration::from_secs(30),
             stop: Duration::from_secs(1),
             halted: None,
+            orphans_of: None,
         }
     }
 }
@@ -290,18 +291,21 @@ impl Task {
 
     /// One life of the daemon, from start to end.
     async fn generation(&mut self, generation: u64) -> Ended {
-        self.remove_stale_socket();
-        let mut watch = self.watcher.path(&self.spec.socket);
         let begun = Instant::now();
-        let mut child = match child::spawn(&self.spec).await {
-            Ok(child) => child,
-            Err(source) => return Ended::Failed(self.cannot_start(source), Duration::ZERO),
-        };
-        let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).unwrap_or_default();
-        if let Some(stderr) = child.stderr.take() {
-            // Ends by itself: when the daemon and whoever inherited its standard error have closed it.
-            tokio::spawn(forward_libvirt(stderr, self.log.clone()));
+        let orphan = self.settings.orphans_of.filter(|_| generation == 1 && self.spec.outlives_launcher);
+        let left = orphan.and_then(|parent| Held::left_behind(&self.spec, parent));
+        if left.is_none() {
+            self.remove_stale_socket();
         }
+        let mut watch = self.watcher.path(&self.spec.socket);
+        let mut child = match left {
+            Some(left) => left,
+            None => match self.spawn().await {
+                Ok(child) => child,
+                Err(source) => return Ended::Failed(self.cannot_start(source), Duration::ZERO),
+            },
+        };
+        let (pid, adopted) = (child.pid(), child.is_adopted());
 
         let mut last = None;
         let within = self.settings.ready;
@@ -309,7 +313,7 @@ impl Task {
             biased;
             _ = &mut self.stopped => return self.kill(child).await,
             status = child.wait() => return Ended::Failed(self.ended(pid, status), Duration::ZERO),
-            () = stays_stopped(pid, self.settings.halted) => {
+            () = Held::stays_stopped(pid, adopted, self.settings.halted) => {
                 let error = DaemonError::Halted { name: self.spec.name.clone(), pid };
                 return self.give_up(child, error, Duration::ZERO).await;
             }
@@ -324,7 +328,8 @@ impl Task {
         drop(watch);
 
         let ready = Instant::now();
-        tracing::info!("{} with pid {pid} is ready after {} ms", self.spec.name, begun.elapsed().as_millis());
+        let whose = if adopted { ", which an earlier launcher started," } else { "" };
+        tracing::info!("{} with pid {pid}{whose} is ready after {} ms", self.spec.name, begun.elapsed().as_millis());
         self.publish.send_replace(DaemonState::Running { pid, generation });
         let hangs = async {
             // Without anybody who could find out, it never does.
@@ -338,10 +343,19 @@ impl Task {
             _ = &mut self.stopped => self.kill(child).await,
             status = child.wait() => Ended::Failed(self.ended(pid, status), ready.elapsed()),
             () = hangs => self.give_up(child, DaemonError::Hung { name, pid }, ready.elapsed()).await,
-            () = stays_stopped(pid, self.settings.halted) => {
+            () = Held::stays_stopped(pid, adopted, self.settings.halted) => {
                 self.give_up(child, DaemonError::Halted { name, pid }, ready.elapsed()).await
             }
         }
+    }
+
+    async fn spawn(&self) -> io::Result<Held> {
+        let mut child = child::spawn(&self.spec).await?;
+        if let Some(stderr) = child.stderr.take() {
+            // Ends by itself: when the daemon and whoever inherited its standard error have closed it.
+            tokio::spawn(forward_libvirt(stderr, self.log.clone()));
+        }
+        Ok(Held::Child(child))
     }
 
     /// What an earlier generation, or an earlier launcher's daemon, left behind would only refuse connections.
@@ -357,19 +371,15 @@ impl Task {
     }
 
     /// Ends a daemon that is of no use any more.
-    async fn give_up(&self, child: Child, error: DaemonError, ready_for: Duration) -> Ended {
+    async fn give_up(&self, child: Held, error: DaemonError, ready_for: Duration) -> Ended {
         self.kill(child).await;
         Ended::Failed(error, ready_for)
     }
 
-    async fn kill(&self, mut child: Child) -> Ended {
-        let gone = async {
-            child.start_kill()?;
-            child.wait().await
-        };
+    async fn kill(&self, child: Held) -> Ended {
         let name = &self.spec.name;
-        match tokio::time::timeout(self.settings.stop, gone).await {
-            Ok(Ok(_status)) => {}
+        match tokio::time::timeout(self.settings.stop, child.kill()).await {
+            Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(reason = %error, "cannot kill {name}"),
             Err(_) => tracing::warn!("{name} is still there {:?} after SIGKILL", self.settings.stop),
         }
@@ -385,45 +395,12 @@ impl Task {
         }
     }
 
-    fn ended(&self, pid: i32, status: io::Result<std::process::ExitStatus>) -> DaemonError {
-        use std::os::unix::process::ExitStatusExt;
+    fn ended(&self, pid: i32, end: io::Result<End>) -> DaemonError {
         let name = self.spec.name.clone();
-        match status {
-            Ok(status) => {
-                let outcome = match status.signal() {
-                    Some(signal) => Outcome::Signaled(signal),
-                    None => Outcome::Exited(status.code().unwrap_or_default()),
-                };
-                DaemonError::Ended { name, pid, outcome }
-            }
+        match end {
+            Ok(Some(outcome)) => DaemonError::Ended { name, pid, outcome },
+            Ok(None) => DaemonError::Vanished { name, pid },
             Err(source) => DaemonError::CannotWait { name, pid, source },
         }
     }
-}
-
-/// Returns once the process has been stopped by a signal for so long; never where there is no such limit. The kernel tells the
-/// parent of a stop as it tells of an end.
-async fn stays_stopped(pid: i32, limit: Option<Duration>) {
-    let (Some(limit), Ok(mut changes)) = (limit, signal(SignalKind::child())) else {
-        return std::future::pending().await;
-    };
-    loop {
-        if is_stopped(pid) {
-            tokio::time::sleep(limit).await;
-            if is_stopped(pid) {
-                return;
-            }
-        }
-        if changes.recv().await.is_none() {
-            return std::future::pending().await;
-        }
-    }
-}
-
-/// What cannot be seen is not stopped: its end is noticed otherwise.
-fn is_stopped(pid: i32) -> bool {
-    procfs::process::Process::new(pid)
-        .and_then(|process| process.stat())
-        .and_then(|stat| stat.state())
-        .is_ok_and(|state| state == ProcState::Stopped)
 }

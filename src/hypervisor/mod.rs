@@ -52,6 +52,8 @@ pub struct DaemonSpec {
     pub forward_log: bool,
     /// The socket that shows that it is ready.
     pub socket: PathBuf,
+    /// Whether it lives on when the launcher dies: the next launcher takes it over, and PID 1 ends it with the pod.
+    pub outlives_launcher: bool,
     /// Device nodes without any of which it would end again and again: it is started once one of them exists. Empty if
     /// it needs none.
     pub needs_one_of: Vec<PathBuf>,

@@ -233,6 +233,7 @@ impl LibvirtWrapper for Runtime {
             ambient_net_bind_service: !self.root,
             environment: vec![(VIRTLOGD_PATH, "/nonexistent".into())],
             forward_log: true,
+            outlives_launcher: false,
             socket: self.daemon.socket.clone(),
             needs_one_of: if self.entry.launcher.daemon_needs_device { self.devices() } else { Vec::new() },
         }
@@ -249,6 +250,8 @@ impl LibvirtWrapper for Runtime {
             ambient_net_bind_service: false,
             environment: Vec::new(),
             forward_log: false,
+            // It holds the reading ends of the pipes that the hypervisor writes its logs into.
+            outlives_launcher: true,
             socket: virtlogd.socket.clone(),
             needs_one_of: Vec::new(),
         })

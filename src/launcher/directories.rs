@@ -23,7 +23,7 @@ pub const QEMU_USER: &str = "qemu";
 pub use crate::process::handover::PRIVATE_DIR;
 
 /// In a VM's private directory: what the guest says on its serial console.
-const SERIAL_LOG: &str = "virt-serial0-log";
+pub const SERIAL_LOG: &str = "virt-serial0-log";
 
 /// The image's users.
 pub const PASSWD_FILE: &str = "/etc/passwd";

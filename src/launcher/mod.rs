@@ -18,6 +18,7 @@ mod image_size;
 mod iommufd;
 pub mod jobs;
 pub mod lifecycle;
+mod log_pipes;
 mod look;
 mod measures;
 pub mod metadata;

@@ -18,6 +18,7 @@ use super::guest::Guest;
 use super::guest_time::GuestClock;
 use super::hypervisor_process::{Search, Tracker, pid_file};
 use super::lifecycle::Watched;
+use super::log_pipes::{self, LogFiles};
 use super::metadata::MetadataCache;
 use super::operations::{PausedSet, Vm};
 use super::power_off::AskedAgent;
@@ -28,9 +29,9 @@ use super::timings::Timings;
 use super::watched::{failure, mark_for_shutdown, told, watch_signals};
 use crate::cmd::{self, Action, Driver as _, SocketError, SocketPaths, SyncRequest};
 use crate::convert::SyncOptions;
-use crate::daemon::logs::{FirmwareLog, LibvirtLog, LinesPerSecond, QemuLog, Sink};
+use crate::daemon::logs::{FirmwareLog, LibvirtLog, LinesPerSecond, Mark, QemuLog, Sink};
 use crate::daemon::{self, DaemonError, FileError, Settings, Supervisor, Watcher};
-use crate::files::is_component;
+use crate::files::{Folder, is_component};
 use crate::hooks::{HookError, Hooks};
 use crate::hypervisor::{
     Catalogue, CatalogueError, DEFAULT_HYPERVISOR, Environment, Hypervisor, LibvirtWrapper, LogFilters, Remark,
@@ -48,6 +49,9 @@ const FIRMWARE_LOG: &str = "/var/run/kubevirt-private/QEMUSeaBiosDebugPipe";
 
 /// How long virtlogd may be stopped by a signal; libvirt talks to it only at the start of a VM.
 const VIRTLOGD_HALTED: Duration = Duration::from_secs(2);
+
+/// How far the hypervisor's log was forwarded, in the VM's private directory.
+const LOG_MARK: &str = "launcher-log-mark";
 
 /// Each hook sidecar has a folder there.
 const HOOKS: &str = "/var/run/kubevirt-hooks";
@@ -120,10 +124,10 @@ pub(super) struct Logs {
 }
 
 impl Logs {
-    fn follow(domain_log: Option<&Path>, watcher: &Watcher, sink: Sink) -> Self {
+    fn follow(domain_log: Option<&Path>, watcher: &Watcher, sink: Sink, mark: Option<Mark>) -> Self {
         let rate = LinesPerSecond::default();
         Logs {
-            qemu: domain_log.map(|path| QemuLog::follow(path, watcher, rate, sink.clone())),
+            qemu: domain_log.map(|path| QemuLog::follow(path, watcher, rate, sink.clone(), mark)),
             firmware: FirmwareLog::open(Path::new(FIRMWARE_LOG), rate, sink)
                 .inspect_err(|error| tracing::warn!("no firmware log: {error}"))
                 .ok(),
@@ -182,7 +186,11 @@ impl Started {
             libvirt_log.clone(),
         );
         // Only its kernel buffers show that nobody reads: once they are full, a guest that writes to its console stands still.
-        let settings = Settings { halted: Some(VIRTLOGD_HALTED), ..settings };
+        let settings = Settings {
+            halted: Some(VIRTLOGD_HALTED),
+            orphans_of: adoption.and_then(|_| handover::monitor()),
+            ..settings
+        };
         let virtlogd = runtime.start_virtlog().map(|spec| Supervisor::start(spec, settings, &watcher, libvirt_log));
 
         // While the daemons start.
@@ -197,7 +205,11 @@ impl Started {
         // What libvirt calls it.
         let domain = runtime.domain_name(&identity.domain);
         let domain_log = runtime.domain_log(&domain);
-        let logs = Logs::follow(domain_log.as_deref(), &watcher, sink);
+        let log_files = LogFiles {
+            hypervisor: domain_log.clone(),
+            console: Path::new(directories::PRIVATE_DIR).join(&config.uid).join(directories::SERIAL_LOG),
+        };
+        let logs = Logs::follow(domain_log.as_deref(), &watcher, sink, log_mark(&config, adoption.is_some()));
         let outbox =
             Outbox::start_in_pod(notify_socket(&config), crate::notify::Timings::default(), handover::monitor());
         let (queue, events) = mpsc::unbounded_channel();
@@ -220,6 +232,9 @@ impl Started {
         let signs = Signs::default();
         let hooks = hooks(&config, signalled.clone()).await?;
         let virtlogd_state = virtlogd.as_ref().map(Supervisor::state);
+        if let Some(virtlogd) = virtlogd_state.clone() {
+            tokio::spawn(log_pipes::watch(virtlogd, vm.tracker.clone(), log_files, vm.guest.clone()));
+        }
         let boot = Boot::new(Arc::clone(&config), runtime, catalogue, qemu, hooks.clone(), watcher, virtlogd_state);
         let (driver, handle) = Driver::new(
             vm.clone(),
@@ -384,6 +399,17 @@ fn tpm_state(config: &Config) -> PathBuf {
         true => Path::new(directories::PRIVATE_DIR).join("libvirt/qemu/swtpm"),
         false => "/var/lib/libvirt/swtpm".into(),
     }
+}
+
+/// How far the hypervisor's log was forwarded by an earlier launcher of this pod.
+fn log_mark(config: &Config, adopts: bool) -> Option<Mark> {
+    let directory = Path::new(directories::PRIVATE_DIR).join(&config.uid);
+    Folder::open(&directory)
+        .and_then(|folder| Mark::open(&folder, LOG_MARK, adopts))
+        .inspect_err(
+            |error| tracing::warn!(reason = %error, "a launcher that follows this one will forward logs again"),
+        )
+        .ok()
 }
 
 /// Where virt-handler listens.

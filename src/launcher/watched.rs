@@ -92,7 +92,7 @@ pub(super) fn failure(
         if !tracker.was_seen() {
             sender.send_replace(Some(why));
         } else {
-            tracing::error!(reason = why, "the VM goes on without the logs of its hypervisor and its console");
+            tracing::error!(reason = why, "the VM goes on without virtlogd");
         }
     });
     receiver

@@ -12,19 +12,57 @@ use crate::hypervisor::Catalogue;
 use crate::logging::Logger;
 use crate::process::{PidFd, find_descendants_by_command_prefix};
 
-/// Names of the hypervisors' executables in the built-in catalogue, for when no catalogue can be read any more.
-const BUILT_IN_PREFIXES: &[&str] = &["qemu-system", "qemu-kvm", "cloud-hypervisor"];
+/// Names of the built-in catalogue, for when no catalogue can be read any more.
+const BUILT_IN_HYPERVISORS: &[&str] = &["qemu-system", "qemu-kvm", "cloud-hypervisor"];
+const BUILT_IN_DAEMONS: &[&str] = &["virtlogd"];
 
-/// Beginnings of the names of every hypervisor that the launcher could have started. The catalogue is read only now: it
-/// would cost PID 1 more memory than all the rest while the VM runs.
-pub fn command_prefixes(log: &Logger, catalogue: Option<&Path>) -> Vec<String> {
-    match Catalogue::load(catalogue) {
-        Ok(catalogue) => {
-            catalogue.iter().flat_map(|(_, entry)| entry.hypervisor_command_prefixes.iter().cloned()).collect()
+/// What a launcher may leave behind, by the beginning of the executable's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Programs {
+    /// Every hypervisor that it could have started.
+    pub hypervisors: Vec<String>,
+    /// Daemons that outlive it, for the launcher that follows.
+    pub daemons: Vec<String>,
+}
+
+impl Programs {
+    /// Those of the catalogue. It is read only when it is needed: it would cost PID 1 more memory than all the rest while the
+    /// VM runs.
+    pub fn load(log: &Logger, catalogue: Option<&Path>) -> Self {
+        let catalogue = match Catalogue::load(catalogue) {
+            Ok(catalogue) => catalogue,
+            Err(error) => {
+                log.warning(&format!("only the built-in hypervisors are looked for: {error}"));
+                let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+                return Programs { hypervisors: owned(BUILT_IN_HYPERVISORS), daemons: owned(BUILT_IN_DAEMONS) };
+            }
+        };
+        let entries = || catalogue.iter().map(|(_, entry)| entry);
+        let virtlogd = entries().filter_map(|entry| entry.launcher.virtlogd.as_ref());
+        Programs {
+            hypervisors: entries().flat_map(|entry| entry.hypervisor_command_prefixes.iter().cloned()).collect(),
+            daemons: virtlogd
+                .filter_map(|virtlogd| Some(virtlogd.executable.file_name()?.to_string_lossy().into_owned()))
+                .collect(),
         }
-        Err(error) => {
-            log.warning(&format!("only the built-in hypervisors are looked for: {error}"));
-            BUILT_IN_PREFIXES.iter().map(|prefix| (*prefix).to_owned()).collect()
+    }
+}
+
+/// Ends the daemons that were left for a launcher that does not come: SIGTERM, so that they write what they have, and
+/// SIGKILL for one that does not end within `patience`.
+pub fn end_daemons(log: &Logger, names: &[impl AsRef<str>], ancestor: i32, patience: Duration) {
+    for found in find_descendants_by_command_prefix(names, ancestor) {
+        let ended = PidFd::open(found.pid).and_then(|process| {
+            process.signal(Signal::SIGTERM)?;
+            if process.wait_until(Instant::now() + patience)? {
+                return Ok(());
+            }
+            process.signal(Signal::SIGKILL)
+        });
+        match ended {
+            Ok(()) => log.info(&format!("ended {} with pid {}", found.name, found.pid)),
+            Err(error) if is_gone(&error.source) => {}
+            Err(error) => log.error(&format!("cannot end {} with pid {}", found.name, found.pid), &error),
         }
     }
 }
@@ -178,16 +216,35 @@ mod tests {
     }
 
     #[test]
-    fn the_prefixes_are_the_catalogues() {
-        let sorted = |mut prefixes: Vec<String>| {
-            prefixes.sort();
-            prefixes.dedup();
-            prefixes
+    fn a_daemon_that_was_left_is_ended_even_if_it_does_not_hear() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = std::process::id() as i32;
+        let mut willing = process(folder.path(), "logd-willing-x", "trap 'exit 0' TERM");
+        let mut deaf = process(folder.path(), "logd-deaf-x", "trap '' TERM");
+        let mut other = process(folder.path(), "other-y", "");
+        end_daemons(&log(), &["logd-willing"], own, Duration::from_secs(20));
+        assert_eq!(willing.wait().unwrap().code(), Some(0));
+        end_daemons(&log(), &["logd-"], own, Duration::from_millis(20));
+        assert_eq!(deaf.wait().unwrap().code(), None, "killed");
+        assert!(other.try_wait().unwrap().is_none(), "only the daemons are ended");
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
+
+    #[test]
+    fn the_names_are_the_catalogues() {
+        let sorted = |Programs { hypervisors, daemons }| {
+            [hypervisors, daemons].map(|mut names: Vec<String>| {
+                names.sort();
+                names.dedup();
+                names
+            })
         };
         let folder = tempfile::tempdir().unwrap();
-        let from_catalogue = sorted(command_prefixes(&log(), None));
-        let without = sorted(command_prefixes(&log(), Some(&folder.path().join("missing"))));
+        let from_catalogue = sorted(Programs::load(&log(), None));
+        let without = sorted(Programs::load(&log(), Some(&folder.path().join("missing"))));
         assert_eq!(without, from_catalogue);
-        assert_eq!(from_catalogue, ["cloud-hypervisor", "qemu-kvm", "qemu-system"]);
+        assert_eq!(from_catalogue[0], ["cloud-hypervisor", "qemu-kvm", "qemu-system"]);
+        assert_eq!(from_catalogue[1], ["virtlogd"]);
     }
 }

@@ -28,7 +28,7 @@ use crate::process::{
     raise_ambient_net_bind_service,
 };
 use adoption::{Adoption, Left};
-use aftermath::Hypervisors;
+use aftermath::{Hypervisors, Programs};
 use flags::{Asked, Flags};
 use reaper::{Event, Reaper};
 
@@ -42,6 +42,8 @@ const PASST_LOG: &str = "/var/run/kubevirt/passt.log";
 const HYPERVISOR_LOGS: &str = "/run/kubevirt-private/libvirt/qemu/log";
 /// How long a hypervisor may take to end after SIGTERM (contract/lifecycle.md 2.5).
 const HYPERVISOR_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a daemon may take that outlived its launcher.
+const DAEMON_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Runs the monitor with the words after the program's name.
 pub fn run(words: Vec<OsString>) -> ExitCode {
@@ -160,8 +162,8 @@ fn start_and_wait(log: &Logger, flags: &Flags, arguments: &[OsString]) -> io::Re
 
 /// Whether there is a VM that a new launcher could own.
 fn hypervisor_lives(log: &Logger, flags: &Flags) -> bool {
-    let prefixes = aftermath::command_prefixes(log, flags.hypervisor_catalogue.as_deref());
-    !find_descendants_by_command_prefix(&prefixes, nix::unistd::getpid().as_raw()).is_empty()
+    let programs = Programs::load(log, flags.hypervisor_catalogue.as_deref());
+    !find_descendants_by_command_prefix(&programs.hypervisors, nix::unistd::getpid().as_raw()).is_empty()
 }
 
 /// Whether a launcher has begun to remember what the next one needs.
@@ -187,8 +189,11 @@ fn after_launcher(log: &Logger, flags: &Flags, outcome: Outcome) -> Exit {
     }
     dump::dump_logs(log, Path::new(PASST_LOG), Path::new(HYPERVISOR_LOGS));
     let own = nix::unistd::getpid().as_raw();
-    let prefixes = aftermath::command_prefixes(log, flags.hypervisor_catalogue.as_deref());
-    match aftermath::end_hypervisors(log, &prefixes, own, HYPERVISOR_PATIENCE) {
+    let programs = Programs::load(log, flags.hypervisor_catalogue.as_deref());
+    let hypervisors = aftermath::end_hypervisors(log, &programs.hypervisors, own, HYPERVISOR_PATIENCE);
+    // After the hypervisors, whose last words they write down.
+    aftermath::end_daemons(log, &programs.daemons, own, DAEMON_PATIENCE);
+    match hypervisors {
         Hypervisors::Gone => exit,
         Hypervisors::Left => Exit::HypervisorLeft,
     }

@@ -1,15 +1,17 @@
 //! The launcher dies, its VM lives on: SIGKILL at every point of a VM's life, and again and again.
 
-use std::path::PathBuf;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use super::support::beats::Heartbeat;
-use super::support::pod::{Pod, Setup, image, text};
+use super::support::pod::{Pod, Setup, UID, image, text};
 use super::support::virt_handler::{Received, VirtHandler};
 use super::support::{expect, wait_for, write_program};
-use super::{boot, children, owner, send, try_owner, vmi};
+use super::{boot, children, owner, send, stat, try_owner, vmi};
 
 /// For a new launcher to answer, on a machine that is busy with other things. `make faults` prints what it took.
 pub const BACK: Duration = Duration::from_secs(30);
@@ -212,6 +214,106 @@ fn a_vm_whose_end_only_the_dead_launcher_saw_is_told_with_its_reason() {
     for domain in reasons {
         assert_eq!(domain["Status"]["Reason"], "Shutdown");
     }
+}
+
+/// All processes of the container with this name.
+fn named(pod: &Pod, name: &str) -> Vec<u32> {
+    let mut found = Vec::new();
+    let mut parents = vec![pod.pid_1()];
+    while let Some(parent) = parents.pop() {
+        for (pid, comm) in children(parent) {
+            if comm == name && stat(pid).is_some_and(|(state, _)| state != 'Z') {
+                found.push(pid);
+            }
+            parents.push(pid);
+        }
+    }
+    found
+}
+
+/// The container's one virtlogd, whoever is its parent.
+pub fn the_virtlogd(pod: &Pod) -> Option<u32> {
+    match named(pod, "virtlogd")[..] {
+        [pid] => Some(pid),
+        [] => None,
+        ref several => panic!("several virtlogd: {several:?}; {}", own_lines(pod)),
+    }
+}
+
+/// Waits until the log of the VM's console has grown.
+pub fn wait_console_log(pod: &Pod, log: &Path) {
+    let length = || fs::metadata(log).map(|about| about.len()).unwrap_or_default();
+    let before = length();
+    wait_for("the log of the console", BACK * 2, || expect(length() > before, own_lines(pod)));
+}
+
+/// Records of the hypervisor's log with this text, without what the monitor repeats at the end.
+fn forwarded(pod: &Pod, text: &str) -> usize {
+    let of_qemu = |line: &&String| line.contains("\"subcomponent\":\"qemu\"") && line.contains(text);
+    pod.lines().iter().filter(of_qemu).count()
+}
+
+#[test]
+fn virtlogd_outlives_its_launcher_and_the_logs_of_the_vm_go_on() {
+    let Some(image) = image() else { return };
+    let pod = Pod::start(&image, "demo", &["--adopt-limit=1000"]);
+    pod.wait_ready();
+    // Before there is a VM.
+    let virtlogd = wait_for("virtlogd", BACK, || the_virtlogd(&pod).ok_or("none"));
+    pod.replace_launcher();
+    boot(&pod, &vmi("demo"));
+    pod.wait_console("guest: ready");
+    let log = pod.volume("private").join(UID).join("virt-serial0-log");
+    let qemu_log = pod.volume("private").join("libvirt/qemu/log/default_demo.log");
+    wait_for("QEMU's command line", BACK, || expect(forwarded(&pod, "-name guest=default_demo") == 1, own_lines(&pod)));
+    for death in 0..3 {
+        send(owner(&pod), Signal::SIGKILL);
+        // Written while nobody reads, and told by the next launcher.
+        let line = format!("written while no launcher ran {death}\n");
+        fs::File::options().append(true).open(&qemu_log).unwrap().write_all(line.as_bytes()).unwrap();
+        wait_for("another launcher", BACK, || try_owner(&pod).ok_or_else(|| own_lines(&pod)));
+        wait_console_log(&pod, &log);
+        assert_eq!(the_virtlogd(&pod), Some(virtlogd), "{}", own_lines(&pod));
+        wait_for("what was written meanwhile", BACK, || expect(forwarded(&pod, line.trim()) == 1, own_lines(&pod)));
+    }
+    assert_eq!(forwarded(&pod, "-name guest=default_demo"), 1, "old lines came again");
+    assert_eq!(forwarded(&pod, "written while no launcher ran"), 3);
+
+    // One that was adopted is looked after like one of the launcher's own.
+    for fault in [Signal::SIGSTOP, Signal::SIGKILL] {
+        let before = the_virtlogd(&pod).unwrap();
+        send(before, fault);
+        wait_for("another virtlogd", BACK, || expect(named(&pod, "virtlogd").iter().any(|pid| *pid != before), before));
+        wait_console_log(&pod, &log);
+        wait_for("only one virtlogd", BACK, || expect(named(&pod, "virtlogd").len() == 1, named(&pod, "virtlogd")));
+    }
+    assert!(pod.ctl(&["shutdown"]).status.success());
+    let _virt_handler = pod.virt_handler(&vmi("demo"));
+    assert_eq!(pod.wait_exit(), 0, "{}", own_lines(&pod));
+}
+
+/// Neither the end of virtlogd nor that of the launcher stops a guest that writes to its console.
+#[test]
+fn a_guest_that_writes_to_a_console_log_without_a_reader_goes_on() {
+    let Some(image) = image() else { return };
+    let pod = Pod::start(&image, "demo", &[]);
+    boot(&pod, &vmi("demo"));
+    pod.wait_console("guest: ready");
+    let hypervisor = the_hypervisor(&pod);
+    let heartbeat = Heartbeat::listen(&pod);
+    let (launcher, virtlogd) = (owner(&pod), the_virtlogd(&pod).unwrap());
+    send(launcher, Signal::SIGSTOP);
+    send(virtlogd, Signal::SIGKILL);
+    for _ in 0..5 {
+        heartbeat.wait_beat();
+    }
+    assert_eq!(the_hypervisor(&pod), hypervisor);
+    send(launcher, Signal::SIGCONT);
+    wait_for("another virtlogd", BACK, || {
+        expect(the_virtlogd(&pod).is_some_and(|pid| pid != virtlogd), own_lines(&pod))
+    });
+    heartbeat.wait_beat();
+    assert_eq!(pod.status(), "Running");
 }
 
 #[test]

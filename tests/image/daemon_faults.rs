@@ -9,11 +9,11 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::adoption::{BACK, own_lines, the_daemon, the_hypervisor};
+use super::adoption::{BACK, own_lines, the_daemon, the_hypervisor, the_virtlogd};
 use super::support::pod::{self, Pod, Setup, image, text};
 use super::support::virt_handler::{Received, is_deleted};
 use super::support::{expect, wait_for, write_program};
-use super::{CATALOGUE, boot, catalogue, children, owner, send, stat, vmi};
+use super::{CATALOGUE, boot, catalogue, owner, send, stat, vmi};
 
 #[test]
 fn a_daemon_that_was_stopped_is_replaced_and_operations_end_with_their_cause() {
@@ -159,8 +159,7 @@ fn virtlogd_is_replaced() {
     let Some(image) = image() else { return };
     let pod = Pod::start(&image, "demo", &[]);
     boot(&pod, &vmi("demo"));
-    let launcher = owner(&pod);
-    let virtlogd = || children(launcher).into_iter().find(|(_, comm)| comm == "virtlogd").map(|(pid, _)| pid);
+    let virtlogd = || the_virtlogd(&pod);
     for fault in [Signal::SIGKILL, Signal::SIGSTOP] {
         let before = wait_for("virtlogd", BACK, || virtlogd().ok_or("none"));
         send(before, fault);

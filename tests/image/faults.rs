@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::adoption::{BACK, assert_only_deleted, own_lines, the_daemon, the_hypervisor};
+use super::adoption::{
+    BACK, assert_only_deleted, own_lines, the_daemon, the_hypervisor, the_virtlogd, wait_console_log,
+};
 use super::support::beats::Heartbeat;
 use super::support::pod::{Pod, Setup, UID, image, text};
 use super::support::virt_handler::{Received, VirtHandler};
@@ -174,11 +176,7 @@ impl Run {
     }
 
     fn virtlogd(&self) -> u32 {
-        wait_for("virtlogd", BACK, || {
-            let launcher = try_owner(&self.pod).ok_or("nobody listens")?;
-            let found = children(launcher).into_iter().find(|(_, comm)| comm == "virtlogd");
-            found.map(|(pid, _)| pid).ok_or("no virtlogd")
-        })
+        wait_for("virtlogd", BACK, || the_virtlogd(&self.pod).ok_or("no virtlogd"))
     }
 
     fn stop_for_a_moment(&self, pid: u32, chance: &mut Chance) {
@@ -293,6 +291,7 @@ impl Run {
         });
         if self.status == "Running" {
             self.heartbeat.wait_beat();
+            wait_console_log(&self.pod, &self.disk.path().join("virt-serial0-log"));
         }
     }
 

@@ -50,6 +50,7 @@ fn bare(folder: &Path) -> DaemonSpec {
         args: Vec::new(),
         ambient_net_bind_service: false,
         forward_log: true,
+        outlives_launcher: false,
         socket: folder.join("sock"),
         needs_one_of: Vec::new(),
     }

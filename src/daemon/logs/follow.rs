@@ -1,6 +1,6 @@
 //! A file followed by its name, as it grows, is truncated and is replaced.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -18,6 +18,23 @@ pub enum Progress {
     UpToDate,
 }
 
+/// How far a file was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// The file system's number.
+    pub device: u64,
+    /// The file's number in it.
+    pub inode: u64,
+    /// Bytes from its start.
+    pub offset: u64,
+}
+
+impl Position {
+    fn is_in(&self, about: &Metadata) -> bool {
+        (self.device, self.inode) == (about.dev(), about.ino()) && self.offset <= about.len()
+    }
+}
+
 struct Open {
     file: File,
     offset: u64,
@@ -30,6 +47,8 @@ pub struct Follower {
     path: PathBuf,
     watch: PathWatch,
     open: Option<Open>,
+    /// Where an earlier reader stopped, until the first file is open.
+    resume: Option<Position>,
     /// The last reason why the file could not be opened, so that it is told once.
     complaint: Option<io::ErrorKind>,
 }
@@ -37,7 +56,20 @@ pub struct Follower {
 impl Follower {
     /// Starts at the beginning of the file.
     pub fn new(path: &Path, watcher: &Watcher) -> Self {
-        Follower { path: path.to_owned(), watch: watcher.path(path), open: None, complaint: None }
+        Follower { path: path.to_owned(), watch: watcher.path(path), open: None, resume: None, complaint: None }
+    }
+
+    /// Goes on where an earlier reader stopped, also in a file that was rotated to `NAME.0` since; at the beginning if that
+    /// file is not there any more.
+    pub fn resume(path: &Path, watcher: &Watcher, from: Option<Position>) -> Self {
+        Follower { resume: from, ..Follower::new(path, watcher) }
+    }
+
+    /// How far the file was read that is open now.
+    pub fn position(&self) -> Option<Position> {
+        let open = self.open.as_ref()?;
+        let about = open.file.metadata().ok()?;
+        Some(Position { device: about.dev(), inode: about.ino(), offset: open.offset })
     }
 
     /// Reads on, waiting for more if there is nothing. Cancel-safe.
@@ -89,11 +121,13 @@ impl Follower {
     }
 
     fn reopen(&mut self) -> bool {
-        // Without O_NONBLOCK a FIFO in the file's place would block the thread.
-        match File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&self.path) {
+        match open(&self.path) {
             Ok(file) => {
                 self.complaint = None;
-                self.open = Some(Open { file, offset: 0, replaced: false });
+                self.open = Some(match self.resume.take() {
+                    None => Open { file, offset: 0, replaced: false },
+                    Some(from) => resumed(file, from, &self.path),
+                });
                 true
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
@@ -102,6 +136,26 @@ impl Follower {
                 false
             }
         }
+    }
+}
+
+/// Without O_NONBLOCK a FIFO in the file's place would block the thread.
+fn open(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
+/// `file`, or what it was rotated from if that was read last.
+fn resumed(file: File, from: Position, path: &Path) -> Open {
+    if file.metadata().is_ok_and(|about| from.is_in(&about)) {
+        return Open { file, offset: from.offset, replaced: false };
+    }
+    let mut rotated = path.as_os_str().to_owned();
+    rotated.push(".0");
+    match open(Path::new(&rotated)) {
+        Ok(before) if before.metadata().is_ok_and(|about| from.is_in(&about)) => {
+            Open { file: before, offset: from.offset, replaced: true }
+        }
+        Ok(_) | Err(_) => Open { file, offset: 0, replaced: false },
     }
 }
 
@@ -128,6 +182,12 @@ mod tests {
     impl Seen {
         fn new(path: &Path) -> Self {
             Seen { follower: Follower::new(path, &Watcher::new()), text: String::new(), restarts: 0 }
+        }
+
+        /// What follows `self` when its reader has died.
+        fn successor(&self, path: &Path) -> Self {
+            let follower = Follower::resume(path, &Watcher::new(), self.follower.position());
+            Seen { follower, text: String::new(), restarts: 0 }
         }
 
         /// Follows until so much text was seen.
@@ -176,5 +236,37 @@ mod tests {
         fs::create_dir_all(&directory).unwrap();
         fs::write(&path, "again\n").unwrap();
         seen.until("again\n").await;
+    }
+
+    #[tokio::test]
+    async fn a_later_reader_repeats_nothing_and_loses_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vm.log");
+        let mut log = fs::File::create(&path).unwrap();
+        log.write_all(b"old\n").unwrap();
+        let mut first = Seen::new(&path);
+        first.until("old\n").await;
+        log.write_all(b"while nobody read\n").unwrap();
+        let mut second = first.successor(&path);
+        second.until("read\n").await;
+        assert_eq!((second.text.as_str(), second.restarts), ("while nobody read\n", 0));
+
+        log.write_all(b"before the rotation\n").unwrap();
+        fs::rename(&path, folder.path().join("vm.log.0")).unwrap();
+        fs::write(&path, "after the rotation\n").unwrap();
+        let mut third = second.successor(&path);
+        third.until("after the rotation\n").await;
+        assert_eq!(third.text, "before the rotation\nafter the rotation\n");
+
+        // Another file in its place, and one that was cut.
+        fs::remove_file(folder.path().join("vm.log.0")).unwrap();
+        fs::write(folder.path().join("new"), "from the start\n").unwrap();
+        fs::rename(folder.path().join("new"), &path).unwrap();
+        let mut fourth = third.successor(&path);
+        fourth.until("start\n").await;
+        fs::write(&path, "cut\n").unwrap();
+        let mut fifth = fourth.successor(&path);
+        fifth.until("cut\n").await;
+        assert_eq!((fourth.text.as_str(), fifth.text.as_str()), ("from the start\n", "cut\n"));
     }
 }

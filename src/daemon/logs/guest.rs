@@ -37,6 +37,11 @@ impl GuestLines {
         lines.push(bytes, |line| out.line(&line.text()));
     }
 
+    /// How many of the bytes so far are not forwarded yet; none while lines are being joined.
+    pub(super) fn pending(&self) -> Option<u64> {
+        self.out.joined.is_empty().then(|| self.lines.pending() as u64)
+    }
+
     /// The source has ended, or goes on as another file.
     pub(super) fn finish(&mut self) {
         let GuestLines { lines, out } = self;

@@ -68,6 +68,11 @@ impl Lines {
         }
     }
 
+    /// Bytes of a line that has not ended.
+    pub fn pending(&self) -> usize {
+        self.buffer.len().saturating_add(self.dropped)
+    }
+
     /// Bytes of a line that has not ended, as many as are kept.
     pub fn unfinished(&self) -> usize {
         self.buffer.len()

@@ -3,20 +3,24 @@
 //! Nothing here stops reading for what it reads: lines may be endless, no UTF-8, or come faster than a guest should be able
 //! to fill the log. Memory per source is bounded by a few times [`MAX_LINE`].
 
+mod copied;
 mod firmware;
 mod follow;
 mod guest;
 mod libvirt;
 mod limit;
 mod lines;
+mod mark;
 mod qemu;
 mod repeats;
 
+pub use copied::copy_log;
 pub use firmware::{FirmwareLog, FirmwareLogError};
-pub use follow::{Follower, Progress};
+pub use follow::{Follower, Position, Progress};
 pub use libvirt::{LibvirtLog, forward_libvirt, parse_libvirt_line};
 pub use limit::{LinesPerSecond, TokenBucket};
 pub use lines::{Line, Lines, MAX_LINE};
+pub use mark::Mark;
 pub use qemu::QemuLog;
 
 use std::fmt;

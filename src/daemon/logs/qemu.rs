@@ -6,9 +6,10 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::Sink;
-use super::follow::{Follower, Progress};
+use super::follow::{Follower, Position, Progress};
 use super::guest::GuestLines;
 use super::limit::LinesPerSecond;
+use super::mark::Mark;
 use crate::daemon::watch::Watcher;
 
 /// A running follower of a QEMU log.
@@ -19,11 +20,12 @@ pub struct QemuLog {
 }
 
 impl QemuLog {
-    /// Forwards the log from its first line, which need not be there yet.
-    pub fn follow(path: &Path, watcher: &Watcher, rate: LinesPerSecond, sink: Sink) -> Self {
+    /// Forwards the log from its first line, which need not be there yet, or from where an earlier launcher left its `mark`.
+    pub fn follow(path: &Path, watcher: &Watcher, rate: LinesPerSecond, sink: Sink, mark: Option<Mark>) -> Self {
         let (stop, stopped) = oneshot::channel();
-        let follower = Follower::new(path, watcher);
-        let task = tokio::spawn(run(follower, GuestLines::new("", rate, sink), stopped));
+        let follower = Follower::resume(path, watcher, mark.as_ref().and_then(Mark::last));
+        let forward = Forward { follower, lines: GuestLines::new("", rate, sink), mark };
+        let task = tokio::spawn(forward.run(stopped));
         QemuLog { stop, task }
     }
 
@@ -37,31 +39,51 @@ impl QemuLog {
 /// A file that grows as fast as it is read must not keep the launcher from ending: this is 16 MiB.
 const LAST_READS: usize = 1024;
 
-async fn run(mut follower: Follower, mut lines: GuestLines, mut stopped: oneshot::Receiver<()>) {
-    let mut buffer = vec![0; 16 * 1024];
-    loop {
-        tokio::select! {
-            biased;
-            _ = &mut stopped => break,
-            () = lines.note_due() => lines.write_note(),
-            progress = follower.next(&mut buffer) => take(progress, &buffer, &mut lines),
-        }
-        // A file that grows as fast as it is read must not keep this thread to itself.
-        tokio::task::yield_now().await;
-    }
-    for _ in 0..LAST_READS {
-        match follower.advance(&mut buffer) {
-            Progress::UpToDate => break,
-            progress @ (Progress::Read(_) | Progress::Restarted) => take(progress, &buffer, &mut lines),
-        }
-    }
-    lines.end();
+struct Forward {
+    follower: Follower,
+    lines: GuestLines,
+    mark: Option<Mark>,
 }
 
-fn take(progress: Progress, buffer: &[u8], lines: &mut GuestLines) {
-    match progress {
-        Progress::Read(count) => lines.push(buffer.get(..count).unwrap_or_default()),
-        Progress::Restarted => lines.finish(),
-        Progress::UpToDate => {}
+impl Forward {
+    async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
+        let mut buffer = vec![0; 16 * 1024];
+        loop {
+            tokio::select! {
+                biased;
+                _ = &mut stopped => break,
+                () = self.lines.note_due() => self.lines.write_note(),
+                progress = self.follower.next(&mut buffer) => self.take(progress, &buffer),
+            }
+            // A file that grows as fast as it is read must not keep this thread to itself.
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..LAST_READS {
+            match self.follower.advance(&mut buffer) {
+                Progress::UpToDate => break,
+                progress @ (Progress::Read(_) | Progress::Restarted) => self.take(progress, &buffer),
+            }
+        }
+        self.lines.end();
+    }
+
+    fn take(&mut self, progress: Progress, buffer: &[u8]) {
+        match progress {
+            Progress::Read(count) => self.lines.push(buffer.get(..count).unwrap_or_default()),
+            Progress::Restarted => self.lines.finish(),
+            Progress::UpToDate => {}
+        }
+        self.set_mark();
+    }
+
+    /// After the lines were forwarded: a launcher that dies in between says a line twice rather than never.
+    fn set_mark(&mut self) {
+        let Some(mark) = &mut self.mark else { return };
+        let (Some(position), Some(pending)) = (self.follower.position(), self.lines.pending()) else { return };
+        let position = Position { offset: position.offset.saturating_sub(pending), ..position };
+        if let Err(error) = mark.set(position) {
+            tracing::warn!(reason = %error, "a launcher that follows this one will forward the hypervisor's log again");
+            self.mark = None;
+        }
     }
 }
