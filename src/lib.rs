@@ -28,3 +28,4 @@ pub mod vmi;
 pub mod files;
 pub mod logging;
 pub mod proto;
+pub mod yaml;

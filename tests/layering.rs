@@ -11,7 +11,7 @@ const LAYERS: &[&[&str]] = &[
     &["cmd", "notify", "daemon", "storage", "guest_agent", "dhcp", "hooks", "export"],
     &["libvirt", "convert", "hypervisor", "process"],
     &["domain", "vmi"],
-    &["files", "logging", "proto"],
+    &["files", "logging", "proto", "yaml"],
 ];
 
 /// Arrows inside a layer that the design knows: from, to, why.
