@@ -229,6 +229,11 @@ fn a_bad_file_is_named_and_nothing_is_sent() {
     assert_exit(&output, 2);
     assert!(stderr(&output).contains("options.json") && stderr(&output).contains("virtualMachineSMBios"));
     assert_exit(&launcher.ctl(&["sync", "/nonexistent"]), 2);
+    let words = launcher.file("words.yaml", VM.replace("guest: 64Mi}", "guest: 64Mi}, cpu: {cores: two}").as_str());
+    let output = launcher.ctl(&["sync", &words]);
+    assert_exit(&output, 2);
+    let said = "words.yaml:8: spec.template.spec.domain.cpu.cores: invalid type: string \"two\", expected an integer";
+    assert!(stderr(&output).contains(said), "{}", stderr(&output));
     assert!(launcher.asked().is_empty());
 }
 

@@ -209,8 +209,8 @@ fn what_cannot_be_used_is_named() {
     );
     files.refused(&[&vmi, "--context", &context, "--defines-dir", &vmi], "vmi.yaml");
     for (text, said) in [
-        ("{", "bad: not a document"),
-        ("\t: x\n- [", "bad: not a document"),
+        ("{", "bad:1:1: EOF while parsing"),
+        ("\t: x\n- [", "bad:"),
         ("just words", "not an object"),
         ("kind: Pod", "Pod"),
         ("kind: VirtualMachine\nmetadata: {name: x}\n", "spec.template"),

@@ -6,17 +6,30 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 
-use super::table;
-use crate::hypervisor::{Catalogue, DEFAULT_HYPERVISOR, Verdict, Version, features_of, host_architecture};
-use crate::vmi::parse_document;
+use super::assume::{self, Assume};
+use super::domain_xml::machine;
+use super::{table, vm_file};
+use crate::convert::{ConvertError, Defines};
+use crate::hypervisor::{
+    Catalogue, DEFAULT_HYPERVISOR, Entry, Finding, Level, Verdict, Version, features_of, host_architecture,
+};
+use crate::launcher::facts;
+use crate::vmi::manifest::{Manifest, Options};
 
 /// Says what a hypervisor refuses, drops or needs for the fields of a VMI. Exit code 0: the VMI can run; 1: it is
 /// refused; 2: it, or the catalogue, cannot be read.
 #[derive(Debug, Parser)]
 #[command(name = "virt-launcher check")]
 struct Arguments {
-    /// VirtualMachineInstance or VirtualMachine, JSON or YAML; `-` reads standard input.
+    /// VirtualMachineInstance, VirtualMachine or what makes some (ReplicaSet, Pool), JSON or YAML, also among other objects;
+    /// `-` reads standard input.
     vmi: PathBuf,
+    /// The virtual machine that is meant, where the file has several.
+    #[arg(long, value_name = "NAME")]
+    vm: Option<String>,
+    /// What a volume is whose content is not here, as for domain-xml.
+    #[arg(long, value_name = "VOLUME=FORMAT:SIZE")]
+    assume: Vec<Assume>,
     /// The hypervisor, by name or alias (default: the VMI's own, else qemu-kvm).
     #[arg(long, value_name = "NAME")]
     hypervisor: Option<String>,
@@ -51,37 +64,83 @@ pub fn run(words: &[OsString]) -> ExitCode {
             return ExitCode::from(if error.use_stderr() { UNUSABLE } else { 0 });
         }
     };
-    let printed = read(&arguments.vmi)
-        .and_then(|text| verdict(&arguments, &text))
-        .and_then(|verdict| Ok((print(&verdict, arguments.output)?, verdict)));
+    let options = Options {
+        vm: arguments.vm.as_deref(),
+        pod_network: !assume::is_pod() || facts::has_pod_tap(Path::new("/")),
+        assumes_instancetype: !assume::is_pod(),
+        ..Options::default()
+    };
+    let printed = vm_file::read(&arguments.vmi, options).and_then(|manifest| {
+        let verdict = verdict(&arguments, &manifest).map_err(|error| vec![error])?;
+        Ok((print(&verdict, &manifest, arguments.output).map_err(|error| vec![error])?, verdict))
+    });
     match printed {
         Ok((text, verdict)) => {
             super::say(std::io::stdout(), &text);
             ExitCode::from(if verdict.refused().next().is_some() { REFUSED } else { 0 })
         }
-        Err(error) => {
-            super::say(std::io::stderr(), &format!("virt-launcher: {error}\n"));
+        Err(lines) => {
+            for line in lines {
+                super::say(std::io::stderr(), &format!("virt-launcher: {line}\n"));
+            }
             ExitCode::from(UNUSABLE)
         }
     }
 }
 
-fn read(path: &Path) -> Result<String, String> {
-    if path == Path::new("-") { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(path) }
-        .map_err(|error| format!("{}: {error}", path.display()))
-}
-
-fn verdict(arguments: &Arguments, text: &str) -> Result<Verdict, String> {
+/// What the hypervisor's rules say of the VMI, and what its conversion says; paths are the file's own.
+fn verdict(arguments: &Arguments, manifest: &Manifest) -> Result<Verdict, String> {
     let catalogue = Catalogue::load(arguments.hypervisor_catalogue.as_deref()).map_err(|error| error.to_string())?;
-    let vmi = parse_document(text).map_err(|error| format!("{}: {error}", arguments.vmi.display()))?;
+    let vmi = &manifest.vmi;
     let own = Some(vmi.spec.hypervisor.as_str()).filter(|name| !name.is_empty());
     let wanted = arguments.hypervisor.as_deref().or(own).unwrap_or(DEFAULT_HYPERVISOR);
     let (name, entry) = catalogue.get(wanted).map_err(|error| error.to_string())?;
     let rules = features_of(name, entry).map_err(|error| error.to_string())?;
-    Ok(Verdict::of(name, &rules, &vmi, host_architecture(), arguments.libvirt_version))
+    let mut verdict = Verdict::of(name, &rules, vmi, host_architecture(), arguments.libvirt_version);
+    if let Some((path, reason)) = conversion_error(arguments, entry, manifest)?
+        && !verdict.refused().any(|finding| path.starts_with(&finding.path))
+    {
+        let (value, level) = (serde_json::Value::Null, Level::Unsupported);
+        verdict.findings.push(Finding { path, value, level, needs: None, reason, refused: true });
+    }
+    for finding in &mut verdict.findings {
+        finding.path = manifest.path(&finding.path);
+    }
+    Ok(verdict)
 }
 
-fn print(verdict: &Verdict, form: Form) -> Result<String, String> {
+/// Path and reason of what cannot be converted. A hypervisor's device is not looked for: it belongs to the machine, not to
+/// the VMI.
+fn conversion_error(
+    arguments: &Arguments,
+    entry: &Entry,
+    manifest: &Manifest,
+) -> Result<Option<(String, String)>, String> {
+    let mut vmi = manifest.vmi.clone();
+    let config = machine::config(&vmi, &[])?;
+    let mut hypervisor = facts::hypervisor_facts(entry, Path::new("/"), &vmi.domain_name());
+    hypervisor.device_present = true;
+    let images = &entry.launcher.firmware_images;
+    let (facts, said) = match machine::facts(&config, hypervisor, images, &mut vmi, &arguments.assume) {
+        Ok(facts) => facts,
+        Err(why) => {
+            let field = why.split_once(": ").filter(|(path, _)| path.starts_with("spec."));
+            return match field {
+                Some((path, reason)) => Ok(Some((path.to_owned(), reason.to_owned()))),
+                None => Err(why),
+            };
+        }
+    };
+    for line in said {
+        super::say(std::io::stderr(), &format!("virt-launcher: {}\n", manifest.located(&line)));
+    }
+    Ok(Defines::new(&vmi, &facts).err().map(|error| match error {
+        ConvertError::Field { path, reason } | ConvertError::At { path, text: reason } => (path, reason),
+        ConvertError::Known(text) => (String::new(), text),
+    }))
+}
+
+fn print(verdict: &Verdict, manifest: &Manifest, form: Form) -> Result<String, String> {
     match form {
         Form::Json => serde_json::to_string_pretty(verdict).map(|text| text + "\n").map_err(|error| error.to_string()),
         Form::Table => {
@@ -89,7 +148,8 @@ fn print(verdict: &Verdict, form: Form) -> Result<String, String> {
             for finding in &verdict.findings {
                 let needs = finding.needs.map(|version| format!("libvirt {version}: ")).unwrap_or_default();
                 let reason = format!("{needs}{}", finding.reason);
-                rows.push([finding.path.clone(), finding.level.to_string(), reason]);
+                let line = manifest.line(&finding.path).map(|line| format!(" (line {line})")).unwrap_or_default();
+                rows.push([format!("{}{line}", finding.path), finding.level.to_string(), reason]);
             }
             let target = format!("{}/{}", verdict.hypervisor, verdict.arch);
             let conclusion = match verdict.refused().count() {
@@ -109,24 +169,42 @@ mod tests {
     const VMI: &str = "kind: VirtualMachineInstance\nmetadata: {name: a}\nspec:\n  architecture: amd64\n  domain:\n    \
                        machine: {type: q35}\n    devices: {tpm: {}, gpus: [{name: g, deviceName: x}]}\n";
 
+    fn manifest(text: &str) -> Manifest {
+        Manifest::read(text, &Options { host_arch: "amd64", ..Options::default() }).unwrap()
+    }
+
     fn checked(words: &[&str]) -> Result<Verdict, String> {
         let words = ["check", "vmi.yaml"].iter().chain(words);
-        verdict(&Arguments::try_parse_from(words).unwrap(), VMI)
+        verdict(&Arguments::try_parse_from(words).unwrap(), &manifest(VMI))
     }
 
     #[test]
     fn tables_and_json_say_the_same() {
         let verdict = checked(&["--hypervisor", "ch"]).unwrap();
-        let text = print(&verdict, Form::Table).unwrap();
+        let text = print(&verdict, &manifest(VMI), Form::Table).unwrap();
         let line = |field: &str| text.lines().find(|line| line.starts_with(field)).unwrap_or_default().to_owned();
         assert!(line("spec.domain.devices.tpm").contains("  unsupported  "), "{text}");
         assert!(line("spec.domain.devices.gpus[0]").contains("libvirt 10.10.0: "), "{text}");
         assert!(line("spec.domain.machine.type").contains("  ignored  "), "{text}");
         assert!(text.ends_with("cloud-hypervisor/amd64 refuses this VMI for 1 field\n"), "{text}");
-        let json: serde_json::Value = serde_json::from_str(&print(&verdict, Form::Json).unwrap()).unwrap();
+        let json: serde_json::Value =
+            serde_json::from_str(&print(&verdict, &manifest(VMI), Form::Json).unwrap()).unwrap();
         assert_eq!(json.pointer("/hypervisor").unwrap(), "cloud-hypervisor");
         let refused = json.pointer("/findings").unwrap().as_array().unwrap();
         assert_eq!(refused.iter().filter(|finding| finding["refused"] == true).count(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_converted_is_refused_with_the_files_own_path() {
+        let text = "kind: VirtualMachine\nmetadata: {name: a}\nspec:\n  template:\n    spec:\n      domain:\n        \
+                    memory: {guest: 1Gi}\n        devices: {sound: {name: s, model: sb16}}\n";
+        let arguments = Arguments::try_parse_from(["check", "vm.yaml"]).unwrap();
+        let manifest = manifest(text);
+        let verdict = verdict(&arguments, &manifest).unwrap();
+        let refused: Vec<&str> = verdict.refused().map(|finding| finding.path.as_str()).collect();
+        assert_eq!(refused, ["spec.template.spec.domain.devices.sound.model"]);
+        let text = print(&verdict, &manifest, Form::Table).unwrap();
+        assert!(text.contains("devices.sound.model (line 8)  unsupported  invalid model: sb16"), "{text}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Flags and environment, and what a person types: one checked configuration per role.
 
+mod assume;
 mod check;
 pub mod ctl;
 pub mod domain_xml;
@@ -7,6 +8,7 @@ pub mod hypervisors;
 pub mod launcher_flags;
 pub mod pflag;
 mod tools;
+pub mod vm_file;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;

@@ -7,10 +7,11 @@ use super::{Action, BackupCommand, BackupStart, Checkpoint, Driver, ExportServer
 use crate::domain::Time;
 use crate::proto::cmd_v1::{self, RedefineCheckpointResponse, Response};
 use crate::vmi::VirtualMachineInstance;
+use crate::vmi::strict::reads_only_maps;
 
 /// `backup/v1alpha1` BackupOptions.
 #[derive(Deserialize, Default)]
-#[serde(default, rename_all = "camelCase")]
+#[serde(default, rename_all = "camelCase", remote = "Self", expecting = "a map")]
 struct BackupOptions {
     backup_name: String,
     cmd: String,
@@ -25,6 +26,8 @@ struct BackupOptions {
     backup_cert: String,
     ca_cert: String,
 }
+
+reads_only_maps!(BackupOptions, CheckpointInfo);
 
 /// `BackupVirtualMachine`. libvirt's errors have their raw form here.
 pub(super) async fn backup(driver: &dyn Driver, request: cmd_v1::BackupRequest) -> Response {
@@ -114,7 +117,7 @@ fn command(options: BackupOptions) -> Result<BackupCommand, Failure> {
 
 /// What RedefineCheckpoint carries.
 #[derive(Deserialize, Default)]
-#[serde(default, rename_all = "camelCase")]
+#[serde(default, rename_all = "camelCase", remote = "Self", expecting = "a map")]
 struct CheckpointInfo {
     name: String,
     creation_time: Option<Time>,

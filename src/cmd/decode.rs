@@ -4,9 +4,10 @@ use tracing::warn;
 
 use super::Failure;
 use crate::proto::cmd_v1;
-use crate::vmi::{self, VirtualMachineInstance};
+use crate::vmi::{self, ParseError, VirtualMachineInstance};
 
-/// Reads the VMI of a request. The reply's text is fixed (contract/cmd-server.md 3.1); what is wrong goes to the log.
+/// Reads the VMI of a request. The reply to what is not a VMI at all is fixed (contract/cmd-server.md 3.1) and its cause
+/// goes to the log; that to a VMI with an unreadable field begins with the same words and names the field.
 pub(super) fn vmi(rpc: &'static str, message: Option<cmd_v1::Vmi>) -> Result<VirtualMachineInstance, Failure> {
     let Some(cmd_v1::Vmi { vmi_json }) = message else {
         warn!("{rpc}: the request has no vmi");
@@ -14,7 +15,10 @@ pub(super) fn vmi(rpc: &'static str, message: Option<cmd_v1::Vmi>) -> Result<Vir
     };
     vmi::parse(&vmi_json).map_err(|error| {
         warn!("{rpc}: the vmi of the request cannot be read: {error}");
-        Failure::NoVmi
+        match error {
+            ParseError::Syntax(_) => Failure::NoVmi,
+            ParseError::Field { .. } => Failure::VmiField(error.to_string()),
+        }
     })
 }
 

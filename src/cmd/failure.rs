@@ -26,6 +26,10 @@ pub enum Failure {
     /// There is no VMI in the request, or it cannot be read.
     #[error("No valid vmi object present in command server request")]
     NoVmi,
+    /// A field of the request's VMI has a value that cannot be read. The original says no more than [`Failure::NoVmi`] does;
+    /// virt-handler passes the text on to the VMI's events, so the field is added for whoever wrote it.
+    #[error("No valid vmi object present in command server request: {0}")]
+    VmiField(String),
     /// Pause and Unpause of a domain that does not exist.
     #[error("Domain not found.")]
     DomainNotFound,
@@ -65,6 +69,7 @@ impl Failure {
             | Failure::InvalidCheckpoint(_)
             | Failure::Wrapped { .. }
             | Failure::NoVmi
+            | Failure::VmiField(_)
             | Failure::DomainNotFound
             | Failure::NotImplemented(_) => self.to_string(),
         };

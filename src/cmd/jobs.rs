@@ -5,6 +5,7 @@ use serde::Deserialize;
 use super::failure::response;
 use super::{Action, Driver, Failure, decode};
 use crate::proto::cmd_v1::{InjectLaunchSecretRequest, MemoryDumpRequest, Response};
+use crate::vmi::strict::reads_only_maps;
 
 /// `VirtualMachineMemoryDump`.
 pub(super) async fn memory_dump(driver: &dyn Driver, request: MemoryDumpRequest) -> Response {
@@ -17,11 +18,12 @@ pub(super) async fn memory_dump(driver: &dyn Driver, request: MemoryDumpRequest)
 
 /// `options` of InjectLaunchSecret.
 #[derive(Deserialize, Default)]
-#[serde(default)]
+#[serde(default, remote = "Self", expecting = "a map")]
 struct SecretOptions {
     header: String,
     secret: String,
 }
+reads_only_maps!(SecretOptions);
 
 /// `InjectLaunchSecret`.
 pub(super) async fn inject_launch_secret(driver: &dyn Driver, request: InjectLaunchSecretRequest) -> Response {

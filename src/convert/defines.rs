@@ -108,6 +108,21 @@ impl Defines {
         Ok(())
     }
 
+    /// Gives the later defines the UUID that libvirt gave the domain at the first one, where the VMI names none. libvirt
+    /// refuses a second define of the name with another UUID. The original leaves it out (and so do the golden documents):
+    /// the API server sees to it that every VMI has one.
+    pub fn keep_uuid(&mut self, xml: &str) -> Result<(), ConvertError> {
+        let system = self.converted.sys_info.iter().flat_map(|info| &info.system);
+        if !self.converted.uuid.is_empty() || system.into_iter().any(|entry| entry.name == "uuid") {
+            return Ok(());
+        }
+        let read = DomainSpec::from_xml(xml)
+            .map_err(|error| ConvertError::known(format!("libvirt's XML cannot be read: {error}")))?;
+        self.converted.uuid.clone_from(&read.uuid);
+        self.current.uuid = read.uuid;
+        Ok(())
+    }
+
     fn last(&mut self) {
         // What an encode and decode of the previous define loses (3.1).
         let keeps_qemu =
@@ -259,6 +274,20 @@ mod tests {
         assert_eq!(boot.document().devices.emulator, "/q");
         assert_eq!(arguments(&boot), ["-hook", "-chardev"]);
         assert!(boot.xml().contains("xmlns:qemu="));
+    }
+
+    #[test]
+    fn later_defines_have_the_uuid_that_libvirt_gave_the_first() {
+        let readback = READBACK.replace("<title>", "<uuid>c3ecdb42-282e-44c3-8266-91b99ac91261</uuid><title>");
+        for placeholders in ["0", "1"] {
+            let mut boot = boot(placeholders);
+            assert!(!boot.xml().contains("<uuid>"));
+            boot.keep_uuid(&readback).unwrap();
+            while !boot.is_last() {
+                boot.next(Some(&readback)).unwrap();
+                assert!(boot.xml().contains("<uuid>c3ecdb42-282e-44c3-8266-91b99ac91261</uuid>"), "{}", boot.xml());
+            }
+        }
     }
 
     #[test]

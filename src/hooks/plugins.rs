@@ -15,6 +15,7 @@ use super::{HookError, Timings};
 use crate::files::is_component;
 use crate::proto::plugins_v1alpha1::domain_hook_service_client::DomainHookServiceClient;
 use crate::proto::plugins_v1alpha1::{MutateDomainRequest, SidecarContext};
+use crate::vmi::strict::reads_only_maps;
 
 /// Below it each plugin has a folder for its sockets.
 const SOCKETS: &str = "/var/run/kubevirt-plugin";
@@ -37,20 +38,20 @@ impl InvocationContext {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[serde(default, rename_all = "camelCase", remote = "Self", expecting = "a map")]
 struct Plugin {
     metadata: Metadata,
     spec: Spec,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, remote = "Self", expecting = "a map")]
 struct Metadata {
     name: String,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[serde(default, rename_all = "camelCase", remote = "Self", expecting = "a map")]
 struct Spec {
     condition: String,
     failure_strategy: String,
@@ -58,7 +59,7 @@ struct Spec {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[serde(default, rename_all = "camelCase", remote = "Self", expecting = "a map")]
 struct DomainHook {
     cel: Option<serde_json::Value>,
     sidecar: Option<SidecarHook>,
@@ -69,10 +70,12 @@ struct DomainHook {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[serde(default, rename_all = "camelCase", remote = "Self", expecting = "a map")]
 struct SidecarHook {
     socket_path: String,
 }
+
+reads_only_maps!(Plugin, Metadata, Spec, DomainHook, SidecarHook);
 
 /// The plugins of a VM in their order.
 #[derive(Debug, Clone, Default)]

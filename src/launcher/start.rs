@@ -35,7 +35,7 @@ use crate::files::{Folder, is_component};
 use crate::hooks::{HookError, Hooks};
 use crate::hypervisor::{
     Catalogue, CatalogueError, DEFAULT_HYPERVISOR, Environment, Hypervisor, LibvirtWrapper, LogFilters, Remark,
-    Runtime, RuntimeError, VmSetup, log_filters,
+    Runtime, RuntimeError, VmSetup, host_architecture, log_filters,
 };
 use crate::libvirt::{self, Connection};
 use crate::logging;
@@ -43,6 +43,7 @@ use crate::notify::Outbox;
 use crate::process::{give_back_program_pages, handover};
 use crate::storage::Owner;
 use crate::vmi;
+use crate::vmi::manifest::{Manifest, Options};
 
 /// QEMU writes its firmware's debug port there (contract/lifecycle.md 4.5).
 const FIRMWARE_LOG: &str = "/var/run/kubevirt-private/QEMUSeaBiosDebugPipe";
@@ -153,7 +154,8 @@ impl Started {
         let signalled =
             watch_signals(adoption.and_then(|adoption| adoption.terminating_for)).map_err(StartError::Signals)?;
         let standalone = standalone(&config)?;
-        let config = Arc::new(with_standalone(config, standalone.as_ref())?);
+        let vmi = standalone.as_ref().map(|manifest| &manifest.vmi);
+        let config = Arc::new(with_standalone(config, vmi)?);
         let catalogue = Catalogue::load(config.hypervisor_catalogue.as_deref())?;
         let (name, entry) = catalogue.get(config.hypervisor.as_deref().unwrap_or(DEFAULT_HYPERVISOR))?;
         let runtime = Runtime::resolve(name, entry, !config.run_as_nonroot, Path::exists)?;
@@ -287,8 +289,8 @@ impl Started {
         give_back_program_pages();
 
         // A VM that an earlier launcher started is not started again.
-        if let Some(vmi) = standalone.filter(|_| inherited.process.is_none()) {
-            run_standalone(&handle, vmi).await?;
+        if let Some(manifest) = standalone.filter(|_| inherited.process.is_none()) {
+            run_standalone(&handle, manifest).await?;
         }
         let watched = Watched {
             signalled: mark_for_shutdown(signalled, vm.metadata.clone()),
@@ -381,16 +383,25 @@ fn with_standalone(mut config: Config, standalone: Option<&vmi::VirtualMachineIn
     Ok(config)
 }
 
-fn standalone(config: &Config) -> Result<Option<vmi::VirtualMachineInstance>, StartError> {
-    let text = config.environment.standalone_vmi.as_deref();
-    text.map(vmi::parse_document).transpose().map_err(|error| StartError::Standalone(error.to_string()))
+/// The standalone VMI, read as every person's file. The pod network is not added, because its tap would be virt-handler's
+/// work.
+fn standalone(config: &Config) -> Result<Option<Manifest>, StartError> {
+    let Some(text) = config.environment.standalone_vmi.as_deref() else { return Ok(None) };
+    let fallback = Some((config.name.as_str(), config.namespace.as_str()));
+    let options = Options { host_arch: host_architecture(), fallback, ..Options::default() };
+    let manifest = Manifest::read(text, &options).map_err(|error| StartError::Standalone(error.to_string()))?;
+    for line in manifest.warning_lines() {
+        tracing::warn!("STANDALONE_VMI: {line}");
+    }
+    Ok(Some(manifest))
 }
 
-async fn run_standalone(handle: &DriverHandle, vmi: vmi::VirtualMachineInstance) -> Result<(), StartError> {
-    let vmi_json = serde_json::to_vec(&vmi).map_err(|error| StartError::Standalone(error.to_string()))?;
+async fn run_standalone(handle: &DriverHandle, manifest: Manifest) -> Result<(), StartError> {
+    let vmi_json = serde_json::to_vec(&manifest.value).map_err(|error| StartError::Standalone(error.to_string()))?;
+    let vmi = manifest.vmi.clone();
     let request = SyncRequest { vmi, options: SyncOptions::default(), plugins: Vec::new(), vmi_json };
     let synced = handle.perform(Action::Sync(Box::new(request))).await;
-    synced.map_err(|failure| StartError::Standalone(failure.message()))
+    synced.map_err(|failure| StartError::Standalone(manifest.located_if_field(&failure.message())))
 }
 
 /// Where libvirt keeps the state of persistent TPMs (contract/lifecycle.md 4.6).

@@ -6,53 +6,50 @@
 mod cloud_init;
 mod devices;
 mod domain;
+pub mod manifest;
 mod parse;
 mod quantity;
 mod status;
+pub(crate) mod strict;
 mod volumes;
 
 pub use cloud_init::{CLOUD_INIT_KEYS, CloudInitData, CloudInitKind};
 pub use devices::*;
 pub use domain::*;
-pub use parse::{ParseError, parse, parse_document};
+pub use manifest::parse_document;
+pub use parse::{ParseError, parse};
 pub use quantity::Quantity;
 pub use status::*;
 pub use volumes::*;
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
 /// An object whose presence says enough; what is in it is kept as it is.
 pub type Object = serde_json::Map<String, serde_json::Value>;
 
-/// Makes API structs: camelCase keys, every key optional.
+/// Makes API structs: camelCase keys, every key optional, and nothing but a map taken for one.
 macro_rules! api {
     ($($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident : $type:ty,)* })*) => {
         $(
             $(#[$meta])*
             #[derive(Debug, Clone, Default, PartialEq, ::serde::Serialize, ::serde::Deserialize)]
-            #[serde(default, rename_all = "camelCase")]
+            #[serde(default, rename_all = "camelCase", remote = "Self", expecting = "a map")]
             #[allow(missing_docs)] // the API's own names
             pub struct $name { $($(#[$field_meta])* pub $field: $type,)* }
+            $crate::vmi::strict::only_maps!($name);
         )*
     };
 }
 pub(crate) use api;
 
-/// A VirtualMachineInstance.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct VirtualMachineInstance {
-    /// Identity, annotations, labels.
-    pub metadata: ObjectMeta,
-    /// What is wanted.
-    pub spec: VirtualMachineInstanceSpec,
-    /// What is known.
-    pub status: VirtualMachineInstanceStatus,
-}
-
 api! {
+    /// A VirtualMachineInstance: identity, what is wanted, what is known.
+    VirtualMachineInstance {
+        metadata: ObjectMeta,
+        spec: VirtualMachineInstanceSpec,
+        status: VirtualMachineInstanceStatus,
+    }
+
     /// Kubernetes metadata.
     ObjectMeta {
         name: String,

@@ -7,7 +7,7 @@ use super::VirtualMachineInstance;
 /// Why a VMI document cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ParseError {
-    /// It is neither JSON nor, where that is allowed, YAML.
+    /// It is not JSON.
     #[error("not a document: {0}")]
     Syntax(String),
     /// A field has the wrong type.
@@ -18,9 +18,6 @@ pub enum ParseError {
         /// What is wrong with it.
         problem: String,
     },
-    /// It is some other object.
-    #[error("kind: {0:?} is neither VirtualMachineInstance nor VirtualMachine")]
-    Kind(String),
 }
 
 /// Reads the JSON of a VirtualMachineInstance.
@@ -29,44 +26,8 @@ pub fn parse(json: &[u8]) -> Result<VirtualMachineInstance, ParseError> {
     from_value(value)
 }
 
-/// Reads a document that a person wrote: YAML or JSON, a VirtualMachineInstance or a VirtualMachine, of which the
-/// template is taken under the machine's own name and namespace.
-pub fn parse_document(text: &str) -> Result<VirtualMachineInstance, ParseError> {
-    // JSON with tabs is no YAML, and a mistake in JSON is told best by a JSON reader.
-    let value: Value = match text.trim_start().starts_with('{') {
-        true => serde_json::from_str(text)
-            .or_else(|error| serde_norway::from_str(text).map_err(|_| ParseError::Syntax(error.to_string())))?,
-        false => serde_norway::from_str(text).map_err(|error| ParseError::Syntax(error.to_string()))?,
-    };
-    from_value(instance_of(value)?)
-}
-
-/// The VirtualMachineInstance in a document: itself, or a VirtualMachine's template.
-fn instance_of(value: Value) -> Result<Value, ParseError> {
-    let kind = value.get("kind").and_then(Value::as_str).unwrap_or("VirtualMachineInstance").to_owned();
-    match kind.as_str() {
-        "VirtualMachineInstance" => Ok(value),
-        "VirtualMachine" => {
-            let mut instance = value
-                .pointer("/spec/template")
-                .cloned()
-                .ok_or_else(|| ParseError::Field { path: "spec.template".into(), problem: "missing field".into() })?;
-            let own = value.get("metadata").cloned().unwrap_or_default();
-            if let Some(instance) = instance.as_object_mut() {
-                let metadata = instance.entry("metadata").or_insert_with(|| Value::Object(Default::default()));
-                for key in ["name", "namespace", "uid"] {
-                    if let (Some(metadata), Some(text)) = (metadata.as_object_mut(), own.get(key)) {
-                        metadata.entry(key).or_insert_with(|| text.clone());
-                    }
-                }
-            }
-            Ok(instance)
-        }
-        _ => Err(ParseError::Kind(kind)),
-    }
-}
-
-fn from_value(mut value: Value) -> Result<VirtualMachineInstance, ParseError> {
+/// Reads a VirtualMachineInstance from its JSON value.
+pub(super) fn from_value(mut value: Value) -> Result<VirtualMachineInstance, ParseError> {
     if !value.is_object() {
         return Err(ParseError::Syntax("the document is not an object".into()));
     }
@@ -111,15 +72,24 @@ mod tests {
     }
 
     #[test]
-    fn a_virtual_machine_gives_its_template() {
-        let vmi = parse_document(
-            "kind: VirtualMachine\nmetadata: {name: vm1, namespace: ns}\nspec:\n  template:\n    spec: {hostname: h}\n",
-        )
-        .unwrap();
-        assert_eq!((vmi.domain_name().as_str(), vmi.spec.hostname.as_str()), ("ns_vm1", "h"));
-        let vmi = parse_document("{\n\t\"spec\": {\n\t\t\"hostname\": \"h\"}}").unwrap();
-        assert_eq!(vmi.spec.hostname, "h");
-        assert_eq!(parse_document("{spec: {hostname: h}}").unwrap(), vmi);
-        assert!(matches!(parse_document("kind: Pod\n"), Err(ParseError::Kind(_))));
+    fn a_list_is_not_an_object() {
+        // Derived deserialisers take a list for a struct, field by field in the order of the source.
+        for (json, path) in [
+            (r#"{"spec":{"domain":{"cpu":[4,2,1]}}}"#, "spec.domain.cpu"),
+            (r#"{"spec":{"domain":{"memory":["512Mi"]}}}"#, "spec.domain.memory"),
+            (r#"{"spec":{"domain":{"clock":{"timer":[{"present":true}]}}}}"#, "spec.domain.clock.timer"),
+            (r#"{"spec":{"domain":{"devices":{"disks":[["root"]]}}}}"#, "spec.domain.devices.disks[0]"),
+            (
+                r#"{"spec":{"domain":{"devices":{"disks":[{"name":"a","disk":["virtio"]}]}}}}"#,
+                "spec.domain.devices.disks[0].disk",
+            ),
+            (r#"{"spec":{"volumes":[{"name":"a","containerDisk":["image"]}]}}"#, "spec.volumes[0].containerDisk"),
+            (r#"{"status":[]}"#, "status"),
+            (r#"{"metadata":["a","b"]}"#, "metadata"),
+            (r#"{"spec":[]}"#, "spec"),
+        ] {
+            let error = parse(json.as_bytes()).unwrap_err().to_string();
+            assert_eq!(error, format!("{path}: invalid type: sequence, expected a map"));
+        }
     }
 }

@@ -81,6 +81,19 @@ async fn a_request_without_a_readable_vmi_is_refused_and_nothing_is_done() {
         assert_eq!(client.kill_virtual_machine(request.clone()).await.unwrap().into_inner(), expected);
         assert_eq!(client.signal_target_pod_cleanup(request).await.unwrap().into_inner(), expected);
     }
+    for (json, cause) in [
+        (
+            r#"{"spec":{"domain":{"cpu":{"cores":"two"}}}}"#,
+            "spec.domain.cpu.cores: invalid type: string \"two\", expected u32",
+        ),
+        (r#"{"spec":{"domain":{"cpu":[2,1]}}}"#, "spec.domain.cpu: invalid type: sequence, expected a map"),
+        (r#"{"spec":{"volumes":[{"emptyDisk":{"capacity":"big"}}]}}"#, "spec.volumes[0].emptyDisk.capacity: \"big\": "),
+    ] {
+        let request = VmiRequest { vmi: Some(Vmi { vmi_json: json.into() }), options: None };
+        let reply = client.sync_virtual_machine(request).await.unwrap().into_inner();
+        let words = format!("No valid vmi object present in command server request: {cause}");
+        assert!(!reply.success && reply.message.starts_with(&words), "{}", reply.message);
+    }
     let options = VirtualMachineOptions { plugins_json: b"{}".to_vec(), ..Default::default() };
     let request = VmiRequest { options: Some(options), ..vmi_request() };
     let reply = client.sync_virtual_machine(request).await.unwrap().into_inner();
@@ -279,6 +292,7 @@ async fn a_memory_dump_needs_a_vmi_and_a_secret_its_two_parts() {
     for (options, said) in [
         ("", "No valid secret options present in command server request"),
         ("7", "No valid secret options present in command server request"),
+        (r#"["h","s"]"#, "No valid secret options present in command server request"),
         ("null", "Header is required"),
         ("{}", "Header is required"),
         (r#"{"header":"h"}"#, "Secret is required"),

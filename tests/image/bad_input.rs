@@ -87,15 +87,24 @@ fn a_vmi_that_cannot_run_is_refused_and_the_launcher_goes_on() {
         &["ReadCloudInitVolumeDataSource failed: volume cloudinit: userData exceeds 2048 byte limit", "secretRef"],
     );
     refused(&with(&good, "name: demo", "name: other"), &["VMI default_other", "default_demo"]);
-    // The original's words say no more; the log does.
-    for (bytes, why) in [
-        (&b"{\"spec\":{\"domain\":"[..], "EOF while parsing"),
-        (b"\xff\xfe", "expected value at line 1 column 1"),
-        (b"{\"spec\":{\"domain\":{\"cpu\":{\"cores\":\"many\"}}}}", "spec.domain.cpu.cores"),
-        (b"", ""),
+    // The original's words say no more; the log does, and of a field the reply.
+    for (bytes, why, field) in [
+        (&b"{\"spec\":{\"domain\":"[..], "EOF while parsing", ""),
+        (b"\xff\xfe", "expected value at line 1 column 1", ""),
+        (
+            b"{\"spec\":{\"domain\":{\"cpu\":{\"cores\":\"many\"}}}}",
+            "spec.domain.cpu.cores",
+            ": spec.domain.cpu.cores: invalid type: string \"many\", expected u32",
+        ),
+        (
+            b"{\"spec\":{\"domain\":{\"cpu\":[2,1,1]}}}",
+            "spec.domain.cpu",
+            ": spec.domain.cpu: invalid type: sequence, expected a map",
+        ),
+        (b"", "", ""),
     ] {
-        let none = "No valid vmi object present in command server request";
-        assert_eq!(pod.sync_raw(bytes), (false, none.to_owned()));
+        let none = format!("No valid vmi object present in command server request{field}");
+        assert_eq!(pod.sync_raw(bytes), (false, none));
         wait_for("the reason in the log", Duration::from_secs(20), || expect(pod.log().contains(why), pod.log()));
     }
     assert!(pod.ctl(&["ping"]).status.success());
@@ -163,10 +172,10 @@ fn a_full_disk_is_told_and_leaves_nothing_half_made() {
 fn a_standalone_vmi_that_cannot_run_ends_the_launcher() {
     let Some(image) = image() else { return };
     for (document, why) in [
-        ("{\"spec\":".to_owned(), "STANDALONE_VMI: not a document: EOF while parsing a value at line 1 column 8"),
+        ("{\"spec\":".to_owned(), "STANDALONE_VMI: line 1, column 8: EOF while parsing a value"),
         (
             with(&vmi("demo"), &format!("uid: {UID}"), &format!("uid: {UID}\n  annotations: {{x: [1]}}")),
-            "STANDALONE_VMI: metadata.annotations",
+            "STANDALONE_VMI: line 7: metadata.annotations.x: invalid type: sequence, expected a string",
         ),
         (
             with(&vmi("demo"), &format!("uid: {UID}"), "uid: ../elsewhere"),

@@ -9,6 +9,7 @@ use tonic::{Response as Reply, Status};
 
 use super::output::{self, Format};
 use super::{CtlError, Target, vmi_file};
+use crate::cli::vm_file::VmFile;
 use crate::cmd::client::{self, ConnectError, deadline};
 use crate::proto::cmd_v1::cmd_client::CmdClient;
 use crate::proto::cmd_v1::{EmptyRequest, Response, VirtualMachineOptions, Vmi, VmiRequest};
@@ -93,12 +94,12 @@ impl Caller {
         })
     }
 
-    pub(super) async fn sync(&self, sync: Sync, file: &Path, options: Option<&Path>) -> Result<(), CtlError> {
+    pub(super) async fn sync(&self, sync: Sync, file: &VmFile, options: Option<&Path>) -> Result<(), CtlError> {
         let options = options.map(read_options).transpose()?;
         let mut client = self.connect().await?;
         let running = self.domain(&mut client).await?;
-        let vmi = vmi_file::read(file, running.as_ref().map(vmi_file::uid).filter(|uid| !uid.is_empty()))?;
-        let request = VmiRequest { vmi: Some(encode(&vmi)), options };
+        let manifest = vmi_file::read(file, running.as_ref().map(vmi_file::uid).filter(|uid| !uid.is_empty()))?;
+        let request = VmiRequest { vmi: Some(encode(&manifest.value)), options };
         let within = deadline::LONG;
         let reply = match sync {
             Sync::Devices => self.answer(within, client.sync_virtual_machine(request)).await?,
@@ -106,7 +107,10 @@ impl Caller {
             Sync::Memory => self.answer(within, client.sync_virtual_machine_memory(request)).await?,
             Sync::HostDevices => self.answer(within, client.hotplug_host_devices(request)).await?,
         };
-        self.done(&reply)
+        self.done(&reply).map_err(|error| match error {
+            CtlError::Refused(why) => CtlError::Refused(manifest.located_if_field(&why)),
+            error => error,
+        })
     }
 
     pub(super) async fn steer(&self, steer: Steer, target: Target) -> Result<(), CtlError> {
@@ -146,7 +150,7 @@ impl Caller {
     /// The VMI that a command means.
     pub(super) async fn target(&self, client: &mut CmdClient<Channel>, target: Target) -> Result<Value, CtlError> {
         match target.vmi {
-            Some(file) => vmi_file::read(&file, None),
+            Some(file) => Ok(vmi_file::read(&VmFile { file, vm: target.vm }, None)?.value),
             None => {
                 Ok(vmi_file::of_domain(&self.domain(client).await?.ok_or_else(|| {
                     CtlError::Refused("no domain is defined; name the VM with --vmi FILE".to_owned())

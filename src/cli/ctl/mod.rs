@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use super::vm_file::VmFile;
 use crate::cmd::client::ConnectError;
 use output::Format;
 
@@ -49,33 +50,29 @@ pub struct Ctl {
 enum Command {
     /// Bring the VM in line with a VirtualMachineInstance or VirtualMachine file; starts it the first time.
     Sync {
-        /// YAML or JSON; `-` reads standard input.
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
+        #[command(flatten)]
+        file: VmFile,
         /// What the node would add: JSON of VirtualMachineOptions with the field names of the protocol.
         #[arg(long, value_name = "FILE")]
         options: Option<PathBuf>,
     },
     /// Plug or unplug vCPUs until the VM has those of the file.
     SyncCpus {
-        /// YAML or JSON; `-` reads standard input.
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
+        #[command(flatten)]
+        file: VmFile,
         /// As for `sync`; pinning needs the `topology` of it.
         #[arg(long, value_name = "FILE")]
         options: Option<PathBuf>,
     },
     /// Plug or unplug memory until the VM has that of the file; its `status.memory.guestAtBoot` is needed.
     SyncMemory {
-        /// YAML or JSON; `-` reads standard input.
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
+        #[command(flatten)]
+        file: VmFile,
     },
     /// Plug the SR-IOV devices of the file that the VM lacks.
     HotplugHostDevices {
-        /// YAML or JSON; `-` reads standard input.
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
+        #[command(flatten)]
+        file: VmFile,
         /// As for `sync`.
         #[arg(long, value_name = "FILE")]
         options: Option<PathBuf>,
@@ -170,6 +167,9 @@ struct Target {
     /// The VM's file, for a launcher that has no domain yet.
     #[arg(long, value_name = "FILE")]
     vmi: Option<PathBuf>,
+    /// The virtual machine that is meant, where the file has several.
+    #[arg(long, value_name = "NAME", requires = "vmi")]
+    vm: Option<String>,
 }
 
 /// Why a command did not succeed; decides the exit code.

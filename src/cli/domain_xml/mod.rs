@@ -1,7 +1,7 @@
 //! `virt-launcher domain-xml`: what would be defined for a VMI, without a libvirt.
 
 mod explain;
-mod machine;
+pub(super) mod machine;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -11,16 +11,15 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use super::{NOT_THERE, USAGE, say};
+use super::assume::{self, Assume};
+use super::{NOT_THERE, USAGE, say, vm_file};
 use crate::convert::{ConvertError, Defines, HostFacts, HypervisorFacts};
 use crate::domain::DomainSpec;
 use crate::hypervisor::{Catalogue, CatalogueError};
-use crate::launcher::facts::hypervisor_facts;
-use crate::vmi::{self, VirtualMachineInstance};
+use crate::launcher::facts::{self, hypervisor_facts};
+use crate::vmi::VirtualMachineInstance;
+use crate::vmi::manifest::{Manifest, Options};
 use explain::{Stage, explanation};
-
-/// Longest document that is read: far above any VMI, context or domain, far below what would hurt.
-const LONGEST_DOCUMENT: u64 = 64 << 20;
 
 /// Prints the XML of the last define for a VMI.
 ///
@@ -29,8 +28,16 @@ const LONGEST_DOCUMENT: u64 = 64 << 20;
 #[derive(Debug, Parser)]
 #[command(name = "virt-launcher domain-xml")]
 pub struct Arguments {
-    /// VirtualMachineInstance or VirtualMachine, JSON or YAML; `-` reads standard input.
+    /// VirtualMachineInstance, VirtualMachine or what makes some (ReplicaSet, Pool), JSON or YAML, also among other objects;
+    /// `-` reads standard input.
     pub vmi: PathBuf,
+    /// The virtual machine that is meant, where the file has several.
+    #[arg(long, value_name = "NAME")]
+    pub vm: Option<String>,
+    /// What a volume is whose content is not here, such as `root=qcow2:20Gi`, `data=raw:5Gi` or `data=block:5Gi`; may be
+    /// repeated. Away from a pod the rest is assumed: qcow2 images of 10Gi in containers, raw claims.
+    #[arg(long, value_name = "VOLUME=FORMAT:SIZE", conflicts_with = "context")]
+    pub assume: Vec<Assume>,
     /// Facts about the machine and the sync's options, as a golden case's ctx.json; without it this machine's are taken.
     #[arg(long, value_name = "CTX")]
     pub context: Option<PathBuf>,
@@ -90,12 +97,15 @@ enum Problem {
     /// The launcher's flags cannot be used.
     #[error("{0}")]
     Flags(String),
+    /// The VM's file cannot be used; one line for each reason, with the file's name.
+    #[error("{}", .0.join("\n"))]
+    Manifest(Vec<String>),
     /// This machine cannot be looked at.
-    #[error("the machine's facts: {0}")]
+    #[error("{0}")]
     Machine(String),
-    /// The VMI cannot be converted.
-    #[error("{}", .0.with_path())]
-    Convert(ConvertError),
+    /// The VMI cannot be converted. The text has the file's name, line and path.
+    #[error("{0}")]
+    Convert(String),
 }
 
 /// Runs the subcommand; `words` are the arguments after its name. Exit code 1 for what cannot be read or converted, 2
@@ -119,17 +129,27 @@ pub fn run(words: &[OsString]) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(problem) => {
-            say(std::io::stderr(), &format!("virt-launcher: {problem}\n"));
+            for line in problem.to_string().lines() {
+                say(std::io::stderr(), &format!("virt-launcher: {line}\n"));
+            }
             ExitCode::from(NOT_THERE)
         }
     }
 }
 
 fn printed(arguments: &Arguments) -> Result<String, Problem> {
-    let path = &arguments.vmi;
-    let vmi = vmi::parse_document(&read(path)?)
-        .map_err(|error| Problem::Document { path: path.clone(), why: error.to_string() })?;
-    let facts = facts(arguments, &vmi)?;
+    // A context describes a sync, and so does the VMI that comes with it.
+    let options = Options {
+        vm: arguments.vm.as_deref(),
+        is_complete: arguments.context.is_some(),
+        pod_network: !assume::is_pod() || facts::has_pod_tap(Path::new("/")),
+        assumes_instancetype: !assume::is_pod(),
+        ..Options::default()
+    };
+    let manifest = vm_file::read(&arguments.vmi, options).map_err(Problem::Manifest)?;
+    let mut vmi = manifest.vmi.clone();
+    let facts = facts(arguments, &manifest, &mut vmi)?;
+    let unconverted = |error: ConvertError| Problem::Convert(manifest.located(&error.with_path()));
     if arguments.facts {
         return serde_json::to_string_pretty(&facts)
             .map(|text| text + "\n")
@@ -147,12 +167,12 @@ fn printed(arguments: &Arguments) -> Result<String, Problem> {
             stages.push(Stage { step, document: document.clone() });
         }
     };
-    let mut boot = Defines::observed(&vmi, &facts, &mut observe).map_err(Problem::Convert)?;
+    let mut boot = Defines::observed(&vmi, &facts, &mut observe).map_err(unconverted)?;
     observe("hot-plug topology", boot.document());
     let mut defines = vec![boot.xml()];
     while !boot.is_last() && devices.is_some() {
         let first = boot.needs_readback();
-        boot.next(readback.as_deref()).map_err(Problem::Convert)?;
+        boot.next(readback.as_deref()).map_err(unconverted)?;
         if let Some(read) = devices.as_ref().filter(|_| first) {
             // The interfaces are libvirt's only where no placeholders had to be taken out again.
             let mut document = boot.document().clone();
@@ -175,23 +195,29 @@ fn printed(arguments: &Arguments) -> Result<String, Problem> {
 }
 
 /// The context's facts or this machine's, for the hypervisor that is asked for.
-fn facts(arguments: &Arguments, vmi: &VirtualMachineInstance) -> Result<HostFacts, Problem> {
+fn facts(arguments: &Arguments, manifest: &Manifest, vmi: &mut VirtualMachineInstance) -> Result<HostFacts, Problem> {
     let catalogue = Catalogue::load(arguments.hypervisor_catalogue.as_deref()).map_err(Problem::Catalogue)?;
+    let domain = vmi.domain_name();
     let find = |field: &'static str, name: &str| {
         let (_, entry) = catalogue.get(name).map_err(|error| Problem::Hypervisor { field, error })?;
-        Ok(hypervisor_facts(entry, Path::new("/"), &vmi.domain_name()))
+        Ok((hypervisor_facts(entry, Path::new("/"), &domain), entry.launcher.firmware_images.as_slice()))
     };
     let own = Some(vmi.spec.hypervisor.as_str()).filter(|name| !name.is_empty());
     let asked = arguments.hypervisor.as_deref().map(|name| find("--hypervisor", name)).transpose()?;
     let wanted = own.map(|name| find("spec.hypervisor", name)).transpose()?;
     let Some(path) = &arguments.context else {
-        let config = machine::config(vmi, &arguments.launcher_flags)?;
+        let config = machine::config(vmi, &arguments.launcher_flags).map_err(Problem::Flags)?;
         let flag = config.hypervisor.as_deref().map(|name| find("--hypervisor", name)).transpose()?;
-        let hypervisor = match asked.or(flag).or(wanted) {
+        let (hypervisor, images) = match asked.or(flag).or(wanted) {
             Some(found) => found,
             None => find("--hypervisor", crate::hypervisor::DEFAULT_HYPERVISOR)?,
         };
-        return machine::facts(&config, hypervisor, vmi);
+        let (facts, said) =
+            machine::facts(&config, hypervisor, images, vmi, &arguments.assume).map_err(Problem::Machine)?;
+        for line in said {
+            say(std::io::stderr(), &format!("virt-launcher: {}\n", manifest.located(&line)));
+        }
+        return Ok(facts);
     };
     let text = read(path)?;
     let mut reader = serde_json::Deserializer::from_str(&text);
@@ -209,7 +235,7 @@ fn facts(arguments: &Arguments, vmi: &VirtualMachineInstance) -> Result<HostFact
         say(std::io::stderr(), &note);
     }
     let named = !facts.hypervisor.name.is_empty();
-    if let Some(hypervisor) = asked.or(wanted.filter(|_| !named)) {
+    if let Some((hypervisor, _)) = asked.or(wanted.filter(|_| !named)) {
         // The context says what is there, but not which hypervisor it is for.
         let HypervisorFacts { name, profile, domain_name, .. } = hypervisor;
         let of_context = std::mem::take(&mut facts.hypervisor);
@@ -231,19 +257,7 @@ fn at(path: &str, problem: impl std::fmt::Display) -> String {
 }
 
 fn read(path: &Path) -> Result<String, Problem> {
-    use std::io::Read as _;
-    let mut text = String::new();
-    let input: std::io::Result<Box<dyn std::io::Read>> = match path == Path::new("-") {
-        true => Ok(Box::new(std::io::stdin())),
-        false => std::fs::File::open(path).map(|file| Box::new(file) as Box<dyn std::io::Read>),
-    };
-    input
-        .and_then(|input| input.take(LONGEST_DOCUMENT + 1).read_to_string(&mut text))
-        .and_then(|length| match u64::try_from(length).unwrap_or(u64::MAX) > LONGEST_DOCUMENT {
-            true => Err(std::io::Error::other(format!("longer than {} MiB", LONGEST_DOCUMENT >> 20))),
-            false => Ok(text),
-        })
-        .map_err(|error| Problem::File { path: path.to_owned(), error })
+    vm_file::text(path).map_err(|error| Problem::File { path: path.to_owned(), error })
 }
 
 fn write(folder: &Path, defines: &[String]) -> Result<(), Problem> {

@@ -346,6 +346,7 @@ impl Boot {
                 };
                 if let Some(readback) = &readback {
                     tracing::info!(v = 5, readback, "read the domain back");
+                    defines.keep_uuid(readback).map_err(|error| Failure::text(error.to_string()))?;
                 }
                 defines.next(readback.as_deref()).map_err(|error| Failure::text(error.to_string()))?;
             }

@@ -64,6 +64,11 @@ pub fn hypervisor_facts(entry: &Entry, root: &Path, domain: &str) -> HypervisorF
     }
 }
 
+/// Whether the pod's network was prepared for a guest on it.
+pub fn has_pod_tap(root: &Path) -> bool {
+    below(root, "/sys/class/net/tap0").exists()
+}
+
 /// Gathers the facts for one VMI. Blocking: reads small files and opens the VM's disks.
 pub fn gather(
     pod: &Pod<'_>,
