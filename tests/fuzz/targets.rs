@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::value::RawValue;
 use virt_launcher::convert::{Defines, HostFacts};
 use virt_launcher::domain::{Domain, DomainSpec};
+use virt_launcher::vmi::manifest::{Manifest, Options};
 use virt_launcher::vmi::{self, Quantity};
 
 pub struct Target {
@@ -18,7 +19,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "domain-xml", seeds: domain_xml_seeds, run: domain_xml },
     Target { name: "domain-json", seeds: domain_json_seeds, run: domain_json },
     Target { name: "vmi-json", seeds: vmi_seeds, run: vmi_json },
-    Target { name: "vmi-document", seeds: vmi_seeds, run: vmi_document },
+    Target { name: "vmi-document", seeds: document_seeds, run: vmi_document },
     Target { name: "convert", seeds: boot_seeds, run: convert },
     Target { name: "quantity", seeds: quantity_seeds, run: quantity },
 ];
@@ -53,9 +54,15 @@ fn vmi_json(input: &[u8]) -> bool {
     true
 }
 
-/// A file a person wrote: YAML or JSON.
+/// A file a person wrote, YAML or JSON: what is accepted is typed, and a message about any of its fields is found a place.
 fn vmi_document(input: &[u8]) -> bool {
-    vmi::parse_document(&String::from_utf8_lossy(input)).is_ok()
+    let text = String::from_utf8_lossy(input);
+    let options = Options { file: "f", host_arch: "amd64", pod_network: true, ..Options::default() };
+    let Ok(manifest) = Manifest::read(&text, &options) else { return false };
+    let json = serde_json::to_vec(&manifest.value).unwrap();
+    assert_eq!(vmi::parse(&json).unwrap(), manifest.vmi);
+    assert!(manifest.located("x: spec.domain.devices.disks[0].name: y").starts_with("f"));
+    true
 }
 
 /// A VMI, the facts it meets and what libvirt reads back, in one document.
@@ -99,6 +106,12 @@ fn vmi_seeds() -> Vec<Vec<u8>> {
     let mut seeds = recorded(&[".vmi.json"], 60);
     seeds.push(include_bytes!("seeds/vmi.yaml").to_vec());
     seeds
+}
+
+fn document_seeds() -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/manifests/files");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+    files.chain(vmi_seeds()).collect()
 }
 
 fn boot_seeds() -> Vec<Vec<u8>> {
