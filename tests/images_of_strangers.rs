@@ -34,8 +34,11 @@ fn with_data_file(image: &Path) {
     fs::write(image, bytes).unwrap();
 }
 
-/// An image of each kind that is refused, made at `image`, and what is said of it.
-fn refused_images() -> Vec<(fn(&Path), &'static str)> {
+/// Makes an image at a path.
+type Make = fn(&Path);
+
+/// An image of each kind that is refused, and the reason in the refusal.
+fn refused_images() -> Vec<(Make, &'static str)> {
     fn created(image: &Path, words: &[&str]) {
         let words = [&["create", "-q"], words, &[image.to_str().unwrap(), "64K"]].concat();
         qemu_img(image.parent().unwrap(), &words);

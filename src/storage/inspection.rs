@@ -333,7 +333,9 @@ mod tests {
         let extension = |kind: u32| [kind.to_be_bytes(), [0; 4], [0; 4], [0; 4]].concat();
         let (encryption, unknown) = (extension(qcow2::ENCRYPTION_HEADER), extension(0x1234_5678));
         let long = [0x1234_5678_u32.to_be_bytes(), u32::MAX.to_be_bytes()].concat();
-        let cases: [(&[(usize, &[u8])], &str); 21] = [
+        /// Bytes at their offsets that are written into a good image.
+        type Patches<'a> = &'a [(usize, &'a [u8])];
+        let cases: [(Patches<'_>, &str); 21] = [
             (&[(35, &[1])], "unsupported: encryption (AES)"),
             (&[(35, &[2])], "unsupported: encryption (LUKS)"),
             (&[(35, &[9])], "unsupported: encryption (method 9)"),
