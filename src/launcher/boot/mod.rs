@@ -9,6 +9,7 @@ mod image_volumes;
 mod images;
 mod missing;
 mod pod_network;
+mod running;
 mod tagged_devices;
 mod tracking;
 
@@ -152,7 +153,7 @@ impl Boot {
             // A VM that has run is not run again, whatever virt-handler knows by now: that would be another VM.
             return Ok(Started::Before);
         }
-        let facts = self.facts(&vmi, options).await?;
+        let facts = self.facts(vm, &vmi, options).await?;
         tracking::make_overlays(self, &vmi, &facts).await?;
         if self.must_define(vm).await? {
             Self::check_memory(&vmi)?;
@@ -256,19 +257,30 @@ impl Boot {
     }
 
     /// What the machine and the pod look like now, but for the disks' files.
-    pub(super) async fn facts(&self, vmi: &VirtualMachineInstance, options: SyncOptions) -> Result<HostFacts, Failure> {
-        if self.config.image_volume {
-            image_volumes::link_all(&self.root, &self.config.container_disk_dir, vmi)?;
-        }
-        self.inspect_all(vmi).await?;
-        let (config, vmi, inspected) = (Arc::clone(&self.config), vmi.clone(), self.inspected().clone());
+    pub(super) async fn facts(
+        &self,
+        vm: &Vm,
+        vmi: &VirtualMachineInstance,
+        options: SyncOptions,
+    ) -> Result<HostFacts, Failure> {
+        let images = match running::images(vm, vmi).await? {
+            Some(images) => images,
+            None => {
+                if self.config.image_volume {
+                    image_volumes::link_all(&self.root, &self.config.container_disk_dir, vmi)?;
+                }
+                self.inspect_all(vmi).await?;
+                self.inspected().clone()
+            }
+        };
+        let (config, vmi) = (Arc::clone(&self.config), vmi.clone());
         let hypervisor = facts::hypervisor_facts(self.runtime.entry(), &self.root, &vmi.domain_name());
         let root = self.root.clone();
         let iommufd = Arc::clone(&self.iommufd);
         look("gathering the machine's facts", move || {
             let iommufd = iommufd.receive(&facts::below(&root, iommufd::SOCKET), iommufd::DEADLINE)?;
             let pod = Pod { root: &root, config: &config, hypervisor, iommufd };
-            Ok(facts::collect(&pod, &vmi, options, &inspected))
+            Ok(facts::collect(&pod, &vmi, options, &images))
         })
         .await?
         .map_err(|why: String| Failure::text(why))

@@ -46,7 +46,7 @@ pub async fn synchronise(vm: &Vm, boot: &Boot, request: SyncRequest) -> Result<(
     if !vmi.spec.domain.cpu.as_ref().is_some_and(|cpu| cpu.dedicated_cpu_placement) {
         return Ok(());
     }
-    let facts = boot.facts(&vmi, options).await?;
+    let facts = boot.facts(vm, &vmi, options).await?;
     if let Some(error) = &facts.cpu_set_error {
         return Err(Failure::text(format!("failed to read pod cpuset: {error}")));
     }

@@ -62,7 +62,7 @@ pub async fn plug(vm: &Vm, boot: &Boot, request: SyncRequest) -> Result<(), Fail
     let _pass = vm.hotplug.host_devices.enter();
     let SyncRequest { vmi, options, .. } = request;
     let live = super::read_live(&vm.connection.xml(&vm.domain, 0).await?)?;
-    let facts = boot.facts(&vmi, options).await?;
+    let facts = boot.facts(vm, &vmi, options).await?;
     let wanted = convert::convert_for_running(&vmi, &facts).map_err(|error| Failure::text(error.to_string()))?;
     for device in missing(&vmi, &live.devices.host_devices, &wanted.devices.host_devices) {
         vm.connection.attach_device(&vm.domain, device.to_xml()).await?;
