@@ -7,7 +7,7 @@ use super::facts::{HostFacts, Profile};
 use super::firmware::{EfiChoice, choose_efi};
 use super::options::ClusterConfig;
 use super::{grace, host_devices};
-use crate::domain::HostDevice;
+use crate::domain::{Disk as Device, HostDevice};
 use crate::vmi::{Cpu, Disk, VirtualMachineInstance, Volume};
 
 /// Guest architecture. Unknown names act as amd64.
@@ -56,6 +56,8 @@ pub struct Context<'a> {
     pub efi: Option<EfiChoice>,
     /// The host's devices that the guest gets.
     pub host_devices: Vec<HostDevice>,
+    /// The disks of the domain that runs already; none before the start.
+    pub live: &'a [Device],
     hotplug: BTreeSet<&'a str>,
     permanent: BTreeSet<&'a str>,
 }
@@ -111,6 +113,7 @@ impl<'a> Context<'a> {
             cluster,
             efi,
             host_devices,
+            live: &[],
             hotplug: volumes(true),
             permanent: volumes(false),
         };

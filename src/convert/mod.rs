@@ -59,10 +59,17 @@ fn convert_in(
     Ok(domain)
 }
 
-/// Converts a VMI whose domain runs: what a later sync compares with libvirt's document. Pre-start additions are left to
-/// the devices that turn out to be new ([`fill_in_taps`], [`set_io_modes`]).
-pub fn convert_for_running(vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<DomainSpec, ConvertError> {
-    run_steps(&Context::new(vmi, facts)?, &mut |_, _| {})
+/// Converts a VMI whose domain runs and looks like `live`: what a later sync compares with it. What is there already has
+/// the names and places that it has there. Pre-start additions are left to the devices that turn out to be new
+/// ([`fill_in_taps`], [`set_io_modes`]).
+pub fn convert_for_running(
+    vmi: &VirtualMachineInstance,
+    facts: &HostFacts,
+    live: &DomainSpec,
+) -> Result<DomainSpec, ConvertError> {
+    let mut context = Context::new(vmi, facts)?;
+    context.live = &live.devices.disks;
+    run_steps(&context, &mut |_, _| {})
 }
 
 /// Fills in target, MAC and MTU of the `wanted` interfaces from the pod's links.

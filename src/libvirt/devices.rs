@@ -20,12 +20,12 @@ pub enum BlockSize {
 }
 
 impl Connection {
-    /// `virDomainAttachDeviceFlags`. A device that only the definition has already, because a daemon died between its two
-    /// halves of an unplug, is given to the guest alone.
+    /// `virDomainAttachDeviceFlags`. Where the definition still has the device, or another one of its name, because a daemon
+    /// died between its two halves of an unplug, it is given to the guest alone.
     pub async fn attach_device(&self, name: &str, xml: String) -> Result<(), Error> {
         let both = self.attach(name, xml.clone(), LIVE_AND_CONFIG).await;
         match both {
-            Err(error) if error.code() == Some(code::CONFIG_UNSUPPORTED) => {
+            Err(error) if matches!(error.code(), Some(code::CONFIG_UNSUPPORTED | code::OPERATION_INVALID)) => {
                 self.attach(name, xml, LIVE).await.map_err(|_| error)
             }
             both => both,

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a test ends by panicking
 
 mod generator;
+mod hotplug;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};

@@ -3,12 +3,12 @@
 use super::super::context::Arch;
 use super::super::io_threads::{self, Assignment};
 use super::super::pci::parse_address;
-use super::disk_names::{self, Names};
+use super::disk_names::{self, Claim};
 use super::volumes::{self, Discard};
 use super::{Context, ConvertError};
 use crate::domain::{
-    Address, Alias, BlockIo, BootOrder, Disk as Device, DiskDriver, DiskTarget, DomainSpec, ReadOnly, Reservations,
-    Shareable, SourceReservations,
+    Alias, BlockIo, BootOrder, Disk as Device, DiskDriver, DiskTarget, DomainSpec, ReadOnly, Reservations, Shareable,
+    SourceReservations, disk_partners,
 };
 use crate::vmi::{BlockSize, ClaimInfo, Disk, FeatureState, VolumeStatus};
 
@@ -16,23 +16,65 @@ use crate::vmi::{BlockSize, ClaimInfo, Disk, FeatureState, VolumeStatus};
 const S390X_BLOCK: u64 = 4096;
 
 pub(super) fn disks(context: &Context<'_>, domain: &mut DomainSpec) -> Result<(), ConvertError> {
-    let status = |name: &str| context.vmi.status.volume_status.iter().rfind(|status| status.name == name);
-    let mut names = Names::default();
-    for disk in context.disks() {
-        if let Some(status) = status(&disk.name).filter(|status| !status.target.is_empty()) {
-            names.keep(&disk.name, bus(disk), &status.target);
-        }
-    }
+    let disks = context.disks();
+    let status = |disk: &Disk| context.vmi.status.volume_status.iter().rfind(|status| status.name == disk.name);
     let mut threads = Assignment::new(io_threads::count(context)?);
-    for (index, disk) in context.disks().iter().enumerate() {
+    let mut devices = Vec::with_capacity(disks.len());
+    for (index, disk) in disks.iter().enumerate() {
         let path = format!("spec.domain.devices.disks[{index}]");
-        let status = status(&disk.name);
-        let device = Builder { context, disk, status, path: &path }.build(&mut names, &mut threads)?;
-        if is_printed(context, disk, status) {
-            domain.devices.disks.push(device);
+        devices.push(Builder { context, disk, status: status(disk), path: &path }.build(&mut threads)?);
+    }
+    let partners = disk_partners(&devices, context.live);
+    let partners: Vec<Option<&Device>> =
+        partners.into_iter().map(|place| place.and_then(|place| context.live.get(place))).collect();
+    name(context, &mut devices, &partners, &|disk| status(disk).map(|status| status.target.as_str()));
+    for ((disk, mut device), live) in disks.iter().zip(devices).zip(partners) {
+        let status = status(disk);
+        match live {
+            // Nothing is known of the volume: the running domain has the last word on it, and keeps it.
+            Some(live) if status.is_none() && context.volume(&disk.name).is_some() => device = live.clone(),
+            _ if !is_printed(context, disk, status) => continue,
+            _ => {}
         }
+        domain.devices.disks.push(device);
     }
     Ok(())
+}
+
+/// Names the disks. What the running domain has already stays in its place there, and on the image that its path names:
+/// a container disk's path carries the place that the volume had in the VMI when the domain was started (8.4).
+fn name<'a>(
+    context: &'a Context<'_>,
+    devices: &mut [Device],
+    partners: &[Option<&'a Device>],
+    status: &dyn Fn(&Disk) -> Option<&'a str>,
+) {
+    let disks = context.disks().iter().zip(partners);
+    let claims: Vec<Claim<'_>> = disks
+        .map(|(disk, live)| Claim {
+            bus: bus(disk),
+            is_cdrom: disk.cdrom.is_some(),
+            status: status(disk).unwrap_or_default(),
+            live: *live,
+        })
+        .collect();
+    let names = disk_names::assign(&claims, context.live);
+    let mut is_new = Vec::with_capacity(devices.len());
+    for ((device, name), live) in devices.iter_mut().zip(names).zip(partners) {
+        if device.device.is_empty() {
+            is_new.push(false);
+            continue;
+        }
+        device.target.device = name;
+        let live = live.filter(|live| live.target.bus == device.target.bus);
+        is_new.push(live.is_none());
+        let Some(live) = live else { continue };
+        device.address.clone_from(&live.address);
+        if device.backing_store.is_some() && live.backing_store.is_some() {
+            device.backing_store.clone_from(&live.backing_store);
+        }
+    }
+    disk_names::place_on_scsi(devices, &is_new, context.live);
 }
 
 /// Hot-plugged volumes appear once they are mounted (8.3).
@@ -59,7 +101,7 @@ pub(super) fn bus(disk: &Disk) -> &str {
 }
 
 impl Builder<'_> {
-    fn build(&self, names: &mut Names, threads: &mut Assignment) -> Result<Device, ConvertError> {
+    fn build(&self, threads: &mut Assignment) -> Result<Device, ConvertError> {
         let Builder { context, disk, .. } = *self;
         let bus = bus(disk);
         let mut device = Device {
@@ -69,7 +111,7 @@ impl Builder<'_> {
         };
         let mut driver =
             DiskDriver { name: "qemu".into(), cache: disk.cache.clone(), io: disk.io.clone(), ..DiskDriver::default() };
-        self.target(bus, names, &mut device)?;
+        self.target(bus, &mut device)?;
         if disk.disk.is_some() && disk.shareable == Some(true) {
             match driver.cache.as_str() {
                 "" => driver.cache = "none".into(),
@@ -112,22 +154,13 @@ impl Builder<'_> {
         Ok(device)
     }
 
-    fn target(&self, bus: &str, names: &mut Names, device: &mut Device) -> Result<(), ConvertError> {
+    fn target(&self, bus: &str, device: &mut Device) -> Result<(), ConvertError> {
         let Builder { disk, status, path, .. } = *self;
         let has_target = disk.disk.is_some() || disk.lun.is_some() || disk.cdrom.is_some();
         if !has_target {
             return Ok(());
         }
-        let name = names.of(&disk.name, bus);
-        let unit = disk_names::index(&name, disk_names::prefix(bus));
-        device.target = DiskTarget { bus: bus.to_owned(), device: name, tray: String::new() };
-        let scsi = || Address {
-            type_: "drive".into(),
-            controller: "0".into(),
-            bus: "0".into(),
-            unit: unit.to_string(),
-            ..Address::default()
-        };
+        device.target = DiskTarget { bus: bus.to_owned(), ..DiskTarget::default() };
         if let Some(target) = &disk.disk {
             device.device = "disk".into();
             device.read_only = target.readonly.then(ReadOnly::default);
@@ -154,9 +187,6 @@ impl Builder<'_> {
             device.device = "cdrom".into();
             device.target.tray.clone_from(&target.tray);
             device.read_only = target.readonly.unwrap_or(true).then(ReadOnly::default);
-        }
-        if bus == "scsi" && disk.cdrom.is_none() {
-            device.address = Some(scsi());
         }
         if (disk.disk.is_some() || disk.lun.is_some())
             && let Some(claim) = status.and_then(|status| status.persistent_volume_claim_info.as_ref())

@@ -166,3 +166,58 @@ impl Disk {
         self.source.data_store.as_ref().and_then(|store| store.source.as_deref()).unwrap_or(&self.source)
     }
 }
+
+/// For each of the `wanted` disks the place among the `live` ones of the disk that it is: the one with its alias, else the
+/// one with its data. Target names do not count: a conversion gives them out by the order of the VMI's disks, which
+/// changes when one of them goes. No live disk is two of the wanted ones.
+pub fn disk_partners(wanted: &[Disk], live: &[Disk]) -> Vec<Option<usize>> {
+    let mut free: Vec<bool> = vec![true; live.len()];
+    let mut take = |is_it: &dyn Fn(&Disk) -> bool| {
+        let place = live.iter().zip(&free).position(|(disk, free)| *free && is_it(disk))?;
+        free.get_mut(place).map(|free| *free = false)?;
+        Some(place)
+    };
+    let alias = |disk: &Disk| disk.alias.as_ref().map(|alias| alias.xml_name().into_owned());
+    let mut found: Vec<Option<usize>> = wanted
+        .iter()
+        .map(|disk| alias(disk).and_then(|name| take(&|live| alias(live).as_ref() == Some(&name))))
+        .collect();
+    for (disk, found) in wanted.iter().zip(&mut found).filter(|(_, found)| found.is_none()) {
+        let data = disk.backend().path();
+        *found = if data.is_empty() { None } else { take(&|live| live.backend().path() == data) };
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk(alias: &str, file: &str, target: &str) -> Disk {
+        Disk {
+            alias: (!alias.is_empty()).then(|| Alias::from_xml_name(alias)),
+            source: DiskSource { file: file.into(), ..DiskSource::default() },
+            target: DiskTarget { device: target.into(), ..DiskTarget::default() },
+            ..Disk::default()
+        }
+    }
+
+    #[test]
+    fn partners_are_found_by_alias_then_by_data_and_never_by_name() {
+        let live = [disk("ua-a", "/a", "vda"), disk("ua-b", "/b", "vdb"), disk("virtio-disk2", "/c", "vdc")];
+        let wanted = [disk("ua-b", "/b", "vda"), disk("ua-c", "/c", "vdb"), disk("ua-d", "/d", "vdc")];
+        assert_eq!(disk_partners(&wanted, &live), [Some(1), Some(2), None]);
+        assert_eq!(disk_partners(&[disk("ua-a", "/other", "")], &live), [Some(0)], "the alias comes first");
+        assert_eq!(disk_partners(&[disk("ua-x", "", "vda")], &[disk("", "", "vda")]), [None], "two empty drives");
+    }
+
+    #[test]
+    fn partners_give_a_live_disk_away_once() {
+        let live = [disk("ua-a", "/a", "vda")];
+        assert_eq!(disk_partners(&[disk("ua-a", "/a", ""), disk("ua-a", "/a", "")], &live), [Some(0), None]);
+        // Whoever has the alias goes before whoever has the data.
+        assert_eq!(disk_partners(&[disk("ua-b", "/a", ""), disk("ua-a", "/b", "")], &live), [None, Some(0)]);
+        // libvirt's own alias is not a volume's name.
+        assert_eq!(disk_partners(&[disk("ua-net0", "/n", "")], &[disk("net0", "/m", "")]), [None]);
+    }
+}

@@ -1,6 +1,6 @@
 //! Container disks of a VM that runs. Their images are mounted under names that carry the place which the volume had in the
-//! VMI when the VM was started (contract/domain-xml-qemu.md 8.4). A volume before them that goes, as when a CD-ROM is ejected,
-//! moves them in the VMI, and nothing in the pod.
+//! VMI when the VM was started (contract/domain-xml-qemu.md 8.4). A volume before them that goes, as when a CD-ROM is
+//! ejected, moves them in the VMI, and nothing in the pod (contract/cmd-server.md 11, W29).
 
 use std::collections::BTreeMap;
 

@@ -15,38 +15,52 @@ pub enum InterfaceChange {
     SetLink(Interface),
 }
 
-/// What has to be done to the `live` interfaces to have the `wanted` ones, in the order in which it has to be done.
+/// What has to be done to the `live` interfaces to have the `wanted` ones, in the order in which it has to be done: those
+/// that go make room for others of the same MAC address (contract/cmd-server.md 11, W28).
+///
+/// An interface is known by its alias, which is its name in the VMI, or where it has none of ours by its MAC address; taps
+/// have names by other rules in other pods.
 pub fn changes(vmi: &VirtualMachineInstance, live: &[Interface], wanted: &[Interface]) -> Vec<InterfaceChange> {
     let spec = &vmi.spec.domain.devices.interfaces;
     let network = |name: &str| vmi.spec.networks.iter().find(|network| network.name == name);
     let in_pod = |name: &str| {
         vmi.status.interfaces.iter().any(|status| status.name == name && status.info_source.contains("multus-status"))
     };
-    let new = spec
-        .iter()
-        .filter(|interface| interface.state != "absent" && interface.sriov.is_none())
-        .filter(|interface| network(&interface.name).is_some() && in_pod(&interface.name))
-        .filter(|interface| find(live, &interface.name).is_none())
-        .map(|interface| InterfaceChange::Attach(interface.name.clone()));
+    let there = |name: &str, mac: &str| find(live, name).or_else(|| find_by_mac(live, mac));
     let gone = spec
         .iter()
         .filter(|interface| interface.state == "absent")
-        .filter_map(|interface| Some((network(&interface.name)?, find(live, &interface.name)?)))
+        .filter_map(|interface| Some((network(&interface.name)?, there(&interface.name, &interface.mac_address)?)))
         .filter(|(network, device)| {
             device.target.as_ref().is_some_and(|target| target.device == hot_pluggable_tap(network))
         })
         .map(|(_, device)| InterfaceChange::Detach(device.clone()));
+    let new = spec
+        .iter()
+        .filter(|interface| interface.state != "absent" && interface.sriov.is_none())
+        .filter(|interface| network(&interface.name).is_some() && in_pod(&interface.name))
+        .filter(|interface| there(&interface.name, &interface.mac_address).is_none())
+        .map(|interface| InterfaceChange::Attach(interface.name.clone()));
     let links = wanted.iter().filter_map(|wanted| {
-        let device = find(live, &wanted.alias.as_ref()?.name)?;
+        let mac = wanted.mac.as_ref().map(|mac| mac.mac.as_str()).unwrap_or_default();
+        let device = there(&wanted.alias.as_ref()?.name, mac)?;
         (is_up(device) != is_up(wanted))
             .then(|| InterfaceChange::SetLink(Interface { link_state: wanted.link_state.clone(), ..device.clone() }))
     });
-    new.chain(gone).chain(links).collect()
+    gone.chain(new).chain(links).collect()
 }
 
-/// The interface with this alias.
+/// The interface with this alias. What libvirt chose for one without may look the same, but is not the VMI's name.
 pub fn find<'a>(interfaces: &'a [Interface], name: &str) -> Option<&'a Interface> {
-    interfaces.iter().find(|device| device.alias.as_ref().is_some_and(|alias| alias.name == name))
+    interfaces.iter().find(|device| device.alias.as_ref().is_some_and(|alias| alias.user_defined && alias.name == name))
+}
+
+/// The only interface with this MAC address, if it has no alias of the VMI's.
+fn find_by_mac<'a>(interfaces: &'a [Interface], mac: &str) -> Option<&'a Interface> {
+    let has = |device: &&Interface| device.mac.as_ref().is_some_and(|own| own.mac.eq_ignore_ascii_case(mac));
+    let mut found = interfaces.iter().filter(has);
+    let device = found.next().filter(|_| !mac.is_empty() && found.next().is_none())?;
+    (!device.alias.as_ref().is_some_and(|alias| alias.user_defined)).then_some(device)
 }
 
 /// No word about the link means that it is up.

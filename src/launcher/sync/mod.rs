@@ -3,6 +3,7 @@
 
 pub mod cpu;
 pub mod disks;
+mod failures;
 pub mod host_devices;
 pub mod interfaces;
 pub mod memory;
@@ -18,6 +19,7 @@ use crate::convert::{self, ConvertError, HostFacts};
 use crate::domain::{DomainSpec, Interface};
 use crate::libvirt::state;
 use crate::vmi::VirtualMachineInstance;
+use failures::Failures;
 use interfaces::InterfaceChange;
 
 /// What is remembered between syncs. Clones share it.
@@ -44,20 +46,40 @@ fn read_live(xml: &str) -> Result<DomainSpec, Failure> {
     DomainSpec::from_xml(xml).map_err(|error| Failure::text(format!("libvirt's domain XML cannot be read: {error}")))
 }
 
+/// The running domain as it is and as the VMI wants it. `wanted` is matched to `live`: what stays has its names and places.
+struct Devices {
+    live: DomainSpec,
+    wanted: DomainSpec,
+}
+
+impl Devices {
+    fn new(vmi: &VirtualMachineInstance, facts: &HostFacts, xml: &str) -> Result<Self, Failure> {
+        let live = read_live(xml)?;
+        let wanted = convert::convert_for_running(vmi, facts, &live).map_err(worded)?;
+        Ok(Devices { live, wanted })
+    }
+
+    /// The same once devices have gone, which sets their names free.
+    async fn read(vm: &Vm, vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<Self, Failure> {
+        Devices::new(vmi, facts, &vm.connection.xml(&vm.domain, 0).await?)
+    }
+}
+
 /// Brings the devices and the metadata of a defined domain in line with the VMI; `facts` are this sync's.
 pub async fn bring_in_line(vm: &Vm, vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<(), Failure> {
+    let mut failures = Failures::default();
     let snapshot = vm.connection.snapshot(&vm.domain).await?;
     if let Some(xml) = snapshot.xml.filter(|_| !state::is_down(snapshot.state)) {
-        let live = read_live(&xml)?;
-        let mut wanted = convert::convert_for_running(vmi, facts).map_err(worded)?;
-        volumes::bring_in_line(vm, vmi, facts, &live.devices.disks, &wanted.devices.disks).await?;
+        let devices = Devices::new(vmi, facts, &xml)?;
+        let mut devices = volumes::bring_in_line(vm, vmi, facts, devices, &mut failures).await?;
         if vmi.status.phase == "Running" {
-            let changes = interfaces::changes(vmi, &live.devices.interfaces, &wanted.devices.interfaces);
-            carry_out(vm, vmi, facts, &mut wanted, changes).await?;
+            let changes =
+                interfaces::changes(vmi, &devices.live.devices.interfaces, &devices.wanted.devices.interfaces);
+            carry_out(vm, vmi, facts, &mut devices.wanted, changes, &mut failures).await?;
         }
     }
     remember(vm, vmi);
-    Ok(())
+    failures.outcome()
 }
 
 async fn carry_out(
@@ -66,29 +88,36 @@ async fn carry_out(
     facts: &HostFacts,
     wanted: &mut DomainSpec,
     changes: Vec<InterfaceChange>,
+    failures: &mut Failures,
 ) -> Result<(), Failure> {
     for change in changes {
-        match change {
+        let (name, outcome) = match change {
             InterfaceChange::Attach(name) => {
                 convert::fill_in_taps(vmi, facts, wanted, &|other| other == name).map_err(worded)?;
                 let device = interfaces::find(&wanted.devices.interfaces, &name).ok_or_else(|| {
                     Failure::text("could not retrieve the api.Interface object from the dummy domain")
                 })?;
                 tracing::info!("plugging interface {name} on {}", tap(device));
-                vm.connection.attach_device(&vm.domain, device.to_xml()).await?;
+                let outcome = vm.connection.attach_device(&vm.domain, device.to_xml()).await;
+                (name, outcome)
             }
             InterfaceChange::Detach(device) => {
                 tracing::info!("unplugging the interface on {}", tap(&device));
-                vm.connection.detach_device(&vm.domain, device.to_xml()).await?;
+                (name_of(&device), vm.connection.detach_device(&vm.domain, device.to_xml()).await)
             }
             InterfaceChange::SetLink(device) => {
                 let link = device.link_state.as_ref().map_or("up", |link| link.state.as_str());
                 tracing::info!("setting the link of the interface on {} {link}", tap(&device));
-                vm.connection.update_device(&vm.domain, device.to_xml()).await?;
+                (name_of(&device), vm.connection.update_device(&vm.domain, device.to_xml()).await)
             }
-        }
+        };
+        failures.note(&name, outcome)?;
     }
     Ok(())
+}
+
+fn name_of(device: &Interface) -> String {
+    device.alias.as_ref().map(|alias| alias.name.clone()).unwrap_or_default()
 }
 
 fn tap(device: &Interface) -> &str {

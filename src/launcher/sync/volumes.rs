@@ -10,8 +10,9 @@ use super::super::look::look;
 use super::super::operations::Vm;
 use super::super::{image_size, volume_files};
 use super::disks::{self, DiskChange};
+use super::failures::Failures;
 use super::resize::{self, Backend, wanted_size};
-use super::{Hotplug, worded};
+use super::{Devices, Hotplug, worded};
 use crate::cmd::Failure;
 use crate::convert::{self, HostFacts};
 use crate::domain::Disk;
@@ -23,39 +24,102 @@ const LOOKING: &str = "looking at the VM's volumes";
 /// Bytes in a unit of `st_blocks`.
 const STAT_BLOCK: u64 = 512;
 
+/// Takes out what is not wanted, then puts in what is missing: the names of disks that are still there, if only because
+/// the guest has not let go of them yet, are given to no other.
 pub(super) async fn bring_in_line(
     vm: &Vm,
     vmi: &VirtualMachineInstance,
     facts: &HostFacts,
-    live: &[Disk],
-    wanted: &[Disk],
-) -> Result<(), Failure> {
-    vm.hotplug.forget_overlays_of_absent(live);
-    for change in disks::changes(live, wanted) {
+    mut devices: Devices,
+    failures: &mut Failures,
+) -> Result<Devices, Failure> {
+    vm.hotplug.forget_overlays_of_absent(&devices.live.devices.disks);
+    if take_out(vm, vmi, &devices, failures).await? {
+        devices = Devices::read(vm, vmi, facts).await?;
+        // Now, since the event may come when another disk has the alias and the overlay.
+        vm.hotplug.forget_overlays_of_absent(&devices.live.devices.disks);
+    }
+    for change in disks::changes(&devices.live.devices.disks, &devices.wanted.devices.disks) {
         match change {
-            DiskChange::Detach(disk) => {
-                tracing::info!("unplugging volume {} from {}", name(&disk), disk.target.device);
-                vm.hotplug.remember_overlay(&disk);
-                vm.connection.detach_device(&vm.domain, disk.to_xml()).await?;
-            }
-            DiskChange::Attach(mut disk) => {
-                if is_ready(vmi, &disk).await? {
-                    probe(vmi, facts, &mut disk).await?;
-                    tracing::info!("plugging volume {} as {}", name(&disk), disk.target.device);
-                    vm.connection.attach_device(&vm.domain, disk.to_xml()).await?;
-                }
-            }
-            DiskChange::ChangeMedium(disk) => {
-                if disk.source.path().is_empty() || is_ready(vmi, &disk).await? {
-                    let medium = if disk.source.path().is_empty() { "nothing" } else { disk.source.path() };
-                    tracing::info!("putting {medium} into the CD-ROM drive {}", disk.target.device);
-                    vm.connection.update_device(&vm.domain, disk.to_xml()).await?;
-                }
-            }
+            // They have been asked for, and the guest has not let go of them.
+            DiskChange::Detach(_) | DiskChange::Replace { .. } => {}
+            DiskChange::Attach(disk) => plug(vm, vmi, facts, disk, failures).await?,
+            DiskChange::ChangeMedium(disk) => change_medium(vm, vmi, &disk, failures).await?,
         }
     }
-    grow(vm, wanted).await;
+    grow(vm, &devices.wanted.devices.disks).await;
+    Ok(devices)
+}
+
+/// Asks the guest to let go of what is not wanted; whether there was anything.
+async fn take_out(
+    vm: &Vm,
+    vmi: &VirtualMachineInstance,
+    devices: &Devices,
+    failures: &mut Failures,
+) -> Result<bool, Failure> {
+    let mut asked = false;
+    for change in disks::changes(&devices.live.devices.disks, &devices.wanted.devices.disks) {
+        let disk = match change {
+            DiskChange::Detach(disk) => disk,
+            DiskChange::Replace { old, new } if is_usable(vmi, &new, failures).await => old,
+            DiskChange::Replace { .. } => continue,
+            DiskChange::Attach(_) | DiskChange::ChangeMedium(_) => continue,
+        };
+        tracing::info!("unplugging volume {} from {}", name(&disk), disk.target.device);
+        vm.hotplug.remember_overlay(&disk);
+        let outcome = vm.connection.detach_device(&vm.domain, disk.to_xml()).await;
+        failures.note(&name(&disk), outcome)?;
+        asked = true;
+    }
+    Ok(asked)
+}
+
+async fn plug(
+    vm: &Vm,
+    vmi: &VirtualMachineInstance,
+    facts: &HostFacts,
+    mut disk: Disk,
+    failures: &mut Failures,
+) -> Result<(), Failure> {
+    let name = name(&disk);
+    if disk.device == "cdrom" {
+        let why = "a CD-ROM drive cannot be added to a running VM, only a medium to a drive that it was started with";
+        failures.refuse(&name, Failure::text(format!("spec.domain.devices.disks ({name}): {why}")));
+        return Ok(());
+    }
+    if !is_usable(vmi, &disk, failures).await {
+        return Ok(());
+    }
+    if let Err(failure) = probe(vmi, facts, &mut disk).await {
+        failures.refuse(&name, failure);
+        return Ok(());
+    }
+    tracing::info!("plugging volume {name} as {}", disk.target.device);
+    failures.note(&name, vm.connection.attach_device(&vm.domain, disk.to_xml()).await)
+}
+
+async fn change_medium(
+    vm: &Vm,
+    vmi: &VirtualMachineInstance,
+    disk: &Disk,
+    failures: &mut Failures,
+) -> Result<(), Failure> {
+    let path = disk.source.path();
+    if path.is_empty() || is_usable(vmi, disk, failures).await {
+        let medium = if path.is_empty() { "nothing" } else { path };
+        tracing::info!("putting {medium} into the CD-ROM drive {}", disk.target.device);
+        failures.note(&name(disk), vm.connection.update_device(&vm.domain, disk.to_xml()).await)?;
+    }
     Ok(())
+}
+
+/// [`is_ready`]; a volume that cannot become ready is a failure of its own.
+async fn is_usable(vmi: &VirtualMachineInstance, disk: &Disk, failures: &mut Failures) -> bool {
+    is_ready(vmi, disk).await.unwrap_or_else(|failure| {
+        failures.refuse(&name(disk), failure);
+        false
+    })
 }
 
 fn name(disk: &Disk) -> String {
