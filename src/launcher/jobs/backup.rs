@@ -369,6 +369,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_link_in_the_place_of_a_backup_to_come_is_refused() {
+        let claim = tempfile::tempdir().unwrap();
+        let folder = claim.path().join("vm/backup");
+        make_without_links(&folder).unwrap();
+        std::fs::write(folder.join("b-data.qcow2"), "of an earlier attempt").unwrap();
+        make_without_links(&folder).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", folder.join("b-root.qcow2")).unwrap();
+        let text = make_without_links(&folder).unwrap_err().to_string();
+        assert!(text.ends_with("b-root.qcow2 is a symbolic link"), "{text}");
+    }
+
+    #[test]
     fn one_backup_at_a_time_and_each_once() {
         let wanted = start("b", false);
         assert!(admitted(None, &wanted).unwrap());

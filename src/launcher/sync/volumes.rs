@@ -131,11 +131,14 @@ async fn is_ready(vmi: &VirtualMachineInstance, disk: &Disk) -> Result<bool, Fai
     let (volume, path) = (name(disk), PathBuf::from(disk.backend().path()));
     let (of, checked) = (vmi.clone(), disk.clone());
     let looked = look(LOOKING, move || {
-        let ready = readiness(&path).map_err(|error| (path, error));
-        ready.map(|ready| ready.map(|()| volume_files::check(Path::new("/"), &of, &checked)))
+        // Before virt-handler mounts the volume, a directory may stand in its place.
+        if !path.is_dir() {
+            volume_files::check(Path::new("/"), &of, &checked)?;
+        }
+        Ok::<_, Failure>(readiness(&path).map_err(|error| (path, error)))
     });
-    match looked.await? {
-        Ok(Ok(checked)) => checked.map(|()| true),
+    match looked.await?? {
+        Ok(Ok(())) => Ok(true),
         Ok(Err(why)) => {
             tracing::info!("volume {volume} is not ready, the next sync tries again: {why}");
             Ok(false)
