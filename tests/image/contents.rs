@@ -16,7 +16,7 @@ fn programs_that_other_containers_start_are_there() {
             /usr/bin/node-labeller.sh /etc/libvirt/hooks/qemu /bin/sh /bin/bash /usr/bin/cp /usr/libexec/virtiofsd; do
             test -x $program || { echo $program is missing; exit 1; }
         done
-        command -v ps pidof virsh
+        for program in ps pidof virsh ip find tar stat; do command -v $program || exit 1; done
         /usr/libexec/virtiofsd --version
         getcap /usr/bin/virt-launcher-monitor",
     );
