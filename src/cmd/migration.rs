@@ -1,5 +1,4 @@
-//! Migration (contract/cmd-server.md 6): this launcher does not send a VM, and says so. Whether it can receive one is for the
-//! driver to say.
+//! Migration (contract/cmd-server.md 6): this launcher does not send a VM. Whether it can receive one the driver decides.
 
 use tracing::info;
 

@@ -18,7 +18,7 @@ use crate::process::{Outcome, PidFd, ProcessError, ProcessId, find_by_command_pr
 #[derive(Debug)]
 pub(super) enum Held {
     /// Our child.
-    Child(Child),
+    Child(Box<Child>),
     /// Somebody else's.
     Adopted(ProcessId),
 }
@@ -79,8 +79,8 @@ impl Held {
         self.wait().await.map(drop)
     }
 
-    /// Returns once a signal has stopped it for so long; never where there is no such limit. The kernel tells only the parent
-    /// of a stop, as it tells of an end; another's child is looked at.
+    /// Returns once a signal has stopped it for so long; never where there is no such limit. The kernel reports a stop
+    /// only to the parent; another's child is looked at.
     pub(super) async fn stays_stopped(pid: i32, adopted: bool, limit: Option<Duration>) {
         let (Some(limit), Ok(mut changes)) = (limit, signal(SignalKind::child())) else {
             return std::future::pending().await;

@@ -355,7 +355,7 @@ impl Task {
             // Ends by itself: when the daemon and whoever inherited its standard error have closed it.
             tokio::spawn(forward_libvirt(stderr, self.log.clone()));
         }
-        Ok(Held::Child(child))
+        Ok(Held::Child(Box::new(child)))
     }
 
     /// What an earlier generation, or an earlier launcher's daemon, left behind would only refuse connections.

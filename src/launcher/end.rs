@@ -35,7 +35,7 @@ impl Started {
         };
         let ending =
             lifecycle::run(self.watched, &orders, config.qemu_timeout, config.grace_period, &self.timings).await;
-        // An orderly end has nothing more to tell; what went wrong is worth a moment, if there is somebody to hear it.
+        // After an orderly end nothing is left to report; what went wrong is worth a moment, if virt-handler is there.
         let is_news = ending == Ending::Failed && orders.virt_handler_is_there();
         let last_news = if is_news { self.timings.stop } else { Duration::ZERO };
         let left = self.outbox.close(last_news).await;

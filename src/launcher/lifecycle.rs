@@ -64,7 +64,7 @@ pub trait Orders {
     fn kill(&self) -> impl Future<Output = ()> + Send;
     /// The hypervisor is gone: hook sidecars hear of it.
     fn hypervisor_gone(&self) -> impl Future<Output = ()> + Send;
-    /// This pod can never receive its VM: whoever reads its termination message or the VMI's events is told why.
+    /// This pod can never receive its VM: the reason goes into its termination message and an event of the VMI.
     fn cannot_receive(&self, why: &str);
     /// The launcher gives up: virt-handler and whoever reads the pod's termination message are told why.
     fn give_up(&self, why: &str);

@@ -46,15 +46,23 @@ fn reader(state: &DaemonState) -> Reader {
     }
 }
 
-/// Takes over what virtlogd leaves unread, for as long as both can be watched.
-pub(super) async fn watch(mut virtlogd: watch::Receiver<DaemonState>, tracker: Tracker, files: LogFiles, guest: Guest) {
+/// Takes over what virtlogd leaves unread, for as long as both can be watched. `inherited`: the hypervisor runs since an
+/// earlier launcher, which may have been the reader. While neither is so, no pipe is touched: a hypervisor that is being
+/// started has others, with which libvirt leads it.
+pub(super) async fn watch(
+    mut virtlogd: watch::Receiver<DaemonState>,
+    tracker: Tracker,
+    inherited: bool,
+    files: LogFiles,
+    guest: Guest,
+) {
     let mut process = tracker.subscribe();
     let (mut taken, mut died) = (Vec::new(), false);
     loop {
         let reader = reader(&virtlogd.borrow_and_update());
         process.borrow_and_update();
-        if let Some(hypervisor) = tracker.pid() {
-            died |= reader == Reader::Gone;
+        died |= reader == Reader::Gone && tracker.pid().is_some();
+        if let Some(hypervisor) = tracker.pid().filter(|_| died || inherited) {
             match take_over(hypervisor, reader, &files, &mut taken) {
                 Ok(0) => {}
                 Ok(count) => tracing::warn!(
@@ -121,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pipes_are_told_apart_by_their_descriptors() {
+    fn pipes_are_distinguished_by_their_descriptors() {
         let number = |pipe: Option<Pipe>| pipe.map(|(number, _)| number);
         let (own, console) = split(pipes(&[(400, 1), (395, 6)])).unwrap();
         assert_eq!((number(own), number(console)), (Some(400), Some(395)));

@@ -234,8 +234,9 @@ impl Started {
         let signs = Signs::default();
         let hooks = hooks(&config, signalled.clone()).await?;
         let virtlogd_state = virtlogd.as_ref().map(Supervisor::state);
+        let was_started = inherited.process.is_some();
         if let Some(virtlogd) = virtlogd_state.clone() {
-            tokio::spawn(log_pipes::watch(virtlogd, vm.tracker.clone(), log_files, vm.guest.clone()));
+            tokio::spawn(log_pipes::watch(virtlogd, vm.tracker.clone(), was_started, log_files, vm.guest.clone()));
         }
         let boot = Boot::new(Arc::clone(&config), runtime, catalogue, qemu, hooks.clone(), watcher, virtlogd_state);
         let (driver, handle) = Driver::new(

@@ -148,14 +148,14 @@ impl Connection {
     ) -> Result<(), Error> {
         let AgentOrder { turn, awake, refusal } = self.deadlines().agent_order;
         let turn = self.agent_turns().take(call, false, turn).await?;
-        let (tell, told) = oneshot::channel();
+        let (awake_sender, is_awake) = oneshot::channel();
         let (connection, name) = (self.clone(), name.to_owned());
         let work = move |handle: &Handle| {
-            let tell = Cell::new(Some(tell));
+            let awake_sender = Cell::new(Some(awake_sender));
             let result = handle.on_known(&name, |domain| {
                 ask_awake(domain, awake)?;
                 // Nobody listens: the other way was taken, and the guest must not get the order twice.
-                if tell.take().is_none_or(|tell| tell.send(()).is_err()) {
+                if awake_sender.take().is_none_or(|sender| sender.send(()).is_err()) {
                     return Ok(());
                 }
                 match give(domain) {
@@ -168,7 +168,7 @@ impl Connection {
             result
         };
         let given = tokio::spawn(async move { connection.call(call, OBEYING, work).await });
-        if tokio::time::timeout(awake + SLACK, told).await.is_err() {
+        if tokio::time::timeout(awake + SLACK, is_awake).await.is_err() {
             return Err(Error::Deadline { call, after: awake + SLACK });
         }
         match tokio::time::timeout(refusal, given).await {

@@ -112,13 +112,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_gets_no_turn_is_told_whose_it_is_and_leaves_no_trace() {
+    async fn an_order_without_a_turn_names_the_holder_and_leaves_no_trace() {
         let turns = AgentTurns::default();
         let held = turns.take("virDomainFSFreeze", false, SOON).await.unwrap();
         let busy = turns.take("virDomainShutdownFlags", false, SOON).await.unwrap_err();
         let Error::AgentBusy { call, holder, after } = busy else { panic!("{busy}") };
         assert_eq!((call, holder, after), ("virDomainShutdownFlags", "virDomainFSFreeze", SOON));
         drop(held);
-        turns.take("question", true, SOON).await.expect("the order that gave up must not hold questions back");
+        drop(turns.take("question", true, SOON).await.expect("the order that gave up must not hold questions back"));
     }
 }

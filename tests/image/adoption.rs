@@ -268,7 +268,7 @@ fn virtlogd_outlives_its_launcher_and_the_logs_of_the_vm_go_on() {
     wait_for("QEMU's command line", BACK, || expect(forwarded(&pod, "-name guest=default_demo") == 1, own_lines(&pod)));
     for death in 0..3 {
         send(owner(&pod), Signal::SIGKILL);
-        // Written while nobody reads, and told by the next launcher.
+        // Written while nobody reads, and forwarded by the next launcher.
         let line = format!("written while no launcher ran {death}\n");
         fs::File::options().append(true).open(&qemu_log).unwrap().write_all(line.as_bytes()).unwrap();
         wait_for("another launcher", BACK, || try_owner(&pod).ok_or_else(|| own_lines(&pod)));
