@@ -13,6 +13,7 @@ use tower::Service;
 use tracing::error;
 
 use super::Driver;
+use super::activity::Calls;
 use super::service::{CmdService, InfoService};
 use crate::proto::cmd_info::cmd_info_server::CmdInfoServer;
 use crate::proto::cmd_v1::cmd_server::CmdServer;
@@ -46,6 +47,9 @@ impl Service<http::Request<Body>> for Dispatch {
 
     fn call(&mut self, request: http::Request<Body>) -> Answering {
         let path = request.uri().path().to_owned();
+        if let Some(calls) = request.extensions().get::<Calls>() {
+            calls.note();
+        }
         Box::pin(catch_panics(path, self.services.call(request)))
     }
 }

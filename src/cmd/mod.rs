@@ -5,6 +5,7 @@
 //! sends ends the process, and what one client does costs no other client its answer.
 
 mod action;
+mod activity;
 mod backup;
 pub mod client;
 mod decode;
@@ -27,9 +28,10 @@ pub use action::{
     Action, BackupCommand, BackupRequest, BackupStart, Checkpoint, ExportServer, FreezeRequest, GuestCommand,
     GuestOutput, SyncRequest,
 };
+pub use activity::Activity;
 pub use driver::{Answer, Driver};
 pub use failure::Failure;
 pub use measures::{AgentAnswers, Measures};
-pub use server::{Timings, serve};
+pub use server::{Timings, serve, serve_watched};
 pub use socket::{SocketError, SocketPaths, bind, publish};
 pub use vm_stats::AgentStats;

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 use tracing::{error, warn};
 
-use super::Driver;
+use super::activity::Counted;
 use super::dispatch::Dispatch;
+use super::{Activity, Driver};
 
 /// How long the server waits for what.
 #[derive(Debug, Clone, Copy)]
@@ -33,15 +34,26 @@ impl Default for Timings {
 /// A connection that is closed without a call costs one accept and leaves no trace. The socket file stays: the launcher
 /// removes it if it wants to.
 pub async fn serve(listener: UnixListener, driver: Arc<dyn Driver>, timings: Timings, stop: impl Future<Output = ()>) {
+    serve_watched(listener, driver, timings, Activity::default(), stop).await;
+}
+
+/// [`serve`], with `activity` noting who calls.
+pub async fn serve_watched(
+    listener: UnixListener,
+    driver: Arc<dyn Driver>,
+    timings: Timings,
+    activity: Activity,
+    stop: impl Future<Output = ()>,
+) {
     // Room for one: a connection waits in the kernel's backlog, not here.
-    let (accepted, incoming) = mpsc::channel::<UnixStream>(1);
+    let (accepted, incoming) = mpsc::channel::<Counted>(1);
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
     let incoming = ReceiverStream::new(incoming).map(Ok::<_, std::io::Error>);
     let served = Server::builder().serve_with_incoming_shutdown(Dispatch::new(driver), incoming, async {
         // Told to stop, or nobody is left to tell.
         let _ = stopped.await;
     });
-    let accept = accept(&listener, &accepted, timings.accept_pause);
+    let accept = accept(&listener, &accepted, &activity, timings.accept_pause);
     let stop_then_grace = async {
         tokio::select! {
             () = stop => {}
@@ -59,13 +71,13 @@ pub async fn serve(listener: UnixListener, driver: Arc<dyn Driver>, timings: Tim
 }
 
 /// Hands over connections for as long as somebody takes them.
-async fn accept(listener: &UnixListener, accepted: &mpsc::Sender<UnixStream>, pause: Duration) {
+async fn accept(listener: &UnixListener, accepted: &mpsc::Sender<Counted>, activity: &Activity, pause: Duration) {
     let mut refused = false;
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 refused = false;
-                if accepted.send(stream).await.is_err() {
+                if accepted.send(activity.connection(stream)).await.is_err() {
                     return;
                 }
             }

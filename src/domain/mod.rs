@@ -4,6 +4,7 @@
 //! once, with its XML and JSON names beside it (see `table`). [`Domain`] wraps it for GetDomain and notify.
 
 mod alias;
+mod at_rest;
 mod boolean;
 mod cpu;
 pub mod cpu_list;

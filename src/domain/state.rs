@@ -46,6 +46,11 @@ impl LifeCycle {
             _ => Self::Unknown,
         }
     }
+
+    /// Whether the domain has no guest any more, so that nothing of its document is live.
+    pub fn is_down(self) -> bool {
+        matches!(self, Self::Shutoff | Self::Crashed)
+    }
 }
 
 /// `Status.Reason`: why the VM is in its state.

@@ -1,5 +1,7 @@
 //! What the guest's agent has told, in the launcher's own types.
 
+use serde::{Deserialize, Serialize};
+
 use crate::domain::{FsFreeze, GuestOsInfo, InterfaceStatus};
 
 /// Everything that was learnt from the agent, the latest of each. It is kept when the agent goes away.
@@ -7,6 +9,10 @@ use crate::domain::{FsFreeze, GuestOsInfo, InterfaceStatus};
 pub struct GuestData {
     /// The agent itself; absent until it was asked.
     pub agent: Option<AgentInfo>,
+    /// `agent` was told to a launcher before this one, and this one has not asked yet.
+    pub inherited: bool,
+    /// An agent was asked for its version and commands and did not answer.
+    pub refused: bool,
     /// Network interfaces but `lo`.
     pub interfaces: Vec<InterfaceStatus>,
     /// The operating system.
@@ -26,14 +32,49 @@ pub struct GuestData {
 }
 
 impl GuestData {
-    /// Whether virt-handler is to be told of the difference to `earlier`: the rest it asks for (contract/notify.md 6.3).
+    /// Whether virt-handler is to be told of the difference to `earlier`. Interfaces, system and freeze status are in the
+    /// document (contract/notify.md 6.3). The agent's version and commands are not, but at each document of a connected
+    /// agent virt-handler asks for them and judges the agent by them; it does not ask again before the next document.
     pub fn tells_more_than(&self, earlier: &GuestData) -> bool {
-        self.interfaces != earlier.interfaces || self.os != earlier.os || self.freeze != earlier.freeze
+        self.interfaces != earlier.interfaces
+            || self.os != earlier.os
+            || self.freeze != earlier.freeze
+            || self.agent != earlier.agent
+            || self.is_introduced() != earlier.is_introduced()
+    }
+
+    /// Whether the agent's version and commands are known, or known not to be had.
+    pub fn is_introduced(&self) -> bool {
+        self.agent.is_some() || self.refused
+    }
+
+    /// What a launcher that follows this one cannot read in the last document.
+    pub fn introduction(&self) -> Introduction {
+        let GuestData { agent, hostname, timezone, .. } = self;
+        Introduction { agent: agent.clone(), hostname: hostname.clone(), timezone: timezone.clone() }
+    }
+
+    /// Takes what an agent told a launcher before this one.
+    pub fn inherit(&mut self, Introduction { agent, hostname, timezone }: Introduction) {
+        self.inherited = agent.is_some();
+        (self.agent, self.hostname, self.timezone) = (agent, hostname, timezone);
     }
 }
 
+/// What an agent told of itself and its guest besides what is in the document of the domain.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Introduction {
+    /// The agent itself; absent if it was not asked or did not answer.
+    pub agent: Option<AgentInfo>,
+    /// The host name.
+    pub hostname: String,
+    /// The time zone.
+    pub timezone: Timezone,
+}
+
 /// `guest-info`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentInfo {
     /// The agent's version, such as `7.2.22`.
     pub version: String,
@@ -42,7 +83,7 @@ pub struct AgentInfo {
 }
 
 /// A command of the agent.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentCommand {
     /// Such as `guest-exec`.
     pub name: String,
@@ -51,7 +92,7 @@ pub struct AgentCommand {
 }
 
 /// The guest's time zone.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timezone {
     /// Such as `CET`.
     pub name: String,
@@ -105,4 +146,23 @@ pub struct Load {
     pub five: Option<f64>,
     /// Over fifteen minutes.
     pub fifteen: Option<f64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_that_tells_of_itself_for_the_first_time_is_news_and_so_is_another_one() {
+        let nothing = GuestData::default();
+        let agent = |version: &str| Some(AgentInfo { version: version.to_owned(), commands: Vec::new() });
+        let first = GuestData { agent: agent("7"), ..GuestData::default() };
+        let other = GuestData { agent: agent("8"), ..GuestData::default() };
+        let silent = GuestData { refused: true, ..GuestData::default() };
+        assert!(first.tells_more_than(&nothing) && other.tells_more_than(&first) && silent.tells_more_than(&nothing));
+        let named = GuestData { hostname: "h".into(), users: vec![User::default()], ..first.clone() };
+        assert!(!named.tells_more_than(&first), "virt-handler asks for these when it wants to know them");
+        let refused_later = GuestData { refused: true, ..first.clone() };
+        assert!(!refused_later.tells_more_than(&first), "what was told before is still known");
+    }
 }

@@ -16,7 +16,7 @@ mod parse;
 mod poller;
 mod rhythm;
 
-pub use data::{AgentCommand, AgentInfo, Filesystem, FilesystemDisk, GuestData, Load, Timezone, User};
+pub use data::{AgentCommand, AgentInfo, Filesystem, FilesystemDisk, GuestData, Introduction, Load, Timezone, User};
 pub use documents::{filesystem_list, guest_info, user_list};
 pub use error::AgentError;
 pub use exec::{Command, Finished, exec, ping};

@@ -120,6 +120,10 @@ async fn ask(agent: &impl Agent, first: Question, round: &mut Round, data: &watc
         })
     });
     let failure = stored.err();
+    if first == Question::Agent {
+        let refused = failure.is_some();
+        data.send_if_modified(|data| std::mem::replace(&mut data.refused, refused) != refused);
+    }
     let frozen = |data: &GuestData| data.freeze.status == FROZEN;
     let (watch, thawed) = {
         let after = data.borrow();
@@ -145,11 +149,11 @@ async fn ask(agent: &impl Agent, first: Question, round: &mut Round, data: &watc
     }
 }
 
-/// Those of `types` that the agent can answer, by its own account; all of them where that names no command.
+/// Those of `types` that the agent can answer, by its own account; all of them where that names no command, or was given
+/// to a launcher before this one.
 fn answerable(types: u32, data: &GuestData) -> u32 {
-    let Some(AgentInfo { commands, .. }) = data.agent.as_ref().filter(|agent| !agent.commands.is_empty()) else {
-        return types;
-    };
+    let own = data.agent.as_ref().filter(|agent| !agent.commands.is_empty() && !data.inherited);
+    let Some(AgentInfo { commands, .. }) = own else { return types };
     let lacks = |name: &str| !commands.iter().any(|command| command.name == name && command.enabled);
     let lacking = COMMANDS.iter().filter(|(_, command)| lacks(command)).fold(0, |all, (kind, _)| all | kind);
     types & !lacking
@@ -170,7 +174,7 @@ fn store(data: &mut GuestData, answer: Answer) {
             }
         }
         Answer::FreezeStatus(freeze) => data.freeze = freeze,
-        Answer::Agent(info) => data.agent = Some(info),
+        Answer::Agent(info) => (data.agent, data.inherited) = (Some(info), false),
         Answer::Filesystems(filesystems) => data.filesystems = filesystems,
     }
 }
@@ -180,7 +184,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
-    use super::super::data::AgentCommand;
+    use super::super::data::{AgentCommand, Introduction};
     use super::*;
 
     /// Writes down when it was asked what, and answers the freeze status with the number of questions so far, unless it has
@@ -367,13 +371,13 @@ mod tests {
         assert_eq!(world.count(), 0);
         world.presence.send_replace(Some(1));
         world.after(1).await;
-        assert_eq!(world.count(), 5, "users and load together, since the agent has told of itself");
+        assert_eq!(world.count(), 4, "the system, users and load together, since the agent has told of itself");
         world.presence.send_replace(None);
         world.after(1000).await;
-        assert_eq!(world.count(), 5, "asked while the guest was paused");
+        assert_eq!(world.count(), 4, "asked while the guest was paused");
         world.presence.send_replace(Some(1));
         world.after(1).await;
-        assert_eq!(world.count(), 10, "everything is asked anew");
+        assert_eq!(world.count(), 8, "everything is asked anew");
     }
 
     #[tokio::test(start_paused = true)]
@@ -409,13 +413,37 @@ mod tests {
         let world = World::start(Duration::ZERO, false);
         world.presence.send_replace(Some(1));
         world.after(1).await;
-        assert_eq!(world.data.borrow().freeze.status, "2");
+        assert_eq!(world.data.borrow().freeze.status, "3");
         assert!(world.data.borrow().agent.is_some());
 
         let broken = World::start(Duration::ZERO, true);
         broken.presence.send_replace(Some(1));
         broken.after(100).await;
         assert!(broken.count() > 4);
-        assert!(!broken.data.has_changed().unwrap());
+        let told = GuestData { refused: true, ..GuestData::default() };
+        assert_eq!(*broken.data.borrow(), told, "nothing but that it was asked in vain");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_agent_is_asked_for_itself_before_all_else() {
+        let world = World::start(Duration::ZERO, false);
+        for session in 1..=3 {
+            let before = world.count();
+            world.presence.send_replace(Some(session));
+            world.after(100).await;
+            assert_eq!(world.agent.asked.lock().unwrap()[before].1, Question::Agent, "session {session}");
+        }
+    }
+
+    #[test]
+    fn what_an_agent_told_an_earlier_launcher_does_not_say_what_this_one_can_be_asked() {
+        let commands = vec![AgentCommand { name: "guest-get-osinfo".to_owned(), enabled: true }];
+        let mut data = GuestData::default();
+        let agent = AgentInfo { version: "7".into(), commands };
+        data.inherit(Introduction { agent: Some(agent.clone()), hostname: "h".into(), ..Introduction::default() });
+        assert!(data.is_introduced() && data.hostname == "h");
+        assert_eq!(answerable(guest_info::USERS, &data), guest_info::USERS);
+        store(&mut data, Answer::Agent(agent));
+        assert_eq!(answerable(guest_info::USERS, &data), 0);
     }
 }

@@ -117,13 +117,14 @@ pub(super) struct Round {
 }
 
 impl Round {
-    /// In the order of a first round: what virt-handler is told of comes first.
+    /// In the order of a first round. virt-handler is told of an agent once it has told of itself, and of the guest's system
+    /// next; besides, an agent that has told its commands can be asked for several things at once.
     pub(super) fn new(intervals: Intervals) -> Self {
         let Intervals { sys, file, user, version, fsfreeze_status } = intervals;
         let workers = [
+            Worker::new(Question::Agent, version),
             Worker::new(Question::Info(SYSTEM), sys),
             Worker::watching(Question::FreezeStatus, fsfreeze_status, FREEZE_STATUS, version),
-            Worker::new(Question::Agent, version),
             Worker::new(Question::Filesystems, file),
             Worker::watching(Question::Info(guest_info::USERS), user, USERS, sys),
             Worker::new(Question::Info(guest_info::LOAD), sys),

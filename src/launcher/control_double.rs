@@ -9,21 +9,29 @@ use crate::libvirt::{DomainSnapshot, StatsRecord};
 
 /// What libvirt shows of the VM, and how orders end.
 pub(super) struct ControlDouble {
-    shown: Mutex<DomainSnapshot>,
+    shown: Mutex<Result<DomainSnapshot, ControlError>>,
     refusal: ControlError,
 }
 
 impl ControlDouble {
     pub(super) fn new(shown: DomainSnapshot, refusal: ControlError) -> Self {
-        ControlDouble { shown: Mutex::new(shown), refusal }
+        ControlDouble { shown: Mutex::new(Ok(shown)), refusal }
     }
 
     pub(super) fn set(&self, state: i32, reason: i32, xml: Option<&str>) {
-        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) =
-            DomainSnapshot { state, reason, xml: xml.map(str::to_owned) };
+        self.replace(Ok(DomainSnapshot { state, reason, xml: xml.map(str::to_owned) }));
     }
 
-    fn shown(&self) -> DomainSnapshot {
+    /// From now on libvirt answers with this error.
+    pub(super) fn fail(&self, error: ControlError) {
+        self.replace(Err(error));
+    }
+
+    fn replace(&self, shown: Result<DomainSnapshot, ControlError>) {
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = shown;
+    }
+
+    fn shown(&self) -> Result<DomainSnapshot, ControlError> {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -36,11 +44,11 @@ impl ControlDouble {
 impl VmControl for ControlDouble {
     fn snapshot(&self) -> Answer<'_, DomainSnapshot> {
         let shown = self.shown();
-        Box::pin(async { Ok(shown) })
+        Box::pin(async { shown })
     }
     fn state(&self) -> Answer<'_, (i32, i32)> {
-        let DomainSnapshot { state, reason, .. } = self.shown();
-        Box::pin(async move { Ok((state, reason)) })
+        let shown = self.shown().map(|DomainSnapshot { state, reason, .. }| (state, reason));
+        Box::pin(async { shown })
     }
     fn attach(&self) -> Answer<'_, ()> {
         self.refused()

@@ -30,6 +30,9 @@ const WAITING: usize = 64;
 /// How long a request may wait for its turn: below the client's 20 s, so that it learns why.
 const TURN: Duration = Duration::from_secs(18);
 
+/// How long the answer to an operation that failed may wait for the look that follows it.
+const SETTLING: Duration = Duration::from_secs(1);
+
 /// How often a libvirt that does not answer is asked for the domain after a reconnect.
 const STATE_ATTEMPTS: u32 = 10;
 
@@ -358,10 +361,14 @@ impl Driver {
                     Ok(())
                 }
             };
+            // Who asks GetDomain after this answer sees what the operation did, or left behind.
             match &result {
-                // Who asks GetDomain after this answer sees what it did.
-                Ok(()) => publications.refreshed().await,
-                Err(failure) => tracing::warn!("{rpc}: {}", failure.message()),
+                Ok(()) => publications.settled().await,
+                Err(failure) => {
+                    tracing::warn!("{rpc}: {}", failure.message());
+                    // A libvirt that does not answer must not keep the reason back; the publisher goes on looking.
+                    let _ = tokio::time::timeout(SETTLING, publications.settled()).await;
+                }
             }
             // A caller that is gone will ask again.
             let _ = reply.send(result);
@@ -394,6 +401,8 @@ impl Driver {
             Ok((id, Turn::Free | Turn::Exclusive)) => id,
             Err(error) => {
                 tracing::error!(reason = %error, "an operation on the VM ended unexpectedly");
+                // Nobody waits for the look.
+                self.publications.look(Cause::Settled(oneshot::channel().0));
                 error.id()
             }
         };

@@ -6,12 +6,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use tokio::time::Instant;
 
 use super::lifecycle::{self, Ending, Orders};
 use super::operations::{self, Vm};
 use super::publisher::{Cause, Publications};
 use super::start::{Started, notify_socket};
 use super::termination_message;
+use super::timings::Timings;
+use crate::cmd::Activity;
+use crate::domain::Domain;
 use crate::hooks::Hooks;
 use crate::notify::{InvolvedObject, K8sEvent, K8sEventType, Outbox};
 use crate::process::PidFd;
@@ -23,6 +27,9 @@ impl Started {
         let orders = VmOrders {
             vm: self.vm.clone(),
             notify_socket: notify_socket(config),
+            standalone: config.environment.standalone_vmi.is_some(),
+            activity: self.activity,
+            timings: self.timings,
             hooks: self.hooks,
             outbox: self.outbox.clone(),
             publications: self.publications,
@@ -69,6 +76,11 @@ impl Started {
 struct VmOrders {
     vm: Vm,
     notify_socket: PathBuf,
+    /// The VM has no virt-handler.
+    standalone: bool,
+    /// Who uses the command socket.
+    activity: Activity,
+    timings: Timings,
     hooks: Hooks,
     outbox: Outbox,
     publications: Publications,
@@ -96,6 +108,10 @@ impl VmOrders {
 impl Orders for VmOrders {
     fn virt_handler_is_there(&self) -> bool {
         self.notify_socket.exists()
+    }
+
+    fn virt_handler_may_come(&self) -> bool {
+        !self.standalone
     }
 
     fn own_grace(&self) -> Option<Duration> {
@@ -133,10 +149,44 @@ impl Orders for VmOrders {
         self.say_why("LibvirtDaemonFailed", format!("the VM was ended because {why}"));
     }
 
+    async fn last_calls(&self) {
+        let Timings { last_calls_idle, last_calls_limit, .. } = self.timings;
+        self.activity.ceases(Instant::now(), last_calls_idle, last_calls_limit).await;
+    }
+
+    fn leave_untold(&self) {
+        let message = untold(self.publications.published.borrow().domain.as_deref());
+        termination_message::write(Path::new(termination_message::TERMINATION_LOG), &message);
+    }
+
     async fn hypervisor_gone(&self) {
         tracing::info!("the hypervisor's process is gone");
         if let Err(error) = self.hooks.shutdown().await {
             tracing::warn!("Shutdown hook: {error}");
         }
+    }
+}
+
+/// What the termination message says of a VM whose end virt-handler does not know.
+fn untold(domain: Option<&Domain>) -> String {
+    let how = domain.map_or_else(
+        || "libvirt does not know its domain any more".to_owned(),
+        |Domain { status, .. }| format!("its domain is {:?}, reason {:?}", status.status, status.reason),
+    );
+    format!("the VM has ended: {how}; virt-handler was not there to acknowledge it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{DomainStatus, LifeCycle, StateReason};
+
+    #[test]
+    fn an_end_that_nobody_acknowledged_is_named_as_libvirt_names_it() {
+        let status =
+            DomainStatus { status: LifeCycle::Shutoff, reason: StateReason::Destroyed, ..DomainStatus::default() };
+        let said = untold(Some(&Domain { status, ..Domain::default() }));
+        assert!(said.contains("its domain is Shutoff, reason Destroyed; virt-handler was not there"), "{said}");
+        assert!(untold(None).contains("does not know its domain"));
     }
 }

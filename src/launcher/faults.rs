@@ -6,11 +6,13 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::domain_log::DomainLog;
-use crate::domain::{Domain, DomainStatus, GuestPanicInfo};
+use crate::domain::{Domain, DomainStatus, GuestPanicInfo, LifeCycle};
 use crate::libvirt::{DomainSnapshot, Lifecycle, event, state};
 
-/// The guest's panics as every notification tells of them. virt-handler counts what is more than it was told before, so
-/// that a launcher goes on from where the one before it was.
+/// The guest's panics as notifications tell of them. virt-handler counts one when it is told of more than before, so that a
+/// launcher goes on from where the one before it was. It forgets what it was told when it cleans up after a VM, which it does
+/// before it reads the count of a document that says the VM is down; so that one panic is counted once, such a document
+/// tells of panics only if there is one that no document of the living VM has told of.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Panics {
@@ -18,6 +20,15 @@ pub struct Panics {
     pub count: i64,
     /// What is known of the last one.
     pub last: Option<GuestPanicInfo>,
+    /// How many virt-handler knows from documents of the living VM.
+    pub told: i64,
+}
+
+/// A document that tells of panics and is on its way.
+#[derive(Debug, Clone, Copy)]
+struct Telling {
+    generation: u64,
+    count: i64,
 }
 
 /// What is remembered of faults. One VM has one.
@@ -26,6 +37,8 @@ pub struct Faults {
     /// libvirt's log of the domain.
     log: DomainLog,
     panics: Panics,
+    /// The document of the living VM that first told of so many panics, until virt-handler has acknowledged it.
+    telling: Option<Telling>,
     /// The guest has panicked and has not run since.
     panicked: bool,
     /// Disks whose error was told since the VM was paused by it.
@@ -65,10 +78,34 @@ impl Faults {
         }
     }
 
-    /// Adds what is known of panics to a notification.
+    /// Adds what virt-handler is to be told of panics to a notification.
     pub fn show(&self, status: &mut DomainStatus) {
-        status.guest_panic_info.clone_from(&self.panics.last);
-        status.panic_count = self.panics.count;
+        let Panics { count, last, told } = &self.panics;
+        status.panic_count = match status.status {
+            // The guest is going down: what is new waits for the last document of this life.
+            LifeCycle::Shutdown => *told,
+            now if now.is_down() && count == told => 0,
+            _ => *count,
+        };
+        status.guest_panic_info = last.clone().filter(|_| status.panic_count > 0);
+    }
+
+    /// A notification with this status is on its way.
+    pub fn shown(&mut self, status: &DomainStatus, generation: u64) {
+        let count = status.panic_count;
+        let news = count > self.panics.told && self.telling.is_none_or(|telling| telling.count != count);
+        if news && !status.status.is_down() {
+            self.telling = Some(Telling { generation, count });
+        }
+    }
+
+    /// virt-handler has acknowledged this notification and all before it. Whether that makes a difference.
+    pub fn acknowledged(&mut self, generation: u64) -> bool {
+        let told = self.telling.take_if(|telling| telling.generation <= generation);
+        if let Some(Telling { count, .. }) = told {
+            self.panics.told = count;
+        }
+        told.is_some()
     }
 
     /// Whether the disks' errors are to be asked for.
@@ -190,6 +227,84 @@ mod tests {
         assert_eq!((status.panic_count, status.guest_panic_info.unwrap().arg2), (3, 31));
         assert!(next.note(lifecycle(8, 0)).await.is_some());
         assert_eq!(next.panics().count, 4);
+    }
+
+    /// virt-handler as it counts: its clean-up comes before the count of a document that says the VM is down.
+    #[derive(Default)]
+    struct Handler {
+        last_seen: i64,
+        counted: usize,
+        is_final: bool,
+    }
+
+    impl Handler {
+        fn told(&mut self, faults: &mut Faults, now: LifeCycle, generation: u64) {
+            let mut status = DomainStatus { status: now, ..DomainStatus::default() };
+            faults.show(&mut status);
+            faults.shown(&status, generation);
+            faults.acknowledged(generation);
+            assert_eq!(status.panic_count > 0, status.guest_panic_info.is_some());
+            if self.is_final {
+                return;
+            }
+            if now.is_down() {
+                (self.last_seen, self.is_final) = (0, true);
+            }
+            if status.panic_count > self.last_seen {
+                (self.last_seen, self.counted) = (status.panic_count, self.counted + 1);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn each_panic_is_counted_once_whatever_the_guest_does_next() {
+        use LifeCycle::{Crashed, Paused, Running, Shutdown, Shutoff};
+        let panics: [(&[LifeCycle], usize); 6] = [
+            (&[Shutdown, Shutoff], 1),
+            (&[Shutdown, Shutdown, Shutoff, Shutoff], 1),
+            (&[Shutoff], 1),
+            (&[Crashed, Shutoff], 1),
+            (&[Running, Running, Shutdown, Shutoff], 1),
+            (&[Paused, Shutdown, Crashed], 1),
+        ];
+        for (states, expected) in panics {
+            let mut faults = Faults::default();
+            let mut handler = Handler::default();
+            handler.told(&mut faults, Running, 1);
+            faults.note(lifecycle(event::CRASHED, 0)).await;
+            for (generation, now) in (2..).zip(states) {
+                handler.told(&mut faults, *now, generation);
+            }
+            assert_eq!(handler.counted, expected, "{states:?}");
+        }
+        // It panics, is rebooted, and panics for good, under another launcher.
+        let (mut faults, mut handler) = (Faults::default(), Handler::default());
+        faults.note(lifecycle(event::CRASHED, 0)).await;
+        handler.told(&mut faults, Running, 1);
+        let mut faults = Faults::new(DomainLog::default(), faults.panics().clone());
+        faults.note(lifecycle(event::CRASHED, 0)).await;
+        handler.told(&mut faults, Shutdown, 1);
+        handler.told(&mut faults, Shutoff, 2);
+        assert_eq!(handler.counted, 2);
+    }
+
+    #[test]
+    fn a_panic_that_virt_handler_has_not_acknowledged_comes_with_the_end() {
+        let panics = Panics { count: 1, ..Panics::default() };
+        let mut faults = Faults::new(DomainLog::default(), panics);
+        let mut status = DomainStatus { status: LifeCycle::Running, ..DomainStatus::default() };
+        faults.show(&mut status);
+        faults.shown(&status, 7);
+        assert!(!faults.acknowledged(6), "what was on its way before");
+        let count = |faults: &Faults, status| {
+            let mut status = DomainStatus { status, ..DomainStatus::default() };
+            faults.show(&mut status);
+            status.panic_count
+        };
+        assert_eq!(count(&faults, LifeCycle::Shutoff), 1);
+        assert!(faults.acknowledged(9));
+        assert_eq!(count(&faults, LifeCycle::Shutoff), 0);
+        assert_eq!(count(&faults, LifeCycle::Running), 1);
     }
 
     #[tokio::test]

@@ -9,12 +9,13 @@
 //!
 //! After the signal virt-handler drives, as with the original. Where it is not there, does not acknowledge or does not
 //! order the shutdown in time, the launcher asks the guest itself: the original would let the grace period pass and then
-//! destroy the VM (contract/lifecycle.md 12.8).
+//! destroy the VM (contract/lifecycle.md 12.8). How the VM ended is kept for a virt-handler that comes back, such as one
+//! that is being replaced, as long as the pod may take to end; then the pod's termination message says it.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::hypervisor_process::HypervisorProcess;
 use super::timings::Timings;
@@ -56,6 +57,8 @@ pub struct Watched {
 pub trait Orders {
     /// Whether there is a virt-handler to talk to.
     fn virt_handler_is_there(&self) -> bool;
+    /// Whether one that is not there may come.
+    fn virt_handler_may_come(&self) -> bool;
     /// The VMI's own grace period, where it is known. The flag's is longer, so that virt-handler can act first.
     fn own_grace(&self) -> Option<Duration>;
     /// Asks the guest to shut down: through its agent, else by ACPI.
@@ -68,6 +71,10 @@ pub trait Orders {
     fn cannot_receive(&self, why: &str);
     /// The launcher gives up: virt-handler and whoever reads the pod's termination message are told why.
     fn give_up(&self, why: &str);
+    /// virt-handler knows of the end: waits until it does not need the command socket any more.
+    fn last_calls(&self) -> impl Future<Output = ()> + Send;
+    /// virt-handler does not know how the VM ended: whoever reads the pod's termination message is told.
+    fn leave_untold(&self);
 }
 
 /// Waits until `flag` is true; an owner that went away counts as never.
@@ -128,8 +135,9 @@ async fn without_libvirt(mut watched: Watched, orders: &impl Orders, why: &str, 
     }
     orders.hypervisor_gone().await;
     orders.give_up(why);
-    if timeout(timings.final_notification, is_set(&mut watched.deletion_told)).await.is_err() {
-        tracing::warn!("virt-handler has not acknowledged the end of the domain, leaving all the same");
+    match timeout(timings.final_notification, is_set(&mut watched.deletion_told)).await {
+        Ok(()) => orders.last_calls().await,
+        Err(_) => tracing::warn!("virt-handler has not acknowledged the end of the domain, leaving all the same"),
     }
     Ending::Failed
 }
@@ -178,12 +186,15 @@ async fn with_libvirt(
             biased;
             // A start was under way after all: the guest has a right to its grace period.
             () = becomes(&mut process, known) => {}
-            () = final_notification(&mut watched, orders, End::VirtHandlers, timings) => return Ending::Orderly,
+            () = final_notification(&mut watched, orders, None, timings) => return Ending::Orderly,
         }
     }
     let end = until_gone(&mut watched, orders, grace, timings).await;
     orders.hypervisor_gone().await;
-    final_notification(&mut watched, orders, end, timings).await;
+    let alone = end == End::Own && !orders.virt_handler_may_come();
+    let stopping = *watched.signalled.borrow();
+    let leave_at = stopping.map(|since| if alone { Instant::now() } else { since + grace + timings.leave_after_grace });
+    final_notification(&mut watched, orders, leave_at, timings).await;
     Ending::Orderly
 }
 
@@ -192,8 +203,8 @@ async fn with_libvirt(
 enum End {
     /// The guest itself or virt-handler.
     VirtHandlers,
-    /// The launcher, alone; everything should be over by then.
-    Own { deadline: Instant },
+    /// The launcher, alone.
+    Own,
 }
 
 /// Waits for the hypervisor's end. After a signal the grace period runs; then the VM is killed, again and again until
@@ -229,7 +240,7 @@ async fn until_gone(watched: &mut Watched, orders: &impl Orders, grace: Duration
             }
             why = &mut idle, if end == End::VirtHandlers => {
                 tracing::warn!("virt-handler {why}: the launcher shuts the guest down itself");
-                end = End::Own { deadline };
+                end = End::Own;
                 // Nobody else counts the VMI's own grace period now.
                 kill_at = orders.own_grace().map_or(deadline, |own| deadline.min(since + own));
                 ask_at = Some(Instant::now());
@@ -266,23 +277,25 @@ async fn virt_handler_is_idle(
     }
 }
 
-/// Waits until virt-handler knows that the domain is gone; kills it when virt-handler does nothing. Where virt-handler did
-/// nothing before, this waits only within the grace period, and not at all for somebody who is not there.
-async fn final_notification(watched: &mut Watched, orders: &impl Orders, end: End, timings: &Timings) {
-    if let End::Own { deadline } = end {
-        let left = deadline.saturating_duration_since(Instant::now()).min(timings.final_notification);
-        if orders.virt_handler_is_there() && timeout(left, is_set(&mut watched.deletion_told)).await.is_err() {
-            tracing::warn!("virt-handler has not acknowledged the end of the domain, leaving all the same");
+/// Waits until virt-handler knows that the domain is gone and has asked what it wants to know: until `leave_at`, where the
+/// pod was told to stop and the VM has ended; else as the original does, which kills a domain that virt-handler leaves alone.
+async fn final_notification(watched: &mut Watched, orders: &impl Orders, leave_at: Option<Instant>, timings: &Timings) {
+    let told = is_set(&mut watched.deletion_told);
+    tokio::pin!(told);
+    let in_time = match leave_at {
+        Some(leave_at) => timeout_at(leave_at, &mut told).await.is_ok(),
+        None if timeout(timings.final_notification, &mut told).await.is_ok() => true,
+        None => {
+            tracing::warn!("virt-handler has not acknowledged the end of the domain, ending it");
+            orders.kill().await;
+            timeout(timings.final_notification_after_kill, told).await.is_ok()
         }
-        return;
-    }
-    if timeout(timings.final_notification, is_set(&mut watched.deletion_told)).await.is_ok() {
-        return;
-    }
-    tracing::warn!("virt-handler has not acknowledged the end of the domain, ending it");
-    orders.kill().await;
-    if timeout(timings.final_notification_after_kill, is_set(&mut watched.deletion_told)).await.is_err() {
+    };
+    if in_time {
+        orders.last_calls().await;
+    } else {
         tracing::warn!("virt-handler has not acknowledged the end of the domain, leaving all the same");
+        orders.leave_untold();
     }
 }
 

@@ -2,11 +2,16 @@
 //! answers and hands virt-handler's next notification to the outbox (contract/notify.md 5.1).
 //!
 //! What the reader can rely on: causes are never dropped. While libvirt cannot be asked they are kept and added up, and
-//! the look happens when the connection is back. Many causes at once make one look.
+//! the look happens when the connection is back. Many causes at once make one look. Every operation ends with a look, and a
+//! domain that is seen in the middle of its start is looked at again, so that such a moment is never the last that
+//! virt-handler is told of.
+
+mod introduction;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use introduction::Introductions;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::domain_log::DomainLog;
@@ -37,9 +42,11 @@ pub enum Cause {
     Changed,
     /// A backup has ended, which the metadata shows.
     BackupEnded,
-    /// A reader wants to see now what an operation has just done; nobody else is told. The sender is dropped when the
-    /// state is published.
+    /// A reader wants to see the present state; nobody else is told. The sender is dropped when it is published.
     Refresh(oneshot::Sender<()>),
+    /// An operation on the VM has ended, well or not; virt-handler is told if that leaves the domain other than it was told
+    /// last. libvirt sends no event of a start that fails. The sender is dropped after the look.
+    Settled(oneshot::Sender<()>),
     /// libvirt does not come back, and the VM has been ended: virt-handler is told so without asking.
     Lost,
     /// The connection to libvirt is new; whatever happened meanwhile has to be seen now.
@@ -93,6 +100,12 @@ pub struct Publisher {
     guest_data: watch::Receiver<GuestData>,
     /// The same when virt-handler was to be told of it last.
     guest_told: GuestData,
+    /// Agents that are connected and have not told of themselves.
+    introductions: Introductions,
+    /// The document that was handed to the outbox last.
+    last: watch::Sender<Option<Arc<str>>>,
+    /// What virt-handler has acknowledged.
+    acknowledged: watch::Receiver<u64>,
     /// Where the document is kept for a launcher that may follow.
     saved: SavedStore,
     causes: mpsc::UnboundedReceiver<Cause>,
@@ -139,8 +152,17 @@ impl Publications {
 
     /// Waits until the published state is not older than this call, as far as libvirt answers.
     pub async fn refreshed(&self) {
+        self.looked(Cause::Refresh).await;
+    }
+
+    /// The same after an operation.
+    pub async fn settled(&self) {
+        self.looked(Cause::Settled).await;
+    }
+
+    async fn looked(&self, cause: fn(oneshot::Sender<()>) -> Cause) {
         let (sender, published) = oneshot::channel();
-        self.look(Cause::Refresh(sender));
+        self.look(cause(sender));
         // Ends with the sender; it is never used to send.
         let _ = published.await;
     }
@@ -151,6 +173,8 @@ impl Publications {
 struct Due {
     /// What virt-handler is to be told, if anything.
     told: Option<Wanted>,
+    /// Whether virt-handler is to be told of what it does not know yet.
+    news: bool,
     /// Lifecycle events since the last look.
     lifecycle: Vec<Lifecycle>,
     /// Readers that wait for it.
@@ -180,8 +204,38 @@ impl Due {
                 self.tell(Wanted { added: false, deletion_if_gone: true });
             }
             Cause::Refresh(reader) => self.readers.push(reader),
+            Cause::Settled(reader) => {
+                self.news = true;
+                self.readers.push(reader);
+            }
         }
     }
+
+    /// Whether somebody waits for a look that has not succeeded yet.
+    fn is_pending(&self) -> bool {
+        self.told.is_some() || self.news
+    }
+
+    /// What the look that has succeeded is published for.
+    fn take(&mut self) -> Told {
+        match (self.told.take(), std::mem::take(&mut self.news)) {
+            (Some(wanted), _) => Told::Always(wanted),
+            (None, true) => Told::News,
+            (None, false) => Told::Nobody,
+        }
+    }
+}
+
+/// Whether virt-handler is told of a look.
+#[derive(Debug, Clone, Copy)]
+enum Told {
+    /// In any case.
+    Always(Wanted),
+    /// If it shows what virt-handler was not told last: not a moment in the middle of a start, nor that the domain is gone,
+    /// which libvirt sends an event of.
+    News,
+    /// Not at all.
+    Nobody,
 }
 
 /// A domain at one moment.
@@ -216,7 +270,7 @@ impl Publisher {
     ) -> (Self, Publications) {
         let (sender, causes) = mpsc::unbounded_channel();
         let (before, inherited) = (saved.state(), Published::inherited(&saved));
-        vm.guest.inherit(inherited.domain.as_deref(), before.freeze.clone());
+        vm.guest.inherit(inherited.domain.as_deref(), before.freeze.clone(), before.agent.clone());
         // While its hypervisor lives it is true but for what has happened since, and known before there is a libvirt to ask.
         let lives = before.process.is_some() && !before.hypervisor_ended();
         let shown = if lives { inherited } else { Published::default() };
@@ -234,7 +288,10 @@ impl Publisher {
             identity,
             control: Arc::clone(&vm.control),
             metadata: vm.metadata.clone(),
+            acknowledged: outbox.acknowledged(),
             outbox,
+            introductions: Introductions::default(),
+            last: watch::Sender::new(None),
             guest_data,
             guest_told,
             guest: vm.guest.clone(),
@@ -266,22 +323,22 @@ impl Publisher {
                     None => return,
                 },
                 Ok(()) = self.guest_data.changed() => {
-                    let now = self.guest_data.borrow_and_update();
+                    let now = self.guest_data.borrow_and_update().clone();
+                    self.saved.change(|state| (state.freeze, state.agent) = (now.freeze.clone(), now.introduction()));
                     if !now.tells_more_than(&self.guest_told) {
                         continue;
                     }
-                    self.guest_told.clone_from(&now);
-                    drop(now);
-                    self.saved.change(|state| state.freeze.clone_from(&self.guest_told.freeze));
+                    self.guest_told = now;
                     due.tell(Wanted::default());
                 }
+                () = self.introductions.overdue() => due.tell(Wanted::default()),
                 () = self.metadata.changed() => due.tell(Wanted::default()),
                 Ok(()) = self.process.changed() => {
                     self.foretell_crash();
                     continue;
                 }
                 // A daemon that hung and woke up again gives no sign of it.
-                () = tokio::time::sleep(self.retry), if due.told.is_some() || self.faults.unasked() => {}
+                () = tokio::time::sleep(self.retry), if due.is_pending() || self.faults.unasked() => {}
             }
             while let Ok(cause) = self.causes.try_recv() {
                 due.add(cause);
@@ -294,7 +351,7 @@ impl Publisher {
             }
             if due.lost {
                 self.faults.spare_disks();
-                self.publish(due.told.take(), None);
+                self.publish(due.take(), None);
                 due.readers.clear();
                 continue;
             }
@@ -302,14 +359,17 @@ impl Publisher {
                 Ok(mut snapshot) => {
                     self.explain_end(&mut snapshot).await;
                     let failing = self.faults.concern_disks(&snapshot);
-                    self.publish(due.told.take(), Some(snapshot.into()));
+                    let starting = (snapshot.state, snapshot.reason) == (state::PAUSED, state::PAUSED_STARTING_UP);
+                    self.publish(due.take(), Some(snapshot.into()));
+                    // Whatever becomes of the start: nobody may be left to say that it has ended.
+                    due.news = starting;
                     if failing {
                         self.tell_disk_errors().await;
                     }
                 }
                 Err(error) if error.is_no_domain() => {
                     self.faults.spare_disks();
-                    self.publish(due.told.take(), None);
+                    self.publish(due.take(), None);
                 }
                 Err(error) => tracing::warn!("the domain's state cannot be read now, its notification waits: {error}"),
             }
@@ -348,7 +408,8 @@ impl Publisher {
         if let Some(domain) = shown.filter(runs) {
             self.crashed = true;
             let (state, reason) = CRASHED;
-            self.publish(Some(Wanted::default()), Some(Look { state, reason, spec: Some(domain.spec.clone()) }));
+            let look = Look { state, reason, spec: Some(domain.spec.clone()) };
+            self.publish(Told::Always(Wanted::default()), Some(look));
         }
     }
 
@@ -370,8 +431,8 @@ impl Publisher {
         }
     }
 
-    /// Publishes one look; none means that libvirt knows no domain, nothing `wanted` that nobody is to be told.
-    fn publish(&mut self, wanted: Option<Wanted>, look: Option<Look>) {
+    /// Publishes one look; none means that libvirt knows no domain.
+    fn publish(&mut self, told: Told, look: Option<Look>) {
         if look.is_none() && !self.seen {
             return;
         }
@@ -379,9 +440,9 @@ impl Publisher {
         let metadata = self.metadata.snapshot();
         let marked = metadata.grace_period.as_ref().and_then(|grace| grace.marked_for_graceful_shutdown) == Some(true);
         let gone = look.is_none();
-        let (interfaces, os_info, freeze) = {
+        let (interfaces, os_info, freeze, introduced) = {
             let guest = self.guest_data.borrow();
-            (guest.interfaces.clone(), guest.os.clone(), guest.freeze.clone())
+            (guest.interfaces.clone(), guest.os.clone(), guest.freeze.clone(), guest.is_introduced())
         };
         let mut document = Domain {
             object_meta: ObjectMeta {
@@ -416,15 +477,28 @@ impl Publisher {
                 } else if let Some(shown) = &self.published.borrow().domain {
                     // Nobody may take what cannot be read now for gone: the agent, for one, is in there.
                     document.spec.clone_from(&shown.spec);
+                    self.introductions.restore(&mut document.spec);
                 }
                 document.spec.metadata.kubevirt = metadata;
+                if status.is_down() {
+                    // By whatever road it came: virt-handler asks for what is live when the launcher may be gone.
+                    document.spec.remove_live_state();
+                }
                 self.guest.seen(Some(&document));
+                self.introductions.show(&mut document.spec, introduced);
                 self.publish_document(&document);
             }
         }
-        let Some(wanted) = wanted else { return };
+        let wanted = match told {
+            Told::Always(wanted) => wanted,
+            Told::News if !gone && document.status.reason != StateReason::StartingUp => Wanted::default(),
+            Told::News | Told::Nobody => return,
+        };
         document.object_meta.uid = told_uid;
         document.status.fs_freeze_status = freeze;
+        if self.faults.acknowledged(*self.acknowledged.borrow()) {
+            self.saved.change(|state| state.panics.clone_from(self.faults.panics()));
+        }
         self.faults.show(&mut document.status);
         let deleted = gone && (wanted.deletion_if_gone || self.deletion.borrow().is_some());
         if deleted {
@@ -436,7 +510,12 @@ impl Publisher {
             (false, false) => EventType::Modified,
         };
         let Some(json) = as_json(&document) else { return };
+        let known = self.last.send_replace(Some(Arc::clone(&json)));
+        if matches!(told, Told::News) && known.as_ref() == Some(&json) {
+            return;
+        }
         let generation = self.outbox.domain_event(kind, json);
+        self.faults.shown(&document.status, generation);
         if deleted {
             keep_first(&self.deletion, generation);
         }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::faults::Panics;
 use crate::domain::{FsFreeze, KubeVirtMetadata};
 use crate::files::Folder;
+use crate::guest_agent::Introduction;
 use crate::process::handover::STATE_FILE as FILE;
 use crate::process::{ProcessId, identify};
 
@@ -44,6 +45,9 @@ pub struct SavedState {
     /// What the guest's agent told last of its file systems; of what it has told, the document of GetDomain lacks this.
     #[serde(default)]
     pub freeze: FsFreeze,
+    /// What the guest's agent told last of itself, to this launcher or to one before it.
+    #[serde(default)]
+    pub agent: Introduction,
     /// The guest's panics that were told.
     #[serde(default)]
     pub panics: Panics,
@@ -60,6 +64,7 @@ impl Default for SavedState {
             claim_sizes: BTreeMap::new(),
             leaving_overlays: BTreeMap::new(),
             freeze: FsFreeze::default(),
+            agent: Introduction::default(),
             panics: Panics::default(),
         }
     }

@@ -27,7 +27,7 @@ use super::saved::SavedStore;
 use super::sync::Hotplug;
 use super::timings::Timings;
 use super::watched::{failure, mark_for_shutdown, told, watch_signals};
-use crate::cmd::{self, Action, Driver as _, SocketError, SocketPaths, SyncRequest};
+use crate::cmd::{self, Action, Activity, Driver as _, SocketError, SocketPaths, SyncRequest};
 use crate::convert::SyncOptions;
 use crate::daemon::logs::{FirmwareLog, LibvirtLog, LinesPerSecond, Mark, QemuLog, Sink};
 use crate::daemon::{self, DaemonError, FileError, Settings, Supervisor, Watcher};
@@ -112,6 +112,7 @@ pub(super) struct Started {
     pub(super) daemons: Vec<Supervisor>,
     pub(super) outbox: Outbox,
     pub(super) sockets: SocketPaths,
+    pub(super) activity: Activity,
     pub(super) stop_server: oneshot::Sender<()>,
     pub(super) server: tokio::task::JoinHandle<()>,
     pub(super) logs: Logs,
@@ -252,7 +253,8 @@ impl Started {
         tokio::spawn(driver.run(begun));
         let (stop_server, stopped) = oneshot::channel();
         let server_timings = cmd::Timings { stop: timings.stop, ..cmd::Timings::default() };
-        let server = tokio::spawn(cmd::serve(listener, Arc::new(handle.clone()), server_timings, async {
+        let (activity, driver) = (Activity::default(), Arc::new(handle.clone()));
+        let server = tokio::spawn(cmd::serve_watched(listener, driver, server_timings, activity.clone(), async {
             // Told to stop, or nobody is left to tell.
             let _ = stopped.await;
         }));
@@ -317,6 +319,7 @@ impl Started {
             daemons: std::iter::once(hypervisor_daemon).chain(virtlogd).collect(),
             outbox,
             sockets,
+            activity,
             stop_server,
             server,
             logs,

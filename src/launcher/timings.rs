@@ -17,6 +17,14 @@ pub struct Timings {
     pub final_notification: Duration,
     /// How long it may take after that.
     pub final_notification_after_kill: Duration,
+    /// How long an absent virt-handler is waited for beyond `--grace-period-seconds`, once the pod was told to stop. The
+    /// kubelet kills the pod 15 s beyond it (contract/lifecycle.md 8.5); the rest is for taking everything down.
+    pub leave_after_grace: Duration,
+    /// How long nobody may have called once virt-handler has acknowledged the end, until the launcher leaves: virt-handler
+    /// asks for the guest's information and deletes the domain once more after its own clean-up.
+    pub last_calls_idle: Duration,
+    /// How long the launcher stays for such calls at most.
+    pub last_calls_limit: Duration,
     /// Between two attempts to end the VM once the grace period is over (contract/lifecycle.md 7.1).
     pub kill_retry: Duration,
     /// From the termination signal until virt-handler must have acknowledged it; after that the launcher itself asks the
@@ -38,6 +46,9 @@ impl Default for Timings {
             reconnect_pause: Duration::from_millis(200),
             final_notification: Duration::from_secs(15),
             final_notification_after_kill: Duration::from_secs(30),
+            leave_after_grace: Duration::from_secs(10),
+            last_calls_idle: Duration::from_secs(2),
+            last_calls_limit: Duration::from_secs(10),
             kill_retry: Duration::from_secs(1),
             mark_acknowledged: Duration::from_secs(5),
             shutdown_ordered: Duration::from_secs(10),

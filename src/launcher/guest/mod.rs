@@ -16,13 +16,30 @@ use tokio::sync::watch;
 use super::publisher::Identity;
 use super::saved::SavedStore;
 use crate::cmd::{Failure, GuestCommand, GuestOutput};
-use crate::domain::{self, Domain, FsFreeze, LifeCycle};
-use crate::guest_agent::{self, AgentError, GuestData, Interest, Intervals, LibvirtAgent, Presence};
+use crate::domain::{self, Domain, DomainSpec, FsFreeze, LifeCycle};
+use crate::guest_agent::{self, AgentError, GuestData, Interest, Intervals, Introduction, LibvirtAgent, Presence};
 use crate::libvirt::Connection;
 use crate::notify::{InvolvedObject, K8sEvent, K8sEventType, Outbox};
 
 /// The agent's channel (contract/domain-xml-qemu.md 7.1).
 const CHANNEL: &str = "org.qemu.guest_agent.0";
+/// libvirt's words for whether the guest has opened a channel.
+pub(super) const CONNECTED: &str = "connected";
+pub(super) const DISCONNECTED: &str = "disconnected";
+
+/// Whether an agent is connected.
+pub(super) fn has_agent(spec: &DomainSpec) -> bool {
+    let mut targets = spec.devices.channels.iter().filter_map(|channel| channel.target.as_ref());
+    targets.any(|target| target.name == CHANNEL && target.state == CONNECTED)
+}
+
+/// Writes whether an agent is connected, as one of libvirt's words.
+pub(super) fn write_agent_state(spec: &mut DomainSpec, state: &str) {
+    let targets = spec.devices.channels.iter_mut().filter_map(|channel| channel.target.as_mut());
+    for target in targets.filter(|target| target.name == CHANNEL) {
+        state.clone_into(&mut target.state);
+    }
+}
 
 /// The guest. Clones share everything.
 #[derive(Clone)]
@@ -80,9 +97,10 @@ impl Guest {
 
     /// Begins with what the agent told the launcher before this one, of which `shown` is the last document: a guest that is
     /// paused or frozen cannot be asked, and what an agent told is kept when it goes away (contract/notify.md 6.1).
-    pub fn inherit(&self, shown: Option<&Domain>, freeze: FsFreeze) {
+    pub fn inherit(&self, shown: Option<&Domain>, freeze: FsFreeze, agent: Introduction) {
         self.shared.data.send_modify(|data| {
             data.freeze = freeze;
+            data.inherit(agent);
             if let Some(domain) = shown {
                 data.interfaces.clone_from(&domain.status.interfaces);
                 data.os.clone_from(&domain.status.os_info);
@@ -109,12 +127,8 @@ impl Guest {
 
     /// The domain as libvirt shows it now, `None` if there is none: whether there is an agent that can be asked.
     pub fn seen(&self, domain: Option<&Domain>) {
-        let present = domain.is_some_and(|domain| {
-            let target = |channel: &crate::domain::Channel| channel.target.clone().unwrap_or_default();
-            let mut targets = domain.spec.devices.channels.iter().map(target);
-            domain.status.status == LifeCycle::Running
-                && targets.any(|target| target.name == CHANNEL && target.state == "connected")
-        });
+        let present =
+            domain.is_some_and(|domain| domain.status.status == LifeCycle::Running && has_agent(&domain.spec));
         let now = present.then(|| self.shared.connections.load(Ordering::Relaxed));
         self.shared.presence.send_if_modified(|before| std::mem::replace(before, now) != now);
     }

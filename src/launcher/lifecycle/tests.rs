@@ -21,6 +21,11 @@ struct World {
     asked: AtomicUsize,
     kills: AtomicUsize,
     hooks: AtomicUsize,
+    /// How often the launcher stayed for virt-handler's last calls, and left without having told it.
+    stayed: AtomicUsize,
+    untold: AtomicUsize,
+    /// The VM has no virt-handler.
+    standalone: bool,
     /// The kill after which the process is gone.
     dies_at_kill: usize,
     /// The request after which the guest has shut down.
@@ -45,6 +50,9 @@ impl World {
             asked: AtomicUsize::new(0),
             kills: AtomicUsize::new(0),
             hooks: AtomicUsize::new(0),
+            stayed: AtomicUsize::new(0),
+            untold: AtomicUsize::new(0),
+            standalone: false,
             dies_at_kill,
             obeys_request: usize::MAX,
         }
@@ -61,6 +69,11 @@ impl World {
 
     fn counts(&self) -> (usize, usize) {
         (self.asked.load(Ordering::SeqCst), self.kills.load(Ordering::SeqCst))
+    }
+
+    /// How often virt-handler's last calls were waited for, and how often it was left without being told.
+    fn told(&self) -> (usize, usize) {
+        (self.stayed.load(Ordering::SeqCst), self.untold.load(Ordering::SeqCst))
     }
 
     async fn run(&self, grace: u64) -> (Ending, Duration) {
@@ -87,8 +100,20 @@ impl Orders for World {
         self.virt_handler
     }
 
+    fn virt_handler_may_come(&self) -> bool {
+        !self.standalone
+    }
+
     fn own_grace(&self) -> Option<Duration> {
         self.own_grace
+    }
+
+    async fn last_calls(&self) {
+        self.stayed.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn leave_untold(&self) {
+        self.untold.fetch_add(1, Ordering::SeqCst);
     }
 
     async fn ask_guest(&self) {
@@ -159,7 +184,7 @@ async fn a_vm_that_was_being_started_when_the_signal_came_is_asked_as_every_othe
         world.process.send_replace(HypervisorProcess::Running(4711));
     };
     let (ended, ()) = tokio::join!(world.run(60), start);
-    assert_eq!(ended, (Ending::Orderly, Duration::from_secs(3 + 5)));
+    assert_eq!(ended, (Ending::Orderly, Duration::from_secs(60 + 10)));
     assert_eq!(world.counts(), (2, 0));
 }
 
@@ -213,18 +238,52 @@ async fn an_absent_virt_handler_cannot_hold_the_pod_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_virt_handler_the_guest_is_asked_at_once_and_nobody_is_waited_for() {
+async fn without_virt_handler_the_guest_is_asked_at_once_and_the_pod_stays_as_long_as_it_may() {
     let world = World { virt_handler: false, obeys_request: 3, ..World::stopping() };
+    assert_eq!(world.run(60).await, (Ending::Orderly, Duration::from_secs(60 + 10)));
+    assert_eq!((world.counts(), world.told()), ((3, 0), (0, 1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_virt_handler_that_comes_back_while_the_pod_may_stay_learns_how_the_vm_ended() {
+    for back in [11, 40, 69] {
+        let world = World { virt_handler: false, obeys_request: 3, ..World::stopping() };
+        let returns = async {
+            tokio::time::sleep(Duration::from_secs(back)).await;
+            world.told.send_replace(true);
+        };
+        let (ended, ()) = tokio::join!(world.run(60), returns);
+        assert_eq!(ended, (Ending::Orderly, Duration::from_secs(back)));
+        assert_eq!(world.told(), (1, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_without_virt_handler_has_nobody_to_wait_for() {
+    let world = World { virt_handler: false, standalone: true, obeys_request: 3, ..World::stopping() };
     assert_eq!(world.run(60).await, (Ending::Orderly, Duration::from_secs(10)));
     assert_eq!(world.counts(), (3, 0));
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_virt_handler_that_went_away_after_its_order_is_waited_for_too() {
+    let world = World::stopping();
+    world.mark_told.send_replace(true);
+    world.end_ordered.send_replace(true);
+    let guest = async {
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        world.process.send_replace(HypervisorProcess::Gone);
+    };
+    let (ended, ()) = tokio::join!(world.run(60), guest);
+    assert_eq!(ended, (Ending::Orderly, Duration::from_secs(60 + 10)));
+    assert_eq!((world.counts(), world.told()), ((0, 0), (0, 1)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_virt_handler_that_does_not_acknowledge_is_given_five_seconds() {
     let world = World { obeys_request: 1, ..World::stopping() };
-    // Then the rest of the grace period, as far as the final notification may take.
-    assert_eq!(world.run(60).await, (Ending::Orderly, Duration::from_secs(5 + 15)));
-    assert_eq!(world.counts(), (1, 0));
+    assert_eq!(world.run(60).await, (Ending::Orderly, Duration::from_secs(60 + 10)));
+    assert_eq!((world.counts(), world.told()), ((1, 0), (0, 1)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -249,7 +308,7 @@ async fn a_virt_handler_that_orders_the_shutdown_is_left_alone() {
 #[tokio::test(start_paused = true)]
 async fn a_deaf_guest_is_killed_when_its_own_grace_period_is_over() {
     let own_grace = Some(Duration::from_secs(30));
-    let world = World { virt_handler: false, own_grace, ..World::stopping() };
+    let world = World { virt_handler: false, standalone: true, own_grace, ..World::stopping() };
     assert_eq!(world.run(45).await, (Ending::Orderly, Duration::from_secs(30)));
     assert_eq!(world.counts(), (6, 1));
 }
@@ -258,6 +317,6 @@ async fn a_deaf_guest_is_killed_when_its_own_grace_period_is_over() {
 async fn the_grace_period_began_with_the_signal_whoever_heard_it() {
     let world = World { virt_handler: false, ..World::stopping() };
     tokio::time::advance(Duration::from_secs(40)).await;
-    assert_eq!(world.run(45).await, (Ending::Orderly, Duration::from_secs(6)));
+    assert_eq!(world.run(45).await, (Ending::Orderly, Duration::from_secs(45 + 10 - 40)));
     assert_eq!(world.counts().1, 1);
 }

@@ -5,9 +5,11 @@ use std::path::Path;
 use tokio::time::timeout;
 
 use super::*;
-use crate::domain::{GuestOsInfo, InterfaceStatus};
+use crate::domain::{FsFreeze, GuestOsInfo, InterfaceStatus};
+use crate::guest_agent::{AgentInfo, Introduction};
 use crate::hypervisor::ControlError;
 use crate::launcher::control_double::ControlDouble;
+use crate::launcher::guest::has_agent;
 use crate::launcher::guest_time::GuestClock;
 use crate::launcher::hypervisor_process::Search;
 use crate::launcher::operations::PausedSet;
@@ -99,7 +101,8 @@ async fn the_next_launcher_tells_what_the_agent_and_the_panics_have_told_before(
     first.saved.change(|state| state.process = Some(own));
     first.run();
     let shown = Domain { status: told(), ..Domain::default() };
-    first.guest.inherit(Some(&shown), crate::domain::FsFreeze { status: "frozen".into() });
+    let agent = Introduction { agent: Some(AgentInfo::default()), hostname: "guest".into(), ..Introduction::default() };
+    first.guest.inherit(Some(&shown), FsFreeze { status: "frozen".into() }, agent);
     first.publications.look(Cause::Lifecycle(Lifecycle { event: event::CRASHED, detail: 1 }));
     first.shown.set(state::PAUSED, state::PAUSED_USER, Some(XML));
     timeout(WAIT, async {
@@ -118,7 +121,11 @@ async fn the_next_launcher_tells_what_the_agent_and_the_panics_have_told_before(
     let mut next = World::new(folder.path(), true, closed());
     next.shown.set(state::PAUSED, state::PAUSED_USER, Some(XML));
     let publisher = next.publisher.as_ref().unwrap();
-    assert_eq!(publisher.guest_data.borrow().freeze.status, "frozen");
+    {
+        let known = publisher.guest_data.borrow();
+        assert_eq!((known.freeze.status.as_str(), known.hostname.as_str()), ("frozen", "guest"));
+        assert!(known.is_introduced() && known.inherited, "no agent that was supported is so no more");
+    }
     let mut status = DomainStatus::default();
     publisher.faults.show(&mut status);
     assert_eq!((status.panic_count, status.guest_panic_info.unwrap().type_.as_str()), (1, "unknown"));
@@ -172,4 +179,156 @@ async fn failing_disks_are_asked_for_until_libvirt_answers() {
         world.domain().await;
     }
     assert_eq!(world.told_events().await, 1, "once");
+}
+
+/// The document that was made for virt-handler last, as (state, reason, whether it shows an agent).
+fn told_by(last: &watch::Receiver<Option<Arc<str>>>) -> (String, String, bool) {
+    let Some(told) = last.borrow().clone() else { return Default::default() };
+    let domain: Domain = serde_json::from_str(&told).unwrap();
+    let text = |value: Result<serde_json::Value, _>| value.unwrap().as_str().unwrap_or_default().to_owned();
+    let status = &domain.status;
+    let (state, reason) = (text(serde_json::to_value(status.status)), text(serde_json::to_value(status.reason)));
+    (state, reason, has_agent(&domain.spec))
+}
+
+fn says(state: &str, reason: &str, agent: bool) -> (String, String, bool) {
+    (state.to_owned(), reason.to_owned(), agent)
+}
+
+/// `virDomainShutoffReason` failed.
+const SHUTOFF_FAILED: i32 = 6;
+const DEFINED: Cause = Cause::Lifecycle(Lifecycle { event: event::DEFINED, detail: event::DEFINED_ADDED });
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_s_end_is_looked_at_whatever_came_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = World::new(folder.path(), false, closed());
+    let mut last = world.publisher.as_ref().unwrap().last.subscribe();
+    world.run();
+    // libvirt tells of the define; by the time of the look the start is under way.
+    world.shown.set(state::PAUSED, state::PAUSED_STARTING_UP, Some(XML));
+    world.publications.look(DEFINED);
+    world.publications.refreshed().await;
+    assert_eq!(told_by(&last), says("Paused", "StartingUp", false));
+    // The start fails, and libvirt sends no event.
+    world.shown.set(state::SHUTOFF, SHUTOFF_FAILED, Some(XML));
+    world.publications.settled().await;
+    assert_eq!(told_by(&last), says("Shutoff", "Failed", false));
+    assert_eq!(world.domain().await.status.reason, StateReason::Failed);
+
+    // What virt-handler knows is not told again.
+    last.mark_unchanged();
+    let leftover = world.outbox.acknowledged();
+    world.publications.settled().await;
+    assert_eq!((told_by(&last), *leftover.borrow()), (says("Shutoff", "Failed", false), 0));
+
+    // While libvirt cannot be asked the look is due, with its news.
+    world.shown.fail(ControlError::Hypervisor("the daemon died during the operation".into()));
+    world.publications.settled().await;
+    world.shown.set(state::PAUSED, state::PAUSED_USER, Some(XML));
+    timeout(WAIT, last.wait_for(|told| told.as_ref().is_some_and(|told| told.contains("Paused"))))
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+/// A start whose caller was told of a time-out goes on in libvirt, and may fail there.
+#[tokio::test(start_paused = true)]
+async fn a_start_that_nobody_waits_for_is_looked_at_until_it_is_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = World::new(folder.path(), false, closed());
+    let mut last = world.publisher.as_ref().unwrap().last.subscribe();
+    world.run();
+    world.shown.set(state::SHUTOFF, 0, Some(XML));
+    world.publications.look(DEFINED);
+    world.publications.refreshed().await;
+    world.shown.set(state::PAUSED, state::PAUSED_STARTING_UP, Some(XML));
+    world.publications.settled().await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(told_by(&last), says("Shutoff", "Unknown", false), "a moment in the middle is not news");
+    world.shown.set(state::SHUTOFF, SHUTOFF_FAILED, Some(XML));
+    timeout(WAIT, last.wait_for(|told| told.as_ref().is_some_and(|told| told.contains("Failed"))))
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_document_that_says_the_domain_is_down_shows_nothing_live() {
+    let folder = tempfile::tempdir().unwrap();
+    for (state, reason) in [
+        CRASHED,
+        (state::SHUTOFF, state::SHUTOFF_SHUTDOWN),
+        (state::SHUTOFF, state::SHUTOFF_DESTROYED),
+        (state::SHUTOFF, SHUTOFF_FAILED),
+        (state::CRASHED, 1),
+    ] {
+        // libvirt still shows the live XML, or none can be read, and the last one was live.
+        for spec in [Some(DomainSpec::from_xml(XML).unwrap()), None] {
+            let world = World::new(folder.path(), false, closed());
+            let mut publisher = world.publisher.unwrap();
+            let last = publisher.last.subscribe();
+            let mut show = |state, reason, spec| {
+                publisher.publish(Told::Always(Wanted::default()), Some(Look { state, reason, spec }));
+            };
+            world.guest.inherit(None, FsFreeze::default(), known());
+            show(state::RUNNING, state::RUNNING_BOOTED, Some(DomainSpec::from_xml(XML).unwrap()));
+            assert!(told_by(&last).2, "virt-handler asks for the agent");
+            show(state, reason, spec);
+            assert!(!told_by(&last).2, "{state} {reason}");
+            let shown = world.publications.published.borrow().domain.clone().unwrap();
+            let channel = shown.spec.devices.channels[0].target.clone().unwrap();
+            assert_eq!((channel.name.as_str(), channel.state.as_str()), ("org.qemu.guest_agent.0", ""));
+            assert_eq!(shown.spec.devices.disks.len(), 1, "what is configured stays");
+        }
+    }
+}
+
+fn known() -> Introduction {
+    Introduction { agent: Some(AgentInfo::default()), ..Introduction::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_is_shown_once_it_has_told_of_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = World::new(folder.path(), false, closed());
+    let last = world.publisher.as_ref().unwrap().last.subscribe();
+    world.run();
+    world.publications.look(Cause::Changed);
+    world.publications.refreshed().await;
+    assert_eq!(told_by(&last), says("Running", "Unknown", false));
+    // What cannot be read now neither shows nor loses it.
+    world.shown.set(state::RUNNING, state::RUNNING_BOOTED, None);
+    world.publications.look(Cause::Changed);
+    world.publications.refreshed().await;
+    assert!(!told_by(&last).2);
+    world.shown.set(state::RUNNING, state::RUNNING_BOOTED, Some(XML));
+    world.guest.inherit(None, FsFreeze::default(), known());
+    let mut told = last.clone();
+    timeout(WAIT, told.wait_for(|told| told.as_ref().is_some_and(|told| told.contains("\"connected\""))))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(has_agent(&world.domain().await.spec), "GetDomain shows it, too");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_says_nothing_is_shown_after_a_while() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = World::new(folder.path(), false, closed());
+    let last = world.publisher.as_ref().unwrap().last.subscribe();
+    world.run();
+    world.publications.look(Cause::Changed);
+    tokio::time::sleep(introduction::PATIENCE - Duration::from_millis(100)).await;
+    assert_eq!(told_by(&last), says("Running", "Unknown", false));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(told_by(&last), says("Running", "Unknown", true));
+    // One that comes back is a new one.
+    world.shown.set(state::RUNNING, state::RUNNING_BOOTED, Some(&XML.replace("'connected'", "'disconnected'")));
+    world.publications.look(Cause::Changed);
+    world.publications.refreshed().await;
+    world.shown.set(state::RUNNING, state::RUNNING_BOOTED, Some(XML));
+    world.publications.look(Cause::Changed);
+    world.publications.refreshed().await;
+    assert!(!told_by(&last).2);
 }
