@@ -91,7 +91,11 @@ fn a_full_disk_and_a_panic_are_events() {
     assert_eq!(event["type"], "Warning");
     let status = notified(&virt_handler, "the panic", |status| status["PanicCount"] == json!(1));
     assert_eq!(status["GuestPanicInfo"]["Type"], "unknown", "{status}");
+    // By a virt-handler that forgets its count when it cleans up.
+    let (vmi, _) = virt_handler.wait_vmi("the end", TOLD, |vmi| vmi.is_final());
+    assert_eq!((vmi.phase, vmi.panics), ("Failed", 1));
     pod.wait_exit();
+    assert_eq!(virt_handler.vmi().panics, 1);
     assert_eq!(events(&virt_handler, "GuestPanicked").len(), 1);
     assert_eq!(events(&virt_handler, "IOerror").len(), 2);
 }

@@ -27,7 +27,7 @@ impl Started {
         let orders = VmOrders {
             vm: self.vm.clone(),
             notify_socket: notify_socket(config),
-            standalone: config.environment.standalone_vmi.is_some(),
+            was_heard: self.virt_handler_was_heard,
             activity: self.activity,
             timings: self.timings,
             hooks: self.hooks,
@@ -76,8 +76,8 @@ impl Started {
 struct VmOrders {
     vm: Vm,
     notify_socket: PathBuf,
-    /// The VM has no virt-handler.
-    standalone: bool,
+    /// A launcher before this one has heard of virt-handler.
+    was_heard: bool,
     /// Who uses the command socket.
     activity: Activity,
     timings: Timings,
@@ -111,7 +111,7 @@ impl Orders for VmOrders {
     }
 
     fn virt_handler_may_come(&self) -> bool {
-        !self.standalone
+        self.virt_handler_is_there() || self.was_heard || *self.outbox.acknowledged().borrow() > 0
     }
 
     fn own_grace(&self) -> Option<Duration> {

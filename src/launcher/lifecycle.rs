@@ -57,7 +57,7 @@ pub struct Watched {
 pub trait Orders {
     /// Whether there is a virt-handler to talk to.
     fn virt_handler_is_there(&self) -> bool;
-    /// Whether one that is not there may come.
+    /// Whether there is one, or was, and may be again.
     fn virt_handler_may_come(&self) -> bool;
     /// The VMI's own grace period, where it is known. The flag's is longer, so that virt-handler can act first.
     fn own_grace(&self) -> Option<Duration>;
@@ -191,9 +191,13 @@ async fn with_libvirt(
     }
     let end = until_gone(&mut watched, orders, grace, timings).await;
     orders.hypervisor_gone().await;
-    let alone = end == End::Own && !orders.virt_handler_may_come();
     let stopping = *watched.signalled.borrow();
-    let leave_at = stopping.map(|since| if alone { Instant::now() } else { since + grace + timings.leave_after_grace });
+    let leave_at = stopping.and_then(|since| match end {
+        _ if orders.virt_handler_may_come() => Some(since + grace + timings.leave_after_grace),
+        // There is nobody to wait for.
+        End::Own => Some(Instant::now()),
+        End::VirtHandlers => None,
+    });
     final_notification(&mut watched, orders, leave_at, timings).await;
     Ending::Orderly
 }

@@ -496,9 +496,14 @@ impl Publisher {
         };
         document.object_meta.uid = told_uid;
         document.status.fs_freeze_status = freeze;
-        if self.faults.acknowledged(*self.acknowledged.borrow()) {
-            self.saved.change(|state| state.panics.clone_from(self.faults.panics()));
-        }
+        let acknowledged = *self.acknowledged.borrow();
+        let news = self.faults.acknowledged(acknowledged);
+        self.saved.change(|state| {
+            state.virt_handler_heard |= acknowledged > 0;
+            if news {
+                state.panics.clone_from(self.faults.panics());
+            }
+        });
         self.faults.show(&mut document.status);
         let deleted = gone && (wanted.deletion_if_gone || self.deletion.borrow().is_some());
         if deleted {

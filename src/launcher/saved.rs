@@ -45,6 +45,9 @@ pub struct SavedState {
     /// What the guest's agent told last of its file systems; of what it has told, the document of GetDomain lacks this.
     #[serde(default)]
     pub freeze: FsFreeze,
+    /// virt-handler has acknowledged a notification.
+    #[serde(default)]
+    pub virt_handler_heard: bool,
     /// What the guest's agent told last of itself, to this launcher or to one before it.
     #[serde(default)]
     pub agent: Introduction,
@@ -64,6 +67,7 @@ impl Default for SavedState {
             claim_sizes: BTreeMap::new(),
             leaving_overlays: BTreeMap::new(),
             freeze: FsFreeze::default(),
+            virt_handler_heard: false,
             agent: Introduction::default(),
             panics: Panics::default(),
         }

@@ -113,6 +113,8 @@ pub(super) struct Started {
     pub(super) outbox: Outbox,
     pub(super) sockets: SocketPaths,
     pub(super) activity: Activity,
+    /// A launcher before this one was answered by virt-handler.
+    pub(super) virt_handler_was_heard: bool,
     pub(super) stop_server: oneshot::Sender<()>,
     pub(super) server: tokio::task::JoinHandle<()>,
     pub(super) logs: Logs,
@@ -320,6 +322,7 @@ impl Started {
             outbox,
             sockets,
             activity,
+            virt_handler_was_heard: inherited.virt_handler_heard,
             stop_server,
             server,
             logs,

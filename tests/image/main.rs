@@ -14,6 +14,7 @@ mod faults;
 mod life;
 mod migration_target;
 mod power_off;
+mod status;
 #[path = "../support/mod.rs"]
 mod support;
 mod users;

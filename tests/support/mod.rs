@@ -15,6 +15,7 @@ pub mod export_server;
 pub mod guest;
 pub mod pod;
 pub mod processes;
+pub mod reconcile;
 pub mod sidecar;
 pub mod subject;
 pub mod tiny_guest;

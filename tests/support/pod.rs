@@ -51,6 +51,16 @@ pub fn has_program(image: &str, path: &str) -> bool {
     asked.unwrap().status.success()
 }
 
+/// Copies a file out of an image.
+pub fn copy_out(image: &str, file: &str, to: &Path) {
+    // A container that is made but never run.
+    let donor = format!("virt-launcher-test-{}-copy", std::process::id());
+    succeed(podman().args(["create", "--name", &donor, image]));
+    let copied = podman().arg("cp").arg(format!("{donor}:{file}")).arg(to).output().unwrap();
+    succeed(podman().args(["rm", "-f", &donor]));
+    assert!(copied.status.success(), "{}", text(&copied));
+}
+
 pub fn podman() -> Command {
     Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("images/podman.sh"))
 }
@@ -270,8 +280,13 @@ impl Pod {
 
     /// A virt-handler for this pod, which reacts to what the launcher tells.
     pub fn virt_handler(&self, vmi: &str) -> VirtHandler {
+        self.virt_handler_that_cleans_up_in(vmi, Options::CLEAN_UP)
+    }
+
+    /// [`Pod::virt_handler`] whose clean-up after the VM takes so long.
+    pub fn virt_handler_that_cleans_up_in(&self, vmi: &str, clean_up: Duration) -> VirtHandler {
         let vmi: serde_json::Value = serde_norway::from_str(vmi).unwrap();
-        VirtHandler::attach(&self.volume("public"), Options::new(vmi.to_string()))
+        VirtHandler::attach(&self.volume("public"), Options { clean_up, ..Options::new(vmi.to_string()) })
     }
 
     /// What virt-handler bind-mounts: the container disk, and kernel and initramfs of the kernel-boot container.

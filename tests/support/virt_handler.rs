@@ -1,5 +1,5 @@
 //! Double of virt-handler, because the real one needs a cluster: it finds the launcher by its socket, makes the notify
-//! pipe after its first connection, records what it is told and reacts as contract/lifecycle.md 7 and 8 say.
+//! pipe after its first connection, records what it is told and reacts as the real one was read and seen to (`reconcile`).
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,8 @@ use virt_launcher::proto::notify_info::{NotifyInfoRequest, NotifyInfoResponse};
 use virt_launcher::proto::notify_v1::notify_server::{Notify, NotifyServer};
 use virt_launcher::proto::notify_v1::{DomainEventRequest, K8sEventRequest, Response};
 use virt_launcher::proto::pair::Pair;
+
+use super::reconcile::{VmiStatus, Watched, reconcile};
 
 /// What arrived at the notify pipe.
 #[derive(Debug, Clone, PartialEq)]
@@ -225,15 +227,21 @@ pub struct Options {
     pub shutdown_repeat: Duration,
     /// From the first shutdown to `KillVirtualMachine`; the original takes it from the domain's metadata, plus a little.
     pub grace: Duration,
+    /// How long its clean-up takes: it unmounts what it has mounted into the pod.
+    pub clean_up: Duration,
 }
 
 impl Options {
+    /// A short clean-up.
+    pub const CLEAN_UP: Duration = Duration::from_millis(200);
+
     pub fn new(vmi_json: impl Into<Vec<u8>>) -> Self {
         Options {
             vmi_json: vmi_json.into(),
             launcher: Duration::from_secs(30),
             shutdown_repeat: Duration::from_secs(5),
             grace: Duration::from_secs(30),
+            clean_up: Options::CLEAN_UP,
         }
     }
 }
@@ -244,7 +252,7 @@ pub struct VirtHandler {
     pub pipe: NotifyPipe,
     /// Who called `listen` on the launcher's socket.
     pub launcher_pid: i32,
-    calls: Arc<Mutex<Vec<&'static str>>>,
+    watched: Watched,
     runtime: Option<Runtime>,
 }
 
@@ -260,9 +268,9 @@ impl VirtHandler {
         });
         assert_ne!(launcher_pid, 0, "the launcher must listen in a PID namespace that virt-handler sees");
         let pipe = NotifyPipe::present(share);
-        let calls = Arc::default();
-        runtime.spawn(reconcile(socket, pipe.watch(), options, Arc::clone(&calls)));
-        VirtHandler { pipe, launcher_pid, calls, runtime: Some(runtime) }
+        let watched = Watched::default();
+        runtime.spawn(reconcile(socket, pipe.watch(), options, watched.clone()));
+        VirtHandler { pipe, launcher_pid, watched, runtime: Some(runtime) }
     }
 
     /// Pauses and resumes the VM until it was told `count` times of it: two changes that come close together are told as
@@ -282,9 +290,33 @@ impl VirtHandler {
         });
     }
 
-    /// The calls that it made on its own.
+    /// The orders that it gave on its own. The last one may be on its way.
     pub fn calls(&self) -> Vec<&'static str> {
-        self.calls.lock().unwrap().clone()
+        self.watched.calls.lock().unwrap().clone()
+    }
+
+    /// When it closed its connection to the launcher after the deletion, which is the last that it wants of it.
+    pub fn last_word(&self) -> Option<Instant> {
+        *self.watched.last_word.lock().unwrap()
+    }
+
+    /// The VMI's status as it has written it.
+    pub fn vmi(&self) -> VmiStatus {
+        self.watched.status.borrow().clone()
+    }
+
+    /// Waits until the VMI's status satisfies `condition`, and returns it with the time that took.
+    pub fn wait_vmi(
+        &self,
+        what: &str,
+        deadline: Duration,
+        condition: impl Fn(&VmiStatus) -> bool,
+    ) -> (VmiStatus, Duration) {
+        let begun = Instant::now();
+        super::wait_for(what, deadline, || {
+            let status = self.vmi();
+            super::expect(condition(&status), &status).map(|()| (status, begun.elapsed()))
+        })
     }
 }
 
@@ -293,6 +325,9 @@ impl Drop for VirtHandler {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
+        if !std::thread::panicking() {
+            assert_eq!(*self.watched.complaints.lock().unwrap(), Vec::<String>::new(), "virt-handler's log");
+        }
     }
 }
 
@@ -300,74 +335,4 @@ impl Drop for VirtHandler {
 pub async fn peer_pid(socket: &Path) -> std::io::Result<i32> {
     let stream = UnixStream::connect(socket).await?;
     stream.peer_cred()?.pid().ok_or_else(|| std::io::Error::other("no pid in SO_PEERCRED"))
-}
-
-/// What virt-handler reads out of a domain document.
-struct Seen {
-    deleted: bool,
-    status: String,
-    reason: String,
-    marked: bool,
-}
-
-fn seen(domain: &Value) -> Seen {
-    let text = |pointer: &str| domain.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let grace = "/Spec/Metadata/KubeVirt/GracePeriod/MarkedForGracefulShutdown";
-    Seen {
-        deleted: is_deleted(domain),
-        status: text("/Status/Status"),
-        reason: text("/Status/Reason"),
-        marked: domain.pointer(grace) == Some(&Value::Bool(true)),
-    }
-}
-
-async fn reconcile(
-    socket: PathBuf,
-    mut received: watch::Receiver<Vec<Received>>,
-    options: Options,
-    calls: Arc<Mutex<Vec<&'static str>>>,
-) {
-    let mut first_shutdown: Option<Instant> = None;
-    loop {
-        let latest = received.borrow_and_update().iter().rev().find_map(|event| match event {
-            Received::Domain { domain, .. } => Some(seen(domain)),
-            Received::K8s(_) => None,
-        });
-        let mut look_again = None;
-        if let Some(Seen { deleted, status, reason, marked }) = latest {
-            let final_state =
-                (status == "Shutoff" && !matches!(reason.as_str(), "" | "Unknown")) || status == "Crashed";
-            if deleted {
-                // Nothing to do, unless the domain is made anew.
-            } else if final_state {
-                call(&socket, &options, &calls, "DeleteVirtualMachine").await;
-            } else if marked && matches!(status.as_str(), "Running" | "Paused" | "Blocked" | "ShuttingDown") {
-                let since = *first_shutdown.get_or_insert_with(Instant::now);
-                let rpc =
-                    if since.elapsed() >= options.grace { "KillVirtualMachine" } else { "ShutdownVirtualMachine" };
-                call(&socket, &options, &calls, rpc).await;
-                let left = options.grace.saturating_sub(since.elapsed()).max(Duration::from_millis(100));
-                look_again = Some(options.shutdown_repeat.min(left));
-            }
-        }
-        let wait = look_again.unwrap_or(Duration::from_secs(3600));
-        match tokio::time::timeout(wait, received.changed()).await {
-            Ok(Ok(())) | Err(_) => {}
-            Ok(Err(_)) => return,
-        }
-    }
-}
-
-async fn call(socket: &Path, options: &Options, calls: &Mutex<Vec<&'static str>>, rpc: &'static str) {
-    calls.lock().unwrap().push(rpc);
-    let Ok(mut client) = client::connect(socket, client::deadline::SHORT).await else { return };
-    let client: &mut CmdClient<Channel> = &mut client;
-    let request = VmiRequest { vmi: Some(Vmi { vmi_json: options.vmi_json.clone() }), options: None };
-    // Like the original it looks at the domain's state, not at the reply, to know what to do next.
-    let _ = match rpc {
-        "ShutdownVirtualMachine" => client.shutdown_virtual_machine(request).await,
-        "KillVirtualMachine" => client.kill_virtual_machine(request).await,
-        "DeleteVirtualMachine" => client.delete_virtual_machine(request).await,
-        other => panic!("the double makes no call {other}"),
-    };
 }

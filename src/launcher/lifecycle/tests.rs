@@ -24,8 +24,8 @@ struct World {
     /// How often the launcher stayed for virt-handler's last calls, and left without having told it.
     stayed: AtomicUsize,
     untold: AtomicUsize,
-    /// The VM has no virt-handler.
-    standalone: bool,
+    /// There has never been a virt-handler.
+    nobody: bool,
     /// The kill after which the process is gone.
     dies_at_kill: usize,
     /// The request after which the guest has shut down.
@@ -52,7 +52,7 @@ impl World {
             hooks: AtomicUsize::new(0),
             stayed: AtomicUsize::new(0),
             untold: AtomicUsize::new(0),
-            standalone: false,
+            nobody: false,
             dies_at_kill,
             obeys_request: usize::MAX,
         }
@@ -101,7 +101,7 @@ impl Orders for World {
     }
 
     fn virt_handler_may_come(&self) -> bool {
-        !self.standalone
+        !self.nobody
     }
 
     fn own_grace(&self) -> Option<Duration> {
@@ -260,7 +260,7 @@ async fn a_virt_handler_that_comes_back_while_the_pod_may_stay_learns_how_the_vm
 
 #[tokio::test(start_paused = true)]
 async fn a_vm_without_virt_handler_has_nobody_to_wait_for() {
-    let world = World { virt_handler: false, standalone: true, obeys_request: 3, ..World::stopping() };
+    let world = World { virt_handler: false, nobody: true, obeys_request: 3, ..World::stopping() };
     assert_eq!(world.run(60).await, (Ending::Orderly, Duration::from_secs(10)));
     assert_eq!(world.counts(), (3, 0));
 }
@@ -308,7 +308,7 @@ async fn a_virt_handler_that_orders_the_shutdown_is_left_alone() {
 #[tokio::test(start_paused = true)]
 async fn a_deaf_guest_is_killed_when_its_own_grace_period_is_over() {
     let own_grace = Some(Duration::from_secs(30));
-    let world = World { virt_handler: false, standalone: true, own_grace, ..World::stopping() };
+    let world = World { virt_handler: false, nobody: true, own_grace, ..World::stopping() };
     assert_eq!(world.run(45).await, (Ending::Orderly, Duration::from_secs(30)));
     assert_eq!(world.counts(), (6, 1));
 }
