@@ -134,11 +134,25 @@ fn a_life_that_ends_is_followed_to_the_end_of_pid_1() {
         pid_1.end();
     });
     assert_eq!(life.missed, None);
-    assert_eq!(reached(&life), [Span::ToReport, Span::ToEnd, Span::KillToEnd]);
+    assert_eq!(reached(&life), [Span::ToReport, Span::ToPhase, Span::ToEnd, Span::KillToEnd]);
     assert!(life.spans[&Span::ToReport] <= life.spans[&Span::KillToEnd]);
     // Less the time that this thread needs to be told.
     assert!(life.spans[&Span::KillToEnd] >= 50.0, "{life:?}");
     assert!(life.spans[&Span::ToEnd] <= life.spans[&Span::KillToEnd], "{life:?}");
+}
+
+#[test]
+fn a_launcher_that_ends_before_virt_handler_s_last_word_shows_it() {
+    let mut peer = Peer::start();
+    peer.publish(domain("Running", "Unknown"));
+    let life = peer.end(SOON, |publish, pid_1| {
+        publish(domain("Shutoff", "Crashed"));
+        pid_1.end();
+        std::thread::sleep(Duration::from_millis(50));
+        publish(deleted());
+    });
+    assert_eq!(life.missed, None);
+    assert!(life.spans[&Span::ToEnd] < 0.0, "{life:?}");
 }
 
 #[test]
@@ -177,9 +191,9 @@ fn a_vm_that_was_never_reported_as_running_is_not_killed() {
 fn a_launcher_that_does_not_delete_keeps_what_was_measured_before() {
     let mut peer = Peer::start();
     peer.publish(domain("Running", "Unknown"));
-    let life = peer.end(Duration::from_secs(2), |publish, _| publish(domain("Crashed", "Unknown")));
+    let life = peer.end(Duration::from_secs(2), |publish, _| publish(domain("Shutoff", "Crashed")));
     assert_eq!(life.missed, Some(Missed::not_within("the event of the VM's deletion", Duration::from_secs(2))));
-    assert_eq!(reached(&life), [Span::ToReport]);
+    assert_eq!(reached(&life), [Span::ToReport, Span::ToPhase]);
 }
 
 #[test]
@@ -191,7 +205,7 @@ fn a_launcher_that_does_not_end_is_written_down_as_such() {
         publish(deleted());
     });
     assert_eq!(life.missed, Some(Missed::not_within("the end of PID 1", Duration::from_secs(2))));
-    assert_eq!(reached(&life), [Span::ToReport]);
+    assert_eq!(reached(&life), [Span::ToReport, Span::ToPhase]);
     let (value, how) = median(&[life], Span::ToEnd);
     assert_eq!((value, how.as_str()), (None, "none of 1 VMs; the end of PID 1: not within 2 s"));
 }

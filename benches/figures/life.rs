@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,12 @@ impl Display for Missed {
     }
 }
 
+/// What a panic says.
+pub fn reason(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("no reason given").to_owned()
+}
+
 /// What is measured of a life, in the order in which it happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Span {
@@ -55,12 +62,13 @@ pub enum Span {
     SyncTools,
     SyncOwn,
     ToReport,
+    ToPhase,
     ToEnd,
     KillToEnd,
 }
 
 impl Span {
-    pub const ALL: [Span; 10] = [
+    pub const ALL: [Span; 11] = [
         Span::ToSocket,
         Span::ToSocketDaemon,
         Span::ToSocketOwn,
@@ -69,6 +77,7 @@ impl Span {
         Span::SyncTools,
         Span::SyncOwn,
         Span::ToReport,
+        Span::ToPhase,
         Span::ToEnd,
         Span::KillToEnd,
     ];
@@ -86,9 +95,12 @@ impl Span {
             Span::SyncTools => ("first sync: tools", "qemu-img, likewise"),
             Span::SyncOwn => ("first sync: own share", "the rest of the call"),
             Span::ToReport => ("QEMU killed to report", "SIGKILL to the event at virt-handler's stand-in"),
+            Span::ToPhase => {
+                ("QEMU killed to the VMI's phase", "SIGKILL to Failed, with the stand-in's clean-up of 0.2 s")
+            }
             Span::ToEnd => (
                 "virt-handler's last word to the end of PID 1",
-                "from when the stand-in has deleted the VM and closed its connections",
+                "from when the stand-in closed its connection after the deletion",
             ),
             Span::KillToEnd => ("QEMU killed to the end of PID 1", "the whole of it, with what the stand-in does"),
         }
@@ -108,7 +120,9 @@ impl Life {
     /// Starts a VM, kills its QEMU and waits for the end of the container, each step within `bound`.
     pub fn live(guard: &Guard, image: &str, vmi: &str, bound: Duration) -> Self {
         let mut life = Life::default();
-        life.missed = life.follow(guard, image, vmi, bound).err();
+        // A double that panics must not cost what was measured before.
+        let followed = catch_unwind(AssertUnwindSafe(|| life.follow(guard, image, vmi, bound)));
+        life.missed = followed.unwrap_or_else(|panic| Err(Missed::because(reason(&*panic)))).err();
         life
     }
 
@@ -145,19 +159,63 @@ impl Life {
     /// Kills the hypervisor of a VM that runs, and follows what virt-handler receives and does until PID 1 has ended.
     pub fn end(&mut self, virt_handler: &VirtHandler, qemu: u32, pid_1: u32, bound: Duration) -> Result<(), Missed> {
         // Else what was published before would come after the kill.
-        event(virt_handler, 0, "the event of the VM's start", bound, |domain| status(domain) == "Running")?;
+        within("the event of the VM's start", bound, || {
+            received(virt_handler, 0, |domain| status(domain) == "Running")
+        })?;
         let before = virt_handler.pipe.received().len();
+        let is_down = |domain: &Value| matches!(status(domain), "Shutoff" | "Crashed") || is_deleted(domain);
+        // A phase that an earlier document led to is not the answer either.
+        let was_final = virt_handler.vmi().is_final();
+        let is_final =
+            || !was_final && received(virt_handler, before, is_down).is_some() && virt_handler.vmi().is_final();
         let killed = Instant::now();
         send(qemu, Signal::SIGKILL);
-        let is_down = |domain: &Value| matches!(status(domain), "Shutoff" | "Crashed") || is_deleted(domain);
-        event(virt_handler, before, "the event of the VM's end", bound, is_down)?;
-        self.spans.insert(Span::ToReport, millis(killed.elapsed()));
-        event(virt_handler, before, "the event of the VM's deletion", bound, is_deleted)?;
-        let last_word = Instant::now();
-        within("the end of PID 1", bound, || ended(pid_1).then_some(()))?;
-        self.spans.insert(Span::ToEnd, millis(last_word.elapsed()));
-        self.spans.insert(Span::KillToEnd, millis(killed.elapsed()));
-        Ok(())
+        let since = |at: Instant| at.saturating_duration_since(killed);
+        let mut steps = [
+            Step::new("the event of the VM's end", || received(virt_handler, before, is_down)),
+            Step::new("the event of the VM's deletion", || received(virt_handler, before, is_deleted)),
+            Step::new("virt-handler's clean-up", || virt_handler.last_word().filter(|at| *at > killed)),
+            Step::new("the end of PID 1", || ended(pid_1).then(Instant::now)),
+            Step::new("the VMI's final phase", || is_final().then(Instant::now)),
+        ];
+        let missed = follow(&mut steps, killed + bound).map_err(|what| Missed::not_within(what, bound)).err();
+        let [report, _, last_word, end, phase] = steps.map(|step| step.at);
+        for (span, at) in [(Span::ToReport, report), (Span::ToPhase, phase), (Span::KillToEnd, end)] {
+            self.spans.extend(at.map(|at| (span, millis(since(at)))));
+        }
+        if let (Some(last_word), Some(end)) = (last_word, end) {
+            // Less than nothing for a launcher that did not wait for virt-handler.
+            self.spans.insert(Span::ToEnd, millis(since(end)) - millis(since(last_word)));
+        }
+        missed.map_or(Ok(()), Err)
+    }
+}
+
+/// Something that is waited for together with others, since none of them tells what comes next.
+struct Step<'a> {
+    what: &'static str,
+    /// When it happened, once it has.
+    look: Box<dyn Fn() -> Option<Instant> + 'a>,
+    at: Option<Instant>,
+}
+
+impl<'a> Step<'a> {
+    fn new(what: &'static str, look: impl Fn() -> Option<Instant> + 'a) -> Self {
+        Step { what, look: Box::new(look), at: None }
+    }
+}
+
+/// Waits for all steps; the first that has not come by the deadline is the error.
+fn follow(steps: &mut [Step<'_>], deadline: Instant) -> Result<(), &'static str> {
+    loop {
+        for step in steps.iter_mut().filter(|step| step.at.is_none()) {
+            step.at = (step.look)();
+        }
+        match steps.iter().find(|step| step.at.is_none()) {
+            None => return Ok(()),
+            Some(missing) if Instant::now() >= deadline => return Err(missing.what),
+            Some(_) => std::thread::sleep(LOOK_AGAIN),
+        }
     }
 }
 
@@ -224,30 +282,14 @@ pub fn wait_ready(pod: &Pod, bound: Duration) -> Result<(), Missed> {
     ready?
 }
 
-/// Waits until one of the events from the one with number `first` on is so.
-fn event(
-    virt_handler: &VirtHandler,
-    first: usize,
-    what: &str,
-    bound: Duration,
-    is_it: impl Fn(&Value) -> bool,
-) -> Result<(), Missed> {
-    let mut received = virt_handler.pipe.watch();
-    let runtime = Runtime::new().map_err(Missed::because)?;
-    let seen = runtime.block_on(async {
-        let wanted = received.wait_for(|all| {
-            all.iter().skip(first).any(|event| match event {
-                Received::Domain { domain, .. } => is_it(domain),
-                Received::K8s(_) => false,
-            })
-        });
-        tokio::time::timeout(bound, wanted).await.map(|seen| seen.map(drop))
+/// Now, if one of the events from the one with number `first` on is so.
+fn received(virt_handler: &VirtHandler, first: usize, is_it: impl Fn(&Value) -> bool) -> Option<Instant> {
+    let received = virt_handler.pipe.watch();
+    let found = received.borrow().iter().skip(first).any(|event| match event {
+        Received::Domain { domain, .. } => is_it(domain),
+        Received::K8s(_) => false,
     });
-    match seen {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) => Err(Missed::because(format!("{what}: the stand-in has ended"))),
-        Err(_) => Err(Missed::not_within(what, bound)),
-    }
+    found.then(Instant::now)
 }
 
 /// Waits for what nobody announces.

@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use guard::Guard;
+use life::reason;
 use report::{Figure, Form, Sheet};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -104,12 +105,6 @@ fn end_in_order_on_signals(sheet: &Sheet, guard: &Arc<Guard>) {
             std::process::exit(128 + signal);
         }
     });
-}
-
-/// What a panic says.
-pub fn reason(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    text.unwrap_or("no reason given").to_owned()
 }
 
 fn names() -> Vec<&'static str> {

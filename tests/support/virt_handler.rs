@@ -24,6 +24,9 @@ use virt_launcher::proto::pair::Pair;
 
 use super::reconcile::{VmiStatus, Watched, reconcile};
 
+/// For a thousand pauses and their ends, on a busy machine.
+const PAUSES: Duration = Duration::from_secs(600);
+
 /// What arrived at the notify pipe.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Received {
@@ -282,7 +285,13 @@ impl VirtHandler {
             let mut client = client::connect(socket, client::deadline::SHORT).await.unwrap();
             let client: &mut CmdClient<Channel> = &mut client;
             let request = || VmiRequest { vmi: Some(Vmi { vmi_json: vmi_json.to_vec() }), options: None };
+            let begun = Instant::now();
             while told() < before + count {
+                let told = told() - before;
+                assert!(
+                    begun.elapsed() < PAUSES,
+                    "told of {told} of {count} pauses and ends of pauses within {PAUSES:?}"
+                );
                 let paused = client.pause_virtual_machine(request()).await.unwrap().into_inner();
                 let resumed = client.unpause_virtual_machine(request()).await.unwrap().into_inner();
                 assert!(paused.success && resumed.success, "{paused:?} {resumed:?}");
