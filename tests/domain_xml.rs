@@ -134,7 +134,13 @@ fn yaml_json_and_standard_input_are_the_same() {
 #[test]
 fn without_a_context_this_machine_is_looked_at_and_its_facts_are_a_context() {
     let files = Files::new();
-    let vmi = files.path("vmi.yaml");
+    // A VMI that has its defaults: with a context it is taken as virt-handler sends it.
+    let whole = VMI
+        .replace("devices: {", "devices: {autoattachPodInterface: false, ")
+        .replace("guest: 128Mi}", "guest: 128Mi}\n    cpu: {model: host-model, sockets: 1, cores: 1, threads: 1}")
+        .replace("  domain:\n", "  domain:\n    features: {acpi: {enabled: true}}\n    machine: {type: q35}\n")
+        .replace("  domain:\n", "  domain:\n    firmware: {uuid: c3ecdb42-282e-44c3-8266-91b99ac91261}\n");
+    let vmi = files.write("whole.yaml", whole);
     let emulated = ["--", "--allow-emulation"];
     let here = domain_xml(&[&[vmi.as_str()], &emulated[..]].concat());
     assert!(here.status.success(), "{}", stderr(&here));

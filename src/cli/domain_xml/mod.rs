@@ -38,7 +38,8 @@ pub struct Arguments {
     /// repeated. Away from a pod the rest is assumed: qcow2 images of 10Gi in containers, raw claims.
     #[arg(long, value_name = "VOLUME=FORMAT:SIZE", conflicts_with = "context")]
     pub assume: Vec<Assume>,
-    /// Facts about the machine and the sync's options, as a golden case's ctx.json; without it this machine's are taken.
+    /// Facts about the machine and the sync's options, as a golden case's ctx.json; the VMI is then taken as virt-handler
+    /// sends it, without the API server's defaults. Without a context this machine's facts are taken.
     #[arg(long, value_name = "CTX")]
     pub context: Option<PathBuf>,
     /// What libvirt answered to the first define (`virsh dumpxml --inactive`).
