@@ -161,7 +161,9 @@ fn a_medium_is_the_drive_s_and_a_container_disk_keeps_its_image() {
     list(&mut base, "/spec/domain/devices/disks").splice(0..0, [drive("tray"), drive("other")]);
     list(&mut base, "/spec/domain/devices/disks").push(json!({"name": "boot", "disk": {"bus": "scsi"}}));
     list(&mut base, "/spec/volumes").push(json!({"name": "boot", "emptyDisk": {"capacity": "1Mi"}}));
-    let permanent = ["containerdisk", "cloudinit", "scratch", "boot"].map(|name| json!({"name": name, "target": ""}));
+    // The names that the status has are of other buses, and two disks have one.
+    let kept = [("containerdisk", "sda"), ("cloudinit", "sda"), ("scratch", "vda"), ("boot", "vdb")];
+    let permanent = kept.map(|(name, target)| json!({"name": name, "target": target}));
     list(&mut base, "/status/volumeStatus").extend(permanent);
     let with_medium = |base: &Value, tray: &str| {
         let mut vmi = base.clone();
@@ -182,6 +184,9 @@ fn a_medium_is_the_drive_s_and_a_container_disk_keeps_its_image() {
     let mut guest = pod.console();
     let base = running(base);
     let at_boot = disks(&pod);
+    for (volume, name) in [("containerdisk", "sda"), ("cloudinit", "vdc"), ("scratch", "vda"), ("boot", "vdb")] {
+        assert_eq!(target(&pod, volume).as_deref(), Some(name), "{at_boot:?}");
+    }
     let reads = |guest: &mut Console, words: &str| {
         guest.wait(&format!("head -qn 1 /dev/sr0 /dev/sr1 2>/dev/null | grep -x '{words}'"));
     };

@@ -169,7 +169,8 @@ impl Disk {
 
 /// For each of the `wanted` disks the place among the `live` ones of the disk that it is: the one with its alias, else the
 /// one with its data. Target names do not count: a conversion gives them out by the order of the VMI's disks, which
-/// changes when one of them goes. No live disk is two of the wanted ones.
+/// changes when one of them goes. Serials do not count either: two disks may have the same. No live disk is two of the
+/// wanted ones.
 pub fn disk_partners(wanted: &[Disk], live: &[Disk]) -> Vec<Option<usize>> {
     let mut free: Vec<bool> = vec![true; live.len()];
     let mut take = |is_it: &dyn Fn(&Disk) -> bool| {
@@ -209,6 +210,14 @@ mod tests {
         assert_eq!(disk_partners(&wanted, &live), [Some(1), Some(2), None]);
         assert_eq!(disk_partners(&[disk("ua-a", "/other", "")], &live), [Some(0)], "the alias comes first");
         assert_eq!(disk_partners(&[disk("ua-x", "", "vda")], &[disk("", "", "vda")]), [None], "two empty drives");
+    }
+
+    #[test]
+    fn partners_may_share_a_serial_with_others() {
+        let with_serial = |disk: Disk| Disk { serial: "s".into(), ..disk };
+        let live = [disk("ua-a", "/a", "vda"), disk("ua-b", "/b", "vdb")].map(with_serial);
+        let wanted = [disk("ua-c", "/c", "vda"), disk("ua-b", "/b", "vdb")].map(with_serial);
+        assert_eq!(disk_partners(&wanted, &live), [None, Some(1)]);
     }
 
     #[test]

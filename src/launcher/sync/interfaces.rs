@@ -55,7 +55,7 @@ pub fn find<'a>(interfaces: &'a [Interface], name: &str) -> Option<&'a Interface
     interfaces.iter().find(|device| device.alias.as_ref().is_some_and(|alias| alias.user_defined && alias.name == name))
 }
 
-/// The only interface with this MAC address, if it has no alias of the VMI's.
+/// The only interface with this MAC address, if it has no alias of the VMI's. On two networks there may be two of one address.
 fn find_by_mac<'a>(interfaces: &'a [Interface], mac: &str) -> Option<&'a Interface> {
     let has = |device: &&Interface| device.mac.as_ref().is_some_and(|own| own.mac.eq_ignore_ascii_case(mac));
     let mut found = interfaces.iter().filter(has);
@@ -72,7 +72,7 @@ fn is_up(interface: &Interface) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Alias, InterfaceTarget};
+    use crate::domain::{Alias, InterfaceTarget, Mac};
     use crate::vmi;
 
     /// What libvirt shows of a network `blue` that was hot-plugged: the tap has the first digits of the name's SHA-256.
@@ -119,6 +119,27 @@ mod tests {
         // An ordinal name means a pod from before hot-plug: its interfaces stay.
         assert_eq!(changes(&absent, &[device("blue", "tap1", None)], &[]), []);
         assert_eq!(changes(&vmi(r#"{"name":"blue"}"#, ""), &[blue], &[]), []);
+    }
+
+    #[test]
+    fn interfaces_are_known_by_alias_then_by_mac_address_and_the_gone_go_first() {
+        let with_mac = |device: Interface, mac: &str| Interface { mac: Some(Mac { mac: mac.into() }), ..device };
+        let blue = with_mac(device("blue", BLUE_TAP, None), "02:00:00:00:00:0a");
+        let status = r#"{"name":"blue","infoSource":"multus-status"},{"name":"default","infoSource":"multus-status"}"#;
+        // Listed first, with the address of the one that goes.
+        let replaced =
+            vmi(r#"{"name":"default","macAddress":"02:00:00:00:00:0a"},{"name":"blue","state":"absent"}"#, status);
+        let changed = [InterfaceChange::Detach(blue.clone()), InterfaceChange::Attach("default".into())];
+        assert_eq!(changes(&replaced, std::slice::from_ref(&blue), &[]), changed);
+
+        let wanted = vmi(r#"{"name":"blue","macAddress":"02:00:00:00:00:0A"}"#, status);
+        let strange = Interface { alias: Some(Alias::bare("net0")), ..blue.clone() };
+        assert_eq!(changes(&wanted, std::slice::from_ref(&strange), &[]), [], "without its alias");
+        let plugged = [InterfaceChange::Attach("blue".into())];
+        assert_eq!(changes(&wanted, &[strange.clone(), strange], &[]), plugged, "two of one address are nobody");
+        assert_eq!(changes(&wanted, &[with_mac(device("red", "tap1", None), "02:00:00:00:00:0a")], &[]), plugged);
+        let bare = Interface { alias: Some(Alias::bare("blue")), ..Interface::default() };
+        assert_eq!(changes(&wanted, &[bare], &[]), plugged, "libvirt's own alias is not a name of the VMI");
     }
 
     #[test]
