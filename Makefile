@@ -101,6 +101,10 @@ bench: static ## figures, each with how it was taken: [ONLY=group] [JSON=1] [QUI
 recordings: images ## replay the recordings of the original on the wire against the image: [DIR=folder]
 	RECORDINGS_DIR='$(DIR)' VIRT_LAUNCHER_IMAGE=$(IMAGE_QEMU) VIRT_LAUNCHER_GUEST_IMAGE=$(IMAGE_GUEST) cargo test --locked --quiet --test recordings
 
+.PHONY: refusals
+refusals: images ## put every value that the API's fields take to the image's libvirt and QEMU: refused there means refused here, by field
+	VIRT_LAUNCHER_IMAGE=$(IMAGE_QEMU) REFUSALS=all cargo test --locked $(TEST_AS_ROOT) --test refusals -- --nocapture
+
 .PHONY: fuzz
 fuzz: ## feed mutated documents for [SECONDS=60]
 	FUZZ_SECONDS='$(or $(SECONDS),60)' cargo test --locked --quiet --test fuzz

@@ -8,12 +8,11 @@ use clap::{Parser, ValueEnum};
 
 use super::assume::{self, Assume};
 use super::domain_xml::machine;
-use super::{table, vm_file};
-use crate::convert::{ConvertError, Defines};
-use crate::hypervisor::{
-    Catalogue, DEFAULT_HYPERVISOR, Entry, Finding, Level, Verdict, Version, features_of, host_architecture,
-};
+use super::{refusals, table, vm_file};
+use crate::convert::HostFacts;
+use crate::hypervisor::{Catalogue, DEFAULT_HYPERVISOR, Entry, Verdict, Version, features_of, host_architecture};
 use crate::launcher::facts;
+use crate::vmi::VirtualMachineInstance;
 use crate::vmi::manifest::{Manifest, Options};
 
 /// Says what a hypervisor refuses, drops or needs for the fields of a VMI. Exit code 0: the VMI can run; 1: it is
@@ -95,38 +94,40 @@ fn verdict(arguments: &Arguments, manifest: &Manifest) -> Result<Verdict, String
     let own = Some(vmi.spec.hypervisor.as_str()).filter(|name| !name.is_empty());
     let wanted = arguments.hypervisor.as_deref().or(own).unwrap_or(DEFAULT_HYPERVISOR);
     let (name, entry) = catalogue.get(wanted).map_err(|error| error.to_string())?;
-    let rules = features_of(name, entry).map_err(|error| error.to_string())?;
-    let mut verdict = Verdict::of(name, &rules, vmi, host_architecture(), arguments.libvirt_version);
-    if let Some((path, reason)) = conversion_error(arguments, entry, manifest)?
-        && !verdict.refused().any(|finding| path.starts_with(&finding.path))
-    {
-        let (value, level) = (serde_json::Value::Null, Level::Unsupported);
-        verdict.findings.push(Finding { path, value, level, needs: None, reason, refused: true });
-    }
+    let mut vmi = vmi.clone();
+    let mut verdict = match pod(arguments, entry, manifest, &mut vmi)? {
+        Ok(facts) => refusals::verdict((name, entry), &vmi, &facts, arguments.libvirt_version)?,
+        Err((path, reason)) => {
+            let rules = features_of(name, entry).map_err(|error| error.to_string())?;
+            let mut verdict = Verdict::of(name, &rules, &vmi, host_architecture(), arguments.libvirt_version);
+            refusals::add(&mut verdict, path, reason);
+            verdict
+        }
+    };
     for finding in &mut verdict.findings {
         finding.path = manifest.path(&finding.path);
     }
     Ok(verdict)
 }
 
-/// Path and reason of what cannot be converted. A hypervisor's device is not looked for: it belongs to the machine, not to
-/// the VMI.
-fn conversion_error(
+/// The facts of the pod that the VMI would run in, or path and reason of what cannot be there. A hypervisor's device is not
+/// looked for: it belongs to the machine, not to the VMI.
+fn pod(
     arguments: &Arguments,
     entry: &Entry,
     manifest: &Manifest,
-) -> Result<Option<(String, String)>, String> {
-    let mut vmi = manifest.vmi.clone();
-    let config = machine::config(&vmi, &[])?;
+    vmi: &mut VirtualMachineInstance,
+) -> Result<Result<HostFacts, (String, String)>, String> {
+    let config = machine::config(vmi, &[])?;
     let mut hypervisor = facts::hypervisor_facts(entry, Path::new("/"), &vmi.domain_name());
     hypervisor.device_present = true;
     let images = &entry.launcher.firmware_images;
-    let (facts, said) = match machine::facts(&config, hypervisor, images, &mut vmi, &arguments.assume) {
+    let (facts, said) = match machine::facts(&config, hypervisor, images, vmi, &arguments.assume) {
         Ok(facts) => facts,
         Err(why) => {
             let field = why.split_once(": ").filter(|(path, _)| path.starts_with("spec."));
             return match field {
-                Some((path, reason)) => Ok(Some((path.to_owned(), reason.to_owned()))),
+                Some((path, reason)) => Ok(Err((path.to_owned(), reason.to_owned()))),
                 None => Err(why),
             };
         }
@@ -134,10 +135,7 @@ fn conversion_error(
     for line in said {
         super::say(std::io::stderr(), &format!("virt-launcher: {}\n", manifest.located(&line)));
     }
-    Ok(Defines::new(&vmi, &facts).err().map(|error| match error {
-        ConvertError::Field { path, reason } | ConvertError::At { path, text: reason } => (path, reason),
-        ConvertError::Known(text) => (String::new(), text),
-    }))
+    Ok(Ok(facts))
 }
 
 fn print(verdict: &Verdict, manifest: &Manifest, form: Form) -> Result<String, String> {
@@ -167,7 +165,7 @@ mod tests {
     use super::*;
 
     const VMI: &str = "kind: VirtualMachineInstance\nmetadata: {name: a}\nspec:\n  architecture: amd64\n  domain:\n    \
-                       machine: {type: q35}\n    devices: {tpm: {}, gpus: [{name: g, deviceName: x}]}\n";
+                       machine: {type: q35}\n    memory: {guest: 64Mi}\n    devices: {tpm: {}, gpus: [{name: g, deviceName: x}]}\n";
 
     fn manifest(text: &str) -> Manifest {
         Manifest::read(text, &Options { host_arch: "amd64", ..Options::default() }).unwrap()

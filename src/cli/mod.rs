@@ -7,6 +7,7 @@ pub mod domain_xml;
 pub mod hypervisors;
 pub mod launcher_flags;
 pub mod pflag;
+mod refusals;
 mod tools;
 pub mod vm_file;
 

@@ -6,7 +6,7 @@ use super::error::ConvertError;
 use super::facts::{HostFacts, Profile};
 use super::firmware::{EfiChoice, choose_efi};
 use super::options::ClusterConfig;
-use super::{grace, host_devices};
+use super::{grace, host_devices, limits};
 use crate::domain::{Disk as Device, HostDevice};
 use crate::vmi::{Cpu, Disk, VirtualMachineInstance, Volume};
 
@@ -20,6 +20,11 @@ pub enum Arch {
 }
 
 impl Arch {
+    /// The architecture whose rules apply to a VMI: the launcher's own, unless another one may be emulated.
+    pub(super) fn of(vmi: &VirtualMachineInstance, facts: &HostFacts) -> Self {
+        Arch::named(if is_cross_arch(vmi, facts) { &vmi.spec.architecture } else { &facts.host_arch })
+    }
+
     /// The architecture with this Kubernetes name.
     pub fn named(name: &str) -> Self {
         match name {
@@ -72,9 +77,9 @@ impl<'a> Context<'a> {
         if let Some(error) = &facts.cpu_set_error {
             return Err(ConvertError::known(format!("failed to read pod cpuset: {error}")));
         }
-        let cross_arch =
-            facts.allow_cross_arch_emulation && !spec.architecture.is_empty() && spec.architecture != facts.host_arch;
-        let arch = Arch::named(if cross_arch { &spec.architecture } else { &facts.host_arch });
+        let cross_arch = is_cross_arch(vmi, facts);
+        let arch = Arch::of(vmi, facts);
+        limits::vcpus(vmi, arch)?;
         check_container_disks(vmi, facts)?;
         let security = spec.domain.launch_security.as_ref();
         let sev = security.is_some_and(|security| security.sev.is_some() || security.snp.is_some());
@@ -201,7 +206,8 @@ impl<'a> Context<'a> {
     }
 }
 
-/// Sockets, cores, threads of a VMI (6.1), without hot-pluggable sockets; none is 0.
+/// Sockets, cores, threads of a VMI (6.1), without hot-pluggable sockets; none is 0 but sockets that a resource of 0 CPUs
+/// gives. [`limits::vcpus`] refuses what has no product.
 pub fn topology(vmi: &VirtualMachineInstance) -> (u32, u32, u32) {
     let domain = &vmi.spec.domain;
     match &domain.cpu {
@@ -224,6 +230,11 @@ pub(super) fn virtio_model(arch: Arch, vmi: &VirtualMachineInstance) -> &'static
         (_, Some(true)) => "virtio-transitional",
         (_, Some(false) | None) => "virtio-non-transitional",
     }
+}
+
+fn is_cross_arch(vmi: &VirtualMachineInstance, facts: &HostFacts) -> bool {
+    let wanted = &vmi.spec.architecture;
+    facts.allow_cross_arch_emulation && !wanted.is_empty() && *wanted != facts.host_arch
 }
 
 fn check_container_disks(vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<(), ConvertError> {

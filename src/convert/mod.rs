@@ -15,10 +15,12 @@ mod grace;
 mod host_devices;
 mod io_modes;
 mod io_threads;
+mod limits;
 mod network_phase2;
 mod numa_placement;
 mod options;
 mod pci;
+mod rules;
 mod steps;
 
 pub use context::{Arch, Context, topology};
@@ -29,11 +31,15 @@ pub use facts::{
     Sysfs,
 };
 pub use host_devices::CLAIM_METADATA_VERSION;
+pub use limits::vcpus;
 pub use network_phase2::hot_pluggable_tap;
 pub use network_phase2::{Tap, taps};
 pub use options::{Cell, ClusterConfig, Distance, HostCpu, Smbios, SyncOptions, Topology};
 pub use pci::kernel_name;
+pub use rules::{problems, told};
 pub use steps::{STEPS, Step, steps};
+
+use std::collections::BTreeMap;
 
 use crate::domain::{CpuTune, DomainSpec, QEMU_NAMESPACE};
 use crate::vmi::VirtualMachineInstance;
@@ -42,6 +48,22 @@ use crate::vmi::VirtualMachineInstance;
 /// (contract/domain-xml-qemu.md 1, steps 1 to 7).
 pub fn convert(vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<DomainSpec, ConvertError> {
     convert_in(&Context::new(vmi, facts)?, &mut |_, _| {})
+}
+
+/// The document as far as it does not depend on the disks' files: no block sizes of volumes, and direct I/O everywhere.
+pub fn draft(vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<DomainSpec, ConvertError> {
+    let (vmi, facts) = draft_of(vmi, facts);
+    convert(&vmi, &facts)
+}
+
+/// A VMI and facts that do not ask the disks' files.
+fn draft_of(vmi: &VirtualMachineInstance, facts: &HostFacts) -> (VirtualMachineInstance, HostFacts) {
+    let mut vmi = vmi.clone();
+    for size in vmi.spec.domain.devices.disks.iter_mut().filter_map(|disk| disk.block_size.as_mut()) {
+        size.match_volume = None;
+    }
+    let direct_io = DirectIo { default: true, paths: BTreeMap::new() };
+    (vmi, HostFacts { direct_io, ..facts.clone() })
 }
 
 fn convert_in(

@@ -72,7 +72,7 @@ fn a_vmi_that_cannot_run_is_refused_and_the_launcher_goes_on() {
     );
     refused(
         &with(&with(&good, "memory: {guest: 256Mi}", ""), "requests: {memory: 256Mi}", "{}"),
-        &["spec.domain.memory.guest is missing"],
+        &["spec.domain.memory.guest: is missing"],
     );
     refused(
         &with(&good, "memory: {guest: 256Mi}", "memory: {guest: 0}"),

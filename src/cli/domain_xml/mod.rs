@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use super::assume::{self, Assume};
-use super::{NOT_THERE, USAGE, say, vm_file};
+use super::{NOT_THERE, USAGE, refusals, say, vm_file};
 use crate::convert::{ConvertError, Defines, HostFacts, HypervisorFacts};
 use crate::domain::DomainSpec;
 use crate::hypervisor::{Catalogue, CatalogueError};
@@ -157,6 +157,10 @@ fn printed(arguments: &Arguments) -> Result<String, Problem> {
             .map_err(|error| Problem::Machine(error.to_string()));
     }
     let readback = arguments.readback.as_deref().map(read).transpose()?;
+    // What libvirt has read back it has not refused.
+    if readback.is_none() {
+        refuse(arguments, &manifest, &vmi, &facts)?;
+    }
     let devices = readback.as_deref().map(DomainSpec::from_xml).transpose().map_err(|error| Problem::Document {
         path: arguments.readback.clone().unwrap_or_default(),
         why: error.to_string(),
@@ -193,6 +197,26 @@ fn printed(arguments: &Arguments) -> Result<String, Problem> {
         say(std::io::stderr(), note);
     }
     Ok(if arguments.explain { explanation(&stages) } else { defines.pop().unwrap_or_default() })
+}
+
+/// All that `check` refuses is refused here, each on a line of its own.
+fn refuse(
+    arguments: &Arguments,
+    manifest: &Manifest,
+    vmi: &VirtualMachineInstance,
+    facts: &HostFacts,
+) -> Result<(), Problem> {
+    let catalogue = Catalogue::load(arguments.hypervisor_catalogue.as_deref()).map_err(Problem::Catalogue)?;
+    let of_context =
+        Some(facts.hypervisor.name.as_str()).filter(|name| !name.is_empty() && arguments.context.is_some());
+    let own = Some(vmi.spec.hypervisor.as_str()).filter(|name| !name.is_empty());
+    let asked = arguments.hypervisor.as_deref().or(of_context).or(own);
+    let config = machine::config(vmi, &arguments.launcher_flags).map_err(Problem::Flags)?;
+    let name = asked.or(config.hypervisor.as_deref()).unwrap_or(crate::hypervisor::DEFAULT_HYPERVISOR);
+    let found = catalogue.get(name).map_err(|error| Problem::Hypervisor { field: "--hypervisor", error })?;
+    let verdict = refusals::verdict(found, vmi, facts, None).map_err(Problem::Machine)?;
+    let lines: Vec<String> = verdict.refused().map(|finding| manifest.located(&refusals::line(finding))).collect();
+    if lines.is_empty() { Ok(()) } else { Err(Problem::Convert(lines.join("\n"))) }
 }
 
 /// The context's facts or this machine's, for the hypervisor that is asked for.

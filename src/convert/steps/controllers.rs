@@ -40,7 +40,8 @@ fn needs_usb(context: &Context<'_>) -> bool {
         Arch::Amd64 => {
             let host_usb = |resource: &str| context.facts.env.contains_key(&variable(USB, resource));
             devices.inputs.iter().any(|input| matches!(input.bus.as_str(), "" | "usb"))
-                || devices.disks.iter().any(|disk| disk.disk.as_ref().is_some_and(|disk| disk.bus == "usb"))
+                // Also CD-ROMs: the original looks at disks alone, and libvirt refuses the rest (7.4).
+                || devices.disks.iter().any(|disk| bus(disk) == "usb")
                 || devices.client_passthrough.is_some()
                 || devices.host_devices.iter().any(|device| host_usb(&device.device_name))
         }

@@ -4,23 +4,15 @@ use super::super::context::Arch;
 use super::{Context, ConvertError, yes_no};
 use crate::domain::{Cpu, CpuFeature, CpuTopology, DomainSpec, Numa, NumaCell, Vcpu, Vcpus, VcpusVcpu};
 
-/// Each vCPU that may be plugged stands in the document, so their number must have a bound; QEMU's own is far below.
-const MOST_VCPUS: u32 = 1 << 16;
-
 pub(super) fn cpu(context: &Context<'_>, domain: &mut DomainSpec) -> Result<(), ConvertError> {
     let spec = context.vmi.spec.domain.cpu.as_ref();
     let (mut sockets, cores, threads) = context.topology();
+    // The context has refused numbers that a machine cannot have.
     let count = |sockets: u32| sockets.saturating_mul(cores).saturating_mul(threads);
     let enabled = count(sockets);
     let max_sockets = spec.map_or(0, |cpu| cpu.max_sockets);
     if max_sockets != 0 && context.arch != Arch::Arm64 {
         sockets = max_sockets;
-        if count(sockets) > MOST_VCPUS {
-            return Err(ConvertError::field(
-                "spec.domain.cpu.maxSockets",
-                format!("{max_sockets} sockets have {} vCPUs, more than {MOST_VCPUS}", count(sockets)),
-            ));
-        }
         let vcpu = (0..count(sockets))
             .map(|id| VcpusVcpu {
                 id,

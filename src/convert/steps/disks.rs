@@ -94,7 +94,7 @@ struct Builder<'a> {
 }
 
 /// A disk's bus.
-pub(super) fn bus(disk: &Disk) -> &str {
+pub(in super::super) fn bus(disk: &Disk) -> &str {
     let lun = disk.lun.as_ref().map(|lun| &lun.bus);
     let cdrom = disk.cdrom.as_ref().map(|cdrom| &cdrom.bus);
     disk.disk.as_ref().map(|disk| &disk.bus).or(lun).or(cdrom).map(String::as_str).unwrap_or_default()

@@ -1,5 +1,6 @@
 //! Memory and its backing (contract/domain-xml-qemu.md 5.3, 5.4).
 
+use super::super::limits;
 use super::{Context, ConvertError};
 use crate::domain::{
     DomainSpec, HugePages, MaxMemory, Memory, MemoryBacking, MemoryBackingAccess, MemoryBackingSource,
@@ -28,6 +29,7 @@ pub(super) fn memory(context: &Context<'_>, domain: &mut DomainSpec) -> Result<(
 
 /// A quantity in bytes; one that is no whole number of them is rounded up, less one (as the original does).
 pub(super) fn bytes(quantity: &Quantity) -> Result<Memory, ConvertError> {
+    limits::memory("spec.domain.memory", quantity)?;
     let whole = quantity.exact().unwrap_or_else(|| quantity.value().saturating_sub(1));
     let value = u64::try_from(whole).map_err(|_| {
         ConvertError::at("spec.domain.memory", format!("Memory size '{quantity}' must be greater than or equal to 0"))

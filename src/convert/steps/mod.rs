@@ -27,6 +27,8 @@ mod sysinfo;
 mod volumes;
 mod watchdog;
 
+pub(super) use disks::bus as bus_of;
+
 use super::context::Context;
 use super::error::ConvertError;
 use super::facts::Profile;

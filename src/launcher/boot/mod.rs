@@ -33,7 +33,7 @@ use super::iommufd::{self, Iommufd};
 use super::look::look;
 use super::operations::Vm;
 use crate::cmd::{Failure, SyncRequest};
-use crate::convert::{Defines, HostFacts, SyncOptions};
+use crate::convert::{self, Defines, HostFacts, SyncOptions};
 use crate::daemon::{DaemonState, Watcher};
 use crate::dhcp::Dhcp;
 use crate::domain::DomainSpec;
@@ -42,7 +42,7 @@ use crate::hypervisor::{Catalogue, Hypervisor, Runtime, Verdict, Version, host_a
 use crate::libvirt::{flags, state};
 use crate::logging::shared_out;
 use crate::storage::{CloudInit, ImageInfo, Owner, StorageError, Tools};
-use crate::vmi::{Quantity, VirtualMachineInstance};
+use crate::vmi::VirtualMachineInstance;
 
 /// How long the start of a VM waits for virtlogd; it is restarted at least once a second.
 const VIRTLOGD_PATIENCE: Duration = Duration::from_secs(5);
@@ -154,9 +154,12 @@ impl Boot {
             return Ok(Started::Before);
         }
         let facts = self.facts(vm, &vmi, options).await?;
+        let must_define = self.must_define(vm).await?;
+        if must_define && let Some(refusal) = convert::told(&convert::problems(&vmi, &facts)) {
+            return Err(Failure::text(refusal));
+        }
         tracking::make_overlays(self, &vmi, &facts).await?;
-        if self.must_define(vm).await? {
-            Self::check_memory(&vmi)?;
+        if must_define {
             self.check_version(vm, &vmi).await?;
             let domain = facts::draft(&vmi, &facts).map_err(|error| Failure::text(error.to_string()))?;
             let data = self.gather_cloud_init(&vmi, &extensions).await?;
@@ -243,17 +246,6 @@ impl Boot {
 
     fn verdict(&self, vmi: &VirtualMachineInstance, libvirt: Option<Version>) -> Verdict {
         Verdict::of(self.runtime.name(), self.runtime.features(), vmi, host_architecture(), libvirt)
-    }
-
-    /// libvirt would refuse too, in words that name no field of the VMI.
-    fn check_memory(vmi: &VirtualMachineInstance) -> Result<(), Failure> {
-        match vmi.spec.domain.virtual_memory().map(Quantity::value) {
-            Some(1..) => Ok(()),
-            Some(amount) => Err(Failure::text(format!("spec.domain.memory.guest: {amount} bytes are no memory"))),
-            None => Err(Failure::text(
-                "spec.domain.memory.guest is missing, and so are spec.domain.resources.requests.memory and limits.memory",
-            )),
-        }
     }
 
     /// What the machine and the pod look like now, but for the disks' files.

@@ -20,10 +20,9 @@ use std::time::Duration;
 use nix::unistd::Pid;
 
 use super::config::Config;
-use crate::convert::{
-    self, ContainerDiskInfo, ConvertError, DirectIo, HostFacts, HypervisorFacts, Link, Ovmf, Profile, SyncOptions,
-};
-use crate::domain::{DomainSpec, cpu_list};
+pub use crate::convert::draft;
+use crate::convert::{ContainerDiskInfo, DirectIo, HostFacts, HypervisorFacts, Link, Ovmf, Profile, SyncOptions};
+use crate::domain::cpu_list;
 use crate::hypervisor::{Conversion, Entry, host_architecture};
 use crate::storage::ImageInfo;
 use crate::vmi::VirtualMachineInstance;
@@ -160,18 +159,6 @@ fn without_placement(facts: &HostFacts) -> HostFacts {
         cluster.pci_numa_aware_topology = false;
     }
     facts
-}
-
-/// Converts the VMI as far as it goes without looking at its disks, to learn where they are: that is the conversion's
-/// knowledge. What is wrong with a VMI shows here, before anything was made for it.
-pub fn draft(vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<DomainSpec, ConvertError> {
-    let mut vmi = vmi.clone();
-    for size in vmi.spec.domain.devices.disks.iter_mut().filter_map(|disk| disk.block_size.as_mut()) {
-        size.match_volume = None;
-    }
-    let mut facts = facts.clone();
-    facts.direct_io = DirectIo { default: true, paths: BTreeMap::new() };
-    convert::convert(&vmi, &facts)
 }
 
 fn trimmed(path: &Path) -> String {

@@ -3,8 +3,9 @@
 use super::super::boot::Boot;
 use super::super::operations::Vm;
 use crate::cmd::{Failure, SyncRequest};
-use crate::convert;
+use crate::convert::{self, Arch, ConvertError};
 use crate::domain::CpuTune;
+use crate::hypervisor::host_architecture;
 use crate::libvirt::cpu_map;
 use crate::vmi::VirtualMachineInstance;
 
@@ -20,10 +21,9 @@ pub enum Pin {
     Emulator(Vec<u8>),
 }
 
-/// vCPUs that the VMI wants now.
-pub fn count(vmi: &VirtualMachineInstance) -> u32 {
-    let (sockets, cores, threads) = convert::topology(vmi);
-    sockets.saturating_mul(cores).saturating_mul(threads)
+/// vCPUs that the VMI wants now; the error names the field that has more of them than a machine can have.
+pub fn count(vmi: &VirtualMachineInstance) -> Result<u32, ConvertError> {
+    convert::vcpus(vmi, Arch::named(host_architecture()))
 }
 
 /// The calls that carry out `tune`, in order; the error is a CPU list that is none.
@@ -42,7 +42,8 @@ fn map(cpu_set: &str) -> Result<Vec<u8>, String> {
 pub async fn synchronise(vm: &Vm, boot: &Boot, request: SyncRequest) -> Result<(), Failure> {
     let SyncRequest { vmi, options, .. } = request;
     let failed = |error| Failure::wrapped(CONTEXT, error);
-    vm.connection.set_vcpus(&vm.domain, count(&vmi)).await.map_err(failed)?;
+    let wanted = count(&vmi).map_err(|error| Failure::text(format!("{CONTEXT}: {}", error.with_path())))?;
+    vm.connection.set_vcpus(&vm.domain, wanted).await.map_err(failed)?;
     if !vmi.spec.domain.cpu.as_ref().is_some_and(|cpu| cpu.dedicated_cpu_placement) {
         return Ok(());
     }
@@ -73,10 +74,11 @@ mod tests {
     fn vcpus_are_sockets_by_cores_by_threads_or_the_resources() {
         let count_of =
             |domain: &str| count(&vmi::parse(format!(r#"{{"spec":{{"domain":{domain}}}}}"#).as_bytes()).unwrap());
-        assert_eq!(count_of(r#"{"cpu":{"sockets":2,"cores":3,"maxSockets":8}}"#), 6);
-        assert_eq!(count_of(r#"{"resources":{"requests":{"cpu":"1500m"}}}"#), 2);
-        assert_eq!(count_of("{}"), 1);
-        assert_eq!(count_of(r#"{"cpu":{"sockets":4294967295,"cores":2}}"#), u32::MAX);
+        assert_eq!(count_of(r#"{"cpu":{"sockets":2,"cores":3,"maxSockets":8}}"#), Ok(6));
+        assert_eq!(count_of(r#"{"resources":{"requests":{"cpu":"1500m"}}}"#), Ok(2));
+        assert_eq!(count_of("{}"), Ok(1));
+        let absurd = count_of(r#"{"cpu":{"sockets":4294967295,"cores":2}}"#).unwrap_err();
+        assert_eq!(absurd.path(), Some("spec.domain.cpu"));
     }
 
     #[test]
