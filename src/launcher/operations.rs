@@ -150,7 +150,7 @@ pub async fn shutdown(vm: &Vm) -> Result<(), Failure> {
 
 /// Whether libvirt has the order and has not carried it out yet. A guest that hangs would otherwise never be seen to have
 /// been asked.
-fn was_given(error: &ControlError) -> bool {
+pub(super) fn was_given(error: &ControlError) -> bool {
     matches!(error, ControlError::Libvirt(libvirt::Error::Deadline { .. }))
 }
 

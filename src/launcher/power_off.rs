@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::operations::Vm;
+use super::operations::{Vm, was_given};
 use crate::cmd::Failure;
 use crate::hypervisor::{ControlError, Way};
 use crate::libvirt::state;
@@ -100,7 +100,11 @@ pub async fn reboot(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure
     } else if !acpi {
         return Err(Failure::text("VMI neither have the agent connected nor the ACPI feature enabled"));
     }
-    Ok(vm.control.reboot(Way::PowerButton).await?)
+    match vm.control.reboot(Way::PowerButton).await {
+        // A libvirt that answers has the order; nobody would repeat it to one that hangs and is replaced.
+        Err(error) if was_given(&error) => vm.control.state().await.map(drop).map_err(|_| error.into()),
+        result => Ok(result?),
+    }
 }
 
 #[cfg(test)]
