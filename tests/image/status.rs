@@ -43,10 +43,19 @@ fn a_vm_with_an_agent_ends_in_the_phase_that_its_end_says() {
     let ends: [(&str, &dyn Fn(&Pod)); 3] = [
         ("Failed", &|pod| send(qemu(pod), Signal::SIGKILL)),
         // Destroyed: with ACPI the guest could have been asked.
-        ("Failed", &|pod| assert!(pod.ctl(&["kill"]).status.success())),
+        ("Failed", &|pod| {
+            wait_for("the order", KNOWN, || {
+                let ordered = pod.ctl(&["kill"]);
+                expect(ordered.status.success(), text(&ordered))
+            });
+        }),
         ("Succeeded", &|pod| {
-            let off = pod.ctl(&["exec", "--limit", "30", "/bin/sh", "-c", "(sleep 1; poweroff -f) >/dev/null 2>&1 &"]);
-            assert!(off.status.success(), "{}", text(&off));
+            // The next launcher may still be connecting to libvirt.
+            wait_for("the order to the guest", KNOWN, || {
+                let order = "(sleep 1; poweroff -f) >/dev/null 2>&1 &";
+                let ordered = pod.ctl(&["exec", "--limit", "30", "/bin/sh", "-c", order]);
+                expect(ordered.status.success(), text(&ordered))
+            });
         }),
     ];
     for (phase, end) in ends {
