@@ -40,7 +40,9 @@ fn with_agent(image: &str) -> (Pod, VirtHandler) {
 #[test]
 fn a_vm_with_an_agent_ends_in_the_phase_that_its_end_says() {
     let Some(image) = image() else { return };
-    let ends: [(&str, &dyn Fn(&Pod)); 3] = [
+    /// Ends the VM of a pod.
+    type End<'a> = &'a dyn Fn(&Pod);
+    let ends: [(&str, End<'_>); 3] = [
         ("Failed", &|pod| send(qemu(pod), Signal::SIGKILL)),
         // Destroyed: with ACPI the guest could have been asked.
         ("Failed", &|pod| {
