@@ -50,10 +50,8 @@ fn target(rules: &mut Rules<'_>, path: &str, disk: &Disk) {
         ("virtio" | "sata" | "scsi" | "usb", _) => {}
         (other, _) => rules.refuse(field, format!("{} is none of virtio, sata, scsi, usb", shown(other))),
     }
-    if let Some(target) = disk.disk.as_ref().filter(|target| target.readonly) {
-        if target.bus == "sata" {
-            rules.refuse(format!("{path}.disk.readonly"), "a disk on sata cannot be read-only; a cdrom is");
-        }
+    if disk.disk.as_ref().is_some_and(|target| target.readonly && target.bus == "sata") {
+        rules.refuse(format!("{path}.disk.readonly"), "a disk on sata cannot be read-only; a cdrom is");
     }
     if let Some(cdrom) = &disk.cdrom
         && !cdrom.tray.is_empty()

@@ -68,7 +68,9 @@ fn shared_files(rules: &mut Rules<'_>) {
     let has_disk = |volume: &Volume| rules.vmi.spec.domain.devices.disks.iter().any(|disk| disk.name == volume.name);
     let volumes: Vec<(usize, &Volume)> =
         rules.vmi.spec.volumes.iter().enumerate().filter(|(_, volume)| has_disk(volume)).collect();
-    let kinds: [(&str, fn(&Volume) -> bool); 3] = [
+    /// Whether a volume is of a kind.
+    type IsKind = fn(&Volume) -> bool;
+    let kinds: [(&str, IsKind); 3] = [
         ("cloud-init", |volume| volume.cloud_init_no_cloud.is_some() || volume.cloud_init_config_drive.is_some()),
         ("serviceAccount", |volume| volume.service_account.is_some()),
         ("downwardMetrics", |volume| volume.downward_metrics.is_some()),
