@@ -139,7 +139,11 @@ fn what_needs_a_newer_libvirt_than_the_image_s_is_refused() {
     fs::write(&file, serde_norway::to_string(&catalogue).unwrap()).unwrap();
     let pod = Setup::new(&image, "demo").mount(&file, CATALOGUE).disks().start();
     pod.wait_ready();
-    let asks = with(&vmi("demo"), "devices:", "devices:\n      rng: {}\n      watchdog: {name: dog, i6300esb: {}}");
+    let asks = with(
+        &vmi("demo"),
+        "devices:",
+        "devices:\n      rng: {}\n      watchdog: {name: dog, i6300esb: {action: reset}}",
+    );
     let (success, message) = pod.sync_raw(&json(&asks));
     assert!(!success);
     let only =

@@ -157,9 +157,9 @@ fn printed(arguments: &Arguments) -> Result<String, Problem> {
             .map_err(|error| Problem::Machine(error.to_string()));
     }
     let readback = arguments.readback.as_deref().map(read).transpose()?;
-    // What libvirt has read back it has not refused.
-    if readback.is_none() {
-        refuse(arguments, &manifest, &vmi, &facts)?;
+    let refused = refusals(arguments, &manifest, &vmi, &facts)?;
+    if !refused.is_empty() && arguments.context.is_none() {
+        return Err(Problem::Convert(refused.join("\n")));
     }
     let devices = readback.as_deref().map(DomainSpec::from_xml).transpose().map_err(|error| Problem::Document {
         path: arguments.readback.clone().unwrap_or_default(),
@@ -173,6 +173,10 @@ fn printed(arguments: &Arguments) -> Result<String, Problem> {
         }
     };
     let mut boot = Defines::observed(&vmi, &facts, &mut observe).map_err(unconverted)?;
+    // A context is a recorded sync: the document is shown beside what would keep it from being defined.
+    for line in refused {
+        say(std::io::stderr(), &format!("virt-launcher: refused before the define: {line}\n"));
+    }
     observe("hot-plug topology", boot.document());
     let mut defines = vec![boot.xml()];
     while !boot.is_last() && devices.is_some() {
@@ -199,13 +203,13 @@ fn printed(arguments: &Arguments) -> Result<String, Problem> {
     Ok(if arguments.explain { explanation(&stages) } else { defines.pop().unwrap_or_default() })
 }
 
-/// All that `check` refuses is refused here, each on a line of its own.
-fn refuse(
+/// All that `check` refuses, with the file's lines.
+fn refusals(
     arguments: &Arguments,
     manifest: &Manifest,
     vmi: &VirtualMachineInstance,
     facts: &HostFacts,
-) -> Result<(), Problem> {
+) -> Result<Vec<String>, Problem> {
     let catalogue = Catalogue::load(arguments.hypervisor_catalogue.as_deref()).map_err(Problem::Catalogue)?;
     let of_context =
         Some(facts.hypervisor.name.as_str()).filter(|name| !name.is_empty() && arguments.context.is_some());
@@ -215,8 +219,7 @@ fn refuse(
     let name = asked.or(config.hypervisor.as_deref()).unwrap_or(crate::hypervisor::DEFAULT_HYPERVISOR);
     let found = catalogue.get(name).map_err(|error| Problem::Hypervisor { field: "--hypervisor", error })?;
     let verdict = refusals::verdict(found, vmi, facts, None).map_err(Problem::Machine)?;
-    let lines: Vec<String> = verdict.refused().map(|finding| manifest.located(&refusals::line(finding))).collect();
-    if lines.is_empty() { Ok(()) } else { Err(Problem::Convert(lines.join("\n"))) }
+    Ok(verdict.refused().map(|finding| manifest.located(&refusals::line(finding))).collect())
 }
 
 /// The context's facts or this machine's, for the hypervisor that is asked for.
