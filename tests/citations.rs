@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use regex::Regex;
 
-/// Sections of one page: numbers of its headings, and `SECTION.N` for entry N of a numbered list in a section.
+/// Sections of one page: numbers of its headings, and `SECTION.N` for entry N of a numbered list or table in a section.
 type Sections = BTreeSet<String>;
 
 /// Where citations are looked for, besides the Markdown files and Containerfiles of the root.
@@ -31,7 +31,7 @@ fn pages() -> BTreeMap<String, Sections> {
 
 fn sections(text: &str) -> Sections {
     let heading = Regex::new(r"^#+ (\d+(?:\.\d+)*)\b").unwrap();
-    let entry = Regex::new(r"^(\d+)\. ").unwrap();
+    let entry = Regex::new(r"^(?:(\d+)\. |\| (\d+) \|)").unwrap();
     let mut found = Sections::new();
     let mut current = String::new();
     for line in text.lines() {
@@ -39,7 +39,8 @@ fn sections(text: &str) -> Sections {
             current = number[1].to_owned();
             found.insert(current.clone());
         } else if let Some(number) = entry.captures(line) {
-            found.insert(format!("{current}.{}", &number[1]));
+            let number = number.get(1).or(number.get(2)).map_or("", |number| number.as_str());
+            found.insert(format!("{current}.{number}"));
         }
     }
     found
@@ -186,12 +187,13 @@ fn citations_name_pages_and_sections_that_exist() {
 
 #[test]
 fn check_reports_what_dangles() {
-    let page = sections("## 3. Start\n### 3.1 Steps\n1. first\n2. second\n## 4 Flags\n");
+    let page =
+        sections("## 3. Start\n### 3.1 Steps\n1. first\n2. second\n## 4 Flags\n| # | flag |\n|---|---|\n| 1 | -v |\n");
     let pages = BTreeMap::from([("lifecycle".to_owned(), page)]);
     let grammar = Grammar::new();
     let wrong = |text: &str| check(&grammar, Path::new("a.rs"), text, "", &pages).0;
 
-    assert_eq!(wrong("/// As contract/lifecycle.md 3.1 says, and 4; steps (3.1.2).\n"), Vec::<String>::new());
+    assert_eq!(wrong("/// As contract/lifecycle.md 3.1 says, and 4.1; steps (3.1.2).\n"), Vec::<String>::new());
     assert_eq!(wrong("// contract/lifecycle.md 3 to 4\n"), Vec::<String>::new());
     assert_eq!(
         wrong("// contract/lifecycle.md 3.1,\n// 9.9\n"),

@@ -20,8 +20,10 @@ const TARGETS: [&str; 12] = ["", "", "", "", "vda", "vdb", "vdc", "sda", "sdb", 
 const BUSES: [&str; 4] = ["virtio", "sata", "scsi", "usb"];
 const VOLUMES: usize = 7;
 const PERMANENT: usize = 4;
-/// Syncs after which everything has to be in its place.
-const SYNCS: usize = 12;
+/// How often the guest is asked for a disk before it certainly lets go; a sync with something to take out asks at least once.
+const ASKED: usize = 16;
+/// Syncs after which everything has to be in its place: the last disk is out, what takes its place is in, nothing changes.
+const SYNCS: usize = ASKED + 3;
 
 /// A hot-plugged volume in a VMI: how it is attached, and what its status says.
 #[derive(Debug, Clone)]
@@ -69,7 +71,7 @@ fn round() -> impl Strategy<Value = Round> {
             .collect()
     });
     let targets = proptest::collection::vec(any::<Index>(), PERMANENT + 2);
-    let lets_go = proptest::collection::vec(any::<bool>(), 16);
+    let lets_go = proptest::collection::vec(any::<bool>(), ASKED);
     (volumes, any::<[bool; 2]>(), any::<bool>(), targets, lets_go).prop_map(
         |(volumes, media, permanent_first, targets, lets_go)| Round {
             volumes,
