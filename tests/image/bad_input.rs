@@ -179,7 +179,7 @@ fn a_standalone_vmi_that_cannot_run_ends_the_launcher() {
         ("{\"spec\":".to_owned(), "STANDALONE_VMI: line 1, column 8: EOF while parsing a value"),
         (
             with(&vmi("demo"), &format!("uid: {UID}"), &format!("uid: {UID}\n  annotations: {{x: [1]}}")),
-            "STANDALONE_VMI: line 7: metadata.annotations.x: invalid type: sequence, expected a string",
+            "STANDALONE_VMI: line 9: metadata.annotations.x: invalid type: sequence, expected a string",
         ),
         (
             with(&vmi("demo"), &format!("uid: {UID}"), "uid: ../elsewhere"),
