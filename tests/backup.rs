@@ -309,6 +309,8 @@ fn slow_beginning(pod: &Pod) {
     send(qemu, Signal::SIGCONT);
     let socket = pod.volume("public/sockets").join("backup-nbd-sock");
     wait_for("the backup", DONE, || expect(socket.exists(), told(pod)));
+    // QEMU makes the socket before libvirt's call returns to the launcher.
+    wait_for("the backup's record", DONE, || expect(told(pod)["Name"] == "slow", told(pod)));
     let slow = told(pod);
     assert_eq!((&slow["Name"], &slow["QuiesceStatus"]), (&json!("slow"), &json!("Skipped")), "{slow}");
     wait_for("its end", DONE, || {

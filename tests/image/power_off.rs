@@ -14,7 +14,7 @@ const GUEST: Duration = Duration::from_secs(180);
 /// In which the guest has to be asked in another way.
 const SECONDS: Duration = Duration::from_secs(5);
 /// What the guest itself takes to say so, in emulation on a busy machine.
-const SAYS: Duration = Duration::from_secs(5);
+const SAYS: Duration = Duration::from_secs(20);
 const BUTTON: &str = "guest: power button";
 
 /// A pod whose guest is up, with its agent.
