@@ -31,21 +31,22 @@ struct Usage {
     open: usize,
     /// The last call of anybody.
     last_call: Option<Instant>,
-    /// The last call on a connection that has been closed since.
-    last_call_of_closed: Option<Instant>,
+    /// The last deletion that was ordered on a connection that has been closed since.
+    last_deletion_of_closed: Option<Instant>,
 }
 
 impl Activity {
-    /// Waits until whoever called at or after `since` has closed its connections, or nobody has called for `idle`, but not
-    /// longer than `limit`.
+    /// Waits until whoever ordered a deletion at or after `since` has closed its connection and no other is open, or nobody
+    /// has called for `idle`, but not longer than `limit`.
     ///
+    /// virt-handler deletes the domain once more at the end of its clean-up. Others, such as probes, come and go meanwhile.
     /// A connection whose calls all came before does not count as closed: virt-handler closes its connection when it has
     /// deleted the domain, and opens another one for what it does next.
     pub async fn ceases(&self, since: Instant, idle: Duration, limit: Duration) {
         let mut usage = self.usage.subscribe();
         loop {
-            let Usage { open, last_call, last_call_of_closed } = *usage.borrow_and_update();
-            if open == 0 && last_call_of_closed.is_some_and(|call| call >= since) {
+            let Usage { open, last_call, last_deletion_of_closed } = *usage.borrow_and_update();
+            if open == 0 && last_deletion_of_closed.is_some_and(|call| call >= since) {
                 return;
             }
             let quiet = last_call.map_or(since, |call| call.max(since)) + idle;
@@ -59,23 +60,29 @@ impl Activity {
 
     /// A connection that is counted while it lives.
     pub(super) fn connection(&self, stream: UnixStream) -> Counted {
-        Counted { stream, calls: Calls(Arc::new(Connection { activity: self.clone(), last_call: Mutex::default() })) }
+        Counted { stream, calls: Calls(Arc::new(Connection { activity: self.clone(), calls: Mutex::default() })) }
     }
 }
 
 #[derive(Debug)]
 struct Connection {
     activity: Activity,
-    last_call: Mutex<Option<Instant>>,
+    calls: Mutex<Called>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Called {
+    ever: bool,
+    last_deletion: Option<Instant>,
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let last = *self.last_call.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if last.is_some() {
+        let calls = *self.calls.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if calls.ever {
             self.activity.usage.send_modify(|usage| {
                 usage.open = usage.open.saturating_sub(1);
-                usage.last_call_of_closed = usage.last_call_of_closed.max(last);
+                usage.last_deletion_of_closed = usage.last_deletion_of_closed.max(calls.last_deletion);
             });
         }
     }
@@ -86,12 +93,15 @@ impl Drop for Connection {
 pub(super) struct Calls(Arc<Connection>);
 
 impl Calls {
-    /// There is a call now.
-    pub(super) fn note(&self) {
+    /// There is a call now, which may order the domain's deletion.
+    pub(super) fn note(&self, deletes: bool) {
         let now = Some(Instant::now());
         let first = {
-            let mut last = self.0.last_call.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *last, now).is_none()
+            let mut calls = self.0.calls.lock().unwrap_or_else(PoisonError::into_inner);
+            if deletes {
+                calls.last_deletion = now;
+            }
+            !std::mem::replace(&mut calls.ever, true)
         };
         self.0.activity.usage.send_modify(|usage| {
             usage.open += usize::from(first);
@@ -176,12 +186,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_called_and_closed_is_not_waited_for() {
+    async fn a_client_that_deleted_and_closed_is_not_waited_for() {
         let activity = Activity::default();
         let (since, client) = (Instant::now(), connection(&activity));
         let works = async {
             after(1).await;
-            client.connect_info().note();
+            client.connect_info().note(true);
             after(1).await;
             drop(client);
         };
@@ -190,17 +200,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_client_that_only_asked_does_not_end_the_wait() {
+        let activity = Activity::default();
+        let (since, probe) = (Instant::now(), connection(&activity));
+        let asks = async {
+            after(1).await;
+            probe.connect_info().note(false);
+            drop(probe);
+        };
+        let (took, ()) = tokio::join!(ceased(&activity, since), asks);
+        assert_eq!(took, Duration::from_secs(3), "idle for 2 s from the probe on");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_connection_that_is_closed_without_another_call_says_nothing() {
         let activity = Activity::default();
         let before = connection(&activity);
-        before.connect_info().note();
+        before.connect_info().note(true);
         after(1).await;
         let since = Instant::now();
         drop(before);
         let next = async {
             tokio::time::sleep(Duration::from_millis(1900)).await;
             let client = connection(&activity);
-            client.connect_info().note();
+            client.connect_info().note(false);
             client
         };
         let (took, _client) = tokio::join!(ceased(&activity, since), next);
@@ -213,7 +236,7 @@ mod tests {
         let client = connection(&activity);
         let calls = async {
             loop {
-                client.connect_info().note();
+                client.connect_info().note(false);
                 after(1).await;
             }
         };
@@ -230,8 +253,8 @@ mod tests {
         let activity = Activity::default();
         let (one, other) = (connection(&activity), connection(&activity));
         let since = Instant::now();
-        one.connect_info().note();
-        other.connect_info().note();
+        one.connect_info().note(true);
+        other.connect_info().note(false);
         drop(one);
         assert_eq!(ceased(&activity, since).await, IDLE);
         drop(other);

@@ -48,7 +48,7 @@ impl Service<http::Request<Body>> for Dispatch {
     fn call(&mut self, request: http::Request<Body>) -> Answering {
         let path = request.uri().path().to_owned();
         if let Some(calls) = request.extensions().get::<Calls>() {
-            calls.note();
+            calls.note(path.ends_with("/DeleteVirtualMachine"));
         }
         Box::pin(catch_panics(path, self.services.call(request)))
     }
