@@ -37,7 +37,7 @@ pub use metadata::*;
 pub use os::*;
 pub use parts::Part;
 pub use spec::*;
-pub use state::{LifeCycle, StateReason};
+pub use state::{DomainState, LifeCycle, StateReason};
 pub use table::KUBEVIRT_NAMESPACE;
 pub use time::{Time, TimeError};
 pub use xml_reader::XmlError;

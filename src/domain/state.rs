@@ -1,4 +1,5 @@
-//! libvirt's domain states and reasons under the names virt-handler knows (contract/cmd-server.md 9.1).
+//! Domain states and their reasons under the names virt-handler knows (contract/cmd-server.md 9.1). `libvirt` alone knows their
+//! numbers.
 
 use serde::{Deserialize, Serialize};
 
@@ -32,21 +33,6 @@ pub enum LifeCycle {
 }
 
 impl LifeCycle {
-    /// The state with libvirt's number (`virDomainState`).
-    pub fn from_libvirt(state: i32) -> Self {
-        match state {
-            0 => Self::NoState,
-            1 => Self::Running,
-            2 => Self::Blocked,
-            3 => Self::Paused,
-            4 => Self::Shutdown,
-            5 => Self::Shutoff,
-            6 => Self::Crashed,
-            7 => Self::PmSuspended,
-            _ => Self::Unknown,
-        }
-    }
-
     /// Whether the domain has no guest any more, so that nothing of its document is live.
     pub fn is_down(self) -> bool {
         matches!(self, Self::Shutoff | Self::Crashed)
@@ -86,46 +72,61 @@ pub enum StateReason {
     NonExistent,
 }
 
-impl StateReason {
-    /// The reason with libvirt's number in that state (`virDomainPausedReason` and its like).
-    pub fn from_libvirt(state: LifeCycle, reason: i32) -> Self {
-        let names: &[Self] = match state {
-            LifeCycle::Paused => &[
-                Self::Unknown,
-                Self::User,
-                Self::Migration,
-                Self::Save,
-                Self::Dump,
-                Self::IoError,
-                Self::Watchdog,
-                Self::FromSnapshot,
-                Self::ShuttingDown,
-                Self::Snapshot,
-                Self::Crashed,
-                Self::StartingUp,
-                Self::Postcopy,
-                Self::PostcopyFailed,
-            ],
-            LifeCycle::Shutdown => &[Self::Unknown, Self::User],
-            LifeCycle::Shutoff => &[
-                Self::Unknown,
-                Self::Shutdown,
-                Self::Destroyed,
-                Self::Crashed,
-                Self::Migrated,
-                Self::Saved,
-                Self::Failed,
-                Self::FromSnapshot,
-            ],
-            LifeCycle::Crashed => &[Self::Unknown, Self::Panicked],
-            LifeCycle::Unset
-            | LifeCycle::NoState
-            | LifeCycle::Running
-            | LifeCycle::Blocked
-            | LifeCycle::PmSuspended
-            | LifeCycle::Unknown => return Self::Unknown,
-        };
-        usize::try_from(reason).ok().and_then(|at| names.get(at)).copied().unwrap_or_default()
+/// What a domain does, and why.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct DomainState {
+    /// What it does.
+    pub status: LifeCycle,
+    /// Why; [`StateReason::Unknown`] for every status that virt-handler knows no reasons of, such as running.
+    pub reason: StateReason,
+}
+
+impl DomainState {
+    /// The guest runs.
+    pub const RUNNING: Self = Self::new(LifeCycle::Running, StateReason::Unknown);
+    /// libvirt says of a hypervisor that was killed what it says of one that crashed.
+    pub const CRASHED: Self = Self::new(LifeCycle::Shutoff, StateReason::Crashed);
+
+    /// `status` for `reason`.
+    pub const fn new(status: LifeCycle, reason: StateReason) -> Self {
+        DomainState { status, reason }
+    }
+
+    /// Whether a sync may start the domain: it has no guest, or one that is on its way out.
+    pub fn may_be_started(self) -> bool {
+        matches!(self.status, LifeCycle::NoState | LifeCycle::Shutdown | LifeCycle::Shutoff | LifeCycle::Crashed)
+    }
+
+    /// Whether the hypervisor's process is there and the guest does not run yet: the start may still fail.
+    pub fn is_starting(self) -> bool {
+        self == Self::new(LifeCycle::Paused, StateReason::StartingUp)
+    }
+
+    /// Whether the domain has a hypervisor that runs its guest or will. One that is only starting may still be cleared away.
+    pub fn has_hypervisor(self) -> bool {
+        !self.may_be_started() && !self.is_starting()
+    }
+
+    /// Whether a disk's error paused the guest.
+    pub fn is_paused_by_disk(self) -> bool {
+        self == Self::new(LifeCycle::Paused, StateReason::IoError)
+    }
+
+    /// Whether the domain is paused because somebody wants it to be.
+    pub fn is_paused_on_purpose(self) -> bool {
+        let wanted = matches!(
+            self.reason,
+            StateReason::User
+                | StateReason::Migration
+                | StateReason::Save
+                | StateReason::Dump
+                | StateReason::FromSnapshot
+                | StateReason::ShuttingDown
+                | StateReason::Snapshot
+                | StateReason::StartingUp
+                | StateReason::Postcopy
+        );
+        self.status == LifeCycle::Paused && wanted
     }
 }
 
@@ -133,31 +134,38 @@ impl StateReason {
 mod tests {
     use super::*;
 
-    fn text(value: impl Serialize) -> String {
-        serde_json::to_value(value).unwrap().as_str().unwrap().to_owned()
+    const RUNNING: DomainState = DomainState::RUNNING;
+    const STARTING: DomainState = DomainState::new(LifeCycle::Paused, StateReason::StartingUp);
+    const PAUSED: DomainState = DomainState::new(LifeCycle::Paused, StateReason::User);
+    const PAUSED_BY_DISK: DomainState = DomainState::new(LifeCycle::Paused, StateReason::IoError);
+    const SHUTTING_DOWN: DomainState = DomainState::new(LifeCycle::Shutdown, StateReason::User);
+
+    #[test]
+    fn start_is_for_a_domain_without_a_guest() {
+        for state in [SHUTTING_DOWN, DomainState::CRASHED, DomainState::new(LifeCycle::NoState, StateReason::Unknown)] {
+            assert!(state.may_be_started() && !state.has_hypervisor(), "{state:?}");
+        }
+        for state in [RUNNING, PAUSED, PAUSED_BY_DISK, STARTING] {
+            assert!(!state.may_be_started(), "{state:?}");
+        }
     }
 
     #[test]
-    fn states_have_the_names_virt_handler_knows() {
-        let names: Vec<String> = (0..=8).map(|state| text(LifeCycle::from_libvirt(state))).collect();
-        assert_eq!(
-            names,
-            ["NoState", "Running", "Blocked", "Paused", "ShuttingDown", "Shutoff", "Crashed", "PMSuspended", "Unknown"]
-        );
+    fn hypervisor_of_a_domain_that_is_starting_does_not_count_yet() {
+        assert!(STARTING.is_starting() && !STARTING.has_hypervisor());
+        for state in [RUNNING, PAUSED, PAUSED_BY_DISK] {
+            assert!(state.has_hypervisor() && !state.is_starting(), "{state:?}");
+        }
     }
 
     #[test]
-    fn reasons_depend_on_the_state() {
-        let reason = |state, code| text(StateReason::from_libvirt(LifeCycle::from_libvirt(state), code));
-        assert_eq!(reason(1, 5), "Unknown");
-        assert_eq!(reason(3, 5), "IOError");
-        assert_eq!(reason(3, 13), "PostcopyFailed");
-        assert_eq!(reason(3, 14), "");
-        assert_eq!(reason(4, 1), "User");
-        assert_eq!(reason(5, 2), "Destroyed");
-        assert_eq!(reason(5, 7), "FromSnapshot");
-        assert_eq!(reason(5, 8), "");
-        assert_eq!(reason(6, 1), "Panicked");
-        assert_eq!(reason(6, -1), "");
+    fn pause_by_a_disk_is_not_on_purpose() {
+        assert!(PAUSED.is_paused_on_purpose() && STARTING.is_paused_on_purpose());
+        assert!(PAUSED_BY_DISK.is_paused_by_disk() && !PAUSED_BY_DISK.is_paused_on_purpose());
+        assert!(!PAUSED.is_paused_by_disk());
+        for reason in [StateReason::Watchdog, StateReason::Crashed, StateReason::PostcopyFailed, StateReason::Unknown] {
+            assert!(!DomainState::new(LifeCycle::Paused, reason).is_paused_on_purpose(), "{reason:?}");
+        }
+        assert!(!RUNNING.is_paused_on_purpose() && !SHUTTING_DOWN.is_paused_on_purpose());
     }
 }

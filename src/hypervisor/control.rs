@@ -5,6 +5,7 @@ use std::pin::Pin;
 
 use tokio::time::Instant;
 
+use crate::domain::DomainState;
 use crate::libvirt::{self, Connection, DomainSnapshot, StatsRecord, flags};
 
 /// Why something could not be done to the VM.
@@ -55,8 +56,8 @@ pub trait VmControl: Send + Sync {
     fn attach(&self) -> Answer<'_, ()>;
     /// Whether the domain is defined or runs.
     fn exists(&self) -> Answer<'_, bool>;
-    /// State and reason in libvirt's numbers.
-    fn state(&self) -> Answer<'_, (i32, i32)>;
+    /// What the domain does, and why.
+    fn state(&self) -> Answer<'_, DomainState>;
     /// The same with the live XML.
     fn snapshot(&self) -> Answer<'_, DomainSnapshot>;
     /// What the running domain uses, under libvirt's names; `None` if it does not run. `until` is the latest answer.
@@ -104,7 +105,7 @@ impl VmControl for LibvirtControl {
         self.answer(self.connection.exists(&self.domain))
     }
 
-    fn state(&self) -> Answer<'_, (i32, i32)> {
+    fn state(&self) -> Answer<'_, DomainState> {
         self.answer(self.connection.state(&self.domain))
     }
 

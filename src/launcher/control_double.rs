@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::time::Instant;
 
+use crate::domain::DomainState;
 use crate::hypervisor::{Answer, ControlError, VmControl, Way};
 use crate::libvirt::{DomainSnapshot, StatsRecord};
 
@@ -18,8 +19,8 @@ impl ControlDouble {
         ControlDouble { shown: Mutex::new(Ok(shown)), refusal }
     }
 
-    pub(super) fn set(&self, state: i32, reason: i32, xml: Option<&str>) {
-        self.replace(Ok(DomainSnapshot { state, reason, xml: xml.map(str::to_owned) }));
+    pub(super) fn set(&self, state: DomainState, xml: Option<&str>) {
+        self.replace(Ok(DomainSnapshot { state, xml: xml.map(str::to_owned) }));
     }
 
     /// From now on libvirt answers with this error.
@@ -46,8 +47,8 @@ impl VmControl for ControlDouble {
         let shown = self.shown();
         Box::pin(async { shown })
     }
-    fn state(&self) -> Answer<'_, (i32, i32)> {
-        let shown = self.shown().map(|DomainSnapshot { state, reason, .. }| (state, reason));
+    fn state(&self) -> Answer<'_, DomainState> {
+        let shown = self.shown().map(|shown| shown.state);
         Box::pin(async { shown })
     }
     fn attach(&self) -> Answer<'_, ()> {

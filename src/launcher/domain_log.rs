@@ -5,12 +5,21 @@ use std::path::PathBuf;
 
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
+use crate::domain::StateReason;
+
 /// How much of the log's end is searched; libvirt writes the line just before its event.
 const LOG_END: u64 = 256 * 1024;
 
-/// libvirt's names of `virDomainShutoffReason`, by number.
-const REASONS: [&str; 8] =
-    ["unknown", "shutdown", "destroyed", "crashed", "migrated", "saved", "failed", "from snapshot"];
+/// libvirt's names of the reasons for which a domain is shut off (`virDomainShutoffReason`), without "unknown".
+const REASONS: [(&str, StateReason); 7] = [
+    ("shutdown", StateReason::Shutdown),
+    ("destroyed", StateReason::Destroyed),
+    ("crashed", StateReason::Crashed),
+    ("migrated", StateReason::Migrated),
+    ("saved", StateReason::Saved),
+    ("failed", StateReason::Failed),
+    ("from snapshot", StateReason::FromSnapshot),
+];
 
 /// The log, if the hypervisor's driver writes one.
 #[derive(Debug, Clone, Default)]
@@ -42,17 +51,16 @@ impl DomainLog {
         String::from_utf8_lossy(&end).into_owned()
     }
 
-    /// The `virDomainShutoffReason` of the last end that the log tells of; `None` if it tells of none.
-    pub async fn reason_of_end(&self) -> Option<i32> {
+    /// The reason of the last end that the log tells of; `None` if it tells of none.
+    pub async fn reason_of_end(&self) -> Option<StateReason> {
         reason_of_end(&self.end("reason of the VM's end").await)
     }
 }
 
 /// From a line such as `2026-11-21 08:00:00.000+0000: shutting down, reason=shutdown`.
-fn reason_of_end(log: &str) -> Option<i32> {
+fn reason_of_end(log: &str) -> Option<StateReason> {
     let told = log.lines().rev().find_map(|line| line.split_once(": shutting down, reason="))?.1.trim_end();
-    let number = REASONS.iter().position(|reason| *reason == told).filter(|number| *number != 0)?;
-    i32::try_from(number).ok()
+    REASONS.iter().find_map(|(name, reason)| (*name == told).then_some(*reason))
 }
 
 #[cfg(test)]
@@ -67,7 +75,7 @@ mod tests {
             2026-11-21 08:00:01.000+0000: starting up libvirt version: 11.3.0\nqemu: terminating on signal 15\n\
             2026-11-21 08:00:02.000+0000: shutting down, reason=shutdown\n";
         std::fs::write(log.path(), format!("{filler}\n{lines}")).unwrap();
-        assert_eq!(DomainLog::new(Some(log.path().to_owned())).reason_of_end().await, Some(1));
+        assert_eq!(DomainLog::new(Some(log.path().to_owned())).reason_of_end().await, Some(StateReason::Shutdown));
         assert_eq!(DomainLog::new(Some("/nowhere/at/all.log".into())).end("reason").await, "");
     }
 
@@ -76,6 +84,9 @@ mod tests {
         for log in ["", "shutting down, reason=shutdown", "t: shutting down, reason=unknown", "reason=crashed"] {
             assert_eq!(reason_of_end(log), None, "{log}");
         }
-        assert_eq!(reason_of_end("t: shutting down, reason=from snapshot\r\nqemu: later words"), Some(7));
+        assert_eq!(
+            reason_of_end("t: shutting down, reason=from snapshot\r\nqemu: later words"),
+            Some(StateReason::FromSnapshot)
+        );
     }
 }

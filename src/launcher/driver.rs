@@ -13,7 +13,7 @@ use tokio::task::{self, JoinSet};
 
 use super::boot::Boot;
 use super::first_connection::learn_version;
-use super::jobs::{Jobs, OPERATION_BACKUP};
+use super::jobs::Jobs;
 use super::migration_target;
 use super::operations::{self, Vm};
 use super::publisher::{Cause, Publications};
@@ -23,7 +23,7 @@ use super::sync;
 use super::turns::Turns;
 use crate::cmd::{self, Action, Answer, Failure, GuestCommand, GuestOutput};
 use crate::daemon::Watchdog;
-use crate::libvirt::{self, AgentChange, DomainEvent, Event, JobStats, Lifecycle, state};
+use crate::libvirt::{self, AgentChange, DomainEvent, Event, JobOperation, JobStats, Lifecycle};
 
 /// Requests that may wait for the driver before callers are refused.
 const WAITING: usize = 64;
@@ -35,11 +35,6 @@ const SETTLING: Duration = Duration::from_secs(1);
 
 /// How often a libvirt that does not answer is asked for the domain after a reconnect.
 const STATE_ATTEMPTS: u32 = 10;
-
-/// `virDomainEventType` started.
-const STARTED: i32 = 2;
-/// `virDomainEventType` defined.
-const DEFINED: i32 = 0;
 
 struct Request {
     action: Action,
@@ -438,7 +433,7 @@ impl Driver {
     fn on_domain_event(&mut self, event: DomainEvent) {
         match event {
             DomainEvent::Lifecycle(lifecycle) => return self.on_lifecycle(lifecycle),
-            DomainEvent::JobCompleted(stats) if stats.operation == OPERATION_BACKUP => {
+            DomainEvent::JobCompleted(stats) if stats.operation == JobOperation::BACKUP => {
                 return self.look_at_backup(Some(stats));
             }
             DomainEvent::DeviceRemoved(alias) => self.vm.hotplug.device_removed(&alias),
@@ -471,7 +466,7 @@ impl Driver {
         self.running.spawn(async move {
             for _ in 0..STATE_ATTEMPTS {
                 match vm.control.state().await {
-                    Ok((now, reason)) if state::has_hypervisor(now, reason) => {
+                    Ok(now) if now.has_hypervisor() => {
                         vm.tracker.look();
                         break;
                     }
@@ -487,11 +482,11 @@ impl Driver {
     }
 
     fn on_lifecycle(&mut self, lifecycle: Lifecycle) {
-        match lifecycle.event {
-            DEFINED => {
+        match lifecycle {
+            Lifecycle::Defined { .. } => {
                 self.signs.defined.send_replace(true);
             }
-            STARTED => {
+            Lifecycle::Started { .. } => {
                 self.vm.tracker.look();
             }
             _ => self.vm.tracker.note_end(),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::domain_log::DomainLog;
 use crate::domain::{Domain, DomainStatus, GuestPanicInfo, LifeCycle};
-use crate::libvirt::{DomainSnapshot, Lifecycle, event, state};
+use crate::libvirt::{DiskError, DomainSnapshot, Lifecycle};
 
 /// The guest's panics as notifications tell of them. virt-handler counts one when it is told of more than before, so that a
 /// launcher goes on from where the one before it was. It forgets what it was told when it cleans up after a VM, which it does
@@ -42,7 +42,7 @@ pub struct Faults {
     /// The guest has panicked and has not run since.
     panicked: bool,
     /// Disks whose error was told since the VM was paused by it.
-    told: BTreeSet<(String, i32)>,
+    told: BTreeSet<(String, DiskError)>,
     /// The VM is paused by its disks, and libvirt has not said by which.
     unasked: bool,
 }
@@ -59,17 +59,17 @@ impl Faults {
     }
 
     /// Notes a lifecycle event; a panic that is new is the message of a Kubernetes event `GuestPanicked`.
-    pub async fn note(&mut self, Lifecycle { event, detail }: Lifecycle) -> Option<String> {
+    pub async fn note(&mut self, event: Lifecycle) -> Option<String> {
         match event {
             // A guest that runs again can panic again, and its disks can fail again; it may be paused again before anybody
             // has looked.
-            event::STARTED | event::RESUMED => {
+            Lifecycle::Started { .. } | Lifecycle::Resumed => {
                 self.panicked = false;
                 self.told.clear();
                 None
             }
-            event::CRASHED if !self.panicked => {
-                self.panicked = detail == event::CRASHED_PANICKED;
+            Lifecycle::Crashed { panicked } if !self.panicked => {
+                self.panicked = panicked;
                 self.panics.count += 1;
                 let info = panic_in(&self.log.end("details of the guest's panic").await);
                 Some(panic_message(self.panics.last.insert(info)))
@@ -110,7 +110,7 @@ impl Faults {
 
     /// Whether the disks' errors are to be asked for.
     pub fn concern_disks(&mut self, snapshot: &DomainSnapshot) -> bool {
-        let paused = (snapshot.state, snapshot.reason) == (state::PAUSED, state::PAUSED_IO_ERROR);
+        let paused = snapshot.state.is_paused_by_disk();
         if !paused {
             self.told.clear();
         }
@@ -129,10 +129,10 @@ impl Faults {
     }
 
     /// Messages of Kubernetes events `IOerror`, one for each failing disk that was not told since the VM was paused.
-    pub fn disk_errors(&mut self, errors: Vec<(String, i32)>, domain: Option<&Domain>) -> Vec<String> {
+    pub fn disk_errors(&mut self, errors: Vec<(String, DiskError)>, domain: Option<&Domain>) -> Vec<String> {
         self.unasked = false;
-        let new = errors.into_iter().filter(|error| error.1 != 0 && self.told.insert(error.clone()));
-        new.map(|(target, code)| io_message(&volume(&target, domain), code)).collect()
+        let new = errors.into_iter().filter(|error| self.told.insert(error.clone()));
+        new.map(|(target, error)| io_message(&volume(&target, domain), error)).collect()
     }
 }
 
@@ -143,11 +143,10 @@ fn volume(target: &str, domain: Option<&Domain>) -> String {
     disk.and_then(|disk| disk.alias.as_ref()).map_or_else(|| target.to_owned(), |alias| alias.name.clone())
 }
 
-/// By `virDomainDiskErrorCode`.
-fn io_message(volume: &str, code: i32) -> String {
-    match code {
-        2 => format!("VM Paused due to not enough space on volume: {volume}"),
-        _ => format!("VM Paused due to IO error at the volume: {volume}"),
+fn io_message(volume: &str, error: DiskError) -> String {
+    match error {
+        DiskError::NoSpace => format!("VM Paused due to not enough space on volume: {volume}"),
+        DiskError::Unspecified => format!("VM Paused due to IO error at the volume: {volume}"),
     }
 }
 
@@ -197,10 +196,11 @@ fn panic_of(line: &str) -> Option<GuestPanicInfo> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::{DomainState, StateReason};
 
-    fn lifecycle(event: i32, detail: i32) -> Lifecycle {
-        Lifecycle { event, detail }
-    }
+    const PANIC: Lifecycle = Lifecycle::Crashed { panicked: true };
+    const CRASH_KERNEL: Lifecycle = Lifecycle::Crashed { panicked: false };
+    const STARTED: Lifecycle = Lifecycle::Started { migrated: false };
 
     #[tokio::test]
     async fn a_panic_is_told_once_until_the_guest_runs_again() {
@@ -210,12 +210,12 @@ mod tests {
         std::fs::write(log.path(), format!("{}\nolder panic s390: core='0'\n{line}\nlater\n", "x".repeat(300_000)))
             .unwrap();
         let mut faults = Faults::new(DomainLog::new(Some(log.path().to_owned())), Panics::default());
-        let told = faults.note(lifecycle(8, 0)).await;
+        let told = faults.note(PANIC).await;
         assert_eq!(told.as_deref(), Some("GuestPanicked: '0xa', '0x1f', '0x0', '0x3', '0x4'"));
-        assert_eq!(faults.note(lifecycle(8, 0)).await, None, "the same panic");
-        assert_eq!(faults.note(lifecycle(2, 0)).await, None, "the guest was started again");
-        assert!(faults.note(lifecycle(8, 1)).await.is_some(), "its crash kernel is loaded");
-        assert!(faults.note(lifecycle(8, 0)).await.is_some(), "which panicked");
+        assert_eq!(faults.note(PANIC).await, None, "the same panic");
+        assert_eq!(faults.note(STARTED).await, None, "the guest was started again");
+        assert!(faults.note(CRASH_KERNEL).await.is_some(), "its crash kernel is loaded");
+        assert!(faults.note(PANIC).await.is_some(), "which panicked");
         let mut status = DomainStatus::default();
         faults.show(&mut status);
         assert_eq!(status.panic_count, 3);
@@ -225,7 +225,7 @@ mod tests {
         let mut status = DomainStatus::default();
         next.show(&mut status);
         assert_eq!((status.panic_count, status.guest_panic_info.unwrap().arg2), (3, 31));
-        assert!(next.note(lifecycle(8, 0)).await.is_some());
+        assert!(next.note(PANIC).await.is_some());
         assert_eq!(next.panics().count, 4);
     }
 
@@ -271,7 +271,7 @@ mod tests {
             let mut faults = Faults::default();
             let mut handler = Handler::default();
             handler.told(&mut faults, Running, 1);
-            faults.note(lifecycle(event::CRASHED, 0)).await;
+            faults.note(PANIC).await;
             for (generation, now) in (2..).zip(states) {
                 handler.told(&mut faults, *now, generation);
             }
@@ -279,10 +279,10 @@ mod tests {
         }
         // It panics, is rebooted, and panics for good, under another launcher.
         let (mut faults, mut handler) = (Faults::default(), Handler::default());
-        faults.note(lifecycle(event::CRASHED, 0)).await;
+        faults.note(PANIC).await;
         handler.told(&mut faults, Running, 1);
         let mut faults = Faults::new(DomainLog::default(), faults.panics().clone());
-        faults.note(lifecycle(event::CRASHED, 0)).await;
+        faults.note(PANIC).await;
         handler.told(&mut faults, Shutdown, 1);
         handler.told(&mut faults, Shutoff, 2);
         assert_eq!(handler.counted, 2);
@@ -310,7 +310,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_without_details_says_so() {
         let mut faults = Faults::new(DomainLog::new(Some("/nowhere/at/all.log".into())), Panics::default());
-        assert_eq!(faults.note(lifecycle(8, 0)).await.as_deref(), Some("GuestPanicked (details unavailable)"));
+        assert_eq!(faults.note(PANIC).await.as_deref(), Some("GuestPanicked (details unavailable)"));
         assert_eq!(panic_in("kernel panic - not syncing: x\npanic s390: core='0' psw").type_, "s390");
         assert_eq!(panic_in("don't panic, it is fine: really").type_, UNKNOWN);
         let long = panic_in("panic hyper-v: arg1='0xffffffffffffffff', arg2='0xfffffffffffffffff', arg3='zz'");
@@ -320,24 +320,25 @@ mod tests {
 
     #[tokio::test]
     async fn each_failing_disk_is_told_once_in_a_pause() {
-        let paused = |state, reason| DomainSnapshot { state, reason, xml: None };
+        let seen = |state| DomainSnapshot { state, xml: None };
+        let paused = |reason| seen(DomainState::new(LifeCycle::Paused, reason));
         let xml = "<domain><devices><disk><target dev='vdb'/><alias name='ua-data'/></disk></devices></domain>";
         let spec = crate::domain::DomainSpec::from_xml(xml).unwrap();
         let domain = Domain { spec, ..Domain::default() };
         let mut faults = Faults::default();
-        assert!(!faults.concern_disks(&paused(3, 1)) && !faults.unasked());
-        assert!(faults.concern_disks(&paused(3, 5)) && faults.unasked());
-        let errors = || vec![("vda".to_owned(), 0), ("vdb".to_owned(), 2), ("vdc".to_owned(), 1)];
+        assert!(!faults.concern_disks(&paused(StateReason::User)) && !faults.unasked());
+        assert!(faults.concern_disks(&paused(StateReason::IoError)) && faults.unasked());
+        let errors = || vec![("vdb".to_owned(), DiskError::NoSpace), ("vdc".to_owned(), DiskError::Unspecified)];
         assert_eq!(
             faults.disk_errors(errors(), Some(&domain)),
             ["VM Paused due to not enough space on volume: data", "VM Paused due to IO error at the volume: vdc"]
         );
         assert!(!faults.unasked());
         assert!(faults.disk_errors(errors(), Some(&domain)).is_empty(), "nothing new");
-        assert!(!faults.concern_disks(&paused(1, 1)), "the VM runs again");
+        assert!(!faults.concern_disks(&seen(DomainState::RUNNING)), "the VM runs again");
         assert_eq!(faults.disk_errors(errors(), Some(&domain)).len(), 2, "and fails again");
-        assert_eq!(faults.note(lifecycle(event::RESUMED, 0)).await, None);
-        assert!(faults.concern_disks(&paused(3, 5)), "it was paused again before it was seen running");
+        assert_eq!(faults.note(Lifecycle::Resumed).await, None);
+        assert!(faults.concern_disks(&paused(StateReason::IoError)), "it was paused again before it was seen running");
         assert_eq!(faults.disk_errors(errors(), Some(&domain)).len(), 2);
     }
 }

@@ -10,6 +10,7 @@ use super::publisher::{Cause, Publications};
 use super::start::StartError;
 use super::timings::Timings;
 use crate::daemon::DaemonState;
+use crate::domain::{DomainState, LifeCycle};
 use crate::hypervisor::ControlError;
 use crate::libvirt::{self, Connection};
 
@@ -84,14 +85,14 @@ impl FirstConnection {
     async fn learn(&self) {
         let (vm, signs) = (&self.vm, &self.signs);
         match first_look(vm, &self.timings).await {
-            Ok((state, reason)) => {
+            Ok(now) => {
                 signs.defined.send_replace(true);
                 // A domain that was starting when its launcher died is still being cleared away by the daemon; it is no VM yet.
-                if libvirt::state::has_hypervisor(state, reason) {
+                if now.has_hypervisor() {
                     vm.tracker.look();
                 }
                 vm.tracker.note_end();
-                if state == libvirt::state::RUNNING {
+                if now.status == LifeCycle::Running {
                     vm.paused.clear();
                 }
             }
@@ -146,7 +147,7 @@ async fn connect(vm: &Vm, timings: &Timings) -> Result<(), StartError> {
 }
 
 /// The domain's state, once the daemon can tell it: one that has just been started still takes up the domains it finds.
-async fn first_look(vm: &Vm, timings: &Timings) -> Result<(i32, i32), ControlError> {
+async fn first_look(vm: &Vm, timings: &Timings) -> Result<DomainState, ControlError> {
     let deadline = Instant::now() + timings.connect;
     loop {
         match vm.control.state().await {

@@ -1,6 +1,7 @@
 //! Which notification a libvirt event turns into (contract/notify.md 5.2), as pure functions.
 
-use crate::libvirt::{Lifecycle, event};
+use crate::domain::StateReason;
+use crate::libvirt::Lifecycle;
 
 /// What the causes gathered since the last notification ask of the next one. Causes add up: an unsent ADDED stays an
 /// ADDED, a possible deletion stays possible.
@@ -15,12 +16,13 @@ pub struct Wanted {
 impl Wanted {
     /// What one lifecycle event asks for.
     pub fn from_lifecycle(lifecycle: Lifecycle) -> Self {
-        let Lifecycle { event, detail } = lifecycle;
         Wanted {
-            added: (event == event::DEFINED && detail == event::DEFINED_ADDED)
-                || (event == event::STARTED && detail == event::STARTED_MIGRATED),
-            deletion_if_gone: event == event::UNDEFINED
-                || (event == event::STOPPED && detail != event::STOPPED_MIGRATED),
+            added: matches!(lifecycle, Lifecycle::Defined { added: true } | Lifecycle::Started { migrated: true }),
+            deletion_if_gone: match lifecycle {
+                Lifecycle::Undefined => true,
+                Lifecycle::Stopped(reason) => reason != StateReason::Migrated,
+                _ => false,
+            },
         }
     }
 
@@ -36,19 +38,18 @@ mod tests {
 
     #[test]
     fn events_ask_for_what_the_contract_says() {
-        let wanted = |event, detail| {
-            let wanted = Wanted::from_lifecycle(Lifecycle { event, detail });
-            (wanted.added, wanted.deletion_if_gone)
-        };
-        assert_eq!(wanted(0, 0), (true, false), "defined, added");
-        assert_eq!(wanted(0, 1), (false, false), "defined, updated");
-        assert_eq!(wanted(2, 0), (false, false), "started, booted");
-        assert_eq!(wanted(2, 1), (true, false), "started, migrated");
-        assert_eq!(wanted(5, 0), (false, true), "stopped, shut down");
-        assert_eq!(wanted(5, 3), (false, false), "stopped, migrated");
-        assert_eq!(wanted(1, 0), (false, true), "undefined");
-        assert_eq!(wanted(1, 1), (false, true), "undefined, renamed");
-        assert_eq!(wanted(3, 0), (false, false), "suspended");
+        for (lifecycle, added, deletion_if_gone) in [
+            (Lifecycle::Defined { added: true }, true, false),
+            (Lifecycle::Defined { added: false }, false, false),
+            (Lifecycle::Started { migrated: false }, false, false),
+            (Lifecycle::Started { migrated: true }, true, false),
+            (Lifecycle::Stopped(StateReason::Shutdown), false, true),
+            (Lifecycle::Stopped(StateReason::Migrated), false, false),
+            (Lifecycle::Undefined, false, true),
+            (Lifecycle::Suspended, false, false),
+        ] {
+            assert_eq!(Wanted::from_lifecycle(lifecycle), Wanted { added, deletion_if_gone }, "{lifecycle:?}");
+        }
     }
 
     #[test]

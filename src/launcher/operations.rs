@@ -10,9 +10,9 @@ use super::power_off::{self, AskedAgent};
 use super::saved::SavedStore;
 use super::sync::Hotplug;
 use crate::cmd::Failure;
-use crate::domain::Time;
+use crate::domain::{DomainState, LifeCycle, Time};
 use crate::hypervisor::{ControlError, VmControl};
-use crate::libvirt::{self, Connection, code, state};
+use crate::libvirt::{self, Connection, code};
 use crate::vmi::VirtualMachineInstance;
 
 /// UIDs of VMIs that were paused on purpose, which a sync therefore does not resume. A launcher that follows this one
@@ -78,7 +78,7 @@ pub struct Vm {
 
 /// PauseVirtualMachine.
 pub async fn pause(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
-    if known_state(vm).await? == state::RUNNING {
+    if known_status(vm).await? == LifeCycle::Running {
         // Before: if this launcher dies in between, the next one sees what was meant.
         vm.paused.insert(&vmi.metadata.uid);
         vm.clock.stop();
@@ -92,7 +92,7 @@ pub async fn pause(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure>
 
 /// UnpauseVirtualMachine.
 pub async fn unpause(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
-    if known_state(vm).await? == state::PAUSED {
+    if known_status(vm).await? == LifeCycle::Paused {
         let uid = &vmi.metadata.uid;
         let paused = vm.paused.contains(uid);
         // Before, for the same reason: then the next sync resumes it.
@@ -108,9 +108,9 @@ pub async fn unpause(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failur
     Ok(())
 }
 
-async fn known_state(vm: &Vm) -> Result<i32, Failure> {
+async fn known_status(vm: &Vm) -> Result<LifeCycle, Failure> {
     match vm.control.state().await {
-        Ok((state, _reason)) => Ok(state),
+        Ok(now) => Ok(now.status),
         Err(error) if error.is_no_domain() => Err(Failure::DomainNotFound),
         Err(error) => Err(error.into()),
     }
@@ -128,10 +128,10 @@ pub async fn soft_reboot(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Fa
 
 /// ShutdownVirtualMachine: asks the guest, and records when it was asked first.
 pub async fn shutdown(vm: &Vm) -> Result<(), Failure> {
-    let Some((now, _reason)) = absent_is_fine(vm.control.state().await)? else { return Ok(()) };
-    if matches!(now, state::RUNNING | state::PAUSED) {
+    let Some(now) = absent_is_fine(vm.control.state().await)? else { return Ok(()) };
+    if matches!(now.status, LifeCycle::Running | LifeCycle::Paused) {
         vm.tracker.expect_end();
-        match absent_is_fine(power_off::power_off(vm, now).await) {
+        match absent_is_fine(power_off::power_off(vm, now.status).await) {
             Ok(Some(())) => {}
             Ok(None) => return Ok(()),
             Err(error) if was_given(&error) => {
@@ -155,13 +155,13 @@ pub(super) fn was_given(error: &ControlError) -> bool {
 }
 
 async fn is_down(vm: &Vm) -> bool {
-    absent_is_fine(vm.control.state().await).is_ok_and(|known| known.is_none_or(|(now, _reason)| state::is_down(now)))
+    absent_is_fine(vm.control.state().await).is_ok_and(|known| known.is_none_or(DomainState::may_be_started))
 }
 
 /// KillVirtualMachine.
 pub async fn kill(vm: &Vm) -> Result<(), Failure> {
-    let Some((now, _reason)) = absent_is_fine(vm.control.state().await)? else { return Ok(()) };
-    if matches!(now, state::RUNNING | state::PAUSED | state::SHUTDOWN) {
+    let Some(now) = absent_is_fine(vm.control.state().await)? else { return Ok(()) };
+    if matches!(now.status, LifeCycle::Running | LifeCycle::Paused | LifeCycle::Shutdown) {
         vm.tracker.expect_end();
         absent_is_fine(vm.control.destroy().await)?;
     }
@@ -193,7 +193,7 @@ mod tests {
     use crate::libvirt::{Deadlines, DomainSnapshot, Error, VirError};
     use crate::notify::Outbox;
 
-    const RUNNING: DomainSnapshot = DomainSnapshot { state: state::RUNNING, reason: state::RUNNING_BOOTED, xml: None };
+    const RUNNING: DomainSnapshot = DomainSnapshot { state: DomainState::RUNNING, xml: None };
 
     fn vm(answer: Error) -> Vm {
         let (events, _) = tokio::sync::mpsc::unbounded_channel();

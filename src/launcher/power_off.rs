@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use super::operations::{Vm, was_given};
 use crate::cmd::Failure;
+use crate::domain::LifeCycle;
 use crate::hypervisor::{ControlError, Way};
-use crate::libvirt::state;
 use crate::vmi::VirtualMachineInstance;
 
 /// How long a guest that took the order by its agent is left alone with it. virt-handler repeats the order every 5 s, and at
@@ -66,9 +66,9 @@ impl AskedAgent {
 
 /// Asks the guest, whose state is `now`, to power off. Returns within seconds whatever the agent does; each order after
 /// one that did not help presses the power button at once, since a guest that boots can miss it.
-pub async fn power_off(vm: &Vm, now: i32) -> Result<(), ControlError> {
+pub async fn power_off(vm: &Vm, now: LifeCycle) -> Result<(), ControlError> {
     // A paused guest's agent cannot be asked either.
-    let has_agent = now != state::PAUSED && vm.guest.has_agent();
+    let has_agent = now != LifeCycle::Paused && vm.guest.has_agent();
     match if has_agent { vm.asked_agent.next() } else { Next::PowerButton } {
         Next::Wait => return Ok(()),
         Next::Agent => {

@@ -22,16 +22,16 @@ use super::metadata::MetadataCache;
 use super::notification::Wanted;
 use super::operations::Vm;
 use super::saved::SavedStore;
-use crate::domain::{Domain, DomainSpec, DomainStatus, GracePeriodMetadata, LifeCycle, ObjectMeta, StateReason, Time};
+use crate::domain::{
+    Domain, DomainSpec, DomainState, DomainStatus, GracePeriodMetadata, LifeCycle, ObjectMeta, StateReason, Time,
+};
 use crate::guest_agent::GuestData;
 use crate::hypervisor::VmControl;
-use crate::libvirt::{self, Connection, DomainSnapshot, Lifecycle, state};
+use crate::libvirt::{self, Connection, DomainSnapshot, Lifecycle};
 use crate::notify::{EventType, Outbox};
 
-/// `VIR_DOMAIN_SHUTOFF` with `VIR_DOMAIN_SHUTOFF_UNKNOWN`.
-const ENDED_WITHOUT_REASON: (i32, i32) = (state::SHUTOFF, 0);
-/// What libvirt says of a domain whose hypervisor was killed.
-const CRASHED: (i32, i32) = (state::SHUTOFF, state::SHUTOFF_CRASHED);
+/// What libvirt says of a domain that ended before its daemon was started.
+const ENDED_WITHOUT_REASON: DomainState = DomainState::new(LifeCycle::Shutoff, StateReason::Unknown);
 
 /// Why the publisher should look.
 #[derive(Debug)]
@@ -240,20 +240,19 @@ enum Told {
 
 /// A domain at one moment.
 struct Look {
-    state: i32,
-    reason: i32,
+    state: DomainState,
     /// Absent where there was none to be had.
     spec: Option<DomainSpec>,
 }
 
 impl From<DomainSnapshot> for Look {
     fn from(snapshot: DomainSnapshot) -> Self {
-        let DomainSnapshot { state, reason, xml } = snapshot;
+        let DomainSnapshot { state, xml } = snapshot;
         let spec = xml.and_then(|xml| {
             let read = DomainSpec::from_xml(&xml);
             read.inspect_err(|error| tracing::error!(reason = %error, "libvirt's domain XML cannot be read")).ok()
         });
-        Look { state, reason, spec }
+        Look { state, spec }
     }
 }
 
@@ -359,7 +358,7 @@ impl Publisher {
                 Ok(mut snapshot) => {
                     self.explain_end(&mut snapshot).await;
                     let failing = self.faults.concern_disks(&snapshot);
-                    let starting = (snapshot.state, snapshot.reason) == (state::PAUSED, state::PAUSED_STARTING_UP);
+                    let starting = snapshot.state.is_starting();
                     self.publish(due.take(), Some(snapshot.into()));
                     // Whatever becomes of the start: nobody may be left to say that it has ended.
                     due.news = starting;
@@ -381,16 +380,16 @@ impl Publisher {
     /// started after the VM's end does not know how it ended, and virt-handler takes a shut-off VM without a reason for one
     /// that is yet to be started (contract/notify.md 5.1).
     async fn explain_end(&self, snapshot: &mut DomainSnapshot) {
-        if self.crashed && !state::is_down(snapshot.state) {
-            (snapshot.state, snapshot.reason) = CRASHED;
+        if self.crashed && !snapshot.state.may_be_started() {
+            snapshot.state = DomainState::CRASHED;
         }
-        if (snapshot.state, snapshot.reason) != ENDED_WITHOUT_REASON || !self.tracker.was_seen() {
+        if snapshot.state != ENDED_WITHOUT_REASON || !self.tracker.was_seen() {
             return;
         }
-        snapshot.reason =
+        snapshot.state.reason =
             self.domain_log.reason_of_end().await.unwrap_or_else(|| match self.metadata.snapshot().grace_period {
-                Some(GracePeriodMetadata { deletion_timestamp: Some(_), .. }) => state::SHUTOFF_SHUTDOWN,
-                Some(_) | None => state::SHUTOFF_CRASHED,
+                Some(GracePeriodMetadata { deletion_timestamp: Some(_), .. }) => StateReason::Shutdown,
+                Some(_) | None => StateReason::Crashed,
             });
     }
 
@@ -407,8 +406,7 @@ impl Publisher {
         };
         if let Some(domain) = shown.filter(runs) {
             self.crashed = true;
-            let (state, reason) = CRASHED;
-            let look = Look { state, reason, spec: Some(domain.spec.clone()) };
+            let look = Look { state: DomainState::CRASHED, spec: Some(domain.spec.clone()) };
             self.publish(Told::Always(Wanted::default()), Some(look));
         }
     }
@@ -463,12 +461,11 @@ impl Publisher {
                 self.saved.keep_domain(None);
                 self.published.send_replace(Published::default());
             }
-            Some(Look { state, reason, spec }) => {
+            Some(Look { state: DomainState { status, reason }, spec }) => {
                 // Whatever was told of an earlier one, this domain's deletion is still to come.
                 self.deletion.send_if_modified(|deletion| deletion.take().is_some());
-                let status = LifeCycle::from_libvirt(state);
                 document.status.status = status;
-                document.status.reason = StateReason::from_libvirt(status, reason);
+                document.status.reason = reason;
                 if let Some(spec) = spec {
                     document.spec = spec;
                     // libvirt's may be a shorter one.

@@ -17,6 +17,7 @@ use super::agent_turns::AgentTurns;
 use super::error::{Error, VirError, code};
 use super::events::{self, Event, Target};
 use super::raw::{self, Handle};
+use crate::domain::DomainState;
 use crate::logging::{Share, share};
 
 pub use snapshot::DomainSnapshot;
@@ -325,8 +326,8 @@ impl Connection {
         .await
     }
 
-    /// `virDomainGetState`: state and reason numbers.
-    pub async fn state(&self, name: &str) -> Result<(i32, i32), Error> {
+    /// `virDomainGetState`.
+    pub async fn state(&self, name: &str) -> Result<DomainState, Error> {
         self.on_domain("virDomainGetState", self.shared.deadlines.read, name, raw::domain_state).await
     }
 
@@ -441,6 +442,7 @@ async fn blocking<T: Send + 'static>(
 mod tests {
     use super::super::{DomainEvent, Lifecycle};
     use super::*;
+    use crate::domain::{LifeCycle, StateReason};
 
     /// All connections to it share one machine, and tests in this process run at the same time.
     static TEST_DRIVER: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
@@ -458,11 +460,11 @@ mod tests {
             return;
         }
         assert_eq!(connection.domain_names().await.unwrap(), ["test"]);
-        assert_eq!(connection.state("test").await.unwrap().0, 1);
+        assert_eq!(connection.state("test").await.unwrap(), DomainState::RUNNING);
         connection.suspend("test").await.unwrap();
-        assert_eq!(connection.state("test").await.unwrap(), (3, 1));
+        assert_eq!(connection.state("test").await.unwrap(), DomainState::new(LifeCycle::Paused, StateReason::User));
         let event = tokio::time::timeout(Duration::from_secs(10), events.recv()).await.unwrap().unwrap();
-        assert_eq!(event, Event::Domain("test".into(), DomainEvent::Lifecycle(Lifecycle { event: 3, detail: 0 })));
+        assert_eq!(event, Event::Domain("test".into(), DomainEvent::Lifecycle(Lifecycle::Suspended)));
         let missing = connection.state("nobody").await.unwrap_err();
         assert!(missing.is_no_domain(), "{missing}");
         assert!(connection.snapshot("test").await.unwrap().xml.unwrap().contains("<name>test</name>"));
@@ -479,19 +481,20 @@ mod tests {
             // The static client is built without the test driver.
             return;
         }
-        let lifecycle = |event| Event::Domain("test".into(), DomainEvent::Lifecycle(Lifecycle { event, detail: 0 }));
+        let lifecycle = |event| Event::Domain("test".into(), DomainEvent::Lifecycle(event));
         let lingering = connection.link().clone();
         assert!(connection.closed(1, "libvirt does not answer"));
         let Link::Open { handle, generation } = &lingering else { panic!("it was open") };
         assert_eq!(*generation, 1);
         handle.lookup_domain_by_name("test").unwrap().suspend().unwrap();
         let mut next = async || tokio::time::timeout(Duration::from_secs(10), events.recv()).await.unwrap().unwrap();
-        assert_eq!(next().await, lifecycle(3), "there is nobody else to tell it");
+        assert_eq!(next().await, lifecycle(Lifecycle::Suspended), "there is nobody else to tell it");
         connection.connect().await.unwrap();
         connection.resume("test").await.unwrap();
         connection.suspend("test").await.unwrap();
         connection.resume("test").await.unwrap();
-        assert_eq!([next().await, next().await, next().await], [lifecycle(4), lifecycle(3), lifecycle(4)]);
+        let expected = [Lifecycle::Resumed, Lifecycle::Suspended, Lifecycle::Resumed].map(lifecycle);
+        assert_eq!([next().await, next().await, next().await], expected);
         drop(lingering);
     }
 

@@ -36,6 +36,12 @@ pub mod code {
     pub const AGENT_UNRESPONSIVE: i32 = 86;
     /// The domain has no such device.
     pub const DEVICE_MISSING: i32 = 99;
+    /// No such checkpoint.
+    pub const NO_DOMAIN_CHECKPOINT: i32 = 102;
+    /// A checkpoint's bitmap is not usable.
+    pub const CHECKPOINT_INCONSISTENT: i32 = 109;
+    /// A checkpoint cannot be used.
+    pub const INVALID_DOMAIN_CHECKPOINT: i32 = 103;
     /// The guest agent took a command and did not answer it.
     pub const AGENT_COMMAND_TIMEOUT: i32 = 112;
 }

@@ -12,17 +12,43 @@ use virt::connect::Connect;
 
 use super::error::VirError;
 use super::inquiry::JobStats;
+use super::numbers;
 use super::params::Params;
 use super::raw::last_error;
+use crate::domain::StateReason;
 
-/// A lifecycle event in libvirt's numbers (`virDomainEventType` and its detail).
+/// A lifecycle event (`virDomainEventType`), with as much of its detail as something depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lifecycle {
-    /// `virDomainEventType`: 0 defined, 1 undefined, 2 started, 3 suspended, 4 resumed, 5 stopped, 6 shutdown,
-    /// 7 pmsuspended, 8 crashed.
-    pub event: i32,
-    /// The type's detail enumeration.
-    pub detail: i32,
+pub enum Lifecycle {
+    /// The domain was defined; not `added` if it was known before.
+    Defined {
+        /// libvirt did not know it before.
+        added: bool,
+    },
+    /// libvirt knows the persistent domain no more.
+    Undefined,
+    /// The hypervisor runs.
+    Started {
+        /// It came from another host.
+        migrated: bool,
+    },
+    /// The guest is held.
+    Suspended,
+    /// The guest runs again.
+    Resumed,
+    /// The hypervisor has ended. The reasons are those of a state that is shut off.
+    Stopped(StateReason),
+    /// The guest is shutting down.
+    ShuttingDown,
+    /// The guest suspended itself.
+    PmSuspended,
+    /// The guest crashed.
+    Crashed {
+        /// It panicked; else its crash kernel was loaded, and more follows.
+        panicked: bool,
+    },
+    /// An event that libvirt has learnt since.
+    Other,
 }
 
 /// The guest agent's channel changed.
@@ -254,7 +280,7 @@ unsafe extern "C" fn on_lifecycle(
     detail: c_int,
     opaque: *mut c_void,
 ) -> c_int {
-    unsafe { tell_of(domain, DomainEvent::Lifecycle(Lifecycle { event, detail }), opaque) };
+    unsafe { tell_of(domain, DomainEvent::Lifecycle(numbers::lifecycle(event, detail)), opaque) };
     0
 }
 

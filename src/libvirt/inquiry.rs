@@ -1,6 +1,7 @@
 //! Calls that measure or read what libvirt does not publish by events: statistics, screenshots, job results, SEV data.
 
 use std::ffi::{c_int, c_uint};
+use std::fmt;
 use std::ptr;
 
 use tokio::time::Instant;
@@ -10,6 +11,7 @@ use virt::stream::Stream;
 
 use super::connection::Connection;
 use super::error::{Error, VirError, code};
+use super::numbers;
 use super::params::{Owned, Params, take_text};
 use super::raw::last_error;
 
@@ -36,10 +38,10 @@ pub struct Screenshot {
 /// How a background job on the domain stands or ended.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct JobStats {
-    /// `virDomainJobType`: 0 none, 1 bounded, 2 unbounded, 3 completed, 4 failed, 5 cancelled.
-    pub job_type: i32,
-    /// `virDomainJobOperation`: 5 outgoing migration, 8 dump, 9 backup.
-    pub operation: i32,
+    /// Whether it runs, or how it ended.
+    pub job_type: JobType,
+    /// What it does.
+    pub operation: JobOperation,
     /// What libvirt says about the failure.
     pub error: Option<String>,
 }
@@ -47,8 +49,63 @@ pub struct JobStats {
 impl JobStats {
     pub(super) fn new(job_type: i32, params: &Params) -> Self {
         let operation = params.int("operation").and_then(|operation| i32::try_from(operation).ok()).unwrap_or(0);
-        JobStats { job_type, operation, error: params.text("errmsg").map(str::to_owned) }
+        JobStats {
+            job_type: numbers::job_type(job_type),
+            operation: JobOperation(operation),
+            error: params.text("errmsg").map(str::to_owned),
+        }
     }
+}
+
+/// Whether a job runs, or how it ended (`virDomainJobType`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum JobType {
+    /// There is none.
+    #[default]
+    None,
+    /// It runs, and its end can be foreseen.
+    Bounded,
+    /// It runs until it is through or told to stop.
+    Unbounded,
+    /// It ended well.
+    Completed,
+    /// It failed.
+    Failed,
+    /// Somebody cancelled it.
+    Cancelled,
+    /// What libvirt has learnt since, by its number.
+    Other(i32),
+}
+
+/// libvirt's number, as the original prints it.
+impl fmt::Display for JobType {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", numbers::number_of(*self))
+    }
+}
+
+/// What a job does (`virDomainJobOperation`). It prints libvirt's number, as the original does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct JobOperation(pub(super) i32);
+
+impl JobOperation {
+    /// A backup of the disks.
+    pub const BACKUP: Self = JobOperation(9);
+}
+
+impl fmt::Display for JobOperation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.0)
+    }
+}
+
+/// Why a disk failed (`virDomainDiskErrorCode`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DiskError {
+    /// An I/O error.
+    Unspecified,
+    /// There is no space left.
+    NoSpace,
 }
 
 /// BALLOON, CPU_TOTAL, VCPU, INTERFACE, BLOCK, DIRTYRATE.
@@ -158,8 +215,8 @@ impl Connection {
         .await
     }
 
-    /// `virDomainGetDiskErrors`: target device and `virDomainDiskErrorCode` of each disk that failed.
-    pub async fn disk_errors(&self, name: &str) -> Result<Vec<(String, i32)>, Error> {
+    /// `virDomainGetDiskErrors`: target device and error of each disk that failed.
+    pub async fn disk_errors(&self, name: &str) -> Result<Vec<(String, DiskError)>, Error> {
         self.on_domain("virDomainGetDiskErrors", self.deadlines().read, name, disk_errors).await
     }
 
@@ -292,7 +349,7 @@ fn job_stats(domain: &Domain, flags: c_uint) -> Result<JobStats, VirError> {
     Ok(JobStats::new(job_type, &list.read()))
 }
 
-fn disk_errors(domain: &Domain) -> Result<Vec<(String, i32)>, VirError> {
+fn disk_errors(domain: &Domain) -> Result<Vec<(String, DiskError)>, VirError> {
     // SAFETY: without a buffer the call only counts the disks.
     let disks = unsafe { virt_sys::virDomainGetDiskErrors(domain.as_ptr(), ptr::null_mut(), 0, 0) };
     let Ok(room) = usize::try_from(disks) else { return Err(last_error()) };
@@ -306,5 +363,6 @@ fn disk_errors(domain: &Domain) -> Result<Vec<(String, i32)>, VirError> {
     let Ok(found) = usize::try_from(found) else { return Err(last_error()) };
     let named = errors.into_iter().take(found).filter(|error| !error.disk.is_null());
     // SAFETY: each name was allocated by libvirt for the caller to release.
-    Ok(named.map(|error| (unsafe { take_text(error.disk) }, error.error)).collect())
+    let named = named.map(|error| (unsafe { take_text(error.disk) }, error.error));
+    Ok(named.filter_map(|(disk, error)| Some((disk, numbers::disk_error(error)?))).collect())
 }

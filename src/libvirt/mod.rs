@@ -1,7 +1,8 @@
 //! The only user of the `virt` crate: an asynchronous, deadlined façade.
 //!
 //! What the reader can rely on: no call made here waits longer than its deadline; a connection that broke is noticed by
-//! libvirt's close callback, one that hangs by calls without an answer; every error says which libvirt call it came from; numbers are libvirt's own.
+//! libvirt's close callback, one that hangs by calls without an answer; every error says which libvirt call it came from; numbers of libvirt's stay
+//! in here.
 
 mod agent;
 mod agent_turns;
@@ -21,8 +22,7 @@ pub use connection::{Connection, Deadlines, DomainSnapshot};
 pub use devices::{BlockSize, cpu_map};
 pub use error::{Error, VirError, code};
 pub use events::{AgentChange, DomainEvent, Event, Lifecycle};
-pub use inquiry::{JobStats, Screenshot, StatsRecord};
-pub use numbers::{event, state};
+pub use inquiry::{DiskError, JobOperation, JobStats, JobType, Screenshot, StatsRecord};
 pub use params::{Params, TypedValue};
 
 /// Flags handed to libvirt, by their C names without the `VIR_` prefix.

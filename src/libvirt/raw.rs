@@ -11,6 +11,8 @@ use virt::domain::Domain;
 
 use super::error::{VirError, code};
 use super::events::{Callbacks, Target};
+use super::numbers;
+use crate::domain::DomainState;
 
 /// A connection that closes without the panic of `Connect`'s own `Drop`.
 pub(super) struct Handle {
@@ -129,12 +131,12 @@ pub(super) fn last_error() -> VirError {
     }
 }
 
-/// `virDomainGetState`: state and reason in libvirt's numbers.
-pub(super) fn domain_state(domain: &Domain) -> Result<(i32, i32), VirError> {
+/// `virDomainGetState`.
+pub(super) fn domain_state(domain: &Domain) -> Result<DomainState, VirError> {
     let (mut state, mut reason): (c_int, c_int) = (0, 0);
     // SAFETY: the domain pointer is alive while `domain` is borrowed; both out pointers are valid.
     match unsafe { virt_sys::virDomainGetState(domain.as_ptr(), &mut state, &mut reason, 0) } {
-        0 => Ok((state, reason)),
+        0 => Ok(numbers::domain_state(state, reason)),
         _ => Err(last_error()),
     }
 }

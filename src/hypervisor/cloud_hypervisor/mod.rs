@@ -28,8 +28,8 @@ use serial::{Serial, SerialPaths};
 use stats::Told;
 
 use super::control::{Answer, ControlError, VmControl, Way};
-use crate::domain::DomainSpec;
-use crate::libvirt::{self, Connection, DomainEvent, DomainSnapshot, Event, Lifecycle, StatsRecord, event, state};
+use crate::domain::{DomainSpec, DomainState, LifeCycle, StateReason};
+use crate::libvirt::{self, Connection, DomainEvent, DomainSnapshot, Event, Lifecycle, StatsRecord};
 use crate::process::PidFd;
 
 /// How long things may take.
@@ -56,6 +56,11 @@ impl Default for Timings {
     }
 }
 
+/// The state of a VM whose VMM has ended.
+fn shut_off(reason: StateReason) -> DomainState {
+    DomainState::new(LifeCycle::Shutoff, reason)
+}
+
 /// What was asked of the VM that is to end it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Asked {
@@ -70,7 +75,7 @@ struct Known {
     /// The VMM while it lives.
     pid: Option<i32>,
     /// How the last one ended; libvirt's own word does not count from then on.
-    ended: Option<(i32, i32)>,
+    ended: Option<StateReason>,
     asked: Asked,
     /// libvirt does not know the domain any more.
     orphan: bool,
@@ -79,7 +84,7 @@ struct Known {
     /// The serial port, if there is one.
     serial: Option<SerialPaths>,
     /// The state that was told last.
-    told: i32,
+    told: LifeCycle,
 }
 
 struct Shared {
@@ -129,31 +134,30 @@ impl CloudHypervisor {
         &self.0.place.domain
     }
 
-    fn tell(&self, event: i32, detail: i32) {
+    fn tell(&self, event: Lifecycle) {
         // A driver that has ended has nobody left to tell.
-        let event = DomainEvent::Lifecycle(Lifecycle { event, detail });
-        let _ = self.0.events.send(Event::Domain(self.domain().to_owned(), event));
+        let _ = self.0.events.send(Event::Domain(self.domain().to_owned(), DomainEvent::Lifecycle(event)));
     }
 
     /// Tells a change between running and paused once, whoever noticed it.
-    fn tell_state(&self, now: i32) {
+    fn tell_state(&self, now: LifeCycle) {
         let before = std::mem::replace(&mut self.known().told, now);
         match (before, now) {
-            (state::RUNNING, state::PAUSED) => self.tell(event::SUSPENDED, 0),
-            (state::PAUSED, state::RUNNING) => self.tell(event::RESUMED, 0),
+            (LifeCycle::Running, LifeCycle::Paused) => self.tell(Lifecycle::Suspended),
+            (LifeCycle::Paused, LifeCycle::Running) => self.tell(Lifecycle::Resumed),
             _ => {}
         }
     }
 
     /// State of a VM that libvirt cannot be asked about.
-    async fn own_state(&self, error: libvirt::Error) -> Result<(i32, i32), ControlError> {
+    async fn own_state(&self, error: libvirt::Error) -> Result<DomainState, ControlError> {
         let (ended, pid) = {
             let known = self.known();
             (known.ended, known.pid)
         };
         match (ended, pid) {
             // However often the daemon was replaced since.
-            (Some(ended), _) => Ok(ended),
+            (Some(ended), _) => Ok(shut_off(ended)),
             (_, Some(_)) => {
                 let state = match self.0.rest.get("vm.info").await {
                     Ok(info) => info.get("state").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned(),
@@ -164,18 +168,18 @@ impl CloudHypervisor {
                     }
                 };
                 Ok(match state.as_str() {
-                    "Paused" => (state::PAUSED, state::PAUSED_USER),
-                    "Shutdown" => (state::SHUTOFF, state::SHUTOFF_SHUTDOWN),
-                    _ => (state::RUNNING, state::RUNNING_BOOTED),
+                    "Paused" => DomainState::new(LifeCycle::Paused, StateReason::User),
+                    "Shutdown" => shut_off(StateReason::Shutdown),
+                    _ => DomainState::RUNNING,
                 })
             }
             (_, None) => Err(error.into()),
         }
     }
 
-    async fn state_now(&self) -> Result<(i32, i32), ControlError> {
+    async fn state_now(&self) -> Result<DomainState, ControlError> {
         match self.0.connection.state(self.domain()).await {
-            Ok(state) => Ok(self.known().ended.unwrap_or(state)),
+            Ok(state) => Ok(self.known().ended.map_or(state, shut_off)),
             Err(error) => self.own_state(error).await,
         }
     }
@@ -188,13 +192,13 @@ impl CloudHypervisor {
                     known.xml.clone_from(&snapshot.xml);
                 }
                 if let Some(ended) = known.ended {
-                    (snapshot.state, snapshot.reason) = ended;
+                    snapshot.state = shut_off(ended);
                 }
                 Ok(snapshot)
             }
             Err(error) => {
-                let (state, reason) = self.own_state(error).await?;
-                Ok(DomainSnapshot { state, reason, xml: self.known().xml.clone() })
+                let state = self.own_state(error).await?;
+                Ok(DomainSnapshot { state, xml: self.known().xml.clone() })
             }
         }
     }
@@ -213,7 +217,7 @@ impl CloudHypervisor {
         self.end_leaked().await;
         let serial = SerialPaths::of(&xml, place.private());
         serial.iter().for_each(SerialPaths::clear);
-        *self.known() = Known { serial, told: state::RUNNING, ..Known::default() };
+        *self.known() = Known { serial, told: LifeCycle::Running, ..Known::default() };
         let said = checks::LogMark::at_end_of(place.log.as_deref());
         self.serve_console();
         if let Err(error) = self.0.connection.create(self.domain(), 0).await {
@@ -231,7 +235,7 @@ impl CloudHypervisor {
             let ended = self.cause(None).await;
             self.end_leaked().await;
             self.vmm_ended(ended).await;
-            if ended.1 == state::SHUTOFF_SHUTDOWN {
+            if ended == StateReason::Shutdown {
                 // A guest that was through with its work that soon has run all the same.
                 return Ok(());
             }
@@ -329,7 +333,7 @@ impl CloudHypervisor {
 
     async fn suspend_now(&self) -> Result<(), ControlError> {
         self.ask(self.0.connection.suspend(self.domain()), "vm.pause").await?;
-        self.tell_state(state::PAUSED);
+        self.tell_state(LifeCycle::Paused);
         Ok(())
     }
 }
@@ -346,7 +350,7 @@ impl VmControl for CloudHypervisor {
             {
                 let mut known = self.known();
                 let serial = xml.as_deref().and_then(|xml| SerialPaths::of(xml, place.private()));
-                (known.serial, known.xml, known.told) = (serial, xml.clone(), state::RUNNING);
+                (known.serial, known.xml, known.told) = (serial, xml.clone(), LifeCycle::Running);
             }
             let Some(pid) = pid else {
                 // It ran under the launcher before this one, and nobody has told its end.
@@ -368,7 +372,7 @@ impl VmControl for CloudHypervisor {
         })
     }
 
-    fn state(&self) -> Answer<'_, (i32, i32)> {
+    fn state(&self) -> Answer<'_, DomainState> {
         Box::pin(self.state_now())
     }
 
@@ -413,7 +417,7 @@ impl VmControl for CloudHypervisor {
     fn resume(&self) -> Answer<'_, ()> {
         Box::pin(async move {
             self.ask(self.0.connection.resume(self.domain()), "vm.resume").await?;
-            self.tell_state(state::RUNNING);
+            self.tell_state(LifeCycle::Running);
             Ok(())
         })
     }
@@ -481,7 +485,7 @@ impl VmControl for CloudHypervisor {
                 forgotten
             };
             if forgotten {
-                self.tell(event::UNDEFINED, 0);
+                self.tell(Lifecycle::Undefined);
                 return Ok(());
             }
             Ok(undefined?)

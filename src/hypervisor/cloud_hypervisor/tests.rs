@@ -74,12 +74,12 @@ impl Vm {
         )
     }
 
-    /// The detail of the end that is told next.
-    async fn stopped(&mut self) -> i32 {
+    /// The reason of the end that is told next.
+    async fn stopped(&mut self) -> StateReason {
         loop {
             let told = tokio::time::timeout(SOON, self.events.recv()).await.unwrap().unwrap();
-            if let Event::Domain(_, DomainEvent::Lifecycle(Lifecycle { event: event::STOPPED, detail })) = told {
-                return detail;
+            if let Event::Domain(_, DomainEvent::Lifecycle(Lifecycle::Stopped(reason))) = told {
+                return reason;
             }
         }
     }
@@ -123,18 +123,15 @@ fn cat() -> Child {
 
 #[tokio::test]
 async fn a_power_off_that_libvirt_cannot_tell_of_is_no_crash() {
-    for (cleanly, told, reason) in [
-        (true, event::STOPPED_SHUTDOWN, state::SHUTOFF_SHUTDOWN),
-        (false, event::STOPPED_CRASHED, state::SHUTOFF_CRASHED),
-    ] {
+    for (cleanly, reason) in [(true, StateReason::Shutdown), (false, StateReason::Crashed)] {
         // The daemon is away, or a new one that never knew the VM, which nobody has noticed yet.
         for vm in [Some(Vm::without_libvirt()), Vm::with_libvirt().await] {
             let Some(mut vm) = vm else { continue };
             vm.vmm_ends(cleanly).await;
-            assert_eq!(vm.stopped().await, told);
-            assert_eq!(vm.control.state().await.unwrap(), (state::SHUTOFF, reason));
+            assert_eq!(vm.stopped().await, reason);
+            assert_eq!(vm.control.state().await.unwrap(), shut_off(reason));
             let seen = vm.control.snapshot().await.unwrap();
-            assert_eq!((seen.state, seen.reason, seen.xml), (state::SHUTOFF, reason, Some(vm.xml())));
+            assert_eq!((seen.state, seen.xml), (shut_off(reason), Some(vm.xml())));
             assert!(vm.control.exists().await.unwrap(), "it is there until it is deleted");
         }
     }
@@ -154,8 +151,8 @@ async fn without_a_serial_port_the_exit_code_tells_a_power_off_where_the_kernel_
     drop(vmm.stdin.take());
     vmm.wait().unwrap();
     vm.wait_end().await;
-    let reason = if kernel_tells { state::SHUTOFF_SHUTDOWN } else { state::SHUTOFF_CRASHED };
-    assert_eq!(vm.control.state().await.unwrap(), (state::SHUTOFF, reason));
+    let reason = if kernel_tells { StateReason::Shutdown } else { StateReason::Crashed };
+    assert_eq!(vm.control.state().await.unwrap(), shut_off(reason));
 }
 
 #[tokio::test]
@@ -163,14 +160,14 @@ async fn an_end_stays_known_until_libvirt_can_be_told_to_forget_the_vm() {
     let vm = Vm::without_libvirt();
     vm.vmm_ends(true).await;
     assert!(vm.control.undefine().await.is_err());
-    assert_eq!(vm.control.state().await.unwrap(), (state::SHUTOFF, state::SHUTOFF_SHUTDOWN));
+    assert_eq!(vm.control.state().await.unwrap(), shut_off(StateReason::Shutdown));
 
     let Some(mut vm) = Vm::with_libvirt().await else { return };
     vm.vmm_ends(true).await;
     vm.stopped().await;
     vm.control.undefine().await.unwrap();
     let told = vm.events.recv().await.unwrap();
-    let undefined = DomainEvent::Lifecycle(Lifecycle { event: event::UNDEFINED, detail: 0 });
+    let undefined = DomainEvent::Lifecycle(Lifecycle::Undefined);
     assert_eq!(told, Event::Domain(vm.control.domain().to_owned(), undefined));
     assert!(vm.control.state().await.unwrap_err().is_no_domain());
     assert!(!vm.control.exists().await.unwrap());
@@ -197,10 +194,10 @@ async fn a_vmm_that_ended_before_it_could_be_watched_is_a_failed_start() {
 
     let failed = vm.control.start(false).await.unwrap_err().to_string();
     assert!(failed.contains("Cloud Hypervisor ended as soon as it had started"), "{failed}");
-    assert_eq!(vm.control.state().await.unwrap(), (state::SHUTOFF, state::SHUTOFF_CRASHED));
+    assert_eq!(vm.control.state().await.unwrap(), shut_off(StateReason::Crashed));
     // Ends of before, too, are told.
-    while vm.stopped().await != event::STOPPED_CRASHED {}
-    assert_eq!(connection.state(&domain).await.unwrap().0, state::SHUTOFF, "libvirt has let go of it");
+    while vm.stopped().await != StateReason::Crashed {}
+    assert_eq!(connection.state(&domain).await.unwrap().status, LifeCycle::Shutoff, "libvirt has let go of it");
     assert!(!*vm.control.0.console.borrow(), "nobody waits for its serial port");
 }
 
@@ -249,7 +246,7 @@ async fn a_launcher_that_follows_reads_no_xml_that_blocks_or_is_another_s() {
     std::fs::remove_file(&kept).unwrap();
     nix::unistd::mkfifo(&kept, nix::sys::stat::Mode::S_IRWXU).unwrap();
     vm.control.attach().await.unwrap();
-    assert_eq!(vm.control.state().await.unwrap().0, state::RUNNING, "it is there all the same");
+    assert_eq!(vm.control.state().await.unwrap().status, LifeCycle::Running, "it is there all the same");
     drop(vmm.stdin.take());
     vmm.wait().unwrap();
     vm.wait_end().await;
@@ -257,10 +254,7 @@ async fn a_launcher_that_follows_reads_no_xml_that_blocks_or_is_another_s() {
 
 #[tokio::test]
 async fn a_launcher_that_follows_tells_an_end_that_nobody_saw() {
-    for (cleanly, told, reason) in [
-        (true, event::STOPPED_SHUTDOWN, state::SHUTOFF_SHUTDOWN),
-        (false, event::STOPPED_CRASHED, state::SHUTOFF_CRASHED),
-    ] {
+    for (cleanly, reason) in [(true, StateReason::Shutdown), (false, StateReason::Crashed)] {
         let mut vm = Vm::without_libvirt();
         vm.control.attach().await.unwrap();
         assert!(vm.control.state().await.is_err(), "there was none");
@@ -269,8 +263,8 @@ async fn a_launcher_that_follows_tells_an_end_that_nobody_saw() {
             std::fs::write(vm.path("vmm-serial0"), "").unwrap();
         }
         vm.control.attach().await.unwrap();
-        assert_eq!(vm.stopped().await, told);
-        assert_eq!(vm.control.state().await.unwrap(), (state::SHUTOFF, reason));
+        assert_eq!(vm.stopped().await, reason);
+        assert_eq!(vm.control.state().await.unwrap(), shut_off(reason));
         assert_eq!(vm.control.snapshot().await.unwrap().xml, Some(vm.xml()));
         assert!(!vm.path("vmm-domain.xml").exists(), "it is told once");
     }

@@ -10,8 +10,9 @@ use nix::sys::signal::Signal;
 
 use super::serial::SerialPaths;
 use super::{Asked, CloudHypervisor};
+use crate::domain::{DomainState, LifeCycle, StateReason};
 use crate::files::{self, Folder};
-use crate::libvirt::{event, state};
+use crate::libvirt::Lifecycle;
 use crate::process::{Outcome, PidFd, find_by_command_prefix};
 
 /// No domain's XML is that large, in bytes; a larger file is not ours.
@@ -128,7 +129,7 @@ impl CloudHypervisor {
                 () = tokio::time::sleep(self.0.timings.look) => {}
             }
             match self.0.connection.state(self.domain()).await {
-                Ok((state::SHUTOFF, _)) => {
+                Ok(DomainState { status: LifeCycle::Shutoff, .. }) => {
                     // libvirt has let go of it; one that does not end by itself is ours to end.
                     off += 1;
                     if off == 3 {
@@ -136,11 +137,11 @@ impl CloudHypervisor {
                         tokio::spawn(end(pid, self.0.timings.terminate));
                     }
                 }
-                Ok((now, _)) => self.tell_state(now),
+                Ok(now) => self.tell_state(now.status),
                 Err(error) if error.is_no_domain() => {
                     self.forgotten();
-                    if let Ok((now, _)) = self.own_state(error).await {
-                        self.tell_state(now);
+                    if let Ok(now) = self.own_state(error).await {
+                        self.tell_state(now.status);
                     }
                 }
                 // Told by whoever reconnects.
@@ -152,15 +153,15 @@ impl CloudHypervisor {
     }
 
     /// Why the VMM that is gone has ended.
-    pub(super) async fn cause(&self, outcome: Option<Outcome>) -> (i32, i32) {
+    pub(super) async fn cause(&self, outcome: Option<Outcome>) -> StateReason {
         let asked = self.known().asked;
         if asked == Asked::Destroy {
-            return (state::SHUTOFF, state::SHUTOFF_DESTROYED);
+            return StateReason::Destroyed;
         }
         let deadline = Instant::now() + self.0.timings.settle;
         let libvirt_knows = loop {
             match self.0.connection.state(self.domain()).await {
-                Ok(found @ (state::SHUTOFF, _)) => return found,
+                Ok(DomainState { status: LifeCycle::Shutoff, reason }) => return reason,
                 Ok(_) if Instant::now() < deadline => tokio::time::sleep(self.0.timings.settle / 12).await,
                 Ok(_) => break true,
                 Err(error) => {
@@ -176,26 +177,26 @@ impl CloudHypervisor {
         let left_in_order =
             || outcome == Some(Outcome::Exited(0)) || self.serial().is_some_and(|serial| !serial.is_there());
         let orderly = asked == Asked::Shutdown || !libvirt_knows && left_in_order();
-        let reason = if orderly { state::SHUTOFF_SHUTDOWN } else { state::SHUTOFF_CRASHED };
-        (state::SHUTOFF, reason)
+        if orderly { StateReason::Shutdown } else { StateReason::Crashed }
     }
 
     /// Tells that there is no VMM any more, and why, and clears up after it.
-    pub(super) async fn vmm_ended(&self, ended: (i32, i32)) {
+    pub(super) async fn vmm_ended(&self, ended: StateReason) {
         {
             let mut known = self.known();
-            (known.pid, known.ended, known.told) = (None, Some(ended), state::SHUTOFF);
+            (known.pid, known.ended, known.told) = (None, Some(ended), LifeCycle::Shutoff);
         }
-        let detail = match ended.1 {
-            state::SHUTOFF_DESTROYED => event::STOPPED_DESTROYED,
-            state::SHUTOFF_CRASHED => event::STOPPED_CRASHED,
-            _ => event::STOPPED_SHUTDOWN,
+        // libvirt's event knows no unknown reason.
+        let told = match ended {
+            StateReason::Destroyed | StateReason::Crashed => ended,
+            _ => StateReason::Shutdown,
         };
-        self.tell(event::STOPPED, detail);
+        self.tell(Lifecycle::Stopped(told));
         self.0.alive.send_replace(false);
         self.0.console.send_replace(false);
         // libvirt does not notice a crash: without this, the domain could not be undefined.
-        if matches!(self.0.connection.state(self.domain()).await, Ok((state::RUNNING | state::PAUSED, _)))
+        let known = self.0.connection.state(self.domain()).await;
+        if known.is_ok_and(|known| matches!(known.status, LifeCycle::Running | LifeCycle::Paused))
             && let Err(error) = self.0.connection.destroy(self.domain(), 0).await
         {
             tracing::warn!("libvirt does not let go of the VM that ended: {error}");

@@ -36,10 +36,10 @@ use crate::cmd::{Failure, SyncRequest};
 use crate::convert::{self, Defines, HostFacts, SyncOptions};
 use crate::daemon::{DaemonState, Watcher};
 use crate::dhcp::Dhcp;
-use crate::domain::DomainSpec;
+use crate::domain::{DomainSpec, LifeCycle};
 use crate::hooks::Hooks;
 use crate::hypervisor::{Catalogue, Hypervisor, Runtime, Verdict, Version, host_architecture};
-use crate::libvirt::{flags, state};
+use crate::libvirt::flags;
 use crate::logging::shared_out;
 use crate::storage::{CloudInit, ImageInfo, Owner, StorageError, Tools};
 use crate::vmi::VirtualMachineInstance;
@@ -185,14 +185,14 @@ impl Boot {
             let served = pod_network::serve(self, &vmi, &facts, Nics::ThatAreThere).await;
             served.unwrap_or_else(|why| tracing::warn!("DHCP: {why}"));
         }
-        let (now, _reason) = vm.control.state().await?;
+        let now = vm.control.state().await?;
         let phase = vmi.status.phase.as_str();
         let mut started = Started::Before;
-        if state::is_down(now) && !matches!(phase, "Running" | "Failed" | "Succeeded") {
+        if now.may_be_started() && !matches!(phase, "Running" | "Failed" | "Succeeded") {
             vm.tracker.end_strays();
             self.start(vm, &vmi).await?;
             started = Started::Now;
-        } else if now == state::PAUSED && !vm.paused.contains(&vmi.metadata.uid) {
+        } else if now.status == LifeCycle::Paused && !vm.paused.contains(&vmi.metadata.uid) {
             vm.control.resume().await?;
         }
         if self.runtime.entry().launcher.hot_plug {
@@ -210,8 +210,8 @@ impl Boot {
         if self.prepared.load(Ordering::Relaxed) || vm.tracker.was_seen() {
             return Ok(false);
         }
-        let (now, _reason) = vm.control.state().await?;
-        Ok(state::is_down(now))
+        let now = vm.control.state().await?;
+        Ok(now.may_be_started())
     }
 
     /// The VMI must be this pod's, and must not ask for another hypervisor.

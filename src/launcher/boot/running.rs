@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use super::super::operations::Vm;
 use crate::cmd::Failure;
 use crate::domain::DomainSpec;
-use crate::libvirt::state;
 use crate::storage::ImageInfo;
 use crate::vmi::VirtualMachineInstance;
 
@@ -24,7 +23,7 @@ pub(super) async fn images(
         return Ok(None);
     }
     let snapshot = vm.control.snapshot().await?;
-    let Some(xml) = snapshot.xml.filter(|_| !state::is_down(snapshot.state)) else { return Ok(None) };
+    let Some(xml) = snapshot.xml.filter(|_| !snapshot.state.may_be_started()) else { return Ok(None) };
     let live = DomainSpec::from_xml(&xml)
         .map_err(|error| Failure::text(format!("libvirt's domain XML cannot be read: {error}")))?;
     Ok(Some(images_of(vmi, &live)))

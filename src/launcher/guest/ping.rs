@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::Guest;
 use crate::cmd::Failure;
-use crate::domain::{KubeVirtMetadata, LifeCycle, StateReason};
+use crate::domain::KubeVirtMetadata;
 use crate::guest_agent::{self, AgentError, LibvirtAgent};
 use crate::libvirt::{Connection, code};
 
@@ -43,7 +43,7 @@ pub(super) fn migrating(metadata: &KubeVirtMetadata) -> bool {
 async fn paused_but_healthy(connection: &Connection, domain: &str) -> bool {
     match connection.exists(domain).await {
         Ok(true) => match connection.state(domain).await {
-            Ok((state, reason)) => is_healthy_pause(state, reason),
+            Ok(now) => now.is_paused_on_purpose(),
             Err(_) => true,
         },
         Ok(false) => true,
@@ -51,35 +51,10 @@ async fn paused_but_healthy(connection: &Connection, domain: &str) -> bool {
     }
 }
 
-/// Whether somebody wants the domain to be paused.
-fn is_healthy_pause(state: i32, reason: i32) -> bool {
-    let status = LifeCycle::from_libvirt(state);
-    let wanted = matches!(
-        StateReason::from_libvirt(status, reason),
-        StateReason::User
-            | StateReason::Migration
-            | StateReason::Save
-            | StateReason::Dump
-            | StateReason::FromSnapshot
-            | StateReason::ShuttingDown
-            | StateReason::Snapshot
-            | StateReason::StartingUp
-            | StateReason::Postcopy
-    );
-    status == LifeCycle::Paused && wanted
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::domain::{MigrationMetadata, Time};
-
-    #[test]
-    fn only_a_wanted_pause_is_healthy() {
-        let healthy: Vec<i32> = (0..20).filter(|reason| is_healthy_pause(3, *reason)).collect();
-        assert_eq!(healthy, [1, 2, 3, 4, 7, 8, 9, 11, 12]);
-        assert!(!is_healthy_pause(1, 1), "a running domain is not paused");
-    }
 
     #[test]
     fn a_migration_runs_from_its_start_to_its_end() {

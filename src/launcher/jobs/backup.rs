@@ -15,28 +15,18 @@ use super::backup_documents::{Disk, backup_xml, checkpoint_xml, disks, stamp, vo
 use crate::cmd::{BackupCommand, BackupRequest, BackupStart, Checkpoint, Failure, FreezeRequest};
 use crate::domain::{BackupMetadata, DomainSpec, Time};
 use crate::files::{Folder, in_time};
-use crate::libvirt::{Error, JobStats};
+use crate::libvirt::{Error, JobOperation, JobStats, JobType, code};
 use crate::vmi::VirtualMachineInstance;
 
 /// From the order to begin a backup to its answer: below the client's 20 s, so that it learns that the work goes on.
 const ANSWER: Duration = Duration::from_secs(18);
 
-/// `VIR_DOMAIN_JOB_OPERATION_BACKUP`.
-pub const OPERATION_BACKUP: i32 = 9;
-/// Codes of checkpoints that are not there, not consistent, not valid.
-const BAD_CHECKPOINT: [i32; 3] = [102, 103, 109];
-
-/// `virDomainJobType`.
-mod job {
-    pub const NONE: i32 = 0;
-    pub const UNBOUNDED: i32 = 2;
-    pub const COMPLETED: i32 = 3;
-    pub const FAILED: i32 = 4;
-    pub const CANCELLED: i32 = 5;
-}
+/// Codes of checkpoints that are not there, not valid, not consistent.
+const BAD_CHECKPOINT: [i32; 3] =
+    [code::NO_DOMAIN_CHECKPOINT, code::INVALID_DOMAIN_CHECKPOINT, code::CHECKPOINT_INCONSISTENT];
 
 /// A backup of whose end nobody has told.
-const LOST: JobStats = JobStats { job_type: job::FAILED, operation: OPERATION_BACKUP, error: None };
+const LOST: JobStats = JobStats { job_type: JobType::Failed, operation: JobOperation::BACKUP, error: None };
 
 impl Jobs {
     /// BackupVirtualMachine.
@@ -132,7 +122,7 @@ impl Jobs {
         ongoing(metadata.backup.as_ref(), name, started).map_err(|why| failed(why.to_owned()))?;
         let (connection, domain) = (&self.vm.connection, &self.vm.domain);
         let running = connection.job_stats(domain).await.map_err(|error| failed(error.to_string()))?;
-        if (running.operation, running.job_type) != (OPERATION_BACKUP, job::UNBOUNDED) {
+        if (running.operation, running.job_type) != (JobOperation::BACKUP, JobType::Unbounded) {
             let why =
                 format!("cannot abort backup, wrong operation or type: {}, {}", running.operation, running.job_type);
             return Err(failed(why));
@@ -146,7 +136,7 @@ impl Jobs {
         let metadata = self.vm.metadata.snapshot();
         let Some(backup) = metadata.backup.filter(is_running) else { return false };
         let stats = match self.vm.connection.completed_job_stats(&self.vm.domain).await {
-            Ok(stats) if stats.job_type != job::NONE => JobStats { error: stats.error.or(told.error), ..stats },
+            Ok(stats) if stats.job_type != JobType::None => JobStats { error: stats.error.or(told.error), ..stats },
             Ok(_) | Err(_) => told,
         };
         edit(&self.vm.metadata, &backup, |now| end(now, &stats));
@@ -161,7 +151,7 @@ impl Jobs {
             return false;
         }
         match self.vm.connection.job_stats(&self.vm.domain).await {
-            Ok(stats) if stats.job_type == job::NONE => self.backup_ended(LOST).await,
+            Ok(stats) if stats.job_type == JobType::None => self.backup_ended(LOST).await,
             Ok(_) => false,
             Err(error) => {
                 tracing::warn!("whether the backup goes on cannot be asked: {error}");
@@ -174,7 +164,7 @@ impl Jobs {
     /// ended last may be an earlier one's.
     async fn settle(&self, backup: &BackupMetadata) {
         match self.vm.connection.job_stats(&self.vm.domain).await {
-            Ok(stats) if stats.job_type == job::NONE => edit(&self.vm.metadata, backup, |now| end(now, &LOST)),
+            Ok(stats) if stats.job_type == JobType::None => edit(&self.vm.metadata, backup, |now| end(now, &LOST)),
             Ok(_) => {}
             // The next connection looks.
             Err(error) => tracing::warn!("whether the backup goes on cannot be asked: {error}"),
@@ -313,10 +303,10 @@ fn is_same(known: &BackupMetadata, name: &str, started: Option<Time>) -> bool {
 fn end(backup: &mut BackupMetadata, stats: &JobStats) {
     let pull = backup.mode == "Pull";
     let (failed, mut message) = match stats.job_type {
-        job::COMPLETED => (false, String::new()),
-        job::CANCELLED if pull => (false, String::new()),
-        job::CANCELLED => (true, "backup aborted".to_owned()),
-        job::FAILED => (true, String::new()),
+        JobType::Completed => (false, String::new()),
+        JobType::Cancelled if pull => (false, String::new()),
+        JobType::Cancelled => (true, "backup aborted".to_owned()),
+        JobType::Failed => (true, String::new()),
         other => (true, format!("unexpected job completion type: {other}")),
     };
     let expected = |error: &str| pull && error.contains("Operation canceled");
@@ -413,18 +403,21 @@ mod tests {
 
     #[test]
     fn the_end_is_told_as_documented() {
-        let ended = |mode: &str, job_type: i32, error: Option<&str>| {
+        let ended = |mode: &str, job_type: JobType, error: Option<&str>| {
             let mut backup = BackupMetadata { name: "b".into(), mode: mode.into(), ..BackupMetadata::default() };
-            end(&mut backup, &JobStats { job_type, operation: 9, error: error.map(str::to_owned) });
+            end(&mut backup, &JobStats { job_type, operation: JobOperation::BACKUP, error: error.map(str::to_owned) });
             assert!(backup.completed && backup.end_timestamp.is_some());
             (backup.failed, backup.backup_msg)
         };
-        assert_eq!(ended("Push", 3, None), (false, String::new()));
-        assert_eq!(ended("Push", 5, Some("Operation canceled")), (true, "backup aborted: Operation canceled".into()));
-        assert_eq!(ended("Pull", 5, Some("Operation canceled")), (false, String::new()));
-        assert_eq!(ended("Push", 4, Some("no space")), (true, "no space".into()));
-        assert_eq!(ended("Push", 4, None), (true, "unknown failure reason".into()));
-        assert_eq!(ended("Push", 1, None), (true, "unexpected job completion type: 1".into()));
+        assert_eq!(ended("Push", JobType::Completed, None), (false, String::new()));
+        assert_eq!(
+            ended("Push", JobType::Cancelled, Some("Operation canceled")),
+            (true, "backup aborted: Operation canceled".into())
+        );
+        assert_eq!(ended("Pull", JobType::Cancelled, Some("Operation canceled")), (false, String::new()));
+        assert_eq!(ended("Push", JobType::Failed, Some("no space")), (true, "no space".into()));
+        assert_eq!(ended("Push", JobType::Failed, None), (true, "unknown failure reason".into()));
+        assert_eq!(ended("Push", JobType::Bounded, None), (true, "unexpected job completion type: 1".into()));
     }
 
     #[test]

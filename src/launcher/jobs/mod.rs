@@ -7,8 +7,6 @@ mod backup_documents;
 mod exports;
 mod memory_dump;
 
-pub use backup::OPERATION_BACKUP;
-
 use std::sync::Arc;
 
 use tokio::sync::Mutex;

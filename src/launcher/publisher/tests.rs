@@ -15,7 +15,7 @@ use crate::launcher::hypervisor_process::Search;
 use crate::launcher::operations::PausedSet;
 use crate::launcher::power_off::AskedAgent;
 use crate::launcher::sync::Hotplug;
-use crate::libvirt::{Deadlines, event};
+use crate::libvirt::Deadlines;
 use crate::notify::Timings;
 use crate::process::identify;
 
@@ -44,7 +44,7 @@ impl World {
         let identity = Identity { domain: DOMAIN.into(), namespace: "ns".into(), name: "vm".into(), uid: "u".into() };
         let outbox = Outbox::start(folder.join("notify.sock"), Timings::default());
         let guest = Guest::new(&identity, connection.clone(), outbox.clone(), folder.join("tpm"), saved.clone());
-        let snapshot = DomainSnapshot { state: state::RUNNING, reason: state::RUNNING_BOOTED, xml: Some(XML.into()) };
+        let snapshot = DomainSnapshot { state: DomainState::RUNNING, xml: Some(XML.into()) };
         let shown = Arc::new(ControlDouble::new(snapshot, ControlError::Hypervisor("the publisher only looks".into())));
         let search = Search { pid_file: folder.join("pid"), command_prefixes: Vec::new() };
         let vm = Vm {
@@ -103,8 +103,8 @@ async fn the_next_launcher_tells_what_the_agent_and_the_panics_have_told_before(
     let shown = Domain { status: told(), ..Domain::default() };
     let agent = Introduction { agent: Some(AgentInfo::default()), hostname: "guest".into(), ..Introduction::default() };
     first.guest.inherit(Some(&shown), FsFreeze { status: "frozen".into() }, agent);
-    first.publications.look(Cause::Lifecycle(Lifecycle { event: event::CRASHED, detail: 1 }));
-    first.shown.set(state::PAUSED, state::PAUSED_USER, Some(XML));
+    first.publications.look(Cause::Lifecycle(Lifecycle::Crashed { panicked: false }));
+    first.shown.set(PAUSED, Some(XML));
     timeout(WAIT, async {
         let mut published = first.publications.published.clone();
         published
@@ -119,7 +119,7 @@ async fn the_next_launcher_tells_what_the_agent_and_the_panics_have_told_before(
     .unwrap();
 
     let mut next = World::new(folder.path(), true, closed());
-    next.shown.set(state::PAUSED, state::PAUSED_USER, Some(XML));
+    next.shown.set(PAUSED, Some(XML));
     let publisher = next.publisher.as_ref().unwrap();
     {
         let known = publisher.guest_data.borrow();
@@ -143,10 +143,10 @@ async fn without_xml_the_domain_keeps_the_devices_that_were_seen_last() {
     world.run();
     let seen = world.domain().await;
     assert_eq!(seen.spec.devices.channels.len(), 1);
-    world.shown.set(state::PAUSED, state::PAUSED_USER, None);
+    world.shown.set(PAUSED, None);
     let unread = world.domain().await;
     assert_eq!((unread.status.status, &unread.spec), (LifeCycle::Paused, &seen.spec));
-    world.shown.set(state::RUNNING, 5, Some("<domain>"));
+    world.shown.set(DomainState::RUNNING, Some("<domain>"));
     let unread = world.domain().await;
     assert_eq!((unread.status.status, &unread.spec), (LifeCycle::Running, &seen.spec));
 }
@@ -161,7 +161,7 @@ async fn failing_disks_are_asked_for_until_libvirt_answers() {
     let connection = Connection::new(uri, Deadlines::default(), mpsc::unbounded_channel().0);
     let mut world = World::new(folder.path(), false, connection.clone());
     world.run();
-    world.shown.set(state::PAUSED, state::PAUSED_IO_ERROR, Some(XML));
+    world.shown.set(DomainState::new(LifeCycle::Paused, StateReason::IoError), Some(XML));
     assert_eq!(world.domain().await.status.reason, StateReason::IoError);
     if let Err(error) = connection.connect().await {
         // The static client is built without the test driver.
@@ -195,9 +195,10 @@ fn says(state: &str, reason: &str, agent: bool) -> (String, String, bool) {
     (state.to_owned(), reason.to_owned(), agent)
 }
 
-/// `virDomainShutoffReason` failed.
-const SHUTOFF_FAILED: i32 = 6;
-const DEFINED: Cause = Cause::Lifecycle(Lifecycle { event: event::DEFINED, detail: event::DEFINED_ADDED });
+const FAILED: DomainState = DomainState::new(LifeCycle::Shutoff, StateReason::Failed);
+const STARTING: DomainState = DomainState::new(LifeCycle::Paused, StateReason::StartingUp);
+const PAUSED: DomainState = DomainState::new(LifeCycle::Paused, StateReason::User);
+const DEFINED: Cause = Cause::Lifecycle(Lifecycle::Defined { added: true });
 
 #[tokio::test(start_paused = true)]
 async fn an_operation_s_end_is_looked_at_whatever_came_of_it() {
@@ -206,12 +207,12 @@ async fn an_operation_s_end_is_looked_at_whatever_came_of_it() {
     let mut last = world.publisher.as_ref().unwrap().last.subscribe();
     world.run();
     // libvirt tells of the define; by the time of the look the start is under way.
-    world.shown.set(state::PAUSED, state::PAUSED_STARTING_UP, Some(XML));
+    world.shown.set(STARTING, Some(XML));
     world.publications.look(DEFINED);
     world.publications.refreshed().await;
     assert_eq!(told_by(&last), says("Paused", "StartingUp", false));
     // The start fails, and libvirt sends no event.
-    world.shown.set(state::SHUTOFF, SHUTOFF_FAILED, Some(XML));
+    world.shown.set(FAILED, Some(XML));
     world.publications.settled().await;
     assert_eq!(told_by(&last), says("Shutoff", "Failed", false));
     assert_eq!(world.domain().await.status.reason, StateReason::Failed);
@@ -225,7 +226,7 @@ async fn an_operation_s_end_is_looked_at_whatever_came_of_it() {
     // While libvirt cannot be asked the look is due, with its news.
     world.shown.fail(ControlError::Hypervisor("the daemon died during the operation".into()));
     world.publications.settled().await;
-    world.shown.set(state::PAUSED, state::PAUSED_USER, Some(XML));
+    world.shown.set(PAUSED, Some(XML));
     timeout(WAIT, last.wait_for(|told| told.as_ref().is_some_and(|told| told.contains("Paused"))))
         .await
         .unwrap()
@@ -239,14 +240,14 @@ async fn a_start_that_nobody_waits_for_is_looked_at_until_it_is_over() {
     let mut world = World::new(folder.path(), false, closed());
     let mut last = world.publisher.as_ref().unwrap().last.subscribe();
     world.run();
-    world.shown.set(state::SHUTOFF, 0, Some(XML));
+    world.shown.set(ENDED_WITHOUT_REASON, Some(XML));
     world.publications.look(DEFINED);
     world.publications.refreshed().await;
-    world.shown.set(state::PAUSED, state::PAUSED_STARTING_UP, Some(XML));
+    world.shown.set(STARTING, Some(XML));
     world.publications.settled().await;
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert_eq!(told_by(&last), says("Shutoff", "Unknown", false), "a moment in the middle is not news");
-    world.shown.set(state::SHUTOFF, SHUTOFF_FAILED, Some(XML));
+    world.shown.set(FAILED, Some(XML));
     timeout(WAIT, last.wait_for(|told| told.as_ref().is_some_and(|told| told.contains("Failed"))))
         .await
         .unwrap()
@@ -256,26 +257,26 @@ async fn a_start_that_nobody_waits_for_is_looked_at_until_it_is_over() {
 #[tokio::test]
 async fn a_document_that_says_the_domain_is_down_shows_nothing_live() {
     let folder = tempfile::tempdir().unwrap();
-    for (state, reason) in [
-        CRASHED,
-        (state::SHUTOFF, state::SHUTOFF_SHUTDOWN),
-        (state::SHUTOFF, state::SHUTOFF_DESTROYED),
-        (state::SHUTOFF, SHUTOFF_FAILED),
-        (state::CRASHED, 1),
+    for state in [
+        DomainState::CRASHED,
+        DomainState::new(LifeCycle::Shutoff, StateReason::Shutdown),
+        DomainState::new(LifeCycle::Shutoff, StateReason::Destroyed),
+        FAILED,
+        DomainState::new(LifeCycle::Crashed, StateReason::Panicked),
     ] {
         // libvirt still shows the live XML, or none can be read, and the last one was live.
         for spec in [Some(DomainSpec::from_xml(XML).unwrap()), None] {
             let world = World::new(folder.path(), false, closed());
             let mut publisher = world.publisher.unwrap();
             let last = publisher.last.subscribe();
-            let mut show = |state, reason, spec| {
-                publisher.publish(Told::Always(Wanted::default()), Some(Look { state, reason, spec }));
+            let mut show = |state, spec| {
+                publisher.publish(Told::Always(Wanted::default()), Some(Look { state, spec }));
             };
             world.guest.inherit(None, FsFreeze::default(), known());
-            show(state::RUNNING, state::RUNNING_BOOTED, Some(DomainSpec::from_xml(XML).unwrap()));
+            show(DomainState::RUNNING, Some(DomainSpec::from_xml(XML).unwrap()));
             assert!(told_by(&last).2, "virt-handler asks for the agent");
-            show(state, reason, spec);
-            assert!(!told_by(&last).2, "{state} {reason}");
+            show(state, spec);
+            assert!(!told_by(&last).2, "{state:?}");
             let shown = world.publications.published.borrow().domain.clone().unwrap();
             let channel = shown.spec.devices.channels[0].target.clone().unwrap();
             assert_eq!((channel.name.as_str(), channel.state.as_str()), ("org.qemu.guest_agent.0", ""));
@@ -298,11 +299,11 @@ async fn an_agent_is_shown_once_it_has_told_of_itself() {
     world.publications.refreshed().await;
     assert_eq!(told_by(&last), says("Running", "Unknown", false));
     // What cannot be read now neither shows nor loses it.
-    world.shown.set(state::RUNNING, state::RUNNING_BOOTED, None);
+    world.shown.set(DomainState::RUNNING, None);
     world.publications.look(Cause::Changed);
     world.publications.refreshed().await;
     assert!(!told_by(&last).2);
-    world.shown.set(state::RUNNING, state::RUNNING_BOOTED, Some(XML));
+    world.shown.set(DomainState::RUNNING, Some(XML));
     world.guest.inherit(None, FsFreeze::default(), known());
     let mut told = last.clone();
     timeout(WAIT, told.wait_for(|told| told.as_ref().is_some_and(|told| told.contains("\"connected\""))))
@@ -324,10 +325,10 @@ async fn an_agent_that_says_nothing_is_shown_after_a_while() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(told_by(&last), says("Running", "Unknown", true));
     // One that comes back is a new one.
-    world.shown.set(state::RUNNING, state::RUNNING_BOOTED, Some(&XML.replace("'connected'", "'disconnected'")));
+    world.shown.set(DomainState::RUNNING, Some(&XML.replace("'connected'", "'disconnected'")));
     world.publications.look(Cause::Changed);
     world.publications.refreshed().await;
-    world.shown.set(state::RUNNING, state::RUNNING_BOOTED, Some(XML));
+    world.shown.set(DomainState::RUNNING, Some(XML));
     world.publications.look(Cause::Changed);
     world.publications.refreshed().await;
     assert!(!told_by(&last).2);

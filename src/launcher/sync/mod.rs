@@ -17,7 +17,6 @@ use super::saved::SavedStore;
 use crate::cmd::Failure;
 use crate::convert::{self, ConvertError, HostFacts};
 use crate::domain::{DomainSpec, Interface};
-use crate::libvirt::state;
 use crate::vmi::VirtualMachineInstance;
 use failures::Failures;
 use interfaces::InterfaceChange;
@@ -69,7 +68,7 @@ impl Devices {
 pub async fn bring_in_line(vm: &Vm, vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<(), Failure> {
     let mut failures = Failures::default();
     let snapshot = vm.connection.snapshot(&vm.domain).await?;
-    if let Some(xml) = snapshot.xml.filter(|_| !state::is_down(snapshot.state)) {
+    if let Some(xml) = snapshot.xml.filter(|_| !snapshot.state.may_be_started()) {
         let devices = Devices::new(vmi, facts, &xml)?;
         let mut devices = volumes::bring_in_line(vm, vmi, facts, devices, &mut failures).await?;
         if vmi.status.phase == "Running" {
