@@ -102,9 +102,10 @@ async fn a_killed_daemon_comes_back_and_a_stopped_one_does_not() {
     assert!(!Path::new(&format!("/proc/{second}")).exists(), "killed and waited for");
 }
 
-/// A daemon that lives on when its launcher dies, under a name of its own: this process has other children.
-fn outliving(folder: &Path) -> DaemonSpec {
-    let (binary, program) = (std::env::current_exe().unwrap(), folder.join("logd-double"));
+/// A daemon that lives on when its launcher dies. Each test has another `name`: the daemons of all are children of this
+/// process, which is where the next launcher looks for them.
+fn outliving(folder: &Path, name: &str) -> DaemonSpec {
+    let (binary, program) = (std::env::current_exe().unwrap(), folder.join(name));
     std::fs::copy(&binary, &program).unwrap();
     let place = folder.join("place");
     std::fs::create_dir(&place).unwrap();
@@ -112,13 +113,7 @@ fn outliving(folder: &Path) -> DaemonSpec {
     let script = std::fs::read_to_string(&spec.program).unwrap();
     let script = script.replace(binary.to_str().unwrap(), program.to_str().unwrap());
     let deaf = support::daemon::deaf(folder, script.trim_start_matches("#!/bin/sh\n"));
-    DaemonSpec {
-        name: "logd-double".into(),
-        program: deaf.program,
-        forward_log: false,
-        outlives_launcher: true,
-        ..spec
-    }
+    DaemonSpec { name: name.into(), program: deaf.program, forward_log: false, outlives_launcher: true, ..spec }
 }
 
 /// The next launcher's supervisor; this process stands in for PID 1, whose child the daemon became.
@@ -131,7 +126,7 @@ fn next_launchers(spec: &DaemonSpec, halted: Option<Duration>) -> Supervisor {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_that_outlives_its_launcher_is_taken_over_and_looked_after() {
     let folder = tempfile::tempdir().unwrap();
-    let spec = outliving(folder.path());
+    let spec = outliving(folder.path(), "logd-double-1");
     let first = Supervisor::start(spec.clone(), settings(), &Watcher::new(), Log::default().libvirt());
     let (pid, _) = first.ready(SOON).await.unwrap();
     // As a launcher that dies.
@@ -161,7 +156,7 @@ async fn a_daemon_that_outlives_its_launcher_is_taken_over_and_looked_after() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_daemons_that_were_left_one_is_taken_over_and_the_other_ended() {
     let folder = tempfile::tempdir().unwrap();
-    let spec = outliving(folder.path());
+    let spec = outliving(folder.path(), "logd-double-2");
     let mut pids = Vec::new();
     for _ in 0..2 {
         let left = Supervisor::start(spec.clone(), settings(), &Watcher::new(), Log::default().libvirt());

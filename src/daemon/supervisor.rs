@@ -16,7 +16,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::child;
@@ -98,7 +98,7 @@ pub struct Supervisor {
     name: String,
     state: watch::Receiver<DaemonState>,
     hangs: watch::Sender<u64>,
-    stop: Option<oneshot::Sender<()>>,
+    stop: watch::Sender<bool>,
     task: Option<JoinHandle<()>>,
 }
 
@@ -106,12 +106,12 @@ impl Supervisor {
     /// Starts the daemon and keeps it running. `log` receives the lines of its standard error if the spec says so.
     pub fn start(spec: DaemonSpec, settings: Settings, watcher: &Watcher, log: LibvirtLog) -> Self {
         let (publish, state) = watch::channel(DaemonState::Starting { generation: 1 });
-        let (stop, stopped) = oneshot::channel();
+        let (stop, stopped) = watch::channel(false);
         let name = spec.name.clone();
         let (hangs, hung) = watch::channel(0);
         let supervised = Task { spec, settings, watcher: watcher.clone(), log, publish, stopped, hung };
         let task = tokio::spawn(supervised.run());
-        Supervisor { name, state, hangs, stop: Some(stop), task: Some(task) }
+        Supervisor { name, state, hangs, stop, task: Some(task) }
     }
 
     /// Its state and its changes.
@@ -155,10 +155,7 @@ impl Supervisor {
     /// SIGKILL as in contract/lifecycle.md 8.3: the hypervisor is no child of the daemon and does not notice, and a daemon that
     /// shuts down in an orderly way might see to its VMs itself.
     pub async fn stop(mut self) {
-        if let Some(stop) = self.stop.take() {
-            // Nobody hears if it has failed already.
-            let _ = stop.send(());
-        }
+        self.stop.send_replace(true);
         if let Some(task) = self.task.take() {
             let _ = task.await;
         }
@@ -218,9 +215,17 @@ struct Task {
     watcher: Watcher,
     log: LibvirtLog,
     publish: watch::Sender<DaemonState>,
-    stopped: oneshot::Receiver<()>,
+    stopped: watch::Receiver<bool>,
     /// The generation that was found to hang.
     hung: watch::Receiver<u64>,
+}
+
+/// Waits for [`Supervisor::stop`]. A supervisor that was dropped has told nothing: its task is aborted, and a daemon that
+/// outlives its launcher is left alone.
+async fn told_to_stop(stopped: &mut watch::Receiver<bool>) {
+    if stopped.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// How one generation ended.
@@ -265,7 +270,7 @@ impl Task {
             // The original's words, which tests look for (contract/lifecycle.md 5.4).
             tracing::warn!(reason, pause = ?pause, failures, "{name} exited, restarting");
             self.publish.send_replace(DaemonState::Backoff { reason, pause });
-            if tokio::time::timeout(pause, &mut self.stopped).await.is_ok() {
+            if tokio::time::timeout(pause, told_to_stop(&mut self.stopped)).await.is_ok() {
                 break;
             }
         }
@@ -284,7 +289,7 @@ impl Task {
         self.publish.send_replace(DaemonState::Waiting { reason });
         tokio::select! {
             biased;
-            _ = &mut self.stopped => true,
+            () = told_to_stop(&mut self.stopped) => true,
             () = one_exists(devices, &self.watcher) => false,
         }
     }
@@ -311,7 +316,7 @@ impl Task {
         let within = self.settings.ready;
         tokio::select! {
             biased;
-            _ = &mut self.stopped => return self.kill(child).await,
+            () = told_to_stop(&mut self.stopped) => return self.kill(child).await,
             status = child.wait() => return Ended::Failed(self.ended(pid, status), Duration::ZERO),
             () = Held::stays_stopped(pid, adopted, self.settings.halted) => {
                 let error = DaemonError::Halted { name: self.spec.name.clone(), pid };
@@ -340,7 +345,7 @@ impl Task {
         let name = self.spec.name.clone();
         tokio::select! {
             biased;
-            _ = &mut self.stopped => self.kill(child).await,
+            () = told_to_stop(&mut self.stopped) => self.kill(child).await,
             status = child.wait() => Ended::Failed(self.ended(pid, status), ready.elapsed()),
             () = hangs => self.give_up(child, DaemonError::Hung { name, pid }, ready.elapsed()).await,
             () = Held::stays_stopped(pid, adopted, self.settings.halted) => {
