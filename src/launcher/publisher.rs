@@ -330,7 +330,7 @@ impl Publisher {
                     self.guest_told = now;
                     due.tell(Wanted::default());
                 }
-                () = self.introductions.overdue() => due.tell(Wanted::default()),
+                () = self.introductions.overdue() => due.news = true,
                 () = self.metadata.changed() => due.tell(Wanted::default()),
                 Ok(()) = self.process.changed() => {
                     self.foretell_crash();

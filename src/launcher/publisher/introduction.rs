@@ -16,8 +16,15 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Which agents are shown. One VM has one.
 #[derive(Debug, Default)]
 pub(super) struct Introductions {
-    /// An agent is connected and not shown yet, since then.
-    waiting: Option<Instant>,
+    /// An agent is connected and has not told of itself.
+    waiting: Option<Waiting>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    since: Instant,
+    /// [`Introductions::overdue`] has ended for it.
+    announced: bool,
 }
 
 impl Introductions {
@@ -28,8 +35,8 @@ impl Introductions {
             self.waiting = None;
             return;
         }
-        let since = *self.waiting.get_or_insert_with(Instant::now);
-        if since.elapsed() < PATIENCE {
+        let waiting = self.waiting.get_or_insert_with(|| Waiting { since: Instant::now(), announced: false });
+        if waiting.since.elapsed() < PATIENCE {
             write_agent_state(spec, DISCONNECTED);
         }
     }
@@ -41,11 +48,35 @@ impl Introductions {
         }
     }
 
-    /// Waits until an agent is to be shown although it has not told of itself; for ever if there is none.
-    pub(super) async fn overdue(&self) {
-        match self.waiting.map(|since| since + PATIENCE).filter(|at| *at > Instant::now()) {
-            Some(at) => tokio::time::sleep_until(at).await,
-            None => std::future::pending().await,
+    /// Waits until an agent is to be shown although it has not told of itself, once for each; for ever if there is none. A
+    /// moment that passes while nobody waits is not missed.
+    pub(super) async fn overdue(&mut self) {
+        match &mut self.waiting {
+            Some(waiting) if !waiting.announced => {
+                tokio::time::sleep_until(waiting.since + PATIENCE).await;
+                waiting.announced = true;
+            }
+            Some(_) | None => std::future::pending().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn overdue_agent_is_announced_once_even_if_nobody_waited_at_that_moment() {
+        let xml = "<domain><devices><channel type='unix'>\
+            <target type='virtio' name='org.qemu.guest_agent.0' state='connected'/></channel></devices></domain>";
+        let mut introductions = Introductions::default();
+        introductions.show(&mut DomainSpec::from_xml(xml).unwrap(), false);
+        // A look at the domain is under way.
+        tokio::time::advance(PATIENCE).await;
+        tokio::time::timeout(Duration::from_secs(1), introductions.overdue()).await.unwrap();
+        tokio::time::timeout(PATIENCE * 2, introductions.overdue()).await.unwrap_err();
+        let mut shown = DomainSpec::from_xml(xml).unwrap();
+        introductions.show(&mut shown, false);
+        assert!(has_agent(&shown), "it counts as connected");
     }
 }
