@@ -49,6 +49,7 @@ fn facts() -> HostFacts {
         name: "kvm".into(),
         device_present: true,
         profile: Profile::CloudHypervisor,
+        disk_driver: "raw".into(),
         firmware_image: "/usr/share/cloud-hypervisor/CLOUDHV.fd".into(),
         ..HypervisorFacts::default()
     };

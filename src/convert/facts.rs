@@ -128,7 +128,7 @@ pub enum Profile {
 }
 
 /// The hypervisor of the pod.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct HypervisorFacts {
     /// `kvm` (or empty), `hyperv-direct`.
@@ -141,6 +141,28 @@ pub struct HypervisorFacts {
     pub firmware_image: String,
     /// libvirt's name for the domain, where the VMI's would be too long; else empty.
     pub domain_name: String,
+    /// `<driver name=…>` of disks.
+    pub disk_driver: String,
+    /// Whether libvirt's driver takes `<boot order=…>`; without, disks stand in the order in which they are to be tried.
+    pub boot_order: bool,
+    /// Whether there is a memory balloon.
+    pub memory_balloon: bool,
+}
+
+impl Default for HypervisorFacts {
+    /// QEMU with KVM, on a machine without the device.
+    fn default() -> Self {
+        HypervisorFacts {
+            name: String::new(),
+            device_present: false,
+            profile: Profile::default(),
+            firmware_image: String::new(),
+            domain_name: String::new(),
+            disk_driver: "qemu".to_owned(),
+            boot_order: true,
+            memory_balloon: true,
+        }
+    }
 }
 
 /// Firmware files.

@@ -83,8 +83,6 @@ pub trait LibvirtWrapper {
     fn start_hypervisor_daemon(&self, qemu: (u32, u32)) -> DaemonSpec;
     /// The log daemon to start, where the hypervisor's driver uses one.
     fn start_virtlog(&self) -> Option<DaemonSpec>;
-    /// Whether libvirt runs in system mode.
-    fn runs_as_root(&self) -> bool;
     /// The URI to connect to, and the user name to give if asked for one.
     fn libvirt_uri_and_user(&self) -> (&str, &str);
     /// Where libvirt puts the hypervisor's pid file.
@@ -97,30 +95,10 @@ pub trait LibvirtWrapper {
 pub trait Hypervisor {
     /// The catalogue's name.
     fn name(&self) -> &str;
-    /// What the pod's memory limit has to allow for.
-    fn overheads(&self) -> &Overheads;
     /// Whether cloud-init and config disks may be ISO 9660 images on a CD-ROM.
     fn supports_iso(&self) -> bool;
-    /// The device resource the pod asks the kubelet for.
-    fn hypervisor_device(&self) -> &str;
-    /// The device node that shows that hardware virtualisation is there.
-    fn device_node(&self) -> Option<&Path>;
-    /// Whether the compute container needs privileges.
-    fn should_run_privileged(&self) -> bool;
-    /// What the name of a vCPU thread looks like in `/proc/PID/task/TID/comm`.
-    fn vcpu_regex(&self) -> &regex::Regex;
-    /// The libvirt daemon's socket.
-    fn libvirt_socket_path(&self) -> &Path;
-    /// `<driver name=…>` of disks.
-    fn disk_driver(&self) -> &str;
-    /// Whether disks need explicit boot order.
-    fn requires_boot_order(&self) -> bool;
-    /// Whether there is a memory balloon.
-    fn supports_memory_ballooning(&self) -> bool;
     /// Whether it follows an image's backing files; without, a VM needs copies.
     fn follows_backing_chains(&self) -> bool;
     /// libvirt's name for the domain `<namespace>_<name>`: itself, or a short one that is unique to it.
     fn domain_name(&self, name: &str) -> String;
-    /// `<domain type=…>` with hardware virtualisation.
-    fn virt_type(&self) -> &str;
 }

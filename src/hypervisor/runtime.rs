@@ -10,7 +10,7 @@ use super::control::{LibvirtControl, VmControl};
 use super::daemon_choice::{Remark, ResolvedDaemon, basename};
 use super::features::{Feature, FeatureError, features_of};
 use super::libvirt_files::{ConfigFile, LibvirtFiles};
-use super::schema::{Control, Entry, Overheads, RuntimeUser};
+use super::schema::{Control, Entry, RuntimeUser};
 use super::{DaemonSpec, Hypervisor, LibvirtWrapper, RunAs};
 use crate::libvirt::{Connection, Event};
 
@@ -257,10 +257,6 @@ impl LibvirtWrapper for Runtime {
         })
     }
 
-    fn runs_as_root(&self) -> bool {
-        self.root
-    }
-
     fn libvirt_uri_and_user(&self) -> (&str, &str) {
         (&self.daemon.uri, if self.root { "" } else { "qemu" })
     }
@@ -281,44 +277,8 @@ impl Hypervisor for Runtime {
         &self.name
     }
 
-    fn overheads(&self) -> &Overheads {
-        &self.entry.virt_launcher_overheads
-    }
-
     fn supports_iso(&self) -> bool {
         self.entry.cloud_init_file_type == "iso"
-    }
-
-    fn hypervisor_device(&self) -> &str {
-        &self.entry.hypervisor_device
-    }
-
-    fn device_node(&self) -> Option<&Path> {
-        self.entry.launcher.device.as_deref()
-    }
-
-    fn should_run_privileged(&self) -> bool {
-        self.entry.should_run_privileged
-    }
-
-    fn vcpu_regex(&self) -> &regex::Regex {
-        &self.vcpu_regex
-    }
-
-    fn libvirt_socket_path(&self) -> &Path {
-        &self.daemon.socket
-    }
-
-    fn disk_driver(&self) -> &str {
-        &self.entry.disk_driver
-    }
-
-    fn requires_boot_order(&self) -> bool {
-        self.entry.launcher.requires_boot_order
-    }
-
-    fn supports_memory_ballooning(&self) -> bool {
-        self.entry.launcher.supports_memory_ballooning
     }
 
     fn follows_backing_chains(&self) -> bool {
@@ -327,10 +287,6 @@ impl Hypervisor for Runtime {
 
     fn domain_name(&self, name: &str) -> String {
         self.entry.domain_name(name)
-    }
-
-    fn virt_type(&self) -> &str {
-        &self.entry.launcher.virt_type
     }
 }
 
@@ -391,7 +347,7 @@ mod tests {
         let debian = runtime(false, &["/usr/sbin/libvirtd", VIRTLOGD]).unwrap();
         assert_eq!(debian.start_hypervisor_daemon((107, 107)).name, "libvirtd");
         assert_eq!(debian.libvirt_uri_and_user().0, "qemu+unix:///session?socket=/var/run/libvirt/libvirt-sock");
-        assert_eq!(debian.libvirt_socket_path(), Path::new("/var/run/libvirt/libvirt-sock"));
+        assert_eq!(debian.daemon.socket, Path::new("/var/run/libvirt/libvirt-sock"));
         let root = runtime(true, &["/usr/sbin/virtqemud", VIRTLOGD]).unwrap();
         assert_eq!(root.libvirt_uri_and_user(), ("qemu:///system", ""));
         assert_eq!(root.pid_dir(), Path::new("/run/libvirt/qemu"));

@@ -265,9 +265,8 @@ fn facts(arguments: &Arguments, manifest: &Manifest, vmi: &mut VirtualMachineIns
     let named = !facts.hypervisor.name.is_empty();
     if let Some((hypervisor, _)) = asked.or(wanted.filter(|_| !named)) {
         // The context says what is there, but not which hypervisor it is for.
-        let HypervisorFacts { name, profile, domain_name, .. } = hypervisor;
-        let of_context = std::mem::take(&mut facts.hypervisor);
-        facts.hypervisor = HypervisorFacts { name, profile, domain_name, ..of_context };
+        let HypervisorFacts { device_present, firmware_image, .. } = std::mem::take(&mut facts.hypervisor);
+        facts.hypervisor = HypervisorFacts { device_present, firmware_image, ..hypervisor };
     }
     Ok(facts)
 }

@@ -141,12 +141,18 @@ fn virtio_disks(context: &Context<'_>, domain: &mut DomainSpec) -> Result {
     for (device, letter) in domain.devices.disks.iter_mut().zip(target_names()) {
         let name = device.alias.as_ref().map(|alias| alias.name.clone()).unwrap_or_default();
         let volume = context.volume(&name).map(|(_, volume)| volume);
-        *device = plain_disk(device, letter, volume, context.disks().iter().find(|disk| disk.name == name));
+        *device = plain_disk(context, device, letter, volume, context.disks().iter().find(|disk| disk.name == name));
     }
     Ok(())
 }
 
-fn plain_disk(device: &Device, target: String, volume: Option<&Volume>, disk: Option<&Disk>) -> Device {
+fn plain_disk(
+    context: &Context<'_>,
+    device: &Device,
+    target: String,
+    volume: Option<&Volume>,
+    disk: Option<&Disk>,
+) -> Device {
     let mut source = device.source.clone();
     if source.file.is_empty() {
         // A device's path is as good as a file's, and the driver takes files only.
@@ -166,7 +172,7 @@ fn plain_disk(device: &Device, target: String, volume: Option<&Volume>, disk: Op
         source,
         target: DiskTarget { bus: "virtio".into(), device: target, ..DiskTarget::default() },
         driver: Some(DiskDriver {
-            name: "raw".into(),
+            name: context.facts.hypervisor.disk_driver.clone(),
             type_: device.driver.as_ref().map(|driver| driver.type_.clone()).unwrap_or_default(),
             ..DiskDriver::default()
         }),

@@ -109,8 +109,12 @@ impl Builder<'_> {
             boot_order: disk.boot_order.map(|order| BootOrder { order }),
             ..Device::default()
         };
-        let mut driver =
-            DiskDriver { name: "qemu".into(), cache: disk.cache.clone(), io: disk.io.clone(), ..DiskDriver::default() };
+        let mut driver = DiskDriver {
+            name: context.facts.hypervisor.disk_driver.clone(),
+            cache: disk.cache.clone(),
+            io: disk.io.clone(),
+            ..DiskDriver::default()
+        };
         self.target(bus, &mut device)?;
         if disk.disk.is_some() && disk.shareable == Some(true) {
             match driver.cache.as_str() {

@@ -1,6 +1,7 @@
 //! The conversion's table of contents: each step writes the elements its name says.
 
 mod balloon;
+mod boot_order;
 mod channels;
 mod clock;
 mod cloud_hypervisor;
@@ -85,6 +86,7 @@ pub const STEPS: &[Step] = &[
     Step { name: "hypervisor", run: hypervisor::hypervisor },
     Step { name: "CPU pinning", run: pinning::pinning },
     Step { name: "NUMA passthrough", run: numa::numa_passthrough },
+    Step { name: "boot order", run: boot_order::boot_order },
 ];
 
 /// The pinning step alone, for a domain that runs.

@@ -60,6 +60,9 @@ pub fn hypervisor_facts(entry: &Entry, root: &Path, domain: &str) -> HypervisorF
         },
         firmware_image: image.map(|path| path.display().to_string()).unwrap_or_default(),
         domain_name: if name == domain { String::new() } else { name },
+        disk_driver: entry.disk_driver.clone(),
+        boot_order: launcher.requires_boot_order,
+        memory_balloon: launcher.supports_memory_ballooning,
     }
 }
 
