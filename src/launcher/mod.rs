@@ -1,49 +1,26 @@
-//! The worker: start-up phases, the driver that alone changes the VM, the shutdown ladder.
+//! The worker, in rooms: [`start`] brings everything up, [`driver`] decides when the VM is changed, [`vm`] and [`sync`] change it,
+//! [`publish`] says what became of it, [`shutdown`] waits for its end. [`guest`], [`jobs`] and [`statistics`] go on beside.
 
-pub mod boot;
 pub mod config;
-#[cfg(test)]
-mod control_double;
-pub mod directories;
-mod domain_log;
 pub mod driver;
-mod end;
 pub mod facts;
-pub mod faults;
-mod first_connection;
 pub mod guest;
-mod guest_time;
-pub mod hypervisor_process;
-mod image_size;
-mod iommufd;
 pub mod jobs;
-pub mod lifecycle;
-mod log_pipes;
-mod look;
-mod measures;
-pub mod metadata;
-mod migration_target;
-pub mod notification;
-pub mod operations;
-pub mod power_off;
-pub mod publisher;
-pub mod saved;
-pub mod sev;
-mod start;
+pub mod publish;
+pub mod shutdown;
+pub mod start;
 pub mod statistics;
 pub mod sync;
-mod termination_message;
 pub mod timings;
-pub mod turns;
-mod volume_files;
-mod watched;
+pub mod vm;
 
 pub use config::Config;
 
 use std::path::Path;
 use std::process::ExitCode;
 
-use lifecycle::Ending;
+use shutdown::lifecycle::Ending;
+use shutdown::termination_message;
 use start::Started;
 use timings::Timings;
 

@@ -12,7 +12,7 @@ use proptest::sample::{Index, subsequence};
 use serde_json::{Value, json};
 use virt_launcher::convert::{self, HostFacts};
 use virt_launcher::domain::{Disk, DomainSpec};
-use virt_launcher::launcher::sync::disks::{DiskChange, changes};
+use virt_launcher::launcher::sync::live::disks::{DiskChange, changes};
 use virt_launcher::vmi::{self, VirtualMachineInstance};
 
 /// Names that a status may hold: of any bus, of nobody, and none.
@@ -211,7 +211,7 @@ impl Domain {
         *drive = disk.clone();
     }
 
-    /// One sync in the order of `launcher::sync`: how many changes there were.
+    /// One sync in the order of `launcher::sync::live`: how many changes there were.
     fn sync(&mut self, vmi: &VirtualMachineInstance, facts: &HostFacts, stays: &dyn Fn(&Disk) -> bool) -> usize {
         let wanted = |domain: &Domain| {
             let wanted = convert::convert_for_running(vmi, facts, &domain.spec()).unwrap().devices.disks;

@@ -19,11 +19,11 @@ use std::time::Duration;
 
 use nix::unistd::Pid;
 
-use super::config::Config;
 pub use crate::convert::draft;
 use crate::convert::{ContainerDiskInfo, DirectIo, HostFacts, HypervisorFacts, Link, Ovmf, Profile, SyncOptions};
 use crate::domain::cpu_list;
 use crate::hypervisor::{Conversion, Entry, host_architecture};
+use crate::launcher::config::Config;
 use crate::storage::ImageInfo;
 use crate::vmi::VirtualMachineInstance;
 

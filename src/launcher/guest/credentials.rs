@@ -15,7 +15,7 @@ use super::Guest;
 use crate::domain::AccessCredentialMetadata;
 use crate::files::is_component;
 use crate::guest_agent::{self, AgentError, Command, LibvirtAgent};
-use crate::launcher::metadata::MetadataCache;
+use crate::launcher::vm::metadata::MetadataCache;
 use crate::process::Appearance;
 use crate::vmi::VirtualMachineInstance;
 

@@ -14,7 +14,7 @@ use crate::cmd::{Failure, FreezeRequest};
 use crate::domain::KubeVirtMetadata;
 use crate::files::in_time;
 use crate::guest_agent::{self, AgentError, FROZEN};
-use crate::launcher::saved::SavedStore;
+use crate::launcher::vm::state_file::SavedStore;
 use crate::libvirt::Error;
 use crate::vmi::VirtualMachineInstance;
 

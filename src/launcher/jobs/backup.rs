@@ -8,13 +8,13 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::super::operations::Vm;
 use super::Jobs;
 use super::backup_begin::{Steps, begin, edit, is_refusal, is_running};
 use super::backup_documents::{Disk, backup_xml, checkpoint_xml, disks, stamp, volumes};
 use crate::cmd::{BackupCommand, BackupRequest, BackupStart, Checkpoint, Failure, FreezeRequest};
 use crate::domain::{BackupMetadata, DomainSpec, Time};
 use crate::files::{Folder, in_time};
+use crate::launcher::vm::operations::Vm;
 use crate::libvirt::{Error, JobOperation, JobStats, JobType, code};
 use crate::vmi::VirtualMachineInstance;
 

@@ -8,9 +8,9 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use super::super::metadata::MetadataCache;
 use crate::cmd::Failure;
 use crate::domain::BackupMetadata;
+use crate::launcher::vm::metadata::MetadataCache;
 use crate::libvirt::Error;
 
 /// `VIR_FROM_RPC`: libvirt's client speaks, which lost the daemon.

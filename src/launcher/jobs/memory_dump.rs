@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use super::super::metadata::MetadataCache;
 use super::Jobs;
 use crate::cmd::Failure;
 use crate::domain::{KubeVirtMetadata, MemoryDumpMetadata, Time};
+use crate::launcher::vm::metadata::MetadataCache;
 use crate::libvirt::Error;
 
 /// What the names of dumps have in common; older ones make room for the new one.

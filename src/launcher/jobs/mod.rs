@@ -13,8 +13,8 @@ use tokio::sync::Mutex;
 
 use exports::Exports;
 
-use super::operations::Vm;
 use crate::daemon::Watcher;
+use crate::launcher::vm::operations::Vm;
 
 /// Where QEMU serves a backup that is to be fetched.
 const NBD_SOCKET: &str = "/var/run/kubevirt/sockets/backup-nbd-sock";

@@ -12,11 +12,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::coalesce::Coalesced;
-use super::operations::Vm;
-use super::publisher::Published;
 use crate::cmd::Failure;
 use crate::domain::stats::{Load, LoadStats};
 use crate::hypervisor::ControlError;
+use crate::launcher::publish::publisher::Published;
+use crate::launcher::vm::operations::Vm;
 use crate::libvirt::{self, Screenshot};
 
 /// How long a measured dirty rate is passed on, as with the original: measuring costs a second and slows the guest.

@@ -1,0 +1,49 @@
+//! The driver's door for whoever wants something measured: past the queue of changes, straight to [`Statistics`].
+//!
+//! [`Statistics`]: crate::launcher::statistics::Statistics
+
+use std::sync::Arc;
+
+use super::DriverHandle;
+use crate::cmd::{AgentAnswers, AgentStats, Answer, Measures};
+use crate::libvirt::Screenshot;
+
+impl Measures for DriverHandle {
+    fn domain_stats(&self) -> Answer<Arc<str>> {
+        let statistics = self.statistics.clone();
+        Box::pin(async move { statistics.domain_stats().await })
+    }
+
+    fn collects_vm_stats(&self) -> bool {
+        self.collects_vm_stats
+    }
+
+    fn agent_version(&self) -> String {
+        self.statistics.agent_version()
+    }
+
+    fn agent_stats(&self, questions: Vec<AgentStats>) -> AgentAnswers {
+        let statistics = self.statistics.clone();
+        Box::pin(async move { statistics.agent_stats(questions).await })
+    }
+
+    fn screenshot(&self) -> Answer<Screenshot> {
+        let statistics = self.statistics.clone();
+        Box::pin(async move { statistics.screenshot().await })
+    }
+
+    fn sev_info(&self) -> Answer<String> {
+        let sev = self.sev.clone();
+        Box::pin(async move { sev.info().await })
+    }
+
+    fn launch_measurement(&self) -> Answer<String> {
+        let sev = self.sev.clone();
+        Box::pin(async move { sev.launch_measurement().await })
+    }
+
+    fn dirty_rate(&self) -> Answer<i64> {
+        let statistics = self.statistics.clone();
+        Box::pin(async move { statistics.dirty_rate().await })
+    }
+}

@@ -1,0 +1,526 @@
+//! The one task that changes the VM: others send it requests, libvirt sends it events.
+//!
+//! What the reader can rely on: at most one of Sync, Pause, Unpause and Shutdown runs at a time, in the order of arrival
+//! (contract/cmd-server.md 3.4); Reset, SoftReboot, Kill and Delete pass them by, so that a stuck operation cannot block
+//! a stop. Work that has begun goes on when its caller has gone; work that has not begun is then left, and who waits too
+//! long for its turn is told for whom.
+
+mod measures;
+pub mod turns;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{self, JoinSet};
+
+use crate::cmd::{self, Action, Answer, Failure, GuestCommand, GuestOutput};
+use crate::daemon::Watchdog;
+use crate::launcher::jobs::Jobs;
+use crate::launcher::publish::publisher::{Cause, Publications};
+use crate::launcher::start::first_connection::learn_version;
+use crate::launcher::statistics::{self, Statistics};
+use crate::launcher::sync::first_boot::Boot;
+use crate::launcher::sync::live;
+use crate::launcher::vm::migration_target;
+use crate::launcher::vm::operations::{self, Vm};
+use crate::launcher::vm::sev::{self, Sev};
+use crate::libvirt::{self, AgentChange, DomainEvent, Event, JobOperation, JobStats, Lifecycle};
+use turns::Turns;
+
+/// Requests that may wait for the driver before callers are refused.
+const WAITING: usize = 64;
+/// How long a request may wait for its turn: below the client's 20 s, so that it learns why.
+const TURN: Duration = Duration::from_secs(18);
+
+/// How long the answer to an operation that failed may wait for the look that follows it.
+const SETTLING: Duration = Duration::from_secs(1);
+
+/// How often a libvirt that does not answer is asked for the domain after a reconnect.
+const STATE_ATTEMPTS: u32 = 10;
+
+struct Request {
+    action: Action,
+    reply: oneshot::Sender<Result<(), Failure>>,
+}
+
+/// The driver's door, held by the command service.
+#[derive(Clone)]
+pub struct DriverHandle {
+    requests: mpsc::Sender<Request>,
+    publications: Publications,
+    version: watch::Receiver<Option<String>>,
+    pub(super) statistics: Statistics,
+    vm: Vm,
+    pub(super) jobs: Jobs,
+    pub(super) sev: Sev,
+    pub(super) collects_vm_stats: bool,
+}
+
+impl cmd::Driver for DriverHandle {
+    fn perform(&self, action: Action) -> Answer<()> {
+        let rpc = action.rpc();
+        let (reply, answer) = oneshot::channel();
+        let sent = self.requests.try_send(Request { action, reply });
+        Box::pin(async move {
+            sent.map_err(|_| Failure::text(format!("{rpc}: too many requests are waiting for the VM")))?;
+            match answer.await {
+                Ok(result) => result,
+                Err(_) => Err(Failure::text(format!("{rpc} ended without an answer, see the launcher's log"))),
+            }
+        })
+    }
+
+    fn domain(&self) -> Result<Option<Arc<str>>, Failure> {
+        Ok(self.publications.published.borrow().json.clone())
+    }
+
+    fn hypervisor_version(&self) -> Result<String, Failure> {
+        self.version.borrow().clone().ok_or_else(|| Failure::text("the hypervisor's version is not known yet"))
+    }
+
+    fn guest_info(&self) -> Result<String, Failure> {
+        self.vm.guest.info()
+    }
+
+    fn users(&self) -> Result<String, Failure> {
+        self.vm.guest.users()
+    }
+
+    fn filesystems(&self) -> Result<String, Failure> {
+        self.vm.guest.filesystems()
+    }
+
+    fn exec(&self, command: GuestCommand) -> Answer<GuestOutput> {
+        let guest = self.vm.guest.clone();
+        Box::pin(async move { guest.exec(command).await })
+    }
+
+    fn guest_ping(&self, domain: String) -> Answer<()> {
+        let vm = self.vm.clone();
+        Box::pin(async move { vm.guest.ping(domain, &vm.metadata.snapshot()).await })
+    }
+}
+
+/// What the driver publishes for the main line.
+#[derive(Debug, Clone)]
+pub struct Signs {
+    /// libvirt knows a domain.
+    pub defined: watch::Sender<bool>,
+    /// This pod was told to leave.
+    pub leave_early: watch::Sender<bool>,
+    /// virt-handler has ordered the end of the VM.
+    pub end_ordered: watch::Sender<bool>,
+    /// Why this pod, a migration target, can never receive its VM.
+    pub never_receives: watch::Sender<Option<String>>,
+    /// The hypervisor's version, once libvirt has told it.
+    pub version: watch::Sender<Option<String>>,
+}
+
+impl Default for Signs {
+    fn default() -> Self {
+        Signs {
+            defined: watch::Sender::new(false),
+            leave_early: watch::Sender::new(false),
+            end_ordered: watch::Sender::new(false),
+            never_receives: watch::Sender::new(None),
+            version: watch::Sender::new(None),
+        }
+    }
+}
+
+/// The driver's means.
+pub struct Driver {
+    vm: Vm,
+    boot: Arc<Boot>,
+    jobs: Jobs,
+    publications: Publications,
+    signs: Signs,
+    /// This pod's name (`POD_NAME`).
+    pod_name: Option<String>,
+    /// Between two attempts to reconnect.
+    reconnect_pause: Duration,
+    /// Of the libvirt daemon.
+    watchdog: Watchdog,
+    /// A reconnect is under way.
+    reconnecting: bool,
+    requests: mpsc::Receiver<Request>,
+    events: mpsc::UnboundedReceiver<Event>,
+    running: JoinSet<Turn>,
+    /// The operation that has the turn, while it runs.
+    exclusive: Option<task::Id>,
+    turns: Turns<Request>,
+}
+
+/// What ended: an operation that others wait for, one that nobody waits for, or a reconnect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Exclusive,
+    Free,
+    Reconnected,
+}
+
+fn turn_of(action: &Action) -> Turn {
+    match action {
+        Action::Sync(_)
+        | Action::SyncCpus(_)
+        | Action::SyncMemory(_)
+        | Action::HotplugHostDevices(_)
+        | Action::Pause(_)
+        | Action::Unpause(_)
+        | Action::Shutdown(_)
+        | Action::ReceiveMigration(_) => Turn::Exclusive,
+        Action::Reset(_)
+        | Action::SoftReboot(_)
+        | Action::Kill(_)
+        | Action::Delete(_)
+        | Action::Freeze(_)
+        | Action::Unfreeze(_)
+        | Action::MemoryDump { .. }
+        | Action::InjectLaunchSecret { .. }
+        | Action::Backup(_)
+        | Action::RedefineCheckpoint(_)
+        | Action::SignalTargetPodCleanup { .. } => Turn::Free,
+    }
+}
+
+impl Driver {
+    /// A driver and its door. `events` are those of the VM's connection.
+    pub fn new(
+        vm: Vm,
+        boot: Boot,
+        publications: Publications,
+        signs: Signs,
+        events: mpsc::UnboundedReceiver<Event>,
+        reconnect_pause: Duration,
+        watchdog: Watchdog,
+    ) -> (Self, DriverHandle) {
+        let (sender, requests) = mpsc::channel(WAITING);
+        let published = publications.published.clone();
+        let handle = DriverHandle {
+            requests: sender,
+            publications: publications.clone(),
+            version: signs.version.subscribe(),
+            collects_vm_stats: boot.config.vm_stats_collector,
+            sev: Sev::new(vm.clone(), boot.config.ovmf_path.clone()),
+            statistics: Statistics::new(vm.clone(), published, statistics::Timings::default()),
+            jobs: Jobs::new(vm.clone(), boot.watcher.clone()),
+            vm: vm.clone(),
+        };
+        let driver = Driver {
+            jobs: handle.jobs.clone(),
+            vm,
+            pod_name: boot.config.environment.pod_name.clone(),
+            boot: Arc::new(boot),
+            publications,
+            signs,
+            reconnect_pause,
+            watchdog,
+            reconnecting: false,
+            requests,
+            events,
+            running: JoinSet::new(),
+            exclusive: None,
+            turns: Turns::new(TURN),
+        };
+        (driver, handle)
+    }
+
+    /// Runs until every door is gone. Orders wait for the word to `begin`, or the end of who would give it.
+    pub async fn run(mut self, mut begin: oneshot::Receiver<()>) {
+        let mut begun = false;
+        loop {
+            tokio::select! {
+                _ = &mut begin, if !begun => begun = true,
+                request = self.requests.recv(), if begun => match request {
+                    Some(request) => self.admit(request),
+                    None => return,
+                },
+                Some(event) = self.events.recv() => self.on_event(event),
+                Some(ended) = self.running.join_next_with_id() => self.on_end(ended),
+                (late, why) = self.turns.late() => {
+                    tracing::warn!("{why}");
+                    // A caller that is gone does not mind.
+                    let _ = late.reply.send(Err(Failure::text(why)));
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, request: Request) {
+        if request.reply.is_closed() {
+            // It waited for the first connection longer than its caller did, who was told so and will ask again.
+            return;
+        }
+        if let Some(answer) = self.without_daemon(&request.action) {
+            if let Err(failure) = &answer {
+                tracing::warn!("{}", failure.message());
+            }
+            // A caller that is gone does not mind.
+            let _ = request.reply.send(answer);
+            return;
+        }
+        if matches!(request.action, Action::HotplugHostDevices(_)) && self.is_plugging() {
+            // A caller that is gone does not mind.
+            let _ = request.reply.send(Err(live::host_devices::in_progress()));
+            return;
+        }
+        match turn_of(&request.action) {
+            turn @ Turn::Exclusive => {
+                if let Some(request) = self.turns.ask(request.action.rpc(), request) {
+                    self.start(turn, request);
+                }
+            }
+            turn @ (Turn::Free | Turn::Reconnected) => self.start(turn, request),
+        }
+    }
+
+    /// The answer to an order that comes before there is a libvirt daemon: it waits for a device, and there is no VM. Where
+    /// there is one, its hypervisor may be able to do without the daemon, and is asked as always.
+    fn without_daemon(&self, action: &Action) -> Option<Result<(), Failure>> {
+        let why = self.watchdog.waits_for().filter(|_| !self.vm.tracker.was_seen())?;
+        match action {
+            // What is to be ended is not there.
+            Action::Shutdown(_) | Action::Kill(_) | Action::Delete(_) => Some(Ok(())),
+            Action::SignalTargetPodCleanup { .. } | Action::ReceiveMigration(_) => None,
+            Action::Sync(_)
+            | Action::SyncCpus(_)
+            | Action::SyncMemory(_)
+            | Action::HotplugHostDevices(_)
+            | Action::Pause(_)
+            | Action::Unpause(_)
+            | Action::Reset(_)
+            | Action::SoftReboot(_)
+            | Action::Freeze(_)
+            | Action::Unfreeze(_)
+            | Action::MemoryDump { .. }
+            | Action::InjectLaunchSecret { .. }
+            | Action::Backup(_)
+            | Action::RedefineCheckpoint(_) => Some(Err(Failure::text(format!("{}: {why}", action.rpc())))),
+        }
+    }
+
+    /// Whether a plug of host devices runs or waits for its turn.
+    fn is_plugging(&self) -> bool {
+        self.vm.hotplug.host_devices.is_closed()
+            || self.turns.waiting().any(|request| matches!(request.action, Action::HotplugHostDevices(_)))
+    }
+
+    fn start(&mut self, turn: Turn, request: Request) {
+        let (vm, boot, publications) = (self.vm.clone(), self.boot.clone(), self.publications.clone());
+        let jobs = self.jobs.clone();
+        let (signs, pod_name) = (self.signs.clone(), self.pod_name.clone());
+        let without_daemon = self.watchdog.waits_for().is_some();
+        let Request { action, reply } = request;
+        // Only now: an order that does not get its turn must not keep the launcher from asking the guest itself.
+        if matches!(action, Action::Shutdown(_) | Action::Kill(_) | Action::Delete(_)) {
+            signs.end_ordered.send_replace(true);
+        }
+        let task = self.running.spawn(async move {
+            let rpc = action.rpc();
+            let mut never_receives = None;
+            let result = match action {
+                Action::SyncCpus(sync) => live::cpu::synchronise(&vm, &boot, *sync).await,
+                Action::SyncMemory(vmi) => live::memory::synchronise(&vm, &vmi).await,
+                Action::HotplugHostDevices(sync) => live::host_devices::plug(&vm, &boot, *sync).await,
+                Action::Sync(sync) => {
+                    let vmi = sync.vmi.clone();
+                    let synced = boot.sync(&vm, *sync, &signs.defined).await;
+                    vm.guest.pause_probes(vmi.annotation("kubevirt.io/pause-guest-agent-probes"));
+                    if synced.is_ok() {
+                        vm.guest.propagate_credentials(&vmi, &vm.metadata, &boot.root);
+                    }
+                    synced
+                }
+                Action::Pause(vmi) => operations::pause(&vm, &vmi).await,
+                Action::Unpause(vmi) => operations::unpause(&vm, &vmi).await,
+                Action::Reset(_) => operations::reset(&vm).await,
+                Action::SoftReboot(vmi) => operations::soft_reboot(&vm, &vmi).await,
+                Action::Shutdown(_) => operations::shutdown(&vm).await,
+                Action::Kill(_) => operations::kill(&vm).await,
+                Action::Delete(_) => operations::delete(&vm).await,
+                Action::Freeze(request) => vm.guest.freeze(*request, &vm.metadata.snapshot()).await,
+                Action::Unfreeze(_) => vm.guest.unfreeze().await,
+                Action::MemoryDump { path } => jobs.memory_dump(path),
+                Action::Backup(request) => jobs.backup(*request).await,
+                Action::RedefineCheckpoint(checkpoint) => jobs.redefine_checkpoint(&checkpoint).await,
+                Action::InjectLaunchSecret { header, secret } => sev::inject_secret(&vm, &header, &secret).await,
+                Action::ReceiveMigration(_) => match migration_target::receive(&vm, without_daemon).await {
+                    Ok(()) => Ok(()),
+                    Err(refusal) => {
+                        never_receives = refusal.never();
+                        Err(refusal.into())
+                    }
+                },
+                Action::SignalTargetPodCleanup { target_pod } => {
+                    if !target_pod.is_empty() && pod_name.as_deref() == Some(target_pod.as_str()) {
+                        signs.leave_early.send_replace(true);
+                    }
+                    Ok(())
+                }
+            };
+            // Who asks GetDomain after this answer sees what the operation did, or left behind.
+            match &result {
+                Ok(()) => publications.settled().await,
+                Err(failure) => {
+                    tracing::warn!("{rpc}: {}", failure.message());
+                    // A libvirt that does not answer must not keep the reason back; the publisher goes on looking.
+                    let _ = tokio::time::timeout(SETTLING, publications.settled()).await;
+                }
+            }
+            // A caller that is gone will ask again.
+            let _ = reply.send(result);
+            if never_receives.is_some() {
+                signs.never_receives.send_replace(never_receives);
+            }
+            turn
+        });
+        if turn == Turn::Exclusive {
+            self.exclusive = Some(task.id());
+        }
+    }
+
+    fn on_end(&mut self, ended: Result<(task::Id, Turn), task::JoinError>) {
+        let id = match ended {
+            Ok((_, Turn::Reconnected)) => {
+                self.reconnecting = false;
+                if !self.vm.connection.is_open() {
+                    // Lost again before this was seen.
+                    return self.reconnect();
+                }
+                self.publications.look(Cause::Reconnected);
+                self.find_process();
+                if self.signs.version.borrow().is_none() {
+                    learn_version(self.vm.connection.clone(), self.signs.version.clone());
+                }
+                self.look_at_backup(None);
+                return;
+            }
+            Ok((id, Turn::Free | Turn::Exclusive)) => id,
+            Err(error) => {
+                tracing::error!(reason = %error, "an operation on the VM ended unexpectedly");
+                // Nobody waits for the look.
+                self.publications.look(Cause::Settled(oneshot::channel().0));
+                error.id()
+            }
+        };
+        if self.exclusive != Some(id) {
+            return;
+        }
+        self.exclusive = None;
+        while let Some(next) = self.turns.pass_on() {
+            if !next.reply.is_closed() {
+                return self.start(Turn::Exclusive, next);
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Domain(domain, event) => {
+                if domain == self.vm.domain {
+                    self.on_domain_event(event);
+                }
+            }
+            Event::Closed(generation, reason) => {
+                if self.vm.connection.closed(generation, reason) {
+                    tracing::warn!("lost the connection to libvirt: {reason}");
+                }
+                if !self.vm.connection.is_open() {
+                    self.reconnect();
+                }
+            }
+        }
+    }
+
+    fn on_domain_event(&mut self, event: DomainEvent) {
+        match event {
+            DomainEvent::Lifecycle(lifecycle) => return self.on_lifecycle(lifecycle),
+            DomainEvent::JobCompleted(stats) if stats.operation == JobOperation::BACKUP => {
+                return self.look_at_backup(Some(stats));
+            }
+            DomainEvent::DeviceRemoved(alias) => self.vm.hotplug.device_removed(&alias),
+            DomainEvent::Agent(AgentChange::Connected) => self.vm.guest.agent_connected(),
+            DomainEvent::Agent(AgentChange::Disconnected)
+            | DomainEvent::JobCompleted(_)
+            | DomainEvent::DeviceAdded
+            | DomainEvent::MemoryDeviceSize => {}
+        }
+        self.publications.look(Cause::Changed);
+    }
+
+    /// Notes how a backup ended: as libvirt tells, or without word of it after a lost connection.
+    fn look_at_backup(&mut self, told: Option<JobStats>) {
+        let (jobs, publications) = (self.jobs.clone(), self.publications.clone());
+        self.running.spawn(async move {
+            let ended = match told {
+                Some(stats) => jobs.backup_ended(stats).await,
+                None => jobs.backup_may_have_ended().await,
+            };
+            publications.look(if ended { Cause::BackupEnded } else { Cause::Changed });
+            Turn::Free
+        });
+    }
+
+    /// Finds the hypervisor's process, if libvirt knows of one. Until then, what has a hypervisor's name is none: libvirt, for
+    /// one, starts one to find out what it can do.
+    fn find_process(&mut self) {
+        let (vm, pause) = (self.vm.clone(), self.reconnect_pause);
+        self.running.spawn(async move {
+            for _ in 0..STATE_ATTEMPTS {
+                match vm.control.state().await {
+                    Ok(now) if now.has_hypervisor() => {
+                        vm.tracker.look();
+                        break;
+                    }
+                    Ok(_) => break,
+                    // A new connection begins with this again.
+                    Err(error) if error.is_no_domain() || !vm.connection.is_open() => break,
+                    Err(error) => tracing::warn!("cannot look for the hypervisor yet: {error}"),
+                }
+                tokio::time::sleep(pause).await;
+            }
+            Turn::Free
+        });
+    }
+
+    fn on_lifecycle(&mut self, lifecycle: Lifecycle) {
+        match lifecycle {
+            Lifecycle::Defined { .. } => {
+                self.signs.defined.send_replace(true);
+            }
+            Lifecycle::Started { .. } => {
+                self.vm.tracker.look();
+            }
+            _ => self.vm.tracker.note_end(),
+        }
+        self.publications.look(Cause::Lifecycle(lifecycle));
+    }
+
+    fn reconnect(&mut self) {
+        if std::mem::replace(&mut self.reconnecting, true) {
+            return;
+        }
+        let (connection, pause, watchdog) = (self.vm.connection.clone(), self.reconnect_pause, self.watchdog.clone());
+        self.running.spawn(async move {
+            let (mut told, mut silent) = (false, None);
+            loop {
+                let running = watchdog.running();
+                let Err(error) = connection.connect().await else { break };
+                if let (libvirt::Error::Deadline { .. }, Some(generation)) = (&error, running) {
+                    // Twice in a row, so that a busy machine alone is not enough.
+                    if silent.replace(generation) == Some(generation) {
+                        watchdog.hangs(generation);
+                    }
+                }
+                if !told {
+                    tracing::warn!("cannot reconnect to libvirt yet: {error}");
+                    told = true;
+                }
+                tokio::time::sleep(pause).await;
+            }
+            tracing::info!("connected to libvirt again");
+            Turn::Reconnected
+        });
+    }
+}

@@ -1,0 +1,6 @@
+//! The main line from the first domain to the launcher's end: when to act (`lifecycle`) and how (`end`).
+
+pub(crate) mod end;
+pub mod lifecycle;
+pub(crate) mod termination_message;
+pub(crate) mod watched;

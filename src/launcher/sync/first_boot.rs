@@ -1,0 +1,382 @@
+//! SyncVirtualMachine (contract/cmd-server.md 5): what a VMI needs before its domain can be defined, the defines, the
+//! start. What a later sync does to the devices is in `live`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::prepare::disks::Disks;
+use super::prepare::hooks::Extensions;
+use super::prepare::images::{LOOKING, round_up};
+use super::prepare::pod_network::Nics;
+
+use super::live;
+use super::look::look;
+use super::prepare::iommufd::{self, Iommufd};
+use super::prepare::{cloud_init, growth, image_volumes, missing, pod_network, running, tracking};
+use crate::cmd::{Failure, SyncRequest};
+use crate::convert::{self, Defines, HostFacts, SyncOptions};
+use crate::daemon::{DaemonState, Watcher};
+use crate::dhcp::Dhcp;
+use crate::domain::{DomainSpec, LifeCycle};
+use crate::hooks::Hooks;
+use crate::hypervisor::{Catalogue, Hypervisor, Runtime, Verdict, Version, host_architecture};
+use crate::launcher::config::Config;
+use crate::launcher::facts::{self, Pod};
+use crate::launcher::vm::operations::Vm;
+use crate::libvirt::flags;
+use crate::logging::shared_out;
+use crate::storage::{CloudInit, ImageInfo, Owner, StorageError, Tools};
+use crate::vmi::VirtualMachineInstance;
+
+/// How long the start of a VM waits for virtlogd; it is restarted at least once a second.
+const VIRTLOGD_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The means of a boot, and what is remembered between its calls.
+pub struct Boot {
+    /// The launcher's configuration.
+    pub config: Arc<Config>,
+    /// The pod's hypervisor.
+    pub runtime: Runtime,
+    /// For the check of a VMI's own wish.
+    pub catalogue: Catalogue,
+    /// The image's tools.
+    pub tools: Tools,
+    /// Owner of everything the hypervisor opens.
+    pub owner: Owner,
+    /// The file system that holds the pod's directories: `/`, or another one in a test.
+    pub root: PathBuf,
+    /// Container disks that were inspected, by volume.
+    pub inspected: Mutex<BTreeMap<String, ImageInfo>>,
+    /// Cloud-init data whose disk waits for the start, since it tells of devices as libvirt has placed them.
+    pub cloud_init: Mutex<Option<CloudInit>>,
+    /// The descriptor that a device plugin gave the pod.
+    pub iommufd: Arc<Iommufd>,
+    /// This launcher has made the domain and everything that its start needs.
+    pub prepared: AtomicBool,
+    /// Tells guests their addresses.
+    pub dhcp: Dhcp,
+    /// The pod's hook sidecars.
+    pub hooks: Hooks,
+    /// Tells what becomes of files.
+    pub watcher: Watcher,
+    /// virtlogd, if the hypervisor has one.
+    pub virtlogd: Option<watch::Receiver<DaemonState>>,
+}
+
+/// Whether a sync was the one that started the VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Started {
+    Now,
+    Before,
+}
+
+/// `context: cause`, as the original wraps it.
+pub(super) fn wrapped(context: &'static str) -> impl Fn(StorageError) -> Failure {
+    move |error| Failure::text(format!("{context}: {error}"))
+}
+
+fn refused_by(verdict: &Verdict) -> Result<(), Failure> {
+    verdict.refusal().map_or(Ok(()), |refusal| Err(Failure::text(refusal)))
+}
+
+impl Boot {
+    /// The means of a launcher whose hypervisor runs as `owner`.
+    pub fn new(
+        config: Arc<Config>,
+        runtime: Runtime,
+        catalogue: Catalogue,
+        owner: Owner,
+        hooks: Hooks,
+        watcher: Watcher,
+        virtlogd: Option<watch::Receiver<DaemonState>>,
+    ) -> Self {
+        let tools = Tools { image_memory: Some(config.disk_memory_limit), ..Tools::default() };
+        Boot {
+            config,
+            runtime,
+            catalogue,
+            tools,
+            owner,
+            root: PathBuf::from("/"),
+            inspected: Mutex::default(),
+            cloud_init: Mutex::default(),
+            iommufd: Arc::default(),
+            prepared: AtomicBool::new(false),
+            dhcp: Dhcp::default(),
+            hooks,
+            watcher,
+            virtlogd,
+        }
+    }
+
+    /// One sync. `defined` is set as soon as libvirt knows the domain.
+    pub async fn sync(&self, vm: &Vm, request: SyncRequest, defined: &watch::Sender<bool>) -> Result<(), Failure> {
+        let begun = Instant::now();
+        let (synced, shares) = shared_out(self.bring_about(vm, request, defined)).await;
+        if synced.is_err() && !*defined.borrow() {
+            // Nothing holds the container disks yet: the next attempt may find others.
+            self.inspected().clear();
+        }
+        if synced? == Started::Now {
+            let [took, libvirt, images] = [begun.elapsed(), shares.libvirt, shares.images].map(|time| time.as_millis());
+            tracing::info!("started the VM in {took} ms: {libvirt} ms of libvirt, {images} ms of qemu-img");
+        }
+        Ok(())
+    }
+
+    async fn bring_about(
+        &self,
+        vm: &Vm,
+        request: SyncRequest,
+        defined: &watch::Sender<bool>,
+    ) -> Result<Started, Failure> {
+        let SyncRequest { vmi, options, plugins, vmi_json } = request;
+        let extensions = Extensions::new(&self.hooks, &plugins, vmi_json)?;
+        self.check(&vmi)?;
+        if vm.tracker.has_ended() {
+            // A VM that has run is not run again, whatever virt-handler knows by now: that would be another VM.
+            return Ok(Started::Before);
+        }
+        let facts = self.facts(vm, &vmi, options).await?;
+        let must_define = self.must_define(vm).await?;
+        if must_define && let Some(refusal) = convert::told(&convert::problems(&vmi, &facts)) {
+            return Err(Failure::text(refusal));
+        }
+        tracking::make_overlays(self, &vmi, &facts).await?;
+        if must_define {
+            self.check_version(vm, &vmi).await?;
+            let domain = facts::draft(&vmi, &facts).map_err(|error| Failure::text(error.to_string()))?;
+            let data = self.gather_cloud_init(&vmi, &extensions).await?;
+            // The disk is another process's work, while which everything else gets ready for the start.
+            let (ready, disk) = tokio::join!(
+                self.prepare_and_define(vm, &vmi, (facts.clone(), domain), &extensions),
+                self.stage_cloud_init(&vmi, data)
+            );
+            ready?;
+            if let Some(disk) = disk? {
+                disk.publish().await.map_err(cloud_init::failed)?;
+            }
+            vm.metadata.edit(|metadata| {
+                metadata.uid.clone_from(&vmi.metadata.uid);
+                // A signal during the define has left its mark there.
+                metadata.grace_period.get_or_insert_default().deletion_grace_period_seconds =
+                    vmi.spec.termination_grace_period_seconds.unwrap_or_default();
+            });
+            self.prepared.store(true, Ordering::Relaxed);
+            defined.send_replace(true);
+        } else {
+            // NICs that came while the VM runs, or that a launcher before this one served.
+            let served = pod_network::serve(self, &vmi, &facts, Nics::ThatAreThere).await;
+            served.unwrap_or_else(|why| tracing::warn!("DHCP: {why}"));
+        }
+        let now = vm.control.state().await?;
+        let phase = vmi.status.phase.as_str();
+        let mut started = Started::Before;
+        if now.may_be_started() && !matches!(phase, "Running" | "Failed" | "Succeeded") {
+            vm.tracker.end_strays();
+            self.start(vm, &vmi).await?;
+            started = Started::Now;
+        } else if now.status == LifeCycle::Paused && !vm.paused.contains(&vmi.metadata.uid) {
+            vm.control.resume().await?;
+        }
+        if self.runtime.entry().launcher.hot_plug {
+            live::bring_in_line(vm, &vmi, &facts).await?;
+        }
+        Ok(started)
+    }
+
+    /// Whether the domain has to be defined: it is not there, or a launcher that died left it half-made. How far that one
+    /// came does not matter; a domain that has never run is made anew, with all it needs.
+    async fn must_define(&self, vm: &Vm) -> Result<bool, Failure> {
+        if !vm.control.exists().await? {
+            return Ok(true);
+        }
+        if self.prepared.load(Ordering::Relaxed) || vm.tracker.was_seen() {
+            return Ok(false);
+        }
+        let now = vm.control.state().await?;
+        Ok(now.may_be_started())
+    }
+
+    /// The VMI must be this pod's, and must not ask for another hypervisor.
+    fn check(&self, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+        let name = vmi.domain_name();
+        let own = format!("{}_{}", self.config.namespace, self.config.name);
+        if name != own {
+            return Err(Failure::text(format!("VMI {name} was sent to the launcher of {own}")));
+        }
+        let wanted = vmi.spec.hypervisor.as_str();
+        if !wanted.is_empty() {
+            let (wanted, _) =
+                self.catalogue.get(wanted).map_err(|error| Failure::text(format!("spec.hypervisor: {error}")))?;
+            if wanted != self.runtime.name() {
+                return Err(Failure::text(format!(
+                    "spec.hypervisor: {wanted} is asked for, but this pod was made for {} (--hypervisor)",
+                    self.runtime.name()
+                )));
+            }
+        }
+        refused_by(&self.verdict(vmi, None))
+    }
+
+    /// What a newer libvirt could do is refused before the define. libvirt is asked only if there is such a thing.
+    async fn check_version(&self, vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+        if !self.verdict(vmi, None).depends_on_version() {
+            return Ok(());
+        }
+        let libvirt = Version::from_number(vm.connection.libvirt_version().await?);
+        refused_by(&self.verdict(vmi, Some(libvirt)))
+    }
+
+    fn verdict(&self, vmi: &VirtualMachineInstance, libvirt: Option<Version>) -> Verdict {
+        Verdict::of(self.runtime.name(), self.runtime.features(), vmi, host_architecture(), libvirt)
+    }
+
+    /// What the machine and the pod look like now, but for the disks' files.
+    pub(super) async fn facts(
+        &self,
+        vm: &Vm,
+        vmi: &VirtualMachineInstance,
+        options: SyncOptions,
+    ) -> Result<HostFacts, Failure> {
+        let images = match running::images(vm, vmi).await? {
+            Some(images) => images,
+            None => {
+                if self.config.image_volume {
+                    image_volumes::link_all(&self.root, &self.config.container_disk_dir, vmi)?;
+                }
+                self.inspect_all(vmi).await?;
+                self.inspected().clone()
+            }
+        };
+        let (config, vmi) = (Arc::clone(&self.config), vmi.clone());
+        let hypervisor = facts::hypervisor_facts(self.runtime.entry(), &self.root, &vmi.domain_name());
+        let root = self.root.clone();
+        let iommufd = Arc::clone(&self.iommufd);
+        look("gathering the machine's facts", move || {
+            let iommufd = iommufd.receive(&facts::below(&root, iommufd::SOCKET), iommufd::DEADLINE)?;
+            let pod = Pod { root: &root, config: &config, hypervisor, iommufd };
+            Ok(facts::collect(&pod, &vmi, options, &images))
+        })
+        .await?
+        .map_err(|why: String| Failure::text(why))
+    }
+
+    pub(super) fn disks(&self) -> Disks<'_> {
+        Disks {
+            tools: &self.tools,
+            backing_chains: self.runtime.follows_backing_chains(),
+            owner: self.owner,
+            root: &self.root,
+            ephemeral_disk_dir: &self.config.ephemeral_disk_dir,
+            container_disk_dir: &self.config.container_disk_dir,
+        }
+    }
+
+    async fn prepare_and_define(
+        &self,
+        vm: &Vm,
+        vmi: &VirtualMachineInstance,
+        (facts, draft): (HostFacts, DomainSpec),
+        extensions: &Extensions<'_>,
+    ) -> Result<(), Failure> {
+        let facts = self.prepare(vmi, facts, draft).await?;
+        if let Ok(facts) = serde_json::to_string(&facts) {
+            tracing::info!(v = 5, facts, "converting the VMI");
+        }
+        let defines = Defines::new(vmi, &facts).map_err(|error| Failure::text(error.to_string()))?;
+        self.define(vm, defines, extensions).await
+    }
+
+    /// Everything that has to be there before the define, and the facts with what the disks' files can do. The cloud-init
+    /// disk comes under its name later: its place is looked at as it was for the original, which made it last.
+    async fn prepare(
+        &self,
+        vmi: &VirtualMachineInstance,
+        mut facts: HostFacts,
+        domain: DomainSpec,
+    ) -> Result<HostFacts, Failure> {
+        let served = pod_network::serve(self, vmi, &facts, Nics::All).await;
+        served.map_err(|why| Failure::text(format!("preparing the pod network failed: {why}")))?;
+        let domain = self.check_volumes(vmi, domain).await?;
+        self.disks().prepare(vmi, &facts).await?;
+        self.inspect_again(vmi).await?;
+        // The sizes are the final ones before cache modes are chosen for them.
+        growth::grow(&self.tools, &self.root, &domain.devices.disks).await;
+        let (root, made_at_start, vmi) = (self.root.clone(), self.cloud_init_dir(), vmi.clone());
+        look(LOOKING, move || {
+            missing::check(&root, &made_at_start, &vmi, &domain)?;
+            let without_direct_io = round_up(&root, &vmi, &facts, &domain)?;
+            facts::probe_disks(&root, &domain, &mut facts);
+            facts.direct_io.paths.extend(without_direct_io.into_iter().map(|path| (path, "no".to_owned())));
+            Ok(facts)
+        })
+        .await?
+    }
+
+    /// The boot's defines; a define that fails leaves no half-made domain behind.
+    async fn define(&self, vm: &Vm, mut defines: Defines, extensions: &Extensions<'_>) -> Result<(), Failure> {
+        let result = async {
+            loop {
+                let converted = defines.xml();
+                let xml = extensions.on_define_domain(converted.clone()).await?;
+                if xml != converted {
+                    defines.replace(&xml).map_err(|error| Failure::text(error.to_string()))?;
+                }
+                tracing::info!(v = 5, xml, "defining the domain");
+                vm.connection.define(xml).await?;
+                if defines.is_last() {
+                    return Ok(());
+                }
+                let readback = match defines.needs_readback() {
+                    true => Some(vm.connection.xml(&vm.domain, flags::DOMAIN_XML_INACTIVE).await?),
+                    false => None,
+                };
+                if let Some(readback) = &readback {
+                    tracing::info!(v = 5, readback, "read the domain back");
+                    defines.keep_uuid(readback).map_err(|error| Failure::text(error.to_string()))?;
+                }
+                defines.next(readback.as_deref()).map_err(|error| Failure::text(error.to_string()))?;
+            }
+        }
+        .await;
+        if result.is_err() {
+            // Whether there is anything to undefine does not matter: the first error is the one to report.
+            let _ = vm.control.undefine().await;
+        }
+        result
+    }
+
+    async fn start(&self, vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+        if let Some(descriptor) = self.iommufd.copy().map_err(Failure::text)? {
+            let given = vm.connection.associate(&vm.domain, c"iommu", descriptor).await;
+            given.map_err(|error| Failure::text(format!("failed to associate IOMMUFD FD with domain: {error}")))?;
+        }
+        self.make_late_cloud_init(vm, vmi).await?;
+        let paused_by_user = vmi.spec.start_strategy == "Paused";
+        let isolated =
+            vmi.spec.domain.cpu.as_ref().is_some_and(|cpu| cpu.dedicated_cpu_placement && cpu.isolate_emulator_thread);
+        if paused_by_user {
+            vm.paused.insert(&vmi.metadata.uid);
+        }
+        self.wait_for_virtlogd().await;
+        vm.control.start(paused_by_user || isolated).await?;
+        vm.tracker.look();
+        Ok(())
+    }
+
+    /// No hypervisor starts without virtlogd, which may be on its way back. Where it does not come libvirt says what is missing.
+    async fn wait_for_virtlogd(&self) {
+        let Some(mut state) = self.virtlogd.clone() else { return };
+        let runs = |state: &DaemonState| matches!(state, DaemonState::Running { .. });
+        if tokio::time::timeout(VIRTLOGD_PATIENCE, state.wait_for(runs)).await.is_err() {
+            tracing::warn!("the VM is started although virtlogd is not there: {:?}", *state.borrow());
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! SR-IOV interfaces of a running domain (contract/cmd-server.md 4.7).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::failures::Failures;
+use crate::cmd::{Failure, SyncRequest};
+use crate::convert;
+use crate::domain::{Address, HostDevice};
+use crate::launcher::sync::first_boot::Boot;
+use crate::launcher::vm::operations::Vm;
+use crate::vmi::VirtualMachineInstance;
+
+/// What the alias of an SR-IOV interface begins with.
+const SRIOV: &str = "sriov-";
+
+/// Whether a plug of host devices is under way.
+#[derive(Debug, Clone, Default)]
+pub struct Gate(Arc<AtomicBool>);
+
+/// Opens the gate again.
+struct Pass(Gate);
+
+impl Gate {
+    /// Whether somebody is inside.
+    pub fn is_closed(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn enter(&self) -> Pass {
+        self.0.store(true, Ordering::Release);
+        Pass(self.clone())
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.0.0.store(false, Ordering::Release);
+    }
+}
+
+/// The answer to a second call while the first is under way.
+pub fn in_progress() -> Failure {
+    Failure::text("hot-plug host-devices is in progress")
+}
+
+/// SR-IOV devices that the domain lacks, by alias. Those of dynamic resource allocation are never hot-plugged. The error
+/// names a device that the domain has under another alias: libvirt would say that it is in use, and not by whom.
+pub fn missing(
+    vmi: &VirtualMachineInstance,
+    live: &[HostDevice],
+    wanted: &[HostDevice],
+) -> Vec<Result<HostDevice, String>> {
+    let claimed =
+        |name: &str| vmi.spec.networks.iter().any(|network| network.name == name && network.resource_claim.is_some());
+    wanted
+        .iter()
+        .filter(|device| name(device).strip_prefix(SRIOV).is_some_and(|name| !claimed(name)))
+        .filter(|device| !live.iter().any(|there| there.alias == device.alias))
+        .map(|device| match live.iter().find(|there| on_host(there).is_some() && on_host(there) == on_host(device)) {
+            Some(there) => Err(format!(
+                "host device {} of {} is in the running VM already, as {}",
+                on_host(device).unwrap_or_default(),
+                name(device),
+                name(there)
+            )),
+            None => Ok(device.clone()),
+        })
+        .collect()
+}
+
+fn name(device: &HostDevice) -> &str {
+    device.alias.as_ref().map(|alias| alias.name.as_str()).unwrap_or_default()
+}
+
+/// The PCI address on the host, however its numbers are written.
+fn on_host(device: &HostDevice) -> Option<String> {
+    let number = |text: &str| u32::from_str_radix(text.trim_start_matches("0x"), 16).ok();
+    let Address { domain, bus, slot, function, .. } =
+        device.source.address.as_ref().filter(|_| device.type_ == "pci")?;
+    let (domain, bus, slot, function) = (number(domain)?, number(bus)?, number(slot)?, number(function)?);
+    Some(format!("{domain:04x}:{bus:02x}:{slot:02x}.{function:x}"))
+}
+
+/// HotplugHostDevices. Unlike the original, which answers before it does anything, this one tells how it went
+/// (contract/cmd-server.md 11, W7).
+pub async fn plug(vm: &Vm, boot: &Boot, request: SyncRequest) -> Result<(), Failure> {
+    let _pass = vm.hotplug.host_devices.enter();
+    let SyncRequest { vmi, options, .. } = request;
+    let live = super::read_live(&vm.connection.xml(&vm.domain, 0).await?)?;
+    let facts = boot.facts(vm, &vmi, options).await?;
+    let wanted = convert::convert_for_running(&vmi, &facts, &live).map_err(super::worded)?;
+    let mut failures = Failures::default();
+    for device in missing(&vmi, &live.devices.host_devices, &wanted.devices.host_devices) {
+        match device {
+            Ok(device) => {
+                let outcome = vm.connection.attach_device(&vm.domain, device.to_xml()).await;
+                failures.note(name(&device), outcome)?;
+            }
+            Err(why) => failures.refuse("SR-IOV", Failure::text(why)),
+        }
+    }
+    failures.outcome()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Alias, HostDeviceSource};
+    use crate::vmi;
+
+    fn device(alias: &str) -> HostDevice {
+        HostDevice { alias: Some(Alias::user(alias)), ..HostDevice::default() }
+    }
+
+    #[test]
+    fn only_sriov_devices_that_are_not_there_are_plugged() {
+        let vmi = vmi::parse(
+            br#"{"spec":{"networks":[{"name":"blue"},{"name":"red","resourceClaim":{"claimName":"c","requestName":"r"}}]}}"#,
+        )
+        .unwrap();
+        let wanted = [device("sriov-blue"), device("sriov-red"), device("gpu-1"), device("sriov-there")];
+        let live = [device("sriov-there")];
+        assert_eq!(missing(&vmi, &live, &wanted), [Ok(device("sriov-blue"))]);
+    }
+
+    #[test]
+    fn a_function_that_the_domain_has_under_another_alias_is_refused_by_name() {
+        let at = |alias: &str, bus: &str| HostDevice {
+            type_: "pci".into(),
+            source: HostDeviceSource {
+                address: Some(Address {
+                    domain: "0x0000".into(),
+                    bus: bus.into(),
+                    slot: "0x10".into(),
+                    function: "0x1".into(),
+                    ..Address::default()
+                }),
+            },
+            ..device(alias)
+        };
+        let vmi = vmi::parse(b"{}").unwrap();
+        let live = [at("sriov-blue", "0x81"), at("gpu", "0x82")];
+        // In another order, and with another number for what is there.
+        let wanted = [at("sriov-red", "0x83"), at("sriov-blue", "0x84"), at("sriov-green", "81")];
+        let found = missing(&vmi, &live, &wanted);
+        let refused = "host device 0000:81:10.1 of sriov-green is in the running VM already, as sriov-blue".to_owned();
+        assert_eq!(found, [Ok(at("sriov-red", "0x83")), Err(refused)]);
+    }
+
+    #[test]
+    fn the_gate_opens_again_however_the_plug_ends() {
+        let gate = Gate::default();
+        {
+            let _pass = gate.enter();
+            assert!(gate.is_closed());
+        }
+        assert!(!gate.is_closed());
+    }
+}

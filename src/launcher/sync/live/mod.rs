@@ -1,0 +1,130 @@
+//! What later syncs do to a domain that is there (contract/cmd-server.md 5.1, steps 10 to 13), and the RPCs that change
+//! its CPUs, memory and host devices. What has to be done is found by pure functions, one file per kind of device.
+
+pub mod cpu;
+pub mod disks;
+mod failures;
+pub mod host_devices;
+pub mod interfaces;
+pub mod memory;
+pub mod resize;
+mod volumes;
+
+pub(super) use volumes::measure;
+
+use crate::cmd::Failure;
+use crate::convert::{self, ConvertError, HostFacts};
+use crate::domain::{DomainSpec, Interface};
+use crate::launcher::vm::operations::Vm;
+use crate::launcher::vm::state_file::SavedStore;
+use crate::vmi::VirtualMachineInstance;
+use failures::Failures;
+use interfaces::InterfaceChange;
+
+/// What is remembered between syncs. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Hotplug {
+    /// Sizes of claims, and overlays of disks that are leaving; for a launcher that follows, too.
+    saved: SavedStore,
+    /// Whether host devices are being plugged.
+    pub host_devices: host_devices::Gate,
+}
+
+impl Hotplug {
+    /// Begins with what is in `saved`, and keeps it current.
+    pub fn saved_in(saved: SavedStore) -> Self {
+        Hotplug { saved, ..Hotplug::default() }
+    }
+}
+
+fn worded(error: ConvertError) -> Failure {
+    Failure::text(error.to_string())
+}
+
+fn read_live(xml: &str) -> Result<DomainSpec, Failure> {
+    DomainSpec::from_xml(xml).map_err(|error| Failure::text(format!("libvirt's domain XML cannot be read: {error}")))
+}
+
+/// The running domain as it is and as the VMI wants it. `wanted` is matched to `live`: what stays has its names and places.
+struct Devices {
+    live: DomainSpec,
+    wanted: DomainSpec,
+}
+
+impl Devices {
+    fn new(vmi: &VirtualMachineInstance, facts: &HostFacts, xml: &str) -> Result<Self, Failure> {
+        let live = read_live(xml)?;
+        let wanted = convert::convert_for_running(vmi, facts, &live).map_err(worded)?;
+        Ok(Devices { live, wanted })
+    }
+
+    /// The same once devices have gone, which sets their names free.
+    async fn read(vm: &Vm, vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<Self, Failure> {
+        Devices::new(vmi, facts, &vm.connection.xml(&vm.domain, 0).await?)
+    }
+}
+
+/// Brings the devices and the metadata of a defined domain in line with the VMI; `facts` are this sync's.
+pub async fn bring_in_line(vm: &Vm, vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<(), Failure> {
+    let mut failures = Failures::default();
+    let snapshot = vm.connection.snapshot(&vm.domain).await?;
+    if let Some(xml) = snapshot.xml.filter(|_| !snapshot.state.may_be_started()) {
+        let devices = Devices::new(vmi, facts, &xml)?;
+        let mut devices = volumes::bring_in_line(vm, vmi, facts, devices, &mut failures).await?;
+        if vmi.status.phase == "Running" {
+            let changes =
+                interfaces::changes(vmi, &devices.live.devices.interfaces, &devices.wanted.devices.interfaces);
+            carry_out(vm, vmi, facts, &mut devices.wanted, changes, &mut failures).await?;
+        }
+    }
+    remember(vm, vmi);
+    failures.outcome()
+}
+
+async fn carry_out(
+    vm: &Vm,
+    vmi: &VirtualMachineInstance,
+    facts: &HostFacts,
+    wanted: &mut DomainSpec,
+    changes: Vec<InterfaceChange>,
+    failures: &mut Failures,
+) -> Result<(), Failure> {
+    for change in changes {
+        let (name, outcome) = match change {
+            InterfaceChange::Attach(name) => {
+                convert::fill_in_taps(vmi, facts, wanted, &|other| other == name).map_err(worded)?;
+                let device = interfaces::find(&wanted.devices.interfaces, &name).ok_or_else(|| {
+                    Failure::text("could not retrieve the api.Interface object from the dummy domain")
+                })?;
+                tracing::info!("plugging interface {name} on {}", tap(device));
+                let outcome = vm.connection.attach_device(&vm.domain, device.to_xml()).await;
+                (name, outcome)
+            }
+            InterfaceChange::Detach(device) => {
+                tracing::info!("unplugging the interface on {}", tap(&device));
+                (name_of(&device), vm.connection.detach_device(&vm.domain, device.to_xml()).await)
+            }
+            InterfaceChange::SetLink(device) => {
+                let link = device.link_state.as_ref().map_or("up", |link| link.state.as_str());
+                tracing::info!("setting the link of the interface on {} {link}", tap(&device));
+                (name_of(&device), vm.connection.update_device(&vm.domain, device.to_xml()).await)
+            }
+        };
+        failures.note(&name, outcome)?;
+    }
+    Ok(())
+}
+
+fn name_of(device: &Interface) -> String {
+    device.alias.as_ref().map(|alias| alias.name.clone()).unwrap_or_default()
+}
+
+fn tap(device: &Interface) -> &str {
+    device.target.as_ref().map(|target| target.device.as_str()).unwrap_or_default()
+}
+
+/// Metadata that follows the VMI (5.1, step 13).
+fn remember(vm: &Vm, vmi: &VirtualMachineInstance) {
+    let seconds = vmi.spec.termination_grace_period_seconds.unwrap_or_default();
+    vm.metadata.edit(|metadata| metadata.grace_period.get_or_insert_default().deletion_grace_period_seconds = seconds);
+}

@@ -1,0 +1,303 @@
+//! Carries out the changes of a domain's disks: waits for volumes to be ready, sets their cache, tells the guest of growth.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::disks::{self, DiskChange};
+use super::failures::Failures;
+use super::resize::{self, Backend, wanted_size};
+use super::{Devices, Hotplug, worded};
+use crate::cmd::Failure;
+use crate::convert::{self, HostFacts};
+use crate::domain::Disk;
+use crate::launcher::facts;
+use crate::launcher::sync::look::look;
+use crate::launcher::sync::{image_size, volume_files};
+use crate::launcher::vm::operations::Vm;
+use crate::libvirt::BlockSize;
+use crate::vmi::VirtualMachineInstance;
+
+const LOOKING: &str = "looking at the VM's volumes";
+
+/// Bytes in a unit of `st_blocks`.
+const STAT_BLOCK: u64 = 512;
+
+/// Takes out what is not wanted, then puts in what is missing: the names of disks that are still there, if only because
+/// the guest has not let go of them yet, are given to no other.
+pub(super) async fn bring_in_line(
+    vm: &Vm,
+    vmi: &VirtualMachineInstance,
+    facts: &HostFacts,
+    mut devices: Devices,
+    failures: &mut Failures,
+) -> Result<Devices, Failure> {
+    vm.hotplug.forget_overlays_of_absent(&devices.live.devices.disks);
+    if take_out(vm, vmi, &devices, failures).await? {
+        devices = Devices::read(vm, vmi, facts).await?;
+        // Now, since the event may come when another disk has the alias and the overlay.
+        vm.hotplug.forget_overlays_of_absent(&devices.live.devices.disks);
+    }
+    for change in disks::changes(&devices.live.devices.disks, &devices.wanted.devices.disks) {
+        match change {
+            // They have been asked for, and the guest has not let go of them.
+            DiskChange::Detach(_) | DiskChange::Replace { .. } => {}
+            DiskChange::Attach(disk) => plug(vm, vmi, facts, disk, failures).await?,
+            DiskChange::ChangeMedium(disk) => change_medium(vm, vmi, &disk, failures).await?,
+        }
+    }
+    grow(vm, &devices.wanted.devices.disks).await;
+    Ok(devices)
+}
+
+/// Asks the guest to let go of what is not wanted; whether there was anything.
+async fn take_out(
+    vm: &Vm,
+    vmi: &VirtualMachineInstance,
+    devices: &Devices,
+    failures: &mut Failures,
+) -> Result<bool, Failure> {
+    let mut asked = false;
+    for change in disks::changes(&devices.live.devices.disks, &devices.wanted.devices.disks) {
+        let disk = match change {
+            DiskChange::Detach(disk) => disk,
+            DiskChange::Replace { old, new } if is_usable(vmi, &new, failures).await => old,
+            DiskChange::Replace { .. } => continue,
+            DiskChange::Attach(_) | DiskChange::ChangeMedium(_) => continue,
+        };
+        tracing::info!("unplugging volume {} from {}", name(&disk), disk.target.device);
+        vm.hotplug.remember_overlay(&disk);
+        let outcome = vm.connection.detach_device(&vm.domain, disk.to_xml()).await;
+        failures.note(&name(&disk), outcome)?;
+        asked = true;
+    }
+    Ok(asked)
+}
+
+async fn plug(
+    vm: &Vm,
+    vmi: &VirtualMachineInstance,
+    facts: &HostFacts,
+    mut disk: Disk,
+    failures: &mut Failures,
+) -> Result<(), Failure> {
+    let name = name(&disk);
+    if disk.device == "cdrom" {
+        let why = "a CD-ROM drive cannot be added to a running VM, only a medium to a drive that it was started with";
+        failures.refuse(&name, Failure::text(format!("spec.domain.devices.disks ({name}): {why}")));
+        return Ok(());
+    }
+    if !is_usable(vmi, &disk, failures).await {
+        return Ok(());
+    }
+    if let Err(failure) = probe(vmi, facts, &mut disk).await {
+        failures.refuse(&name, failure);
+        return Ok(());
+    }
+    tracing::info!("plugging volume {name} as {}", disk.target.device);
+    failures.note(&name, vm.connection.attach_device(&vm.domain, disk.to_xml()).await)
+}
+
+async fn change_medium(
+    vm: &Vm,
+    vmi: &VirtualMachineInstance,
+    disk: &Disk,
+    failures: &mut Failures,
+) -> Result<(), Failure> {
+    let path = disk.source.path();
+    if path.is_empty() || is_usable(vmi, disk, failures).await {
+        let medium = if path.is_empty() { "nothing" } else { path };
+        tracing::info!("putting {medium} into the CD-ROM drive {}", disk.target.device);
+        failures.note(&name(disk), vm.connection.update_device(&vm.domain, disk.to_xml()).await)?;
+    }
+    Ok(())
+}
+
+/// [`is_ready`]; a volume that cannot become ready is a failure of its own.
+async fn is_usable(vmi: &VirtualMachineInstance, disk: &Disk, failures: &mut Failures) -> bool {
+    is_ready(vmi, disk).await.unwrap_or_else(|failure| {
+        failures.refuse(&name(disk), failure);
+        false
+    })
+}
+
+fn name(disk: &Disk) -> String {
+    disk.alias.as_ref().map(|alias| alias.name.clone()).unwrap_or_default()
+}
+
+/// Whether the volume can be used; one that cannot yet is left for the next sync. One that must not be is an error.
+async fn is_ready(vmi: &VirtualMachineInstance, disk: &Disk) -> Result<bool, Failure> {
+    let (volume, path) = (name(disk), PathBuf::from(disk.backend().path()));
+    let (of, checked) = (vmi.clone(), disk.clone());
+    let looked = look(LOOKING, move || {
+        // Before virt-handler mounts the volume, a directory may stand in its place.
+        if !path.is_dir() {
+            volume_files::check(Path::new("/"), &of, &checked)?;
+        }
+        Ok::<_, Failure>(readiness(&path).map_err(|error| (path, error)))
+    });
+    match looked.await?? {
+        Ok(Ok(())) => Ok(true),
+        Ok(Err(why)) => {
+            tracing::info!("volume {volume} is not ready, the next sync tries again: {why}");
+            Ok(false)
+        }
+        Err((path, error)) => Err(Failure::text(format!("volume {volume}: {}: {error}", path.display()))),
+    }
+}
+
+/// Ready, or why not yet; an error is one that waiting does not cure.
+fn readiness(path: &Path) -> std::io::Result<Result<(), String>> {
+    let found = match std::fs::metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(Err(format!("{} does not exist", path.display())));
+        }
+        Err(error) => return Err(error),
+    };
+    let writable = !found.file_type().is_block_device();
+    let opened = File::options().read(true).write(writable).open(path);
+    Ok(opened.map(drop).map_err(|error| format!("{} cannot be opened: {error}", path.display())))
+}
+
+/// Cache and IO mode of a disk that is new (contract/cmd-server.md 5.8).
+async fn probe(vmi: &VirtualMachineInstance, facts: &HostFacts, disk: &mut Disk) -> Result<(), Failure> {
+    let (of, mut facts, plugged) = (vmi.clone(), facts.clone(), disk.clone());
+    let facts = look(LOOKING, move || {
+        let odd = image_size::round_up(Path::new("/"), &of, &facts, &plugged).err();
+        let without_direct_io = odd.map_or(Ok(false), |odd| odd.without_direct_io(&of, &plugged))?;
+        let source = plugged.backend();
+        let (path, is_file) = (source.path(), !source.file.is_empty());
+        let direct = if without_direct_io { "no".to_owned() } else { facts::direct_io(Path::new(path), is_file) };
+        facts.direct_io.paths.insert(path.to_owned(), direct);
+        if is_file && facts::is_allocated(Path::new(path)) {
+            facts.preallocated_images.push(path.to_owned());
+        }
+        Ok::<_, Failure>(facts)
+    });
+    convert::set_io_modes(vmi, &facts.await??, disk).map_err(worded)
+}
+
+/// Tells the guest of claims that have grown. What fails is tried again at the next sync.
+async fn grow(vm: &Vm, wanted: &[Disk]) {
+    let claims: Vec<Disk> = wanted.iter().filter(|disk| disk.capacity.is_some()).cloned().collect();
+    let sizes = look(LOOKING, move || claims.iter().filter_map(size).collect::<Vec<_>>()).await.unwrap_or_default();
+    let saved = &vm.hotplug.saved;
+    let resizes = saved.change(|state| resize::resizes(&mut state.claim_sizes, sizes));
+    for resize in resizes {
+        match vm.connection.block_resize(&vm.domain, &resize.path, resize.size).await {
+            Ok(()) => {
+                tracing::info!("{} has grown to {} bytes", resize.path, resize.bytes);
+                saved.change(|state| state.claim_sizes.insert(resize.path, resize.bytes));
+            }
+            Err(error) => tracing::warn!("{} has grown, but the guest cannot be told: {error}", resize.path),
+        }
+    }
+}
+
+fn size(disk: &Disk) -> Option<(String, u64, BlockSize)> {
+    let (bytes, size) = wanted_size(disk, measure(Path::new(disk.backend().path()))?)?;
+    Some((disk.source.path().to_owned(), bytes, size))
+}
+
+/// A backend that is not there is measured at a later sync.
+pub(in crate::launcher) fn measure(path: &Path) -> Option<Backend> {
+    let found = std::fs::metadata(path).ok()?;
+    if found.file_type().is_block_device() {
+        return Some(Backend::Device(File::open(path).ok()?.seek(SeekFrom::End(0)).ok()?));
+    }
+    let room = nix::sys::statvfs::statvfs(path).ok()?;
+    let free = room.blocks_available().saturating_mul(room.fragment_size());
+    Some(Backend::File { actual: found.blocks().saturating_mul(STAT_BLOCK), free })
+}
+
+impl Hotplug {
+    /// Keeps in mind the overlay of a disk that is about to go. The original deletes it while the guest may still write
+    /// (contract/cmd-server.md 11, W9).
+    fn remember_overlay(&self, disk: &Disk) {
+        if let (Some(alias), Some(_)) = (&disk.alias, &disk.source.data_store) {
+            let (alias, overlay) = (alias.xml_name().into_owned(), PathBuf::from(&disk.source.file));
+            self.saved.change(|state| state.leaving_overlays.insert(alias, overlay));
+        }
+    }
+
+    /// The guest has let go of a device: its overlay goes too.
+    pub fn device_removed(&self, alias: &str) {
+        let overlay = self.saved.change(|state| state.leaving_overlays.remove(alias));
+        if let Some(overlay) = overlay {
+            match std::fs::remove_file(&overlay) {
+                Ok(()) => tracing::info!("deleted the overlay {}", overlay.display()),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    tracing::warn!("failed to delete QCOW2 overlay {} of {alias}: {error}", overlay.display());
+                }
+            }
+        }
+    }
+
+    /// Overlays of disks that went without an event, as after a lost connection.
+    fn forget_overlays_of_absent(&self, live: &[Disk]) {
+        let there =
+            |alias: &str| live.iter().any(|disk| disk.alias.as_ref().is_some_and(|known| known.xml_name() == alias));
+        let leaving = self.saved.state().leaving_overlays;
+        leaving.keys().filter(|alias| !there(alias)).for_each(|alias| self.device_removed(alias));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Alias, DataStore};
+    use crate::launcher::vm::state_file::SavedStore;
+
+    #[test]
+    fn a_volume_is_ready_once_it_can_be_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("v.img");
+        let why = readiness(&path).unwrap().unwrap_err();
+        assert!(why.contains("v.img") && why.contains("does not exist"), "{why}");
+        // A folder stands where the volume is to be mounted.
+        let why = readiness(folder.path()).unwrap().unwrap_err();
+        assert!(why.contains("cannot be opened"), "{why}");
+        std::fs::write(&path, "x").unwrap();
+        assert_eq!(readiness(&path).unwrap(), Ok(()));
+        let through_a_file = path.join("below");
+        assert!(readiness(&through_a_file).is_err(), "waiting does not cure this");
+    }
+
+    #[test]
+    fn a_file_is_measured_with_its_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("v.img");
+        assert_eq!(measure(&path), None);
+        std::fs::write(&path, vec![1; 1 << 20]).unwrap();
+        File::open(&path).unwrap().sync_all().unwrap();
+        let Some(Backend::File { actual, free }) = measure(&path) else { panic!() };
+        assert!(actual >= 1 << 20 && free > 0, "{actual} {free}");
+    }
+
+    #[test]
+    fn an_overlay_outlives_its_disk_until_the_guest_has_let_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let overlay = folder.path().join("v.qcow2");
+        std::fs::write(&overlay, "x").unwrap();
+        let mut disk = Disk { alias: Some(Alias::user("v")), ..Disk::default() };
+        disk.source.file = overlay.display().to_string();
+        let state = tempfile::tempdir().unwrap();
+        let hotplug = Hotplug::saved_in(SavedStore::open(state.path(), false));
+        hotplug.remember_overlay(&disk);
+        hotplug.device_removed("ua-v");
+        assert!(overlay.exists(), "a disk without changed block tracking has no overlay");
+        disk.source.data_store = Some(DataStore::default());
+        hotplug.remember_overlay(&disk);
+        drop(hotplug);
+        // Another launcher has taken over.
+        let hotplug = Hotplug::saved_in(SavedStore::open(state.path(), true));
+        hotplug.forget_overlays_of_absent(std::slice::from_ref(&disk));
+        hotplug.device_removed("ua-other");
+        assert!(overlay.exists());
+        hotplug.forget_overlays_of_absent(&[]);
+        assert!(!overlay.exists());
+    }
+}

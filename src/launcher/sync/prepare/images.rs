@@ -1,0 +1,103 @@
+//! The images that a VM starts from, before anything opens them: container disks pass the gate (`storage::inspect`), claims
+//! hold files of their own, and sizes fit what is chosen for them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{MutexGuard, PoisonError};
+
+use crate::cmd::Failure;
+use crate::convert::HostFacts;
+use crate::domain::DomainSpec;
+use crate::launcher::sync::first_boot::Boot;
+use crate::launcher::sync::look::look;
+use crate::launcher::sync::{image_size, volume_files};
+use crate::storage::{self, ImageInfo, StorageError};
+use crate::vmi::VirtualMachineInstance;
+
+/// What these looks are called in errors.
+pub(crate) const LOOKING: &str = "looking at the VM's disks";
+
+impl Boot {
+    /// Inspects the container disks that were not inspected yet.
+    pub(crate) async fn inspect_all(&self, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+        for (index, volume) in vmi.spec.volumes.iter().enumerate() {
+            if volume.container_disk.is_some() && !self.inspected().contains_key(&volume.name) {
+                let path = self.disks().container_disk(index);
+                if !path.exists() {
+                    return Err(Failure::text(format!(
+                        "failed to get container disk info: spec.volumes[{index}] ({}): {} does not exist: the image is \
+                         not mounted into this container",
+                        volume.name,
+                        path.display()
+                    )));
+                }
+                let info = self.inspect(&volume.name, &path).await?;
+                self.inspected().insert(volume.name.clone(), info);
+            }
+        }
+        Ok(())
+    }
+
+    /// The gate for the image of a container disk.
+    async fn inspect(&self, volume: &str, image: &Path) -> Result<ImageInfo, Failure> {
+        storage::inspect(&self.tools, image).await.map_err(|error| match error {
+            StorageError::Image(why) => Failure::text(format!("invalid image in containerDisk {volume}: {why}")),
+            other => Failure::text(format!("failed to get container disk info: {other}")),
+        })
+    }
+
+    /// Looks at the images of container disks again, after everything that was made of them and before QEMU opens them: they
+    /// are another container's files, which may have changed meanwhile.
+    pub(crate) async fn inspect_again(&self, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+        for (index, volume) in vmi.spec.volumes.iter().enumerate().filter(|(_, volume)| volume.container_disk.is_some())
+        {
+            let known = self.inspected().remove(&volume.name);
+            let info = self.inspect(&volume.name, &self.disks().container_disk(index)).await?;
+            if known.is_some_and(|known| (&known.format, known.virtual_size) != (&info.format, info.virtual_size)) {
+                return Err(Failure::text(format!(
+                    "invalid image in containerDisk {}: it has changed since it was inspected",
+                    volume.name
+                )));
+            }
+            self.inspected().insert(volume.name.clone(), info);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn inspected(&self) -> MutexGuard<'_, BTreeMap<String, ImageInfo>> {
+        self.inspected.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Checks what stands in the place of the volumes' images before anything is made of them.
+    pub(crate) async fn check_volumes(
+        &self,
+        vmi: &VirtualMachineInstance,
+        domain: DomainSpec,
+    ) -> Result<DomainSpec, Failure> {
+        let (root, vmi) = (self.root.clone(), vmi.clone());
+        look(LOOKING, move || {
+            volume_files::check_boot(&root, &domain)?;
+            domain.devices.disks.iter().try_for_each(|disk| volume_files::check(&root, &vmi, disk))?;
+            Ok(domain)
+        })
+        .await?
+    }
+}
+
+/// Rounds the VM's images up; the paths of those that stay odd and have to do without direct I/O.
+pub(crate) fn round_up(
+    root: &Path,
+    vmi: &VirtualMachineInstance,
+    facts: &HostFacts,
+    domain: &DomainSpec,
+) -> Result<Vec<String>, Failure> {
+    let mut without_direct_io = Vec::new();
+    for disk in &domain.devices.disks {
+        if let Err(odd) = image_size::round_up(root, vmi, facts, disk)
+            && odd.without_direct_io(vmi, disk)?
+        {
+            without_direct_io.push(disk.backend().path().to_owned());
+        }
+    }
+    Ok(without_direct_io)
+}

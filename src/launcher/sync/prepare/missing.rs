@@ -1,0 +1,106 @@
+//! Tells what is missing before libvirt does, which would name a path and no volume.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use crate::cmd::Failure;
+use crate::domain::{DiskSource, DomainSpec};
+use crate::vmi::{VirtualMachineInstance, Volume};
+
+/// Checks that every file and device that the domain names is there, but for what lies in `made_at_start`. What cannot be
+/// looked at for another reason is left to libvirt, which may see more.
+pub(crate) fn check(
+    root: &Path,
+    made_at_start: &Path,
+    vmi: &VirtualMachineInstance,
+    domain: &DomainSpec,
+) -> Result<(), Failure> {
+    let is_missing = |path: &str| {
+        let looked = std::fs::metadata(root.join(path.trim_start_matches('/')));
+        !path.is_empty() && looked.is_err_and(|error| error.kind() == ErrorKind::NotFound)
+    };
+    for disk in &domain.devices.disks {
+        let backing = disk.backing_store.as_ref().and_then(|store| store.source.as_ref());
+        for path in [disk.source.path(), disk.backend().path()].into_iter().chain(backing.map(DiskSource::path)) {
+            if Path::new(path).starts_with(made_at_start) || !is_missing(path) {
+                continue;
+            }
+            let name = disk.alias.as_ref().map(|alias| alias.name.as_str()).unwrap_or_default();
+            let Some((index, volume)) = vmi.spec.volumes.iter().enumerate().find(|(_, volume)| volume.name == name)
+            else {
+                continue;
+            };
+            return Err(Failure::text(format!(
+                "spec.volumes[{index}] ({name}): {path} does not exist: {}",
+                match disk.source.data_store.is_some() && path == disk.source.path() {
+                    true => "the VM's backend storage has lost the overlay of changed block tracking",
+                    false => explanation(volume),
+                }
+            )));
+        }
+    }
+    let container = "spec.domain.firmware.kernelBoot.container";
+    for (field, path) in [("kernelPath", &domain.os.kernel), ("initrdPath", &domain.os.initrd)] {
+        if is_missing(path) {
+            return Err(Failure::text(format!(
+                "{container}.{field}: {path} does not exist: the image is not mounted into this container, or has no \
+                 such file"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Who should have put it there.
+fn explanation(volume: &Volume) -> &'static str {
+    if volume.persistent_volume_claim.is_some() || volume.data_volume.is_some() || volume.ephemeral.is_some() {
+        "the claim is not mounted into this container, or holds no disk.img"
+    } else if volume.host_disk.is_some() {
+        "there is no such image on the node or in the claim"
+    } else if volume.container_disk.is_some() {
+        "the image is not mounted into this container"
+    } else if volume.sysprep.is_some() {
+        "the volume names neither a ConfigMap nor a Secret"
+    } else {
+        "it was not made"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::convert::HostFacts;
+    use crate::launcher::facts;
+    use crate::vmi;
+
+    #[test]
+    fn the_volume_of_a_missing_file_is_named() {
+        let text = r#"{"metadata":{"name":"vm","namespace":"ns"},"spec":{
+            "volumes":[{"name":"seed","cloudInitNoCloud":{"userData":"x"}},
+                {"name":"data","persistentVolumeClaim":{"claimName":"c"}}],
+            "domain":{"firmware":{"kernelBoot":{"container":{"kernelPath":"/k"}}},"devices":{"disks":[
+                {"name":"seed","disk":{"bus":"virtio"}},{"name":"data","disk":{"bus":"virtio"}}]}}}}"#;
+        let vmi = vmi::parse(text.as_bytes()).unwrap();
+        let mut facts = HostFacts::default();
+        facts.hypervisor.device_present = true;
+        let domain = facts::draft(&vmi, &facts).unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let seeds = Path::new(&facts.ephemeral_disk_dir).join("cloud-init-data");
+        let look = || check(root.path(), &seeds, &vmi, &domain).map_err(|failure| failure.to_string());
+        let make = |path: &str| {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        };
+        let text = look().unwrap_err();
+        assert!(
+            text.starts_with("spec.volumes[1] (data): /var/run/kubevirt-private/vmi-disks/data/disk.img"),
+            "{text}"
+        );
+        make("var/run/kubevirt-private/vmi-disks/data/disk.img");
+        let text = look().unwrap_err();
+        assert!(text.starts_with("spec.domain.firmware.kernelBoot.container.kernelPath: "), "{text}");
+        make("var/run/kubevirt/container-disks/kernel-boot/k");
+        look().unwrap();
+    }
+}

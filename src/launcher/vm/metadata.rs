@@ -1,0 +1,73 @@
+//! What the launcher remembers of its VM and tells virt-handler with every domain document
+//! (contract/notify.md 4.4). Every change is saved for a launcher that may follow this one.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::state_file::SavedStore;
+use crate::domain::KubeVirtMetadata;
+
+/// The metadata cache. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct MetadataCache {
+    value: Arc<Mutex<KubeVirtMetadata>>,
+    changed: Arc<Notify>,
+    saved: SavedStore,
+}
+
+impl MetadataCache {
+    /// The cache as the launcher before this one left it.
+    pub fn saved_in(saved: SavedStore) -> Self {
+        let value = saved.state().metadata;
+        MetadataCache { value: Arc::new(Mutex::new(value)), changed: Arc::default(), saved }
+    }
+
+    /// The present value.
+    pub fn snapshot(&self) -> KubeVirtMetadata {
+        self.value.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes the value without telling anybody.
+    pub fn set(&self, change: impl FnOnce(&mut KubeVirtMetadata)) {
+        let mut value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut value);
+        self.saved.change(|state| state.metadata.clone_from(&value));
+    }
+
+    /// Changes the value; if it is another one afterwards, virt-handler is told.
+    pub fn edit(&self, change: impl FnOnce(&mut KubeVirtMetadata)) {
+        let mut value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = value.clone();
+        change(&mut value);
+        if *value != before {
+            self.saved.change(|state| state.metadata.clone_from(&value));
+            self.changed.notify_one();
+        }
+    }
+
+    /// Waits for the next `edit` that changed something; changes meanwhile are one.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_an_edit_that_changes_something_is_told() {
+        let cache = MetadataCache::default();
+        cache.set(|value| value.uid = "u1".into());
+        cache.edit(|value| value.uid = "u1".into());
+        let told = tokio::time::timeout(Duration::from_secs(1), cache.changed()).await;
+        assert!(told.is_err(), "a silent set and an idle edit were told");
+        cache.edit(|value| value.uid = "u2".into());
+        cache.edit(|value| value.uid = "u3".into());
+        tokio::time::timeout(Duration::from_secs(1), cache.changed()).await.unwrap();
+        assert_eq!(cache.snapshot().uid, "u3");
+    }
+}

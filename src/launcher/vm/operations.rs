@@ -1,0 +1,241 @@
+//! What each order does to the VM (contract/cmd-server.md 4.1), one function each. The driver decides when.
+
+use std::sync::Arc;
+
+use super::guest_clock::GuestClock;
+use super::metadata::MetadataCache;
+use super::power_off::{self, AskedAgent};
+use super::process::Tracker;
+use super::state_file::SavedStore;
+use crate::cmd::Failure;
+use crate::domain::{DomainState, LifeCycle, Time};
+use crate::hypervisor::{ControlError, VmControl};
+use crate::launcher::guest::Guest;
+use crate::launcher::sync::live::Hotplug;
+use crate::libvirt::{self, Connection, code};
+use crate::vmi::VirtualMachineInstance;
+
+/// UIDs of VMIs that were paused on purpose, which a sync therefore does not resume. A launcher that follows this one
+/// knows them, too.
+#[derive(Debug, Clone, Default)]
+pub struct PausedSet(SavedStore);
+
+impl PausedSet {
+    /// The set as the launcher before this one left it.
+    pub fn saved_in(saved: SavedStore) -> Self {
+        PausedSet(saved)
+    }
+
+    /// Adds a VMI.
+    pub fn insert(&self, uid: &str) {
+        self.0.change(|state| {
+            state.paused.insert(uid.to_owned());
+        });
+    }
+
+    /// Removes a VMI.
+    pub fn remove(&self, uid: &str) {
+        self.0.change(|state| {
+            state.paused.remove(uid);
+        });
+    }
+
+    /// Forgets all: the domain was seen running.
+    pub fn clear(&self) {
+        self.0.change(|state| state.paused.clear());
+    }
+
+    /// Whether the VMI was paused on purpose.
+    pub fn contains(&self, uid: &str) -> bool {
+        self.0.state().paused.contains(uid)
+    }
+}
+
+/// The one VM, as operations see it. Clones share everything.
+#[derive(Clone)]
+pub struct Vm {
+    /// libvirt's name.
+    pub domain: String,
+    /// The connection to libvirt.
+    pub connection: Connection,
+    /// How the VM is handled, with all that its hypervisor's driver lacks.
+    pub control: Arc<dyn VmControl>,
+    /// What is remembered of the VM.
+    pub metadata: MetadataCache,
+    /// VMIs paused on purpose.
+    pub paused: PausedSet,
+    /// The guest, by its agent.
+    pub guest: Guest,
+    /// What its agent was asked to do.
+    pub asked_agent: AskedAgent,
+    /// The guest's clock.
+    pub clock: GuestClock,
+    /// The hypervisor's process.
+    pub tracker: Tracker,
+    /// What later syncs remember of its devices.
+    pub hotplug: Hotplug,
+}
+
+/// PauseVirtualMachine.
+pub async fn pause(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+    if known_status(vm).await? == LifeCycle::Running {
+        // Before: if this launcher dies in between, the next one sees what was meant.
+        vm.paused.insert(&vmi.metadata.uid);
+        vm.clock.stop();
+        if let Err(error) = vm.control.suspend().await {
+            vm.paused.remove(&vmi.metadata.uid);
+            return Err(error.into());
+        }
+    }
+    Ok(())
+}
+
+/// UnpauseVirtualMachine.
+pub async fn unpause(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+    if known_status(vm).await? == LifeCycle::Paused {
+        let uid = &vmi.metadata.uid;
+        let paused = vm.paused.contains(uid);
+        // Before, for the same reason: then the next sync resumes it.
+        vm.paused.remove(uid);
+        if let Err(error) = vm.control.resume().await {
+            if paused {
+                vm.paused.insert(uid);
+            }
+            return Err(error.into());
+        }
+        vm.clock.synchronise(vm.connection.clone(), vm.domain.clone());
+    }
+    Ok(())
+}
+
+async fn known_status(vm: &Vm) -> Result<LifeCycle, Failure> {
+    match vm.control.state().await {
+        Ok(now) => Ok(now.status),
+        Err(error) if error.is_no_domain() => Err(Failure::DomainNotFound),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// ResetVirtualMachine.
+pub async fn reset(vm: &Vm) -> Result<(), Failure> {
+    Ok(vm.control.reset().await?)
+}
+
+/// SoftRebootVirtualMachine.
+pub async fn soft_reboot(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+    power_off::reboot(vm, vmi).await
+}
+
+/// ShutdownVirtualMachine: asks the guest, and records when it was asked first.
+pub async fn shutdown(vm: &Vm) -> Result<(), Failure> {
+    let Some(now) = absent_is_fine(vm.control.state().await)? else { return Ok(()) };
+    if matches!(now.status, LifeCycle::Running | LifeCycle::Paused) {
+        vm.tracker.expect_end();
+        match absent_is_fine(power_off::power_off(vm, now.status).await) {
+            Ok(Some(())) => {}
+            Ok(None) => return Ok(()),
+            Err(error) if was_given(&error) => {
+                tracing::info!("the guest was asked to shut down and has not obeyed yet: {error}");
+            }
+            // A guest may be off before libvirt has heard from its agent that it obeys.
+            Err(error) if error.code() == Some(code::OPERATION_INVALID) && is_down(vm).await => {}
+            Err(error) => return Err(error.into()),
+        }
+        vm.metadata.edit(|metadata| {
+            metadata.grace_period.get_or_insert_default().deletion_timestamp.get_or_insert_with(Time::now);
+        });
+    }
+    Ok(())
+}
+
+/// Whether libvirt has the order and has not carried it out yet. A guest that hangs would otherwise never be seen to have
+/// been asked.
+pub(super) fn was_given(error: &ControlError) -> bool {
+    matches!(error, ControlError::Libvirt(libvirt::Error::Deadline { .. }))
+}
+
+async fn is_down(vm: &Vm) -> bool {
+    absent_is_fine(vm.control.state().await).is_ok_and(|known| known.is_none_or(DomainState::may_be_started))
+}
+
+/// KillVirtualMachine.
+pub async fn kill(vm: &Vm) -> Result<(), Failure> {
+    let Some(now) = absent_is_fine(vm.control.state().await)? else { return Ok(()) };
+    if matches!(now.status, LifeCycle::Running | LifeCycle::Paused | LifeCycle::Shutdown) {
+        vm.tracker.expect_end();
+        absent_is_fine(vm.control.destroy().await)?;
+    }
+    Ok(())
+}
+
+/// DeleteVirtualMachine.
+pub async fn delete(vm: &Vm) -> Result<(), Failure> {
+    absent_is_fine(vm.control.undefine().await)?;
+    Ok(())
+}
+
+fn absent_is_fine<T>(result: Result<T, ControlError>) -> Result<Option<T>, ControlError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_no_domain() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::launcher::publish::publisher::Identity;
+    use crate::launcher::vm::control_double::ControlDouble;
+    use crate::launcher::vm::process::Search;
+    use crate::libvirt::{Deadlines, DomainSnapshot, Error, VirError};
+    use crate::notify::Outbox;
+
+    const RUNNING: DomainSnapshot = DomainSnapshot { state: DomainState::RUNNING, xml: None };
+
+    fn vm(answer: Error) -> Vm {
+        let (events, _) = tokio::sync::mpsc::unbounded_channel();
+        let connection = Connection::new("test:///default".to_owned(), Deadlines::default(), events);
+        let identity = Identity { domain: "d".into(), namespace: "n".into(), name: "d".into(), uid: "u".into() };
+        let outbox = Outbox::start("/nowhere/notify.sock".into(), crate::notify::Timings::default());
+        let search = Search { pid_file: "/nowhere/d.pid".into(), command_prefixes: Vec::new() };
+        Vm {
+            domain: "d".into(),
+            control: Arc::new(ControlDouble::new(RUNNING, answer.into())),
+            metadata: MetadataCache::default(),
+            paused: PausedSet::default(),
+            guest: Guest::new(&identity, connection.clone(), outbox, "/nowhere".into(), SavedStore::default()),
+            asked_agent: AskedAgent::default(),
+            clock: GuestClock::default(),
+            tracker: Tracker::new("d".into(), search, SavedStore::default()),
+            hotplug: Hotplug::default(),
+            connection,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_takes_its_time_to_obey_was_asked() {
+        let (after, call) = (Duration::from_secs(12), "virDomainShutdownFlags");
+        let asked_at = |vm: &Vm| vm.metadata.snapshot().grace_period.and_then(|grace| grace.deletion_timestamp);
+        let hangs = vm(Error::Deadline { call, after });
+        shutdown(&hangs).await.unwrap();
+        let asked = asked_at(&hangs);
+        assert!(asked.is_some(), "the grace period of virt-handler begins then");
+        shutdown(&hangs).await.unwrap();
+        assert_eq!(asked_at(&hangs), asked, "and not again");
+        let with_agent = r#"{"spec":{"domain":{"devices":{}}},
+            "status":{"conditions":[{"type":"AgentConnected","status":"True"}]}}"#;
+        let vmi = crate::vmi::parse(with_agent.as_bytes()).unwrap();
+        soft_reboot(&hangs, &vmi).await.unwrap();
+
+        let refuses = vm(Error::Libvirt(VirError { code: 9, domain: 10, message: "no".into() }));
+        shutdown(&refuses).await.unwrap_err();
+        soft_reboot(&refuses, &vmi).await.unwrap_err();
+        assert_eq!(asked_at(&refuses), None);
+        let lost = vm(Error::Disconnected { call, uri: "u".into(), reason: "r".into() });
+        shutdown(&lost).await.unwrap_err();
+        assert_eq!(asked_at(&lost), None);
+    }
+}
