@@ -20,10 +20,12 @@ use crate::launcher::jobs::Jobs;
 use crate::launcher::publish::publisher::{Cause, Publications};
 use crate::launcher::start::first_connection::learn_version;
 use crate::launcher::statistics::{self, Statistics};
-use crate::launcher::sync::first_boot::Boot;
 use crate::launcher::sync::live;
+use crate::launcher::sync::means::Boot;
+use crate::launcher::vm::Vm;
 use crate::launcher::vm::migration_target;
-use crate::launcher::vm::operations::{self, Vm};
+use crate::launcher::vm::milestones::Signs;
+use crate::launcher::vm::operations;
 use crate::launcher::vm::sev::{self, Sev};
 use crate::libvirt::{self, AgentChange, DomainEvent, Event, JobOperation, JobStats, Lifecycle};
 use turns::Turns;
@@ -99,33 +101,6 @@ impl cmd::Driver for DriverHandle {
     fn guest_ping(&self, domain: String) -> Answer<()> {
         let vm = self.vm.clone();
         Box::pin(async move { vm.guest.ping(domain, &vm.metadata.snapshot()).await })
-    }
-}
-
-/// What the driver publishes for the main line.
-#[derive(Debug, Clone)]
-pub struct Signs {
-    /// libvirt knows a domain.
-    pub defined: watch::Sender<bool>,
-    /// This pod was told to leave.
-    pub leave_early: watch::Sender<bool>,
-    /// virt-handler has ordered the end of the VM.
-    pub end_ordered: watch::Sender<bool>,
-    /// Why this pod, a migration target, can never receive its VM.
-    pub never_receives: watch::Sender<Option<String>>,
-    /// The hypervisor's version, once libvirt has told it.
-    pub version: watch::Sender<Option<String>>,
-}
-
-impl Default for Signs {
-    fn default() -> Self {
-        Signs {
-            defined: watch::Sender::new(false),
-            leave_early: watch::Sender::new(false),
-            end_ordered: watch::Sender::new(false),
-            never_receives: watch::Sender::new(None),
-            version: watch::Sender::new(None),
-        }
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use crate::cmd::{Failure, GuestCommand, GuestOutput};
 use crate::domain::{self, Domain, DomainSpec, FsFreeze, LifeCycle};
 use crate::guest_agent::{self, AgentError, GuestData, Interest, Intervals, Introduction, LibvirtAgent, Presence};
-use crate::launcher::publish::publisher::Identity;
+use crate::launcher::vm::identity::Identity;
 use crate::launcher::vm::state_file::SavedStore;
 use crate::libvirt::Connection;
 use crate::notify::{InvolvedObject, K8sEvent, K8sEventType, Outbox};

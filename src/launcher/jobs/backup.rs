@@ -14,7 +14,7 @@ use super::backup_documents::{Disk, backup_xml, checkpoint_xml, disks, stamp, vo
 use crate::cmd::{BackupCommand, BackupRequest, BackupStart, Checkpoint, Failure, FreezeRequest};
 use crate::domain::{BackupMetadata, DomainSpec, Time};
 use crate::files::{Folder, in_time};
-use crate::launcher::vm::operations::Vm;
+use crate::launcher::vm::Vm;
 use crate::libvirt::{Error, JobOperation, JobStats, JobType, code};
 use crate::vmi::VirtualMachineInstance;
 

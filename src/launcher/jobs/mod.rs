@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use exports::Exports;
 
 use crate::daemon::Watcher;
-use crate::launcher::vm::operations::Vm;
+use crate::launcher::vm::Vm;
 
 /// Where QEMU serves a backup that is to be fetched.
 const NBD_SOCKET: &str = "/var/run/kubevirt/sockets/backup-nbd-sock";

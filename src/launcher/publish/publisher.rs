@@ -23,8 +23,9 @@ use crate::domain::{
 use crate::guest_agent::GuestData;
 use crate::hypervisor::VmControl;
 use crate::launcher::guest::Guest;
+use crate::launcher::vm::Vm;
+use crate::launcher::vm::identity::Identity;
 use crate::launcher::vm::metadata::MetadataCache;
-use crate::launcher::vm::operations::Vm;
 use crate::launcher::vm::process::{HypervisorProcess, Tracker};
 use crate::launcher::vm::state_file::SavedStore;
 use crate::libvirt::{self, Connection, DomainSnapshot, Lifecycle};
@@ -74,19 +75,6 @@ impl Published {
             }
         }
     }
-}
-
-/// Who the VM is, as the pod was told.
-#[derive(Debug, Clone)]
-pub struct Identity {
-    /// libvirt's name, `<namespace>_<name>`.
-    pub domain: String,
-    /// VMI namespace.
-    pub namespace: String,
-    /// VMI name.
-    pub name: String,
-    /// VMI UID (`--uid`).
-    pub uid: String,
 }
 
 /// The publisher's means and its outputs.

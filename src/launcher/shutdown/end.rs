@@ -16,7 +16,8 @@ use crate::hooks::Hooks;
 use crate::launcher::publish::publisher::{Cause, Publications};
 use crate::launcher::start::{Started, notify_socket};
 use crate::launcher::timings::Timings;
-use crate::launcher::vm::operations::{self, Vm};
+use crate::launcher::vm::Vm;
+use crate::launcher::vm::operations;
 use crate::notify::{InvolvedObject, K8sEvent, K8sEventType, Outbox};
 use crate::process::PidFd;
 

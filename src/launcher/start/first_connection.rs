@@ -3,15 +3,15 @@
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::StartError;
+use super::error::StartError;
 use crate::daemon::DaemonState;
 use crate::domain::{DomainState, LifeCycle};
 use crate::hypervisor::ControlError;
-use crate::launcher::driver::Signs;
 use crate::launcher::jobs::Jobs;
 use crate::launcher::publish::publisher::{Cause, Publications};
 use crate::launcher::timings::Timings;
-use crate::launcher::vm::operations::Vm;
+use crate::launcher::vm::Vm;
+use crate::launcher::vm::milestones::Signs;
 use crate::libvirt::{self, Connection};
 
 /// The launcher's first connection, and everything that is learnt through it.

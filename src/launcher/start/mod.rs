@@ -2,6 +2,7 @@
 //! made while the daemons start, the emulator is probed while virt-handler still prepares the pod.
 
 pub mod directories;
+pub mod error;
 pub(crate) mod first_connection;
 mod log_pipes;
 
@@ -12,33 +13,36 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::cmd::{self, Action, Activity, Driver as _, SocketError, SocketPaths, SyncRequest};
+use crate::cmd::{self, Action, Activity, Driver as _, SocketPaths, SyncRequest};
 use crate::convert::SyncOptions;
 use crate::daemon::logs::{FirmwareLog, LibvirtLog, LinesPerSecond, Mark, QemuLog, Sink};
-use crate::daemon::{self, DaemonError, FileError, Settings, Supervisor, Watcher};
+use crate::daemon::{self, DaemonError, Settings, Supervisor, Watcher};
 use crate::files::{Folder, is_component};
-use crate::hooks::{HookError, Hooks};
+use crate::hooks::Hooks;
 use crate::hypervisor::{
-    Catalogue, CatalogueError, DEFAULT_HYPERVISOR, Environment, Hypervisor, LibvirtWrapper, LogFilters, Remark,
-    Runtime, RuntimeError, VmSetup, host_architecture, log_filters,
+    Catalogue, DEFAULT_HYPERVISOR, Environment, Hypervisor, LibvirtWrapper, LogFilters, Remark, Runtime, VmSetup,
+    host_architecture, log_filters,
 };
 use crate::launcher::config::{Adoption, Config};
-use crate::launcher::driver::{Driver, DriverHandle, Signs};
+use crate::launcher::driver::{Driver, DriverHandle};
 use crate::launcher::guest::Guest;
 use crate::launcher::publish::domain_log::DomainLog;
-use crate::launcher::publish::publisher::{Cause, Identity, Publications, Publisher};
+use crate::launcher::publish::publisher::{Cause, Publications, Publisher};
 use crate::launcher::shutdown::lifecycle::Watched;
 use crate::launcher::shutdown::watched::{failure, mark_for_shutdown, told, watch_signals};
-use crate::launcher::sync::first_boot::Boot;
-use crate::launcher::sync::live::Hotplug;
+use crate::launcher::sync::means::Boot;
 use crate::launcher::timings::Timings;
+use crate::launcher::vm::Vm;
 use crate::launcher::vm::guest_clock::GuestClock;
+use crate::launcher::vm::hotplug::Hotplug;
+use crate::launcher::vm::identity::Identity;
 use crate::launcher::vm::metadata::MetadataCache;
-use crate::launcher::vm::operations::{PausedSet, Vm};
+use crate::launcher::vm::milestones::Signs;
+use crate::launcher::vm::paused::PausedSet;
 use crate::launcher::vm::power_off::AskedAgent;
 use crate::launcher::vm::process::{Search, Tracker, pid_file};
 use crate::launcher::vm::state_file::SavedStore;
-use crate::libvirt::{self, Connection};
+use crate::libvirt::Connection;
 use crate::logging;
 use crate::notify::Outbox;
 use crate::process::{give_back_program_pages, handover};
@@ -46,6 +50,7 @@ use crate::storage::Owner;
 use crate::vmi;
 use crate::vmi::manifest::{Manifest, Options};
 use directories::{Directories, DirectoryError};
+use error::StartError;
 use first_connection::FirstConnection;
 use log_pipes::LogFiles;
 
@@ -62,49 +67,6 @@ const LOG_MARK: &str = "launcher-log-mark";
 const HOOKS: &str = "/var/run/kubevirt-hooks";
 /// How long hook sidecars may take to answer to a launcher that takes over a VM which runs already.
 const HOOKS_OF_ADOPTED: Duration = Duration::from_secs(5);
-
-/// Why the launcher could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The catalogue, or the hypervisor's name.
-    #[error(transparent)]
-    Catalogue(#[from] CatalogueError),
-    /// The image lacks something.
-    #[error(transparent)]
-    Runtime(#[from] RuntimeError),
-    /// A directory cannot be made.
-    #[error(transparent)]
-    Directory(#[from] DirectoryError),
-    /// A configuration file cannot be written.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// The command socket cannot be made.
-    #[error(transparent)]
-    Socket(#[from] SocketError),
-    /// The daemon does not come up.
-    #[error(transparent)]
-    Daemon(#[from] DaemonError),
-    /// libvirt does not answer.
-    #[error("cannot connect to libvirt at {uri}: {error}")]
-    Connect {
-        /// The URI.
-        uri: String,
-        /// Why.
-        error: libvirt::Error,
-    },
-    /// Hook sidecars are missing or cannot be used.
-    #[error(transparent)]
-    Hooks(#[from] HookError),
-    /// Signals cannot be received.
-    #[error("cannot receive signals: {0}")]
-    Signals(std::io::Error),
-    /// `STANDALONE_VMI` cannot be used.
-    #[error("STANDALONE_VMI: {0}")]
-    Standalone(String),
-    /// `--simulate-crash`.
-    #[error("crashing because --simulate-crash asks for it")]
-    SimulatedCrash,
-}
 
 /// A launcher that serves its socket.
 pub(super) struct Started {

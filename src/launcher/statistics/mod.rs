@@ -16,7 +16,7 @@ use crate::cmd::Failure;
 use crate::domain::stats::{Load, LoadStats};
 use crate::hypervisor::ControlError;
 use crate::launcher::publish::publisher::Published;
-use crate::launcher::vm::operations::Vm;
+use crate::launcher::vm::Vm;
 use crate::libvirt::{self, Screenshot};
 
 /// How long a measured dirty rate is passed on, as with the original: measuring costs a second and slows the guest.

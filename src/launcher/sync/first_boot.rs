@@ -1,73 +1,35 @@
 //! SyncVirtualMachine (contract/cmd-server.md 5): what a VMI needs before its domain can be defined, the defines, the
 //! start. What a later sync does to the devices is in `live`.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::live;
+use super::look::look;
+use super::means::Boot;
 use super::prepare::disks::Disks;
 use super::prepare::hooks::Extensions;
 use super::prepare::images::{LOOKING, round_up};
+use super::prepare::iommufd;
 use super::prepare::pod_network::Nics;
-
-use super::live;
-use super::look::look;
-use super::prepare::iommufd::{self, Iommufd};
 use super::prepare::{cloud_init, growth, image_volumes, missing, pod_network, running, tracking};
 use crate::cmd::{Failure, SyncRequest};
 use crate::convert::{self, Defines, HostFacts, SyncOptions};
-use crate::daemon::{DaemonState, Watcher};
-use crate::dhcp::Dhcp;
+use crate::daemon::DaemonState;
 use crate::domain::{DomainSpec, LifeCycle};
-use crate::hooks::Hooks;
-use crate::hypervisor::{Catalogue, Hypervisor, Runtime, Verdict, Version, host_architecture};
-use crate::launcher::config::Config;
+use crate::hypervisor::{Hypervisor, Verdict, Version, host_architecture};
 use crate::launcher::facts::{self, Pod};
-use crate::launcher::vm::operations::Vm;
+use crate::launcher::vm::Vm;
 use crate::libvirt::flags;
 use crate::logging::shared_out;
-use crate::storage::{CloudInit, ImageInfo, Owner, StorageError, Tools};
 use crate::vmi::VirtualMachineInstance;
 
 /// How long the start of a VM waits for virtlogd; it is restarted at least once a second.
 const VIRTLOGD_PATIENCE: Duration = Duration::from_secs(5);
-
-/// The means of a boot, and what is remembered between its calls.
-pub struct Boot {
-    /// The launcher's configuration.
-    pub config: Arc<Config>,
-    /// The pod's hypervisor.
-    pub runtime: Runtime,
-    /// For the check of a VMI's own wish.
-    pub catalogue: Catalogue,
-    /// The image's tools.
-    pub tools: Tools,
-    /// Owner of everything the hypervisor opens.
-    pub owner: Owner,
-    /// The file system that holds the pod's directories: `/`, or another one in a test.
-    pub root: PathBuf,
-    /// Container disks that were inspected, by volume.
-    pub inspected: Mutex<BTreeMap<String, ImageInfo>>,
-    /// Cloud-init data whose disk waits for the start, since it tells of devices as libvirt has placed them.
-    pub cloud_init: Mutex<Option<CloudInit>>,
-    /// The descriptor that a device plugin gave the pod.
-    pub iommufd: Arc<Iommufd>,
-    /// This launcher has made the domain and everything that its start needs.
-    pub prepared: AtomicBool,
-    /// Tells guests their addresses.
-    pub dhcp: Dhcp,
-    /// The pod's hook sidecars.
-    pub hooks: Hooks,
-    /// Tells what becomes of files.
-    pub watcher: Watcher,
-    /// virtlogd, if the hypervisor has one.
-    pub virtlogd: Option<watch::Receiver<DaemonState>>,
-}
 
 /// Whether a sync was the one that started the VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,45 +38,11 @@ enum Started {
     Before,
 }
 
-/// `context: cause`, as the original wraps it.
-pub(super) fn wrapped(context: &'static str) -> impl Fn(StorageError) -> Failure {
-    move |error| Failure::text(format!("{context}: {error}"))
-}
-
 fn refused_by(verdict: &Verdict) -> Result<(), Failure> {
     verdict.refusal().map_or(Ok(()), |refusal| Err(Failure::text(refusal)))
 }
 
 impl Boot {
-    /// The means of a launcher whose hypervisor runs as `owner`.
-    pub fn new(
-        config: Arc<Config>,
-        runtime: Runtime,
-        catalogue: Catalogue,
-        owner: Owner,
-        hooks: Hooks,
-        watcher: Watcher,
-        virtlogd: Option<watch::Receiver<DaemonState>>,
-    ) -> Self {
-        let tools = Tools { image_memory: Some(config.disk_memory_limit), ..Tools::default() };
-        Boot {
-            config,
-            runtime,
-            catalogue,
-            tools,
-            owner,
-            root: PathBuf::from("/"),
-            inspected: Mutex::default(),
-            cloud_init: Mutex::default(),
-            iommufd: Arc::default(),
-            prepared: AtomicBool::new(false),
-            dhcp: Dhcp::default(),
-            hooks,
-            watcher,
-            virtlogd,
-        }
-    }
-
     /// One sync. `defined` is set as soon as libvirt knows the domain.
     pub async fn sync(&self, vm: &Vm, request: SyncRequest, defined: &watch::Sender<bool>) -> Result<(), Failure> {
         let begun = Instant::now();

@@ -5,5 +5,6 @@ pub mod first_boot;
 mod image_size;
 pub mod live;
 mod look;
+pub mod means;
 mod prepare;
 mod volume_files;

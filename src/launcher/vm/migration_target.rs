@@ -6,7 +6,7 @@
 //! virt-controller understands. So a reason is of one of two classes, and one that holds for the pod's whole life ends the
 //! pod.
 
-use super::operations::Vm;
+use super::Vm;
 use crate::cmd::Failure;
 
 /// Why the VM cannot be received.

@@ -1,80 +1,12 @@
 //! What each order does to the VM (contract/cmd-server.md 4.1), one function each. The driver decides when.
 
-use std::sync::Arc;
-
-use super::guest_clock::GuestClock;
-use super::metadata::MetadataCache;
-use super::power_off::{self, AskedAgent};
-use super::process::Tracker;
-use super::state_file::SavedStore;
+use super::Vm;
+use super::power_off::{self, was_given};
 use crate::cmd::Failure;
 use crate::domain::{DomainState, LifeCycle, Time};
-use crate::hypervisor::{ControlError, VmControl};
-use crate::launcher::guest::Guest;
-use crate::launcher::sync::live::Hotplug;
-use crate::libvirt::{self, Connection, code};
+use crate::hypervisor::ControlError;
+use crate::libvirt::code;
 use crate::vmi::VirtualMachineInstance;
-
-/// UIDs of VMIs that were paused on purpose, which a sync therefore does not resume. A launcher that follows this one
-/// knows them, too.
-#[derive(Debug, Clone, Default)]
-pub struct PausedSet(SavedStore);
-
-impl PausedSet {
-    /// The set as the launcher before this one left it.
-    pub fn saved_in(saved: SavedStore) -> Self {
-        PausedSet(saved)
-    }
-
-    /// Adds a VMI.
-    pub fn insert(&self, uid: &str) {
-        self.0.change(|state| {
-            state.paused.insert(uid.to_owned());
-        });
-    }
-
-    /// Removes a VMI.
-    pub fn remove(&self, uid: &str) {
-        self.0.change(|state| {
-            state.paused.remove(uid);
-        });
-    }
-
-    /// Forgets all: the domain was seen running.
-    pub fn clear(&self) {
-        self.0.change(|state| state.paused.clear());
-    }
-
-    /// Whether the VMI was paused on purpose.
-    pub fn contains(&self, uid: &str) -> bool {
-        self.0.state().paused.contains(uid)
-    }
-}
-
-/// The one VM, as operations see it. Clones share everything.
-#[derive(Clone)]
-pub struct Vm {
-    /// libvirt's name.
-    pub domain: String,
-    /// The connection to libvirt.
-    pub connection: Connection,
-    /// How the VM is handled, with all that its hypervisor's driver lacks.
-    pub control: Arc<dyn VmControl>,
-    /// What is remembered of the VM.
-    pub metadata: MetadataCache,
-    /// VMIs paused on purpose.
-    pub paused: PausedSet,
-    /// The guest, by its agent.
-    pub guest: Guest,
-    /// What its agent was asked to do.
-    pub asked_agent: AskedAgent,
-    /// The guest's clock.
-    pub clock: GuestClock,
-    /// The hypervisor's process.
-    pub tracker: Tracker,
-    /// What later syncs remember of its devices.
-    pub hotplug: Hotplug,
-}
 
 /// PauseVirtualMachine.
 pub async fn pause(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
@@ -148,12 +80,6 @@ pub async fn shutdown(vm: &Vm) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether libvirt has the order and has not carried it out yet. A guest that hangs would otherwise never be seen to have
-/// been asked.
-pub(super) fn was_given(error: &ControlError) -> bool {
-    matches!(error, ControlError::Libvirt(libvirt::Error::Deadline { .. }))
-}
-
 async fn is_down(vm: &Vm) -> bool {
     absent_is_fine(vm.control.state().await).is_ok_and(|known| known.is_none_or(DomainState::may_be_started))
 }
@@ -184,13 +110,22 @@ fn absent_is_fine<T>(result: Result<T, ControlError>) -> Result<Option<T>, Contr
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
-    use crate::launcher::publish::publisher::Identity;
+    use crate::launcher::guest::Guest;
     use crate::launcher::vm::control_double::ControlDouble;
+    use crate::launcher::vm::guest_clock::GuestClock;
+    use crate::launcher::vm::hotplug::Hotplug;
+    use crate::launcher::vm::identity::Identity;
+    use crate::launcher::vm::metadata::MetadataCache;
+    use crate::launcher::vm::paused::PausedSet;
+    use crate::launcher::vm::power_off::AskedAgent;
     use crate::launcher::vm::process::Search;
-    use crate::libvirt::{Deadlines, DomainSnapshot, Error, VirError};
+    use crate::launcher::vm::process::Tracker;
+    use crate::launcher::vm::state_file::SavedStore;
+    use crate::libvirt::{Connection, Deadlines, DomainSnapshot, Error, VirError};
     use crate::notify::Outbox;
 
     const RUNNING: DomainSnapshot = DomainSnapshot { state: DomainState::RUNNING, xml: None };

@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::operations::{Vm, was_given};
+use super::Vm;
 use crate::cmd::Failure;
 use crate::domain::LifeCycle;
 use crate::hypervisor::{ControlError, Way};
+use crate::libvirt;
 use crate::vmi::VirtualMachineInstance;
 
 /// How long a guest that took the order by its agent is left alone with it. virt-handler repeats the order every 5 s, and at
@@ -105,6 +106,12 @@ pub async fn reboot(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure
         Err(error) if was_given(&error) => vm.control.state().await.map(drop).map_err(|_| error.into()),
         result => Ok(result?),
     }
+}
+
+/// Whether libvirt has the order and has not carried it out yet. A guest that hangs would otherwise never be seen to have
+/// been asked.
+pub(super) fn was_given(error: &ControlError) -> bool {
+    matches!(error, ControlError::Libvirt(libvirt::Error::Deadline { .. }))
 }
 
 #[cfg(test)]

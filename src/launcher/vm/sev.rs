@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::operations::Vm;
+use super::Vm;
 use crate::cmd::Failure;
 use crate::libvirt::Params;
 

@@ -4,8 +4,8 @@ use crate::cmd::{Failure, SyncRequest};
 use crate::convert::{self, Arch, ConvertError};
 use crate::domain::CpuTune;
 use crate::hypervisor::host_architecture;
-use crate::launcher::sync::first_boot::Boot;
-use crate::launcher::vm::operations::Vm;
+use crate::launcher::sync::means::Boot;
+use crate::launcher::vm::Vm;
 use crate::libvirt::cpu_map;
 use crate::vmi::VirtualMachineInstance;
 

@@ -1,43 +1,15 @@
 //! SR-IOV interfaces of a running domain (contract/cmd-server.md 4.7).
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use super::failures::Failures;
 use crate::cmd::{Failure, SyncRequest};
 use crate::convert;
 use crate::domain::{Address, HostDevice};
-use crate::launcher::sync::first_boot::Boot;
-use crate::launcher::vm::operations::Vm;
+use crate::launcher::sync::means::Boot;
+use crate::launcher::vm::Vm;
 use crate::vmi::VirtualMachineInstance;
 
 /// What the alias of an SR-IOV interface begins with.
 const SRIOV: &str = "sriov-";
-
-/// Whether a plug of host devices is under way.
-#[derive(Debug, Clone, Default)]
-pub struct Gate(Arc<AtomicBool>);
-
-/// Opens the gate again.
-struct Pass(Gate);
-
-impl Gate {
-    /// Whether somebody is inside.
-    pub fn is_closed(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-
-    fn enter(&self) -> Pass {
-        self.0.store(true, Ordering::Release);
-        Pass(self.clone())
-    }
-}
-
-impl Drop for Pass {
-    fn drop(&mut self) {
-        self.0.0.store(false, Ordering::Release);
-    }
-}
 
 /// The answer to a second call while the first is under way.
 pub fn in_progress() -> Failure {
@@ -146,15 +118,5 @@ mod tests {
         let found = missing(&vmi, &live, &wanted);
         let refused = "host device 0000:81:10.1 of sriov-green is in the running VM already, as sriov-blue".to_owned();
         assert_eq!(found, [Ok(at("sriov-red", "0x83")), Err(refused)]);
-    }
-
-    #[test]
-    fn the_gate_opens_again_however_the_plug_ends() {
-        let gate = Gate::default();
-        {
-            let _pass = gate.enter();
-            assert!(gate.is_closed());
-        }
-        assert!(!gate.is_closed());
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::cmd::Failure;
 use crate::domain::{DomainSpec, Memory, MemoryDevice, MemoryTarget};
-use crate::launcher::vm::operations::Vm;
+use crate::launcher::vm::Vm;
 use crate::vmi::{Quantity, VirtualMachineInstance};
 
 /// Makes the RPC fail, for functional tests.

@@ -10,32 +10,13 @@ pub mod memory;
 pub mod resize;
 mod volumes;
 
-pub(super) use volumes::measure;
-
 use crate::cmd::Failure;
 use crate::convert::{self, ConvertError, HostFacts};
 use crate::domain::{DomainSpec, Interface};
-use crate::launcher::vm::operations::Vm;
-use crate::launcher::vm::state_file::SavedStore;
+use crate::launcher::vm::Vm;
 use crate::vmi::VirtualMachineInstance;
 use failures::Failures;
 use interfaces::InterfaceChange;
-
-/// What is remembered between syncs. Clones share it.
-#[derive(Debug, Clone, Default)]
-pub struct Hotplug {
-    /// Sizes of claims, and overlays of disks that are leaving; for a launcher that follows, too.
-    saved: SavedStore,
-    /// Whether host devices are being plugged.
-    pub host_devices: host_devices::Gate,
-}
-
-impl Hotplug {
-    /// Begins with what is in `saved`, and keeps it current.
-    pub fn saved_in(saved: SavedStore) -> Self {
-        Hotplug { saved, ..Hotplug::default() }
-    }
-}
 
 fn worded(error: ConvertError) -> Failure {
     Failure::text(error.to_string())

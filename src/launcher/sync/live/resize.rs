@@ -1,12 +1,18 @@
 //! Claims that grew while the VM runs (contract/cmd-server.md 5.4, 5.6): the guest is given the new size.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
 
 use crate::domain::Disk;
 use crate::libvirt::BlockSize;
 
 /// Guests' disks are whole mebibytes.
 const MEBIBYTE: u64 = 1 << 20;
+/// Bytes in a unit of `st_blocks`.
+const STAT_BLOCK: u64 = 512;
 
 /// What the machine says of a disk's backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +37,17 @@ pub struct Resize {
     pub size: BlockSize,
     /// What is remembered once libvirt has done it.
     pub bytes: u64,
+}
+
+/// A backend that is not there is measured at a later sync.
+pub(crate) fn measure(path: &Path) -> Option<Backend> {
+    let found = std::fs::metadata(path).ok()?;
+    if found.file_type().is_block_device() {
+        return Some(Backend::Device(File::open(path).ok()?.seek(SeekFrom::End(0)).ok()?));
+    }
+    let room = nix::sys::statvfs::statvfs(path).ok()?;
+    let free = room.blocks_available().saturating_mul(room.fragment_size());
+    Some(Backend::File { actual: found.blocks().saturating_mul(STAT_BLOCK), free })
 }
 
 /// The size that is tracked for a disk, and what libvirt is to be told about it; `None` for a disk that is no claim, or
@@ -125,5 +142,16 @@ mod tests {
         assert_eq!(resizes(&mut seen, now(12)), []);
         assert_eq!(resizes(&mut seen, Vec::new()), []);
         assert_eq!(resizes(&mut seen, now(20)), [], "a disk that came back is a new one");
+    }
+
+    #[test]
+    fn a_file_is_measured_with_its_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("v.img");
+        assert_eq!(measure(&path), None);
+        std::fs::write(&path, vec![1; 1 << 20]).unwrap();
+        File::open(&path).unwrap().sync_all().unwrap();
+        let Some(Backend::File { actual, free }) = measure(&path) else { panic!() };
+        assert!(actual >= 1 << 20 && free > 0, "{actual} {free}");
     }
 }

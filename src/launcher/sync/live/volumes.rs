@@ -1,28 +1,24 @@
 //! Carries out the changes of a domain's disks: waits for volumes to be ready, sets their cache, tells the guest of growth.
 
 use std::fs::File;
-use std::io::{Seek, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use super::disks::{self, DiskChange};
 use super::failures::Failures;
-use super::resize::{self, Backend, wanted_size};
-use super::{Devices, Hotplug, worded};
+use super::resize::{self, measure, wanted_size};
+use super::{Devices, worded};
 use crate::cmd::Failure;
 use crate::convert::{self, HostFacts};
 use crate::domain::Disk;
 use crate::launcher::facts;
 use crate::launcher::sync::look::look;
 use crate::launcher::sync::{image_size, volume_files};
-use crate::launcher::vm::operations::Vm;
+use crate::launcher::vm::Vm;
 use crate::libvirt::BlockSize;
 use crate::vmi::VirtualMachineInstance;
 
 const LOOKING: &str = "looking at the VM's volumes";
-
-/// Bytes in a unit of `st_blocks`.
-const STAT_BLOCK: u64 = 512;
 
 /// Takes out what is not wanted, then puts in what is missing: the names of disks that are still there, if only because
 /// the guest has not let go of them yet, are given to no other.
@@ -201,55 +197,9 @@ fn size(disk: &Disk) -> Option<(String, u64, BlockSize)> {
     Some((disk.source.path().to_owned(), bytes, size))
 }
 
-/// A backend that is not there is measured at a later sync.
-pub(in crate::launcher) fn measure(path: &Path) -> Option<Backend> {
-    let found = std::fs::metadata(path).ok()?;
-    if found.file_type().is_block_device() {
-        return Some(Backend::Device(File::open(path).ok()?.seek(SeekFrom::End(0)).ok()?));
-    }
-    let room = nix::sys::statvfs::statvfs(path).ok()?;
-    let free = room.blocks_available().saturating_mul(room.fragment_size());
-    Some(Backend::File { actual: found.blocks().saturating_mul(STAT_BLOCK), free })
-}
-
-impl Hotplug {
-    /// Keeps in mind the overlay of a disk that is about to go. The original deletes it while the guest may still write
-    /// (contract/cmd-server.md 11, W9).
-    fn remember_overlay(&self, disk: &Disk) {
-        if let (Some(alias), Some(_)) = (&disk.alias, &disk.source.data_store) {
-            let (alias, overlay) = (alias.xml_name().into_owned(), PathBuf::from(&disk.source.file));
-            self.saved.change(|state| state.leaving_overlays.insert(alias, overlay));
-        }
-    }
-
-    /// The guest has let go of a device: its overlay goes too.
-    pub fn device_removed(&self, alias: &str) {
-        let overlay = self.saved.change(|state| state.leaving_overlays.remove(alias));
-        if let Some(overlay) = overlay {
-            match std::fs::remove_file(&overlay) {
-                Ok(()) => tracing::info!("deleted the overlay {}", overlay.display()),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => {
-                    tracing::warn!("failed to delete QCOW2 overlay {} of {alias}: {error}", overlay.display());
-                }
-            }
-        }
-    }
-
-    /// Overlays of disks that went without an event, as after a lost connection.
-    fn forget_overlays_of_absent(&self, live: &[Disk]) {
-        let there =
-            |alias: &str| live.iter().any(|disk| disk.alias.as_ref().is_some_and(|known| known.xml_name() == alias));
-        let leaving = self.saved.state().leaving_overlays;
-        leaving.keys().filter(|alias| !there(alias)).for_each(|alias| self.device_removed(alias));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Alias, DataStore};
-    use crate::launcher::vm::state_file::SavedStore;
 
     #[test]
     fn a_volume_is_ready_once_it_can_be_opened() {
@@ -264,40 +214,5 @@ mod tests {
         assert_eq!(readiness(&path).unwrap(), Ok(()));
         let through_a_file = path.join("below");
         assert!(readiness(&through_a_file).is_err(), "waiting does not cure this");
-    }
-
-    #[test]
-    fn a_file_is_measured_with_its_room() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("v.img");
-        assert_eq!(measure(&path), None);
-        std::fs::write(&path, vec![1; 1 << 20]).unwrap();
-        File::open(&path).unwrap().sync_all().unwrap();
-        let Some(Backend::File { actual, free }) = measure(&path) else { panic!() };
-        assert!(actual >= 1 << 20 && free > 0, "{actual} {free}");
-    }
-
-    #[test]
-    fn an_overlay_outlives_its_disk_until_the_guest_has_let_go() {
-        let folder = tempfile::tempdir().unwrap();
-        let overlay = folder.path().join("v.qcow2");
-        std::fs::write(&overlay, "x").unwrap();
-        let mut disk = Disk { alias: Some(Alias::user("v")), ..Disk::default() };
-        disk.source.file = overlay.display().to_string();
-        let state = tempfile::tempdir().unwrap();
-        let hotplug = Hotplug::saved_in(SavedStore::open(state.path(), false));
-        hotplug.remember_overlay(&disk);
-        hotplug.device_removed("ua-v");
-        assert!(overlay.exists(), "a disk without changed block tracking has no overlay");
-        disk.source.data_store = Some(DataStore::default());
-        hotplug.remember_overlay(&disk);
-        drop(hotplug);
-        // Another launcher has taken over.
-        let hotplug = Hotplug::saved_in(SavedStore::open(state.path(), true));
-        hotplug.forget_overlays_of_absent(std::slice::from_ref(&disk));
-        hotplug.device_removed("ua-other");
-        assert!(overlay.exists());
-        hotplug.forget_overlays_of_absent(&[]);
-        assert!(!overlay.exists());
     }
 }

@@ -5,15 +5,16 @@ use std::sync::PoisonError;
 
 use tracing::debug;
 
+use super::error::wrapped;
 use super::hooks::Extensions;
 use super::tagged_devices;
 use crate::cmd::Failure;
 use crate::domain::DomainSpec;
 use crate::files::is_component;
 use crate::hypervisor::Hypervisor;
-use crate::launcher::sync::first_boot::{Boot, wrapped};
 use crate::launcher::sync::look::look;
-use crate::launcher::vm::operations::Vm;
+use crate::launcher::sync::means::Boot;
+use crate::launcher::vm::Vm;
 use crate::libvirt::flags;
 use crate::storage::{
     self, CloudInit, CloudInitSource, ImageKind, MetaData, PublicKeys, Staged, StorageError, volume_component,

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use tokio::task::JoinSet;
 
+use super::error::wrapped;
 use crate::cmd::Failure;
 use crate::convert::HostFacts;
-use crate::launcher::sync::first_boot::wrapped;
 use crate::storage::{self, ConfigDisk, ConfigSource, Owner, StorageError, Tools};
 use crate::vmi::{VirtualMachineInstance, Volume};
 

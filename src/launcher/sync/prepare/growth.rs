@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::domain::Disk;
 use crate::launcher::facts::{self, below};
-use crate::launcher::sync::live::measure;
-use crate::launcher::sync::live::resize::{Backend, wanted_size};
+use crate::launcher::sync::live::resize::{Backend, measure, wanted_size};
 use crate::launcher::sync::look::look;
 use crate::storage::{self, Tools};
 

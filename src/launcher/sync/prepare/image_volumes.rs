@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
+use super::error::wrapped;
 use crate::cmd::Failure;
-use crate::launcher::sync::first_boot::wrapped;
 use crate::storage::{StorageError, image_volume};
 use crate::vmi::VirtualMachineInstance;
 

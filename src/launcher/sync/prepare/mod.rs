@@ -2,6 +2,7 @@
 
 pub mod cloud_init;
 pub mod disks;
+pub mod error;
 pub mod growth;
 pub mod hooks;
 pub mod image_volumes;

@@ -12,8 +12,8 @@ use crate::convert::{HostFacts, Tap, taps};
 use crate::dhcp::v4::{Extra, Lease, Route};
 use crate::dhcp::{Resolver, v4, v6};
 use crate::launcher::facts::below;
-use crate::launcher::sync::first_boot::Boot;
 use crate::launcher::sync::look::look;
+use crate::launcher::sync::means::Boot;
 use crate::vmi::{Interface, VirtualMachineInstance};
 
 /// Where virt-handler leaves leases of bridge bindings, in the pod.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::cmd::Failure;
 use crate::domain::DomainSpec;
-use crate::launcher::vm::operations::Vm;
+use crate::launcher::vm::Vm;
 use crate::storage::ImageInfo;
 use crate::vmi::VirtualMachineInstance;
 

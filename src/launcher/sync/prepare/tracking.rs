@@ -3,13 +3,14 @@
 
 use std::path::PathBuf;
 
+use super::error::wrapped;
 use super::images::LOOKING;
 use crate::cmd::Failure;
 use crate::convert::HostFacts;
 use crate::domain::{Disk, DomainSpec};
 use crate::launcher::facts::{self, below};
-use crate::launcher::sync::first_boot::{Boot, wrapped};
 use crate::launcher::sync::look::look;
+use crate::launcher::sync::means::Boot;
 use crate::launcher::sync::{image_size, volume_files};
 use crate::storage;
 use crate::vmi::VirtualMachineInstance;

@@ -1,0 +1,120 @@
+//! What is remembered of the VM's devices from one sync to the next.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::state_file::SavedStore;
+use crate::domain::Disk;
+
+/// What is remembered between syncs. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Hotplug {
+    /// Sizes of claims, and overlays of disks that are leaving; for a launcher that follows, too.
+    pub(crate) saved: SavedStore,
+    /// Whether host devices are being plugged.
+    pub host_devices: Gate,
+}
+
+impl Hotplug {
+    /// Begins with what is in `saved`, and keeps it current.
+    pub fn saved_in(saved: SavedStore) -> Self {
+        Hotplug { saved, ..Hotplug::default() }
+    }
+
+    /// Keeps in mind the overlay of a disk that is about to go. The original deletes it while the guest may still write
+    /// (contract/cmd-server.md 11, W9).
+    pub(crate) fn remember_overlay(&self, disk: &Disk) {
+        if let (Some(alias), Some(_)) = (&disk.alias, &disk.source.data_store) {
+            let (alias, overlay) = (alias.xml_name().into_owned(), PathBuf::from(&disk.source.file));
+            self.saved.change(|state| state.leaving_overlays.insert(alias, overlay));
+        }
+    }
+
+    /// The guest has let go of a device: its overlay goes too.
+    pub fn device_removed(&self, alias: &str) {
+        let overlay = self.saved.change(|state| state.leaving_overlays.remove(alias));
+        if let Some(overlay) = overlay {
+            match std::fs::remove_file(&overlay) {
+                Ok(()) => tracing::info!("deleted the overlay {}", overlay.display()),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    tracing::warn!("failed to delete QCOW2 overlay {} of {alias}: {error}", overlay.display());
+                }
+            }
+        }
+    }
+
+    /// Overlays of disks that went without an event, as after a lost connection.
+    pub(crate) fn forget_overlays_of_absent(&self, live: &[Disk]) {
+        let there =
+            |alias: &str| live.iter().any(|disk| disk.alias.as_ref().is_some_and(|known| known.xml_name() == alias));
+        let leaving = self.saved.state().leaving_overlays;
+        leaving.keys().filter(|alias| !there(alias)).for_each(|alias| self.device_removed(alias));
+    }
+}
+
+/// Whether a plug of host devices is under way.
+#[derive(Debug, Clone, Default)]
+pub struct Gate(Arc<AtomicBool>);
+
+/// Opens the gate again.
+pub(crate) struct Pass(Gate);
+
+impl Gate {
+    /// Whether somebody is inside.
+    pub fn is_closed(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn enter(&self) -> Pass {
+        self.0.store(true, Ordering::Release);
+        Pass(self.clone())
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.0.0.store(false, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Alias, DataStore};
+
+    #[test]
+    fn the_gate_opens_again_however_the_plug_ends() {
+        let gate = Gate::default();
+        {
+            let _pass = gate.enter();
+            assert!(gate.is_closed());
+        }
+        assert!(!gate.is_closed());
+    }
+
+    #[test]
+    fn an_overlay_outlives_its_disk_until_the_guest_has_let_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let overlay = folder.path().join("v.qcow2");
+        std::fs::write(&overlay, "x").unwrap();
+        let mut disk = Disk { alias: Some(Alias::user("v")), ..Disk::default() };
+        disk.source.file = overlay.display().to_string();
+        let state = tempfile::tempdir().unwrap();
+        let hotplug = Hotplug::saved_in(SavedStore::open(state.path(), false));
+        hotplug.remember_overlay(&disk);
+        hotplug.device_removed("ua-v");
+        assert!(overlay.exists(), "a disk without changed block tracking has no overlay");
+        disk.source.data_store = Some(DataStore::default());
+        hotplug.remember_overlay(&disk);
+        drop(hotplug);
+        // Another launcher has taken over.
+        let hotplug = Hotplug::saved_in(SavedStore::open(state.path(), true));
+        hotplug.forget_overlays_of_absent(std::slice::from_ref(&disk));
+        hotplug.device_removed("ua-other");
+        assert!(overlay.exists());
+        hotplug.forget_overlays_of_absent(&[]);
+        assert!(!overlay.exists());
+    }
+}
