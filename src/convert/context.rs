@@ -2,38 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use super::arch::{Arch, is_cross_arch};
+use super::cpu_topology::topology;
 use super::error::ConvertError;
 use super::facts::{HostFacts, Profile};
 use super::firmware::{EfiChoice, choose_efi};
 use super::options::ClusterConfig;
-use super::{grace, host_devices, limits};
+use super::{host_devices, limits};
 use crate::domain::{Disk as Device, HostDevice};
 use crate::vmi::{Cpu, Disk, VirtualMachineInstance, Volume};
-
-/// Guest architecture. Unknown names act as amd64.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)] // names
-pub enum Arch {
-    Amd64,
-    Arm64,
-    S390x,
-}
-
-impl Arch {
-    /// The architecture whose rules apply to a VMI: the launcher's own, unless another one may be emulated.
-    pub(super) fn of(vmi: &VirtualMachineInstance, facts: &HostFacts) -> Self {
-        Arch::named(if is_cross_arch(vmi, facts) { &vmi.spec.architecture } else { &facts.host_arch })
-    }
-
-    /// The architecture with this Kubernetes name.
-    pub fn named(name: &str) -> Self {
-        match name {
-            "arm64" => Arch::Arm64,
-            "s390x" => Arch::S390x,
-            _ => Arch::Amd64,
-        }
-    }
-}
 
 /// The VMI with what follows from it and the facts.
 pub struct Context<'a> {
@@ -71,7 +48,7 @@ pub struct Context<'a> {
 pub(super) const PRIVATE: &str = "/var/run/kubevirt-private";
 
 impl<'a> Context<'a> {
-    /// Gathers and checks; the errors come in the original's order.
+    /// Gathers and checks; the errors come in the original's order, [`super::grace::check`] after them.
     pub fn new(vmi: &'a VirtualMachineInstance, facts: &'a HostFacts) -> Result<Self, ConvertError> {
         let spec = &vmi.spec;
         if let Some(error) = &facts.cpu_set_error {
@@ -105,7 +82,7 @@ impl<'a> Context<'a> {
                 .map(|status| status.name.as_str())
                 .collect::<BTreeSet<&str>>()
         };
-        let context = Context {
+        Ok(Context {
             vmi,
             facts,
             arch,
@@ -121,9 +98,7 @@ impl<'a> Context<'a> {
             live: &[],
             hotplug: volumes(true),
             permanent: volumes(false),
-        };
-        grace::check(&context)?;
-        Ok(context)
+        })
     }
 
     /// The virtio model of devices (5.0).
@@ -206,23 +181,6 @@ impl<'a> Context<'a> {
     }
 }
 
-/// Sockets, cores, threads of a VMI (6.1), without hot-pluggable sockets; none is 0 but sockets that a resource of 0 CPUs
-/// gives. [`limits::vcpus`] refuses what has no product.
-pub fn topology(vmi: &VirtualMachineInstance) -> (u32, u32, u32) {
-    let domain = &vmi.spec.domain;
-    match &domain.cpu {
-        Some(cpu) if cpu.sockets != 0 || cpu.cores != 0 || cpu.threads != 0 => {
-            (cpu.sockets.max(1), cpu.cores.max(1), cpu.threads.max(1))
-        }
-        Some(_) | None => {
-            let resources = &domain.resources;
-            let cpus = [resources.limits.get("cpu"), resources.requests.get("cpu")];
-            let sockets = cpus.into_iter().flatten().next().map_or(1, |cpus| u32::try_from(cpus.value()).unwrap_or(1));
-            (sockets, 1, 1)
-        }
-    }
-}
-
 /// The virtio model by architecture name; unknown names act as amd64.
 pub(super) fn virtio_model(arch: Arch, vmi: &VirtualMachineInstance) -> &'static str {
     match (arch, vmi.spec.domain.devices.use_virtio_transitional) {
@@ -230,11 +188,6 @@ pub(super) fn virtio_model(arch: Arch, vmi: &VirtualMachineInstance) -> &'static
         (_, Some(true)) => "virtio-transitional",
         (_, Some(false) | None) => "virtio-non-transitional",
     }
-}
-
-fn is_cross_arch(vmi: &VirtualMachineInstance, facts: &HostFacts) -> bool {
-    let wanted = &vmi.spec.architecture;
-    facts.allow_cross_arch_emulation && !wanted.is_empty() && *wanted != facts.host_arch
 }
 
 fn check_container_disks(vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<(), ConvertError> {

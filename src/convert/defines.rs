@@ -1,6 +1,7 @@
 //! The one to three defines of a boot (contract/domain-xml-qemu.md 3): a pure sequence that is given libvirt's read-back.
 
-use super::context::{Arch, Context, virtio_model};
+use super::arch::Arch;
+use super::context::{Context, virtio_model};
 use super::error::ConvertError;
 use super::facts::{HostFacts, Profile};
 use super::{convert_in, pci};

@@ -1,6 +1,6 @@
 //! Which EFI firmware a VMI boots by (contract/domain-xml-qemu.md 5.5.2).
 
-use super::context::Arch;
+use super::arch::Arch;
 use super::error::ConvertError;
 use super::facts::HostFacts;
 use crate::vmi::VirtualMachineInstance;

@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::context::{Arch, Context};
+use super::arch::Arch;
+use super::context::Context;
 use super::error::ConvertError;
 use super::facts::{NumaNode, PciDevice, Sysfs};
 use super::numa_placement::{Placer, by_cell, host_node};
-use super::pci;
+use super::{pci, pci_address};
 use crate::domain::{
     AcpiHostDev, Controller, DomainSpec, HostDevDriver, IommuDevice, IommuDriver, NumaCell, NumaCellDistances,
     NumaCellSibling, PciHole64, cpu_list,
@@ -116,7 +117,7 @@ fn gpus(aliases: &[String], sysfs: &Sysfs, domain: &DomainSpec) -> Result<Vec<Gp
         if device.type_ != "pci" {
             return refuse("is not a PCI device");
         }
-        let Some(address) = device.source.address.as_ref().map(pci::kernel_name) else {
+        let Some(address) = device.source.address.as_ref().map(pci_address::kernel_name) else {
             return refuse("has no source address");
         };
         if device.address.is_some() {
@@ -274,7 +275,7 @@ fn place_all(sysfs: &Sysfs, domain: &mut DomainSpec, mut gpus: BTreeMap<u32, Vec
         let mut own = gpus.remove(&cell).unwrap_or_default();
         own.sort_by_key(|index| {
             let device = domain.devices.host_devices.get(*index);
-            device.and_then(|device| device.source.address.as_ref()).map(pci::kernel_name)
+            device.and_then(|device| device.source.address.as_ref()).map(pci_address::kernel_name)
         });
         for gpu in own {
             let controllers = placer.place(cell, &[gpu], &mut domain.devices.host_devices)?;
@@ -384,7 +385,7 @@ mod tests {
                 "spec": {"domain": {"cpu": {"dedicatedCpuPlacement": true}}},
             });
             let vmi = crate::vmi::parse(vmi.to_string().as_bytes()).unwrap();
-            Context::new(&vmi, &facts).map(|_| ()).map_err(|error| error.to_string())
+            Context::new(&vmi, &facts).and_then(|context| check(&context)).map_err(|error| error.to_string())
         };
         assert!(check("true").unwrap_err().ends_with("kubevirt.io/disablePCIHole64"));
         assert_eq!((check("True"), check("")), (Ok(()), Ok(())));

@@ -4,7 +4,8 @@
 //! The numbers of vCPUs are those of QEMU 10.0's machine types (`virsh capabilities`, `maxCpus`); versions of a type never
 //! change theirs.
 
-use super::context::{Arch, topology};
+use super::arch::Arch;
+use super::cpu_topology::topology;
 use super::error::ConvertError;
 use crate::vmi::{Quantity, VirtualMachineInstance};
 

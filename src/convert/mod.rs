@@ -4,9 +4,11 @@
 //! `Defines` is the sequence of defines with libvirt's read-back in between. Nothing here touches the machine or reads a
 //! clock.
 
+mod arch;
 mod cloud_init;
 mod context;
 mod cpu_pool;
+mod cpu_topology;
 mod defines;
 mod error;
 mod facts;
@@ -20,10 +22,13 @@ mod network_phase2;
 mod numa_placement;
 mod options;
 mod pci;
+mod pci_address;
 mod rules;
 mod steps;
 
-pub use context::{Arch, Context, topology};
+pub use arch::Arch;
+pub use context::Context;
+pub use cpu_topology::topology;
 pub use defines::Defines;
 pub use error::ConvertError;
 pub use facts::{
@@ -35,7 +40,7 @@ pub use limits::vcpus;
 pub use network_phase2::hot_pluggable_tap;
 pub use network_phase2::{Tap, taps};
 pub use options::{Cell, ClusterConfig, Distance, HostCpu, Smbios, SyncOptions, Topology};
-pub use pci::kernel_name;
+pub use pci_address::kernel_name;
 pub use rules::{problems, told};
 pub use steps::{STEPS, Step, steps};
 
@@ -129,6 +134,7 @@ fn run_steps(
     context: &Context<'_>,
     observe: &mut dyn FnMut(&'static str, &DomainSpec),
 ) -> Result<DomainSpec, ConvertError> {
+    grace::check(context)?;
     let mut domain = DomainSpec::default();
     observe("document", &domain);
     let profile = context.facts.hypervisor.profile;

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use super::context::{Arch, Context};
+use super::arch::Arch;
+use super::context::Context;
 use super::error::ConvertError;
 use super::facts::{NumaNode, Sysfs};
-use super::pci;
+use super::pci_address;
 use crate::domain::{Address, Controller, ControllerTarget, DomainSpec, HostDevice, cpu_list};
 
 /// An expander's bus number is this, less the controllers made with it and before.
@@ -82,7 +83,7 @@ pub(super) fn by_cell(
 
 /// The host address of a PCI device.
 fn host_address(device: &HostDevice) -> Option<String> {
-    device.source.address.as_ref().filter(|_| device.type_ == "pci").map(pci::kernel_name)
+    device.source.address.as_ref().filter(|_| device.type_ == "pci").map(pci_address::kernel_name)
 }
 
 /// The host node of a device.

@@ -10,7 +10,7 @@ use std::fmt::Display;
 
 use super::error::ConvertError;
 use super::facts::HostFacts;
-use super::pci;
+use super::pci_address;
 use crate::domain::{Address, Alias, HostDevice, HostDeviceSource};
 use crate::vmi::VirtualMachineInstance;
 pub use claims::API_VERSION as CLAIM_METADATA_VERSION;
@@ -145,7 +145,7 @@ fn with_source(type_: &str, alias: &str, address: Address) -> HostDevice {
 }
 
 fn pci_device(alias: &str, name: &str, address: &str) -> Result<HostDevice, ConvertError> {
-    let source = pci::address(address).ok_or_else(|| failed(name, pci::not_an_address(address)))?;
+    let source = pci_address::address(address).ok_or_else(|| failed(name, pci_address::not_an_address(address)))?;
     Ok(HostDevice { managed: "no".into(), ..with_source("pci", alias, source) })
 }
 

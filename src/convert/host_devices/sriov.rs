@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::super::error::ConvertError;
 use super::super::facts::HostFacts;
-use super::super::pci;
+use super::super::pci_address;
 use super::{claims, failed, pci_device};
 use crate::domain::{BootOrder, HostDevice};
 use crate::vmi::{Interface, VirtualMachineInstance};
@@ -91,7 +91,7 @@ fn device(index: usize, interface: &Interface, address: &str) -> Result<HostDevi
     let mut device = pci_device(&format!("sriov-{}", interface.name), &interface.name, address)?;
     if !interface.pci_address.is_empty() {
         let path = format!("spec.domain.devices.interfaces[{index}].pciAddress");
-        device.address = Some(pci::parse_address(&path, &interface.pci_address)?);
+        device.address = Some(pci_address::parse_address(&path, &interface.pci_address)?);
     }
     device.boot_order = interface.boot_order.map(|order| BootOrder { order });
     Ok(device)

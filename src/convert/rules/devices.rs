@@ -1,6 +1,6 @@
 //! Small devices, the clock, features of the hypervisor.
 
-use super::super::context::Arch;
+use super::super::arch::Arch;
 use super::{Rules, shown};
 use crate::vmi::{Hyperv, Timer};
 

@@ -1,6 +1,6 @@
 //! Machine, firmware, kernel, and the texts that the guest reads in its SMBIOS tables.
 
-use super::super::context::Arch;
+use super::super::arch::Arch;
 use super::{Rules, shown};
 use crate::vmi::Firmware;
 

@@ -14,7 +14,7 @@ mod placement;
 mod processors;
 mod volumes;
 
-use super::context::Arch;
+use super::arch::Arch;
 use super::error::ConvertError;
 use super::facts::{HostFacts, Profile};
 use super::{Defines, draft_of};

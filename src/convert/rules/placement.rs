@@ -1,7 +1,7 @@
 //! What devices of all kinds share: aliases, boot orders, PCI addresses and slots.
 
-use super::super::context::Arch;
-use super::super::pci;
+use super::super::arch::Arch;
+use super::super::pci_address;
 use super::super::steps::bus_of;
 use super::{Rules, shown};
 
@@ -95,7 +95,7 @@ fn pci_addresses(rules: &mut Rules<'_>) {
     let mut seen: Vec<(String, String)> = Vec::new();
     for (path, text, is_express) in disks.chain(cards) {
         // What is not an address is told by the conversion.
-        let Some(address) = pci::address(text) else { continue };
+        let Some(address) = pci_address::address(text) else { continue };
         let number = |text: &str| u32::from_str_radix(text.trim_start_matches("0x"), 16).unwrap_or_default();
         let [domain, bus, slot] = [&address.domain, &address.bus, &address.slot].map(|text| number(text));
         let problem = match (domain, bus, slot, address.function.as_str()) {
@@ -111,7 +111,7 @@ fn pci_addresses(rules: &mut Rules<'_>) {
             continue;
         }
         // An address of zeros asks for any.
-        let name = pci::kernel_name(&address).to_ascii_lowercase();
+        let name = pci_address::kernel_name(&address).to_ascii_lowercase();
         if name == "0000:00:00.0" {
             continue;
         }

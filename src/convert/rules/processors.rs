@@ -1,6 +1,7 @@
 //! Processors, memory, IO threads, and what is said about the machine as a whole.
 
-use super::super::context::{Arch, topology};
+use super::super::arch::Arch;
+use super::super::cpu_topology::topology;
 use super::super::facts::Profile;
 use super::super::limits;
 use super::Rules;

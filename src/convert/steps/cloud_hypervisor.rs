@@ -2,7 +2,8 @@
 //! nothing that it would drop in silence. What a VMI asks for beyond that has been refused before
 //! (`hypervisor/features.yaml`); what is left of it here is an error.
 
-use super::super::context::{Arch, PRIVATE};
+use super::super::arch::Arch;
+use super::super::context::PRIVATE;
 use super::super::facts::HypervisorFacts;
 use super::{Context, ConvertError, Step, beneath, cpu, disks, interfaces, memory, pinning};
 use crate::domain::{

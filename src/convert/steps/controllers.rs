@@ -1,6 +1,6 @@
 //! Controllers (contract/domain-xml-qemu.md 7.4).
 
-use super::super::context::Arch;
+use super::super::arch::Arch;
 use super::super::host_devices::{USB, variable};
 use super::super::io_threads;
 use super::{Context, ConvertError, disks::bus};

@@ -1,6 +1,6 @@
 //! CPU model, topology and vCPUs (contract/domain-xml-qemu.md 6.1 to 6.3).
 
-use super::super::context::Arch;
+use super::super::arch::Arch;
 use super::{Context, ConvertError, yes_no};
 use crate::domain::{Cpu, CpuFeature, CpuTopology, DomainSpec, Numa, NumaCell, Vcpu, Vcpus, VcpusVcpu};
 

@@ -1,8 +1,8 @@
 //! Disks (contract/domain-xml-qemu.md 8.1 to 8.5, 8.9).
 
-use super::super::context::Arch;
+use super::super::arch::Arch;
 use super::super::io_threads::{self, Assignment};
-use super::super::pci::parse_address;
+use super::super::pci_address::parse_address;
 use super::disk_names::{self, Claim};
 use super::volumes::{self, Discard};
 use super::{Context, ConvertError};

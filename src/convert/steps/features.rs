@@ -1,6 +1,6 @@
 //! Hypervisor features (contract/domain-xml-qemu.md 5.9).
 
-use super::super::context::Arch;
+use super::super::arch::Arch;
 use super::{Context, ConvertError, on_off};
 use crate::domain::{
     DomainSpec, FeatureEnabled, FeatureHyperv, FeatureKvm, FeaturePvSpinlock, FeatureSpinlocks, FeatureState,

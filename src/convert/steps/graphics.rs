@@ -1,6 +1,7 @@
 //! VNC and the video card (contract/domain-xml-qemu.md 7.2).
 
-use super::super::context::{Arch, PRIVATE};
+use super::super::arch::Arch;
+use super::super::context::PRIVATE;
 use super::{Context, ConvertError};
 use crate::domain::{DomainSpec, Graphics, GraphicsListen, Video, VideoModel};
 

@@ -1,6 +1,6 @@
 //! Input devices (contract/domain-xml-qemu.md 7.3).
 
-use super::super::context::Arch;
+use super::super::arch::Arch;
 use super::{Context, ConvertError};
 use crate::domain::{Alias, DomainSpec, Input};
 

@@ -1,7 +1,7 @@
 //! Network interfaces (contract/domain-xml-qemu.md 9.1 to 9.3).
 
-use super::super::context::Arch;
-use super::super::pci::parse_address;
+use super::super::arch::Arch;
+use super::super::pci_address::parse_address;
 use super::{Context, ConvertError};
 use crate::domain::{
     Acpi, Alias, BootOrder, DomainSpec, Interface as Device, InterfaceBackend, InterfaceDriver, InterfacePortForward,

@@ -1,6 +1,6 @@
 //! Confidential computing (contract/domain-xml-qemu.md 5.11).
 
-use super::super::context::Arch;
+use super::super::arch::Arch;
 use super::{Context, ConvertError};
 use crate::domain::{DomainSpec, LaunchSecurity, Qgs};
 

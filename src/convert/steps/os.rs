@@ -1,6 +1,7 @@
 //! Machine, firmware and boot (contract/domain-xml-qemu.md 5.5).
 
-use super::super::context::{Arch, PRIVATE};
+use super::super::arch::Arch;
+use super::super::context::PRIVATE;
 use super::super::firmware::EfiChoice;
 use super::{Context, ConvertError, beneath, yes_no};
 use crate::domain::{

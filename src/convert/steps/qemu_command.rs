@@ -1,6 +1,7 @@
 //! Arguments handed to QEMU as they are (contract/domain-xml-qemu.md 5.8).
 
-use super::super::context::{Arch, PRIVATE};
+use super::super::arch::Arch;
+use super::super::context::PRIVATE;
 use super::{Context, ConvertError};
 use crate::domain::{Arg, Commandline, DomainSpec};
 

@@ -1,6 +1,6 @@
 //! The watchdog (contract/domain-xml-qemu.md 7.1).
 
-use super::super::context::Arch;
+use super::super::arch::Arch;
 use super::{Context, ConvertError};
 use crate::domain::{Alias, DomainSpec, Watchdog};
 
