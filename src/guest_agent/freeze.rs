@@ -2,14 +2,10 @@
 
 use std::time::Duration;
 
+use super::agent::THAWED;
 use super::error::AgentError;
 use super::libvirt_agent::LibvirtAgent;
 use super::{commands, parse};
-
-/// What the agent calls frozen file systems.
-pub const FROZEN: &str = "frozen";
-/// What the agent calls the others.
-pub const THAWED: &str = "thawed";
 
 /// `guest-fsfreeze-status`: `frozen`, `thawed`, or whatever else the agent says.
 pub async fn status(agent: &LibvirtAgent, within: Duration) -> Result<String, AgentError> {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use super::agent::{Agent, Answer, COMMANDS};
 use super::error::AgentError;
-use super::poller::{Agent, Answer, COMMANDS};
 use super::rhythm::Question;
 use super::{commands, parse};
 use crate::libvirt::{Connection, Params};

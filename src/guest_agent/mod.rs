@@ -4,6 +4,7 @@
 //! the length of texts, and one that makes no sense changes nothing; nothing is asked while the guest is paused or its
 //! agent away; questions are asked one after another.
 
+mod agent;
 mod commands;
 mod data;
 mod documents;
@@ -16,12 +17,13 @@ mod parse;
 mod poller;
 mod rhythm;
 
+pub use agent::{Agent, Answer, FROZEN, THAWED};
 pub use data::{AgentCommand, AgentInfo, Filesystem, FilesystemDisk, GuestData, Introduction, Load, Timezone, User};
 pub use documents::{filesystem_list, guest_info, user_list};
 pub use error::AgentError;
 pub use exec::{Command, Finished, exec, ping};
 pub use file::{read_file, write_file};
-pub use freeze::{FROZEN, THAWED, freeze, status, thaw, thaw_frozen};
+pub use freeze::{freeze, status, thaw, thaw_frozen};
 pub use libvirt_agent::LibvirtAgent;
-pub use poller::{Agent, Answer, Interest, Presence, poll};
+pub use poller::{Interest, Presence, poll};
 pub use rhythm::{Intervals, Question};

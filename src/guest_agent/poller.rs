@@ -8,12 +8,10 @@ use std::sync::Arc;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::data::{AgentInfo, Filesystem, GuestData};
-use super::error::AgentError;
-use super::freeze::FROZEN;
+use super::agent::{Agent, Answer, COMMANDS, FROZEN};
+use super::data::{AgentInfo, GuestData};
 use super::parse;
 use super::rhythm::{Intervals, Question, Round, SYSTEM, Worker};
-use crate::domain::FsFreeze;
 use crate::libvirt::{Params, guest_info};
 
 /// Reasons to ask soon. Clones of its `Arc` are held by those who have them.
@@ -23,35 +21,6 @@ pub struct Interest {
     pub freeze_status: Notify,
     /// Somebody wants to know the users: they are asked for as often as the original does, for a while.
     pub users: Notify,
-}
-
-/// Which command of the agent libvirt needs for what it asks.
-pub(super) const COMMANDS: [(u32, &str); 6] = [
-    (guest_info::INTERFACES, "guest-network-get-interfaces"),
-    (guest_info::OS, "guest-get-osinfo"),
-    (guest_info::HOSTNAME, "guest-get-host-name"),
-    (guest_info::TIMEZONE, "guest-get-timezone"),
-    (guest_info::USERS, "guest-get-users"),
-    (guest_info::LOAD, "guest-get-load"),
-];
-
-/// What the agent answered.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Answer {
-    /// To [`Question::Info`] of these kinds.
-    Info(u32, Params),
-    /// To [`Question::FreezeStatus`].
-    FreezeStatus(FsFreeze),
-    /// To [`Question::Agent`].
-    Agent(AgentInfo),
-    /// To [`Question::Filesystems`].
-    Filesystems(Vec<Filesystem>),
-}
-
-/// Whom the poller asks.
-pub trait Agent: Send + Sync + 'static {
-    /// Asks one question; ends by itself after a while.
-    fn ask(&self, question: Question) -> impl Future<Output = Result<Answer, AgentError>> + Send;
 }
 
 /// Whether the agent can be asked. A number stands for one connection of the agent, so that a new one is seen as such.
@@ -185,7 +154,9 @@ mod tests {
     use std::time::Duration;
 
     use super::super::data::{AgentCommand, Introduction};
+    use super::super::error::AgentError;
     use super::*;
+    use crate::domain::FsFreeze;
 
     /// Writes down when it was asked what, and answers the freeze status with the number of questions so far, unless it has
     /// one.
