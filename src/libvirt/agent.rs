@@ -13,11 +13,12 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use virt::domain::Domain;
 
+use super::agent_turns::AgentOrder;
 use super::connection::Connection;
-use super::error::{Error, VirError, code};
+use super::error::{Error, VirError, code, last_error};
 use super::flags;
 use super::params::{Params, c_string};
-use super::raw::{Handle, last_error};
+use super::raw::Handle;
 
 /// `VIR_DOMAIN_QEMU_AGENT_COMMAND_DEFAULT`: libvirt's own 5 s for the agent to answer, after as much to find it awake.
 const DEFAULT_TIMEOUT: i32 = -1;
@@ -196,24 +197,6 @@ impl Connection {
             result
         })
         .await
-    }
-}
-
-/// How long each part of an order to the agent may take that has a second way. Together they stay below the 5 s after which
-/// virt-handler repeats a shutdown, and well below the shortest grace period that anybody sets.
-#[derive(Debug, Clone, Copy)]
-pub struct AgentOrder {
-    /// For the turn: a question that the agent does not answer holds it for longer.
-    pub turn: Duration,
-    /// For the agent to show that it is awake, in whole seconds.
-    pub awake: Duration,
-    /// For the agent to refuse.
-    pub refusal: Duration,
-}
-
-impl Default for AgentOrder {
-    fn default() -> Self {
-        AgentOrder { turn: Duration::from_secs(1), awake: Duration::from_secs(2), refusal: Duration::from_millis(800) }
     }
 }
 

@@ -7,6 +7,24 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::error::Error;
 
+/// How long each part of an order to the agent may take that has a second way. Together they stay below the 5 s after which
+/// virt-handler repeats a shutdown, and well below the shortest grace period that anybody sets.
+#[derive(Debug, Clone, Copy)]
+pub struct AgentOrder {
+    /// For the turn: a question that the agent does not answer holds it for longer.
+    pub turn: Duration,
+    /// For the agent to show that it is awake, in whole seconds.
+    pub awake: Duration,
+    /// For the agent to refuse.
+    pub refusal: Duration,
+}
+
+impl Default for AgentOrder {
+    fn default() -> Self {
+        AgentOrder { turn: Duration::from_secs(1), awake: Duration::from_secs(2), refusal: Duration::from_millis(800) }
+    }
+}
+
 /// The one turn, and who waits for it.
 pub(super) struct AgentTurns {
     turn: Arc<Semaphore>,

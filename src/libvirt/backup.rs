@@ -5,10 +5,9 @@ use std::ptr;
 use virt::domain::Domain;
 
 use super::connection::Connection;
-use super::error::{Error, VirError};
+use super::error::{Error, VirError, last_error};
 use super::inquiry::check;
 use super::params::{c_string, take_text};
-use super::raw::last_error;
 
 /// `DOMAIN_CHECKPOINT_CREATE_REDEFINE | DOMAIN_CHECKPOINT_CREATE_REDEFINE_VALIDATE`.
 const REDEFINE_VALIDATED: u32 = 1 | 4;

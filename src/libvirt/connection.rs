@@ -12,8 +12,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use virt::connect::{Connect, ConnectAuth, ConnectCredential, ConnectCredentialType};
 use virt::domain::Domain;
 
-use super::agent::AgentOrder;
-use super::agent_turns::AgentTurns;
+use super::agent_turns::{AgentOrder, AgentTurns};
 use super::error::{Error, VirError, code};
 use super::events::{self, Event, Target};
 use super::raw::{self, Handle};

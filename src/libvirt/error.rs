@@ -1,5 +1,6 @@
 //! What a libvirt call can end with besides success.
 
+use std::ffi::CStr;
 use std::time::Duration;
 
 /// libvirt's `virErrorNumber` values that the launcher interprets (contract/cmd-server.md 3.2).
@@ -65,6 +66,22 @@ impl From<virt::error::Error> for VirError {
             domain: error.domain().to_raw() as i32,
             message: error.message().to_owned(),
         }
+    }
+}
+
+/// The calling thread's last libvirt error.
+pub(super) fn last_error() -> VirError {
+    // SAFETY: virGetLastError returns null or a pointer that stays valid until this thread's next libvirt call.
+    unsafe {
+        let error = virt_sys::virGetLastError();
+        if error.is_null() {
+            return VirError { code: code::INTERNAL_ERROR, domain: 0, message: "unknown libvirt error".into() };
+        }
+        let message = match (*error).message.is_null() {
+            true => String::new(),
+            false => CStr::from_ptr((*error).message).to_string_lossy().into_owned(),
+        };
+        VirError { code: (*error).code, domain: (*error).domain, message }
     }
 }
 

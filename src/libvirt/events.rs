@@ -10,46 +10,10 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::mpsc::UnboundedSender;
 use virt::connect::Connect;
 
-use super::error::VirError;
-use super::inquiry::JobStats;
+use super::error::{VirError, last_error};
 use super::numbers;
 use super::params::Params;
-use super::raw::last_error;
-use crate::domain::StateReason;
-
-/// A lifecycle event (`virDomainEventType`), with as much of its detail as something depends on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lifecycle {
-    /// The domain was defined; not `added` if it was known before.
-    Defined {
-        /// libvirt did not know it before.
-        added: bool,
-    },
-    /// libvirt knows the persistent domain no more.
-    Undefined,
-    /// The hypervisor runs.
-    Started {
-        /// It came from another host.
-        migrated: bool,
-    },
-    /// The guest is held.
-    Suspended,
-    /// The guest runs again.
-    Resumed,
-    /// The hypervisor has ended. The reasons are those of a state that is shut off.
-    Stopped(StateReason),
-    /// The guest is shutting down.
-    ShuttingDown,
-    /// The guest suspended itself.
-    PmSuspended,
-    /// The guest crashed.
-    Crashed {
-        /// It panicked; else its crash kernel was loaded, and more follows.
-        panicked: bool,
-    },
-    /// An event that libvirt has learnt since.
-    Other,
-}
+use super::types::{JobStats, Lifecycle};
 
 /// The guest agent's channel changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,12 +78,20 @@ const DEVICE_ADDED: c_int = 19;
 const JOB_COMPLETED: c_int = 21;
 const MEMORY_DEVICE_SIZE_CHANGE: c_int = 26;
 
+extern "C" fn ignore_error(_data: *mut c_void, _error: virt_sys::virErrorPtr) {}
+
+/// Stops libvirt from printing its errors on stderr: ours carry them.
+fn silence_error_handler() {
+    // SAFETY: the handler ignores its arguments and lives for ever.
+    unsafe { virt_sys::virSetErrorFunc(std::ptr::null_mut(), Some(ignore_error)) }
+}
+
 /// Registers the default event loop and starts its thread, once per process and before any connection.
 pub(super) fn start_loop() -> Result<(), VirError> {
     static STARTED: OnceLock<Result<(), VirError>> = OnceLock::new();
     STARTED
         .get_or_init(|| {
-            super::raw::silence_error_handler();
+            silence_error_handler();
             virt::event::event_register_default_impl().map_err(VirError::from)?;
             std::thread::Builder::new()
                 .name("libvirt-events".into())

@@ -10,10 +10,10 @@ use virt::domain::Domain;
 use virt::stream::Stream;
 
 use super::connection::Connection;
-use super::error::{Error, VirError, code};
+use super::error::{Error, VirError, code, last_error};
 use super::numbers;
 use super::params::{Owned, Params, take_text};
-use super::raw::last_error;
+use super::types::{DiskError, JobStats};
 
 /// What one visit gathers about the running domain (contract/cmd-server.md 9.2).
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -33,79 +33,6 @@ pub struct Screenshot {
     pub mime: String,
     /// The picture.
     pub data: Vec<u8>,
-}
-
-/// How a background job on the domain stands or ended.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct JobStats {
-    /// Whether it runs, or how it ended.
-    pub job_type: JobType,
-    /// What it does.
-    pub operation: JobOperation,
-    /// What libvirt says about the failure.
-    pub error: Option<String>,
-}
-
-impl JobStats {
-    pub(super) fn new(job_type: i32, params: &Params) -> Self {
-        let operation = params.int("operation").and_then(|operation| i32::try_from(operation).ok()).unwrap_or(0);
-        JobStats {
-            job_type: numbers::job_type(job_type),
-            operation: JobOperation(operation),
-            error: params.text("errmsg").map(str::to_owned),
-        }
-    }
-}
-
-/// Whether a job runs, or how it ended (`virDomainJobType`).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum JobType {
-    /// There is none.
-    #[default]
-    None,
-    /// It runs, and its end can be foreseen.
-    Bounded,
-    /// It runs until it is through or told to stop.
-    Unbounded,
-    /// It ended well.
-    Completed,
-    /// It failed.
-    Failed,
-    /// Somebody cancelled it.
-    Cancelled,
-    /// What libvirt has learnt since, by its number.
-    Other(i32),
-}
-
-/// libvirt's number, as the original prints it.
-impl fmt::Display for JobType {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}", numbers::number_of(*self))
-    }
-}
-
-/// What a job does (`virDomainJobOperation`). It prints libvirt's number, as the original does.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct JobOperation(pub(super) i32);
-
-impl JobOperation {
-    /// A backup of the disks.
-    pub const BACKUP: Self = JobOperation(9);
-}
-
-impl fmt::Display for JobOperation {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}", self.0)
-    }
-}
-
-/// Why a disk failed (`virDomainDiskErrorCode`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum DiskError {
-    /// An I/O error.
-    Unspecified,
-    /// There is no space left.
-    NoSpace,
 }
 
 /// BALLOON, CPU_TOTAL, VCPU, INTERFACE, BLOCK, DIRTYRATE.

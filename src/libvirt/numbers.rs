@@ -1,7 +1,9 @@
 //! libvirt's numbers of domain states, their reasons, lifecycle events and jobs, as the types that everybody else knows.
 
-use super::events::Lifecycle;
-use super::inquiry::{DiskError, JobType};
+use std::fmt;
+
+use super::params::Params;
+use super::types::{DiskError, JobOperation, JobStats, JobType, Lifecycle};
 use crate::domain::{DomainState, LifeCycle, StateReason};
 
 /// `virDomainState` and the reason that belongs to it, such as `virDomainPausedReason`. A reason that libvirt has learnt since is
@@ -103,6 +105,24 @@ pub(super) fn number_of(job_type: JobType) -> i32 {
         JobType::Failed => 4,
         JobType::Cancelled => 5,
         JobType::Other(number) => number,
+    }
+}
+
+impl JobStats {
+    pub(super) fn new(number: i32, params: &Params) -> Self {
+        let operation = params.int("operation").and_then(|operation| i32::try_from(operation).ok()).unwrap_or(0);
+        JobStats {
+            job_type: job_type(number),
+            operation: JobOperation(operation),
+            error: params.text("errmsg").map(str::to_owned),
+        }
+    }
+}
+
+/// libvirt's number, as the original prints it.
+impl fmt::Display for JobType {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", number_of(*self))
     }
 }
 

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, NulError, c_char, c_int};
 
-use super::error::{VirError, code};
-use super::raw::last_error;
+use super::error::{VirError, code, last_error};
 
 /// Most parameters of one answer that are kept: a guest decides how many there are.
 const MOST: usize = 65_536;

@@ -1,6 +1,6 @@
 //! The few C calls that the safe API lacks or wraps in a panic.
 
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{CStr, c_int};
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use virt::connect::Connect;
 use virt::domain::Domain;
 
-use super::error::{VirError, code};
+use super::error::{VirError, code, last_error};
 use super::events::{Callbacks, Target};
 use super::numbers;
 use crate::domain::DomainState;
@@ -104,30 +104,6 @@ impl Drop for Handle {
         let released = self.release();
         // Without a thread the connection stays open: a leak is better than a launcher that hangs.
         let _ = std::thread::Builder::new().name("libvirt-close".into()).spawn(move || released.close());
-    }
-}
-
-extern "C" fn ignore_error(_data: *mut c_void, _error: virt_sys::virErrorPtr) {}
-
-/// Stops libvirt from printing its errors on stderr: ours carry them.
-pub(super) fn silence_error_handler() {
-    // SAFETY: the handler ignores its arguments and lives for ever.
-    unsafe { virt_sys::virSetErrorFunc(std::ptr::null_mut(), Some(ignore_error)) }
-}
-
-/// The calling thread's last libvirt error.
-pub(super) fn last_error() -> VirError {
-    // SAFETY: virGetLastError returns null or a pointer that stays valid until this thread's next libvirt call.
-    unsafe {
-        let error = virt_sys::virGetLastError();
-        if error.is_null() {
-            return VirError { code: super::code::INTERNAL_ERROR, domain: 0, message: "unknown libvirt error".into() };
-        }
-        let message = match (*error).message.is_null() {
-            true => String::new(),
-            false => CStr::from_ptr((*error).message).to_string_lossy().into_owned(),
-        };
-        VirError { code: (*error).code, domain: (*error).domain, message }
     }
 }
 
