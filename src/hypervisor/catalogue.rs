@@ -1,10 +1,12 @@
 //! Reading, merging and searching the catalogue.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::error::CatalogueError;
+use super::features::{Feature, FeatureError, FeatureTable};
 use super::overlay::extend;
 use super::schema::Entry;
 
@@ -15,57 +17,6 @@ pub const DEFAULT_HYPERVISOR: &str = "qemu-kvm";
 pub const DEFAULT_CATALOGUE_FILE: &str = "/etc/virt-launcher/hypervisors.yaml";
 
 const BUILT_IN: &str = include_str!("catalogue.yaml");
-
-/// Why a catalogue, or a name in it, cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum CatalogueError {
-    /// The file cannot be read.
-    #[error("hypervisor catalogue {file}: {source}")]
-    Read {
-        /// The file.
-        file: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// It is not YAML, or for a whole catalogue not of the schema; the source names the line.
-    #[error("hypervisor catalogue {file}: {source}")]
-    Parse {
-        /// The file.
-        file: PathBuf,
-        /// Why.
-        source: serde_norway::Error,
-    },
-    /// It is YAML, and says something that is not of the schema.
-    #[error("hypervisor catalogue {file}: {}{problem}", if path.is_empty() { String::new() } else { format!("{path}: ") })]
-    Document {
-        /// The file.
-        file: PathBuf,
-        /// The path of the field.
-        path: String,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// A field has a value that cannot work.
-    #[error("hypervisor catalogue {file}: hypervisors.{name}.{field}: {problem}")]
-    Field {
-        /// The file.
-        file: PathBuf,
-        /// The entry.
-        name: String,
-        /// The field's path below the entry.
-        field: &'static str,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// Nobody knows this hypervisor.
-    #[error("unknown hypervisor {name:?}; known are {known}")]
-    Unknown {
-        /// The name asked for.
-        name: String,
-        /// All names and aliases.
-        known: String,
-    },
-}
 
 /// All hypervisors by name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -185,6 +136,13 @@ fn check(name: &str, entry: &Entry, file: &Path) -> Result<(), CatalogueError> {
 }
 
 /// The CRD draft, as the design has it.
+/// All rules of a catalogue entry: its own first, then the built-in ones of its name.
+pub fn features_of(name: &str, entry: &Entry) -> Result<Vec<Feature>, FeatureError> {
+    let mut rules = entry.launcher.features.clone();
+    rules.extend_from_slice(FeatureTable::builtin()?.of(name));
+    Ok(rules)
+}
+
 #[cfg(test)]
 pub(super) const DRAFT: &str = r#"
 hypervisors:

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::error::RuntimeError;
 use super::libvirt_uri::{Mode, contradiction};
-use super::runtime::RuntimeError;
 use super::schema::Entry;
 
 /// What the entry says that does not hold in this pod, and what is done instead.

@@ -7,8 +7,6 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::schema::Entry;
-
 const BUILT_IN: &str = include_str!("features.yaml");
 
 /// How far a feature goes.
@@ -201,13 +199,6 @@ impl FeatureTable {
     pub fn of(&self, hypervisor: &str) -> &[Feature] {
         self.features.get(hypervisor).map(Vec::as_slice).unwrap_or_default()
     }
-}
-
-/// All rules of a catalogue entry: its own first, then the built-in ones of its name.
-pub fn features_of(name: &str, entry: &Entry) -> Result<Vec<Feature>, FeatureError> {
-    let mut rules = entry.launcher.features.clone();
-    rules.extend_from_slice(FeatureTable::builtin()?.of(name));
-    Ok(rules)
 }
 
 /// Why the table cannot be used.

@@ -7,6 +7,7 @@ mod catalogue;
 mod cloud_hypervisor;
 mod control;
 mod daemon_choice;
+mod error;
 mod features;
 mod libvirt_files;
 mod libvirt_uri;
@@ -15,13 +16,14 @@ mod runtime;
 mod schema;
 mod verdict;
 
-pub use catalogue::{Catalogue, CatalogueError, DEFAULT_CATALOGUE_FILE, DEFAULT_HYPERVISOR};
+pub use catalogue::{Catalogue, DEFAULT_CATALOGUE_FILE, DEFAULT_HYPERVISOR, features_of};
 pub use cloud_hypervisor::CloudHypervisor;
 pub use control::{Answer, ControlError, VmControl, Way};
 pub use daemon_choice::Remark;
-pub use features::{Feature, FeatureError, FeatureTable, Level, Version, features_of};
+pub use error::{CatalogueError, RuntimeError};
+pub use features::{Feature, FeatureError, FeatureTable, Level, Version};
 pub use libvirt_files::{Append, ConfigFile, LibvirtFiles, LogFilters, log_filters};
-pub use runtime::{Environment, Runtime, RuntimeError, VmSetup};
+pub use runtime::{Environment, Runtime, VmSetup};
 pub use schema::{
     Control, Conversion, Daemon, DaemonRestart, Entry, Launcher, Monolithic, OtherDevice, Overheads, PerUser,
     RuntimeUser, RuntimeUsers, Virtlogd,

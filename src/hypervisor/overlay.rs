@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_norway::{Mapping, Value};
 
-use super::catalogue::CatalogueError;
+use super::error::CatalogueError;
 use super::schema::Entry;
 
 /// The entries `text` makes of `builtin`.

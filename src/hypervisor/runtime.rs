@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::catalogue::features_of;
 use super::cloud_hypervisor::{CloudHypervisor, Place, Timings as CloudHypervisorTimings};
 use super::control::{LibvirtControl, VmControl};
 use super::daemon_choice::{Remark, ResolvedDaemon, basename};
-use super::features::{Feature, FeatureError, features_of};
+use super::error::RuntimeError;
+use super::features::Feature;
 use super::libvirt_files::{ConfigFile, LibvirtFiles};
 use super::schema::{Control, Entry, RuntimeUser};
 use super::{DaemonSpec, Hypervisor, LibvirtWrapper, RunAs};
@@ -42,48 +44,6 @@ pub struct Environment {
     pub virtiofsd_debug: bool,
     /// `SHARED_FILESYSTEM_PATHS`, split at colons.
     pub shared_filesystems: Vec<String>,
-}
-
-/// Why an entry cannot be used in this image.
-#[derive(Debug, thiserror::Error)]
-pub enum RuntimeError {
-    /// No libvirt daemon is installed.
-    #[error(
-        "hypervisor {name}: libvirtDaemon.libvirtDaemonExecutable: {modular} does not exist{}",
-        monolithic.as_ref().map(|path| format!(", nor does the monolithic {}", path.display())).unwrap_or_default()
-    )]
-    NoDaemon {
-        /// The entry's name.
-        name: String,
-        /// The modular daemon's path.
-        modular: PathBuf,
-        /// The monolithic daemon's path, where the entry has one.
-        monolithic: Option<PathBuf>,
-    },
-    /// The log daemon is missing.
-    #[error("hypervisor {name}: launcher.virtlogd.executable: {path} does not exist")]
-    NoVirtlogd {
-        /// The entry's name.
-        name: String,
-        /// The executable's path.
-        path: PathBuf,
-    },
-    /// The feature table cannot be used.
-    #[error("hypervisor {name}: {source}")]
-    Features {
-        /// The entry's name.
-        name: String,
-        /// Why.
-        source: FeatureError,
-    },
-    /// The entry's regular expression is none; the catalogue checks it, so this is for entries made elsewhere.
-    #[error("hypervisor {name}: vcpuRegex: {source}")]
-    VcpuRegex {
-        /// The entry's name.
-        name: String,
-        /// Why.
-        source: regex::Error,
-    },
 }
 
 /// A hypervisor as this pod has it.
