@@ -6,6 +6,7 @@
 
 mod action;
 mod activity;
+mod agent_stats;
 mod backup;
 pub mod client;
 mod decode;
@@ -29,9 +30,8 @@ pub use action::{
     GuestOutput, SyncRequest,
 };
 pub use activity::Activity;
-pub use driver::{Answer, Driver};
+pub use agent_stats::AgentStats;
+pub use driver::{AgentAnswers, Answer, Driver, Measures};
 pub use failure::Failure;
-pub use measures::{AgentAnswers, Measures};
 pub use server::{Timings, serve, serve_watched};
 pub use socket::{SocketError, SocketPaths, bind, publish};
-pub use vm_stats::AgentStats;
