@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use crate::domain::table::{Element, Plain, Role, Row, Scalar, Slot, Value, View, element_traits, elements};
+use crate::domain::elements::{element_traits, elements};
+use crate::domain::table::{Element, Plain, Role, Row, Scalar, Slot, Value, View};
 
 /// What libvirt demands at the start of an alias that it did not choose itself.
 const USER_PREFIX: &str = "ua-";

@@ -1,6 +1,6 @@
 //! CPU model, topology, NUMA cells, pinning, and I/O threads.
 
-use crate::domain::table::elements;
+use crate::domain::elements::elements;
 
 elements! {
     /// `<cpu>`.

@@ -1,6 +1,6 @@
 //! `<features>`: ACPI, APIC, the Hyper-V enlightenments, KVM hiding and the like.
 
-use crate::domain::table::elements;
+use crate::domain::elements::elements;
 
 elements! {
     /// `<features>`.

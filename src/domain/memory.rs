@@ -1,6 +1,6 @@
 //! Guest memory: amounts, backing, and the hot-pluggable maximum.
 
-use crate::domain::table::elements;
+use crate::domain::elements::elements;
 
 elements! {
     /// `memory`: an amount of memory with its unit.

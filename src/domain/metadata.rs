@@ -1,7 +1,8 @@
 //! `<metadata><kubevirt>`: what the launcher remembers in the domain for itself and for virt-handler.
 
 use crate::domain::Time;
-use crate::domain::table::{KUBEVIRT_NAMESPACE, elements};
+use crate::domain::elements::elements;
+use crate::domain::table::KUBEVIRT_NAMESPACE;
 
 elements! {
     /// `<metadata>`.

@@ -10,6 +10,7 @@ mod cpu;
 pub mod cpu_list;
 mod devices;
 mod document;
+mod elements;
 mod features;
 mod json;
 mod memory;

@@ -1,6 +1,6 @@
 //! Boot: machine type, firmware, kernel, boot menu, and the SMBIOS tables the guest sees.
 
-use crate::domain::table::elements;
+use crate::domain::elements::elements;
 
 elements! {
     /// `<os>`.

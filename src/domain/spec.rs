@@ -1,6 +1,6 @@
 //! The document `<domain>` itself and the small parts that stand directly below it.
 
-use crate::domain::table::elements;
+use crate::domain::elements::elements;
 use crate::domain::{
     Cpu, CpuTune, Devices, Features, IoThreads, MaxMemory, Memory, MemoryBacking, Metadata, NumaTune, Os, SysInfo,
     Vcpu, Vcpus, XmlName,

@@ -1,6 +1,6 @@
 //! The one table from which XML out, XML in, and JSON out and in derive.
 //!
-//! [`elements!`] declares structs. Each field carries its Go name, which is its JSON key (contract/cmd-server.md 10),
+//! `elements!` declares structs. Each field carries its Go name, which is its JSON key (contract/cmd-server.md 10),
 //! and its role in XML (contract/domain-xml-qemu.md 18):
 //!
 //! | role | XML |
@@ -45,7 +45,7 @@ pub(super) enum Role {
     JsonOnly,
 }
 
-/// A struct made by [`elements!`].
+/// A struct made by `elements!`.
 pub(super) trait Element {
     /// Calls `each` with every field in order.
     fn visit<'a>(&'a self, each: &mut dyn FnMut(&'static Row, View<'a>));
@@ -273,113 +273,3 @@ macro_rules! scalars {
 
 scalars!(String, bool, Time);
 integers!(u32 => Unsigned as u64, u64 => Unsigned as u64, i32 => Signed as i64, i64 => Signed as i64);
-
-/// Declares structs with their table; see the module's text.
-macro_rules! elements {
-    ($(
-        $(#[$meta:meta])*
-        pub struct $name:ident {
-            $($field:ident: $type:ty = $json:literal [$($role:tt)+];)*
-        }
-    )*) => {$(
-        $(#[$meta])*
-        #[derive(Debug, Clone, Default, PartialEq)]
-        pub struct $name {
-            $(
-                #[doc = concat!("`", $json, "` in JSON; in XML: ", stringify!($($role)+), ".")]
-                pub $field: $type,
-            )*
-        }
-
-        impl $crate::domain::table::Element for $name {
-            fn visit<'a>(
-                &'a self,
-                _each: &mut dyn FnMut(&'static $crate::domain::table::Row, $crate::domain::table::View<'a>),
-            ) {
-                $(_each(
-                    &$crate::domain::table::Row { json: $json, role: $crate::domain::table::role!($($role)+) },
-                    $crate::domain::table::Value::view(&self.$field),
-                );)*
-            }
-
-            fn find(
-                &mut self,
-                _wanted: &dyn Fn(&$crate::domain::table::Row) -> bool,
-            ) -> Option<(&'static $crate::domain::table::Row, $crate::domain::table::Slot<'_>)> {
-                $(
-                    let row: &'static $crate::domain::table::Row =
-                        &$crate::domain::table::Row { json: $json, role: $crate::domain::table::role!($($role)+) };
-                    if _wanted(row) {
-                        return Some((row, $crate::domain::table::Value::slot(&mut self.$field)));
-                    }
-                )*
-                None
-            }
-        }
-
-        $crate::domain::table::element_traits!($name);
-    )*};
-}
-
-/// What every [`Element`] gets: it can be a field, and it is read and written as JSON.
-macro_rules! element_traits {
-    ($name:ident) => {
-        impl $crate::domain::table::Value for $name {
-            fn view(&self) -> $crate::domain::table::View<'_> {
-                $crate::domain::table::View::Element(self)
-            }
-
-            fn slot(&mut self) -> $crate::domain::table::Slot<'_> {
-                $crate::domain::table::Slot::Element(self)
-            }
-        }
-
-        impl serde::Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                $crate::domain::json::to_json(self).serialize(serializer)
-            }
-        }
-
-        impl<'de> serde::Deserialize<'de> for $name {
-            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let mut element = Self::default();
-                let json = serde_json::Value::deserialize(deserializer)?;
-                $crate::domain::json::read_json(&mut element, &json).map_err(serde::de::Error::custom)?;
-                Ok(element)
-            }
-        }
-    };
-}
-
-/// The role as written in the table.
-macro_rules! role {
-    (attr $name:literal) => {
-        $crate::domain::table::Role::Attribute { name: $name, omit_empty: false }
-    };
-    (attr ? $name:literal) => {
-        $crate::domain::table::Role::Attribute { name: $name, omit_empty: true }
-    };
-    (child $name:literal) => {
-        $crate::domain::table::Role::Child { name: $name, omit_empty: false, namespace: None }
-    };
-    (child ? $name:literal) => {
-        $crate::domain::table::Role::Child { name: $name, omit_empty: true, namespace: None }
-    };
-    (child $name:literal in $namespace:expr) => {
-        $crate::domain::table::Role::Child { name: $name, omit_empty: false, namespace: Some($namespace) }
-    };
-    (path $parent:literal $name:literal) => {
-        $crate::domain::table::Role::Path { parent: $parent, name: $name }
-    };
-    (text) => {
-        $crate::domain::table::Role::Text
-    };
-    (tag) => {
-        $crate::domain::table::Role::Tag
-    };
-    (json) => {
-        $crate::domain::table::Role::JsonOnly
-    };
-}
-
-pub(super) use {element_traits, elements, role};

@@ -1,7 +1,7 @@
 //! Character devices: channels to the guest, serial ports, consoles, USB redirection.
 
 use crate::domain::Alias;
-use crate::domain::table::elements;
+use crate::domain::elements::elements;
 
 elements! {
     /// `<channel>`.

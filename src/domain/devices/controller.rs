@@ -1,6 +1,6 @@
 //! Controllers (PCI, USB, SCSI, virtio-serial) and the IOMMU.
 
-use crate::domain::table::elements;
+use crate::domain::elements::elements;
 use crate::domain::{Address, Alias, XmlName};
 
 elements! {

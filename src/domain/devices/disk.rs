@@ -1,6 +1,6 @@
 //! Disks: source, target, driver, backing chain.
 
-use crate::domain::table::elements;
+use crate::domain::elements::elements;
 use crate::domain::{Address, Alias, BootOrder};
 
 elements! {

@@ -1,6 +1,6 @@
 //! What a person sees, hears and types with: video, graphics, sound, input.
 
-use crate::domain::table::elements;
+use crate::domain::elements::elements;
 use crate::domain::{Address, Alias};
 
 elements! {

@@ -1,6 +1,6 @@
 //! Shared file systems (virtiofs).
 
-use crate::domain::table::elements;
+use crate::domain::elements::elements;
 
 elements! {
     /// `<filesystem>`.

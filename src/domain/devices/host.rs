@@ -1,6 +1,6 @@
 //! Devices of the host that the guest gets: PCI, mediated, USB.
 
-use crate::domain::table::elements;
+use crate::domain::elements::elements;
 use crate::domain::{Address, Alias, BootOrder, XmlName};
 
 elements! {

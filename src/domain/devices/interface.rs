@@ -1,6 +1,6 @@
 //! Network interfaces.
 
-use crate::domain::table::elements;
+use crate::domain::elements::elements;
 use crate::domain::{Address, Alias, BootOrder, Rom, XmlName};
 
 elements! {

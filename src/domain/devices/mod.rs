@@ -18,7 +18,7 @@ pub use host::*;
 pub use interface::*;
 pub use other::*;
 
-use crate::domain::table::elements;
+use crate::domain::elements::elements;
 
 elements! {
     /// `<devices>`.

@@ -1,6 +1,6 @@
 //! The small devices: balloon, watchdog, random numbers, TPM, vsock, panic, memory modules.
 
-use crate::domain::table::elements;
+use crate::domain::elements::elements;
 use crate::domain::{Address, Alias, Memory, XmlName};
 
 elements! {
