@@ -4,6 +4,7 @@
 //! opened beneath the first directory that such a user can change, and through no link (`openat2`).
 
 mod in_time;
+mod watch;
 
 use std::fs::{File, Metadata, Permissions};
 use std::io::{self, Read, Write};
@@ -17,6 +18,7 @@ use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, getegid, geteuid, mkfifoat, symlinkat, unlinkat};
 
 pub use in_time::in_time;
+pub use watch::{LOOK_AGAIN, PathWatch, Watcher};
 
 /// A directory that is not there and cannot be made.
 #[derive(Debug, thiserror::Error)]

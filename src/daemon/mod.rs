@@ -12,9 +12,7 @@ mod held;
 pub mod logs;
 mod ready;
 mod supervisor;
-mod watch;
 
 pub use error::DaemonError;
 pub use files::{FileError, write_files};
 pub use supervisor::{DaemonState, Settings, Supervisor, Watchdog};
-pub use watch::{LOOK_AGAIN, PathWatch, Watcher};

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::net::UnixStream;
 
-use super::watch::{PathWatch, Watcher};
+use crate::files::{PathWatch, Watcher};
 
 /// A socket file exists from bind(2) on, but connections are refused until listen(2), of which the kernel tells nobody.
 /// Only in that short while the socket is looked at again and again, with pauses from the first to the second.
@@ -100,7 +100,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
-    use crate::daemon::Watcher;
+    use crate::files::Watcher;
 
     const SOON: Duration = Duration::from_secs(10);
 

@@ -24,7 +24,7 @@ use super::error::DaemonError;
 use super::held::{End, Held};
 use super::logs::{LibvirtLog, forward_libvirt};
 use super::ready::{accepts, one_exists};
-use super::watch::Watcher;
+use crate::files::Watcher;
 use crate::hypervisor::{DaemonRestart, DaemonSpec};
 use crate::process::{Restart, RestartPolicy, chance};
 

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::daemon::Watcher;
 use crate::daemon::logs::{Follower, MAX_LINE, Progress};
+use crate::files::Watcher;
 
 /// Follows `logfile` by name, from its beginning, through rotation and truncation, until SIGINT or SIGTERM. An error means
 /// that the lines have nowhere to go, or that there is no runtime.

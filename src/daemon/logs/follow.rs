@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::daemon::watch::{PathWatch, Watcher};
+use crate::files::{PathWatch, Watcher};
 
 /// What happened to the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use super::follow::{Follower, Position, Progress};
 use super::guest::GuestLines;
 use super::limit::LinesPerSecond;
 use super::mark::Mark;
-use crate::daemon::watch::Watcher;
+use crate::files::Watcher;
 
 /// A running follower of a QEMU log.
 #[derive(Debug)]

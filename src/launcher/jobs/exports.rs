@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::cmd::{ExportServer, Failure};
-use crate::daemon::Watcher;
 use crate::domain::Time;
 use crate::export::{Target, Timings, Tunnel};
+use crate::files::Watcher;
 
 /// The export that goes on, if any. Clones share it; it ends with the last of them.
 #[derive(Clone)]

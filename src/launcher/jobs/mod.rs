@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 
 use exports::Exports;
 
-use crate::daemon::Watcher;
+use crate::files::Watcher;
 use crate::launcher::vm::Vm;
 
 /// Where QEMU serves a backup that is to be fetched.

@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use crate::cmd::{self, Action, Activity, Driver as _, SocketPaths, SyncRequest};
 use crate::convert::SyncOptions;
 use crate::daemon::logs::{FirmwareLog, LibvirtLog, LinesPerSecond, Mark, QemuLog, Sink};
-use crate::daemon::{self, DaemonError, Settings, Supervisor, Watcher};
-use crate::files::{Folder, is_component};
+use crate::daemon::{self, DaemonError, Settings, Supervisor};
+use crate::files::{Folder, Watcher, is_component};
 use crate::hooks::Hooks;
 use crate::hypervisor::{
     Catalogue, DEFAULT_HYPERVISOR, Environment, Hypervisor, LibvirtWrapper, LogFilters, Remark, Runtime, VmSetup,

@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
 use super::prepare::iommufd::Iommufd;
-use crate::daemon::{DaemonState, Watcher};
+use crate::daemon::DaemonState;
 use crate::dhcp::Dhcp;
+use crate::files::Watcher;
 use crate::hooks::Hooks;
 use crate::hypervisor::{Catalogue, Runtime};
 use crate::launcher::config::Config;
