@@ -47,6 +47,12 @@ pub mod code {
     pub const AGENT_COMMAND_TIMEOUT: i32 = 112;
 }
 
+/// libvirt's `virErrorDomain` values that the launcher interprets.
+pub mod origin {
+    /// libvirt's client speaks, which lost the daemon.
+    pub const RPC: i32 = 7;
+}
+
 /// An error that libvirt reported, in libvirt's own numbers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("virError(Code={code}, Domain={domain}, Message='{message}')")]

@@ -1,7 +1,6 @@
 //! Calls that measure or read what libvirt does not publish by events: statistics, screenshots, job results, SEV data.
 
 use std::ffi::{c_int, c_uint};
-use std::fmt;
 use std::ptr;
 
 use tokio::time::Instant;
@@ -24,6 +23,11 @@ pub struct StatsRecord {
     pub uuid: String,
     /// What `virConnectGetAllDomainStats` told, under libvirt's names such as `cpu.time`.
     pub params: Params,
+}
+
+impl StatsRecord {
+    /// `vcpu.<n>.state` of a vCPU that runs.
+    pub const VCPU_RUNNING: u64 = 1;
 }
 
 /// A picture of the guest's first screen.

@@ -22,7 +22,7 @@ mod types;
 pub use agent::guest_info;
 pub use connection::{Connection, Deadlines, DomainSnapshot};
 pub use devices::{BlockSize, cpu_map};
-pub use error::{Error, VirError, code};
+pub use error::{Error, VirError, code, origin};
 pub use events::{AgentChange, DomainEvent, Event};
 pub use inquiry::{Screenshot, StatsRecord};
 pub use params::{Params, TypedValue};

@@ -12,8 +12,6 @@ use crate::domain::DomainSpec;
 use crate::libvirt::{Params, StatsRecord, TypedValue};
 use crate::process::vcpu_threads;
 
-/// `VIR_VCPU_RUNNING`.
-const VCPU_RUNNING: u64 = 1;
 /// Beginning of a qcow2 file; its virtual size stands in bytes 24 to 31.
 const QCOW2: &[u8] = b"QFI\xfb";
 
@@ -78,7 +76,7 @@ fn processor(pid: i32, domain: &DomainSpec, regex: &Regex, names: &mut Names) {
         // Nanoseconds on a CPU, nanoseconds waiting for one, and how often.
         let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/schedstat")).unwrap_or_default();
         let mut words = text.split_whitespace().map(|word| word.parse().ok());
-        names.number(format!("vcpu.{vcpu}.state"), Some(VCPU_RUNNING));
+        names.number(format!("vcpu.{vcpu}.state"), Some(StatsRecord::VCPU_RUNNING));
         names.number(format!("vcpu.{vcpu}.time"), words.next().flatten());
         names.number(format!("vcpu.{vcpu}.delay"), words.next().flatten());
     }

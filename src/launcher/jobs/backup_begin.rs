@@ -11,10 +11,7 @@ use std::time::Duration;
 use crate::cmd::Failure;
 use crate::domain::BackupMetadata;
 use crate::launcher::vm::metadata::MetadataCache;
-use crate::libvirt::Error;
-
-/// `VIR_FROM_RPC`: libvirt's client speaks, which lost the daemon.
-const FROM_RPC: i32 = 7;
+use crate::libvirt::{Error, origin};
 
 /// The VM whose disks are to be copied.
 pub(super) trait Steps: Sync {
@@ -95,7 +92,7 @@ pub(super) fn is_running(backup: &BackupMetadata) -> bool {
 /// Whether a backup surely does not begin. One that libvirt does not answer about may begin yet.
 pub(super) fn is_refusal(error: &Error) -> bool {
     match error {
-        Error::Libvirt(error) => error.domain != FROM_RPC,
+        Error::Libvirt(error) => error.domain != origin::RPC,
         // Not even asked.
         Error::AgentBusy { .. } | Error::Disconnected { .. } => true,
         Error::Deadline { .. } | Error::Aborted { .. } => false,
@@ -179,7 +176,7 @@ mod tests {
     async fn only_libvirt_itself_takes_a_backup_back() {
         let after = Duration::from_secs(3600);
         let silence = Err(Error::Deadline { call: "virDomainBackupBegin", after });
-        for unanswered in [silence, said(FROM_RPC)] {
+        for unanswered in [silence, said(origin::RPC)] {
             let (record, _) = record(1, unanswered.clone(), false).await;
             assert!(is_running(&record), "{unanswered:?}");
             assert_eq!(record.quiesce_status, "Succeeded");
