@@ -3,6 +3,8 @@
 mod devices;
 mod disks;
 mod files;
+#[cfg(test)]
+mod seam;
 mod secrets;
 
 pub(crate) use devices::node_of;
