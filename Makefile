@@ -35,7 +35,7 @@ deps-build:
 check: deps-build ## format, clippy with warnings as errors, the layering test, citations, the README's tables
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
-	cargo test --locked --test layering --test citations --test readme
+	cargo test --locked --test source
 
 .PHONY: static-libvirt
 static-libvirt: ## static libvirt client archives; built once per machine and cached
@@ -73,7 +73,7 @@ test-forms: images ## the image's tests with both forms of libvirt: the monolith
 	@images/build.sh qemu-modular
 	qemu=$(IMAGE_QEMU); for image in $$qemu $${qemu%:*}:modular; do \
 	    echo "== $$image"; \
-	    VIRT_LAUNCHER_IMAGE=$$image VIRT_LAUNCHER_GUEST_IMAGE=$(IMAGE_GUEST) cargo test --locked $(TEST_AS_ROOT) --test lifecycle --test image; \
+	    VIRT_LAUNCHER_IMAGE=$$image VIRT_LAUNCHER_GUEST_IMAGE=$(IMAGE_GUEST) cargo test --locked $(TEST_AS_ROOT) --test it -- lifecycle:: image::; \
 	done
 
 .PHONY: test-ch
@@ -81,13 +81,13 @@ test-ch: image-ch ## Cloud Hypervisor under the real virtchd; the VMM is the fil
 	@images/deps.sh test
 	@images/build.sh lxc
 	VIRT_LAUNCHER_IMAGE=$(IMAGE_CH) VIRT_LAUNCHER_HYPERVISOR=cloud-hypervisor VIRT_LAUNCHER_CH_IMAGE=$(IMAGE_CH) \
-	    VIRT_LAUNCHER_LXC_IMAGE=$(IMAGE_LXC) cargo test --locked $(TEST_AS_ROOT) --test lifecycle --test cloud_hypervisor --test lxc
+	    VIRT_LAUNCHER_LXC_IMAGE=$(IMAGE_LXC) cargo test --locked $(TEST_AS_ROOT) --test it -- lifecycle:: cloud_hypervisor:: lxc::
 
 .PHONY: faults
 faults: images ## kill, stop and starve everything around a VM: [FAULTS=number] [SEED=number]
 	@images/deps.sh test
 	VIRT_LAUNCHER_IMAGE=$(IMAGE_QEMU) VIRT_LAUNCHER_GUEST_IMAGE=$(IMAGE_GUEST) \
-	    FAULTS='$(or $(FAULTS),1000)' SEED='$(or $(SEED),1)' cargo test --locked --test image -- --exact --nocapture faults::whatever_happens_the_vm_goes_on
+	    FAULTS='$(or $(FAULTS),1000)' SEED='$(or $(SEED),1)' cargo test --locked --test it -- --exact --nocapture image::faults::whatever_happens_the_vm_goes_on
 
 .PHONY: conformance
 conformance: ## run the golden cases: [DIR=folder] [ONLY=substring] [SHOW=failures shown in full]
@@ -99,11 +99,11 @@ bench: static ## figures, each with how it was taken: [ONLY=group] [JSON=1] [QUI
 
 .PHONY: recordings
 recordings: images ## replay the recordings of the original on the wire against the image: [DIR=folder]
-	RECORDINGS_DIR='$(DIR)' VIRT_LAUNCHER_IMAGE=$(IMAGE_QEMU) VIRT_LAUNCHER_GUEST_IMAGE=$(IMAGE_GUEST) cargo test --locked --quiet --test recordings
+	RECORDINGS_DIR='$(DIR)' VIRT_LAUNCHER_IMAGE=$(IMAGE_QEMU) VIRT_LAUNCHER_GUEST_IMAGE=$(IMAGE_GUEST) cargo test --locked --quiet --test it -- --ignored --nocapture recordings::
 
 .PHONY: refusals
 refusals: images ## put every value that the API's fields take to the image's libvirt and QEMU: refused there means refused here, by field
-	VIRT_LAUNCHER_IMAGE=$(IMAGE_QEMU) REFUSALS=all cargo test --locked $(TEST_AS_ROOT) --test refusals -- --nocapture
+	VIRT_LAUNCHER_IMAGE=$(IMAGE_QEMU) REFUSALS=all cargo test --locked $(TEST_AS_ROOT) --test it -- --nocapture refusals::
 
 .PHONY: fuzz
 fuzz: ## feed mutated documents for [SECONDS=60]

@@ -1,7 +1,7 @@
 //! One binary that replaces KubeVirt's `virt-launcher-monitor` and `virt-launcher`.
 //!
 //! `ARCHITECTURE.md` has the picture; the layers below are listed from top to bottom, and arrows point down only
-//! (`tests/layering.rs` enforces it).
+//! (`tests/source/layering.rs` enforces it).
 
 pub mod cli;
 pub mod launcher;

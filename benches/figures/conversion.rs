@@ -13,7 +13,7 @@ use virt_launcher::convert::{Defines, HostFacts};
 use virt_launcher::vmi;
 
 use crate::Run;
-use crate::report::Figure;
+use crate::support::figures::report::Figure;
 
 /// Measured stretches per VMI; the median counts.
 const ROUNDS: usize = 5;

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use crate::Run;
-use crate::life::{Life, Missed, Span, median};
-use crate::report::{Figure, PEER};
 use crate::running;
+use crate::support::figures::life::{Life, Missed, Span, median};
+use crate::support::figures::report::{Figure, PEER};
 use crate::support::pod::demo_vmi;
 
 /// How much is measured, and how long is waited for what does not come.

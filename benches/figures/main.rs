@@ -5,24 +5,22 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // what panics ends its part of the figures
 
 mod conversion;
-mod guard;
 mod heap;
 mod launcher;
-mod life;
-mod report;
 mod running;
-#[path = "../../tests/support/mod.rs"]
+#[path = "../../tests/it/support/mod.rs"]
+#[allow(dead_code, reason = "the benchmark uses a part of what the tests share")]
 mod support;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use guard::Guard;
-use life::reason;
-use report::{Figure, Form, Sheet};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use support::figures::guard::Guard;
+use support::figures::life::reason;
+use support::figures::report::{Figure, Form, Sheet};
 use support::pod::{name_prefix, podman};
 
 /// Counts what the conversions allocate.

@@ -11,9 +11,9 @@ use virt_launcher::proto::cmd_v1::EmptyRequest;
 use virt_launcher::proto::cmd_v1::cmd_client::CmdClient;
 
 use crate::Run;
-use crate::guard::Guard;
 use crate::launcher::{Plan, Subject};
-use crate::life::{Missed, millis, sync, wait_ready};
+use crate::support::figures::guard::Guard;
+use crate::support::figures::life::{Missed, millis, sync, wait_ready};
 use crate::support::pod::{Pod, Setup, demo_vmi, podman};
 use crate::support::processes::owner;
 use crate::support::virt_handler::VirtHandler;

@@ -2,7 +2,7 @@
 //! launcher: said first, all of it at once, each with its field.
 //!
 //! A rule stands here only if what it refuses cannot run, or could run only as something else than what was asked for
-//! (two volumes of one name, a device that is disk and CD-ROM); the API refuses those as well. `tests/refusals` puts the
+//! (two volumes of one name, a device that is disk and CD-ROM); the API refuses those as well. `tests/it/refusals` puts the
 //! values to the real libvirt and QEMU, in both directions. What the conversion itself refuses has its text there
 //! (contract/domain-xml-qemu.md 15) and no rule here.
 

@@ -1,0 +1,103 @@
+//! The socket itself: how it comes, what it replaces, how it goes.
+
+use std::os::unix::net::UnixStream as BlockingStream;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use virt_launcher::cmd::{SocketError, SocketPaths, Timings, bind, client, publish, serve};
+
+use super::launcher::{Launcher, SOON, Scripted, vmi_request};
+use crate::support;
+use crate::support::virt_handler::peer_pid;
+
+#[tokio::test]
+async fn the_socket_gets_its_name_when_the_launcher_is_ready() {
+    let share = TempDir::new().unwrap();
+    let paths = SocketPaths::below(share.path());
+    let listener = bind(&paths.init).unwrap();
+    assert!(!paths.ready.exists());
+    let driver = Arc::new(Scripted {
+        answer: Box::new(|_| Box::pin(async { Ok(()) })),
+        domain: Ok(None),
+        asked: Mutex::default(),
+    });
+    let served = tokio::spawn(serve(listener, driver, Timings::default(), std::future::pending()));
+    client::self_test(&paths.init, SOON).await.unwrap();
+    publish(&paths).unwrap();
+    assert!(!paths.init.exists());
+    client::self_test(&paths.ready, SOON).await.unwrap();
+    assert_eq!(peer_pid(&paths.ready).await.unwrap(), i32::try_from(std::process::id()).unwrap());
+    served.abort();
+}
+
+#[tokio::test]
+async fn stopping_cuts_what_does_not_end() {
+    let mut launcher = Launcher::start(|_| Box::pin(std::future::pending()));
+    let mut client = launcher.client().await;
+    let stuck = tokio::spawn(async move { client.sync_virtual_machine(vmi_request()).await });
+    support::wait_until("the sync", SOON, || {
+        support::expect(!launcher.driver.asked.lock().unwrap().is_empty(), "not asked yet")
+    })
+    .await;
+    let stop = launcher.stop.take().unwrap();
+    let stopping = Instant::now();
+    stop.send(()).unwrap();
+    tokio::time::timeout(SOON, &mut launcher.served).await.expect("the server ends").unwrap();
+    assert!(stopping.elapsed() < Duration::from_secs(2));
+    assert!(launcher.socket.exists(), "the file is the launcher's to remove");
+    assert!(BlockingStream::connect(&launcher.socket).is_err());
+    stuck.abort();
+}
+
+#[tokio::test]
+async fn stopping_an_idle_server_is_immediate() {
+    let mut launcher = Launcher::obliging();
+    launcher.still_answers().await;
+    launcher.stop.take().unwrap().send(()).unwrap();
+    tokio::time::timeout(SOON, &mut launcher.served).await.expect("the server ends").unwrap();
+}
+
+#[tokio::test]
+async fn a_socket_that_cannot_be_is_explained() {
+    let share = TempDir::new().unwrap();
+    let long = share.path().join("x".repeat(100)).join("sockets/launcher-init-sock");
+    let error = bind(&long).unwrap_err();
+    assert!(matches!(error, SocketError::TooLong { .. }));
+    let text = error.to_string();
+    assert!(text.contains(long.to_str().unwrap()) && text.contains("107"), "{text}");
+
+    let file = share.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let below = file.join("sockets/launcher-init-sock");
+    let text = bind(&below).unwrap_err().to_string();
+    assert!(text.contains(below.to_str().unwrap()) && text.contains("Not a directory"), "{text}");
+
+    let text = bind(std::path::Path::new("/proc/sockets/launcher-init-sock")).unwrap_err().to_string();
+    assert!(text.contains("cannot make its directory"), "{text}");
+
+    let paths = SocketPaths { init: share.path().join("none"), ready: share.path().join("ready") };
+    let text = publish(&paths).unwrap_err().to_string();
+    assert!(text.contains("rename"), "{text}");
+}
+
+#[tokio::test]
+async fn whatever_was_at_the_path_gives_way() {
+    let share = TempDir::new().unwrap();
+    let path = share.path().join("sockets/launcher-init-sock");
+    std::fs::create_dir_all(path.join("sub")).unwrap();
+    drop(bind(&path).unwrap());
+    drop(bind(&path).unwrap());
+}
+
+#[tokio::test]
+async fn a_client_is_told_why_it_cannot_connect() {
+    let share = TempDir::new().unwrap();
+    let error = client::connect(&share.path().join("none"), SOON).await.unwrap_err().to_string();
+    assert!(error.contains("none") && error.contains("No such file"), "{error}");
+
+    let silent = share.path().join("silent");
+    let _listener = std::os::unix::net::UnixListener::bind(&silent).unwrap();
+    let error = client::connect(&silent, Duration::from_millis(100)).await.unwrap_err().to_string();
+    assert!(error.contains("0.1 s"), "{error}");
+}

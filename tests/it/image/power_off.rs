@@ -1,0 +1,169 @@
+//! How the guest hears that it is to power off or to reboot: by its agent, and by the power button where the agent hangs, is
+//! gone, or is not obeyed.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::{boot, send, vmi, with};
+use crate::support::pod::{Pod, image, text};
+use crate::support::{expect, wait_for};
+
+/// For what a guest in emulation does on a busy machine.
+const GUEST: Duration = Duration::from_secs(180);
+/// In which the guest has to be asked in another way.
+const SECONDS: Duration = Duration::from_secs(5);
+/// What the guest itself takes to say so, in emulation on a busy machine.
+const SAYS: Duration = Duration::from_secs(20);
+const BUTTON: &str = "guest: power button";
+
+/// A pod whose guest is up, with its agent.
+fn with_agent(image: &str, flags: &[&str]) -> Pod {
+    let pod = Pod::start(image, "demo", flags);
+    boot(&pod, &vmi("demo"));
+    pod.wait_console("guest: ready");
+    wait_for("the agent", GUEST, || {
+        let ping = pod.ctl(&["guest-ping"]);
+        expect(ping.status.success(), text(&ping))
+    });
+    pod
+}
+
+fn in_guest(pod: &Pod, script: &str) {
+    let done = pod.ctl(&["exec", "--limit", "30", "/bin/sh", "-c", script]);
+    assert!(done.status.success(), "{script}: {}", text(&done));
+}
+
+/// Sends a signal to the agent, a moment later so that it can still answer, and waits until it has come.
+fn signal_agent(pod: &Pod, signal: &str) {
+    in_guest(
+        pod,
+        &format!("(sleep 1; echo agent {signal} >/dev/ttyS0; kill -{signal} $(pidof qemu-ga)) >/dev/null 2>&1 &"),
+    );
+    pod.wait_console(&format!("agent {signal}"));
+}
+
+fn console(pod: &Pod) -> String {
+    pod.wait_console("")
+}
+
+/// Orders a shutdown, which has to be answered within seconds; what it took.
+fn shutdown(pod: &Pod) -> Duration {
+    let begun = Instant::now();
+    let asked = pod.ctl(&["shutdown"]);
+    let took = begun.elapsed();
+    assert!(asked.status.success(), "{}", text(&asked));
+    assert!(took < SECONDS, "the order took {took:?}");
+    took
+}
+
+/// The guest is down, and virt-handler hears of it.
+fn assert_ends(pod: &Pod) {
+    let _virt_handler = pod.virt_handler(&vmi("demo"));
+    assert_eq!(pod.wait_exit_within(GUEST), 0, "{}", pod.log());
+}
+
+fn wait_button(pod: &Pod, since: Instant) -> Duration {
+    wait_for(BUTTON, SECONDS + SAYS, || expect(console(pod).contains(BUTTON), pod.log()));
+    since.elapsed()
+}
+
+/// The field case: an agent that does not run any more but whose channel is open, as in a guest that hangs or swaps. The
+/// launcher's own questions hold the agent's turn meanwhile.
+#[test]
+fn a_guest_whose_agent_hangs_gets_the_power_button_within_seconds() {
+    let Some(image) = image() else { return };
+    // With the second set of flags a question of the launcher is under way nearly always.
+    let often = ["--qemu-fsfreeze-status-interval", "1s", "--qemu-agent-user-interval", "1s"];
+    for (flags, wait) in [(&[][..], 3), (&often[..], 6)] {
+        let pod = with_agent(&image, flags);
+        signal_agent(&pod, "STOP");
+        std::thread::sleep(Duration::from_secs(wait));
+        let begun = Instant::now();
+        let first = shutdown(&pod);
+        let button = wait_button(&pod, begun);
+        println!("{flags:?}: the order took {first:?}, the button {button:?}");
+        assert_ends(&pod);
+    }
+}
+
+#[test]
+fn a_guest_whose_agent_was_killed_gets_the_power_button() {
+    let Some(image) = image() else { return };
+    let pod = with_agent(&image, &[]);
+    signal_agent(&pod, "KILL");
+    let begun = Instant::now();
+    shutdown(&pod);
+    wait_button(&pod, begun);
+    assert_ends(&pod);
+}
+
+/// The agent takes the order and the guest does nothing: virt-handler repeats it, and the button follows. Each order is
+/// answered within seconds.
+#[test]
+fn a_guest_that_does_not_obey_its_agent_gets_the_power_button_with_a_later_order() {
+    let Some(image) = image() else { return };
+    let pod = with_agent(&image, &[]);
+    in_guest(&pod, "printf '#!/bin/sh\\nexit 0\\n' >/sbin/shutdown");
+    shutdown(&pod);
+    shutdown(&pod);
+    assert!(!console(&pod).contains(BUTTON), "the agent had taken the order a moment ago");
+    let begun = Instant::now();
+    wait_for(BUTTON, Duration::from_secs(20), || {
+        shutdown(&pod);
+        std::thread::sleep(Duration::from_secs(1));
+        expect(console(&pod).contains(BUTTON), begun.elapsed())
+    });
+    assert_ends(&pod);
+}
+
+/// The pod is told to stop and there is no virt-handler: the launcher asks the guest itself.
+#[test]
+fn without_virt_handler_a_hung_agent_costs_only_seconds_as_well() {
+    let Some(image) = image() else { return };
+    let pod = with_agent(&image, &[]);
+    signal_agent(&pod, "STOP");
+    std::thread::sleep(Duration::from_secs(2));
+    let begun = Instant::now();
+    send(pod.pid_1(), Signal::SIGTERM);
+    wait_button(&pod, begun);
+    assert_eq!(pod.wait_exit_within(GUEST), 0, "{}", pod.log());
+}
+
+/// A guest whose agent hangs reboots by the power button; frozen file systems are thawed before the guest is asked to power
+/// off.
+#[test]
+fn a_soft_reboot_does_not_depend_on_the_agent_and_a_frozen_guest_powers_off() {
+    let Some(image) = image() else { return };
+    let pod = with_agent(&image, &[]);
+    signal_agent(&pod, "STOP");
+    let connected = with(
+        &vmi("demo"),
+        "  phase: Scheduled\n",
+        "  phase: Scheduled\n  conditions: [{type: AgentConnected, status: \"True\"}]\n",
+    );
+    let begun = Instant::now();
+    let rebooted = pod.ctl_with(&["soft-reboot", "--vmi"], &connected);
+    assert!(rebooted.status.success() && begun.elapsed() < SECONDS, "{:?}: {}", begun.elapsed(), text(&rebooted));
+    wait_button(&pod, begun);
+    wait_for("another boot", GUEST, || {
+        let console = console(&pod);
+        expect(console.matches("guest: ready").count() == 2, console.len())
+    });
+    wait_for("the agent", GUEST, || {
+        let ping = pod.ctl(&["guest-ping"]);
+        expect(ping.status.success(), text(&ping))
+    });
+
+    in_guest(&pod, "mke2fs /dev/vdc >/dev/null && mkdir -p /data && mount -t ext4 /dev/vdc /data && touch /data/file");
+    let frozen = pod.ctl(&["freeze", "--unfreeze-after", "0"]);
+    assert!(frozen.status.success(), "{}", text(&frozen));
+    let thawed = "thawed the guest's file systems: it is to power off";
+    wait_for("the frozen state", GUEST, || {
+        let info = text(&pod.ctl(&["-o", "json", "guest-info"]));
+        expect(info.contains("frozen"), info)
+    });
+    shutdown(&pod);
+    assert_ends(&pod);
+    assert!(pod.lines().iter().any(|line| line.contains(thawed)), "{}", pod.log());
+}

@@ -1,0 +1,68 @@
+//! What the integration tests share: waiting for conditions, and doubles of what surrounds the launcher.
+
+use std::fmt::Display;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+pub mod beats;
+pub mod console;
+pub mod daemon;
+pub mod driver;
+pub mod export_server;
+pub mod figures;
+pub mod guest;
+pub mod pod;
+pub mod processes;
+pub mod reconcile;
+pub mod sidecar;
+pub mod subject;
+pub mod tiny_guest;
+pub mod virt_handler;
+pub mod weight;
+
+/// Between two looks at a condition that nobody announces.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// Waits until `condition` holds and returns what it found; after `deadline` the test fails with its last complaint.
+pub fn wait_for<T, E: Display>(what: &str, deadline: Duration, mut condition: impl FnMut() -> Result<T, E>) -> T {
+    let start = Instant::now();
+    loop {
+        match condition() {
+            Ok(found) => return found,
+            Err(complaint) if start.elapsed() >= deadline => {
+                panic!("{what}: not within {deadline:?}; last: {complaint}")
+            }
+            Err(_) => std::thread::sleep(LOOK_AGAIN),
+        }
+    }
+}
+
+/// [`wait_for`] for tests that run in a tokio runtime.
+pub async fn wait_until<T, E: Display>(
+    what: &str,
+    deadline: Duration,
+    mut condition: impl FnMut() -> Result<T, E>,
+) -> T {
+    let start = Instant::now();
+    loop {
+        match condition() {
+            Ok(found) => return found,
+            Err(complaint) if start.elapsed() >= deadline => {
+                panic!("{what}: not within {deadline:?}; last: {complaint}")
+            }
+            Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+        }
+    }
+}
+
+/// A script, or what else can be run.
+pub fn write_program(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// `Ok` if it holds, else what was seen instead; for the conditions of [`wait_for`].
+pub fn expect<S: std::fmt::Debug>(holds: bool, seen: S) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(format!("{seen:?}")) }
+}

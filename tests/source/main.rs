@@ -1,0 +1,7 @@
+//! Tests that read the sources and the documents, and nothing else: `make check` runs them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
+mod citations;
+mod layering;
+mod readme;
+mod security;
