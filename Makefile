@@ -65,7 +65,7 @@ demo: $(if $(filter ch cloud-hypervisor,$(HYPERVISOR)),image-ch,images) ## boot 
 .PHONY: test
 test: images ## everything: unit tests, and integration tests on the real image with real libvirt and QEMU
 	@images/deps.sh test
-	VIRT_LAUNCHER_STATIC=$(CURDIR)/$(DIST) VIRT_LAUNCHER_IMAGE=$(IMAGE_QEMU) VIRT_LAUNCHER_GUEST_IMAGE=$(IMAGE_GUEST) cargo test --locked --no-fail-fast $(TEST_AS_ROOT)
+	VIRT_LAUNCHER_STATIC=$(CURDIR)/$(DIST) VIRT_LAUNCHER_IMAGE=$(IMAGE_QEMU) VIRT_LAUNCHER_GUEST_IMAGE=$(IMAGE_GUEST) tests/all.sh $(TEST_AS_ROOT)
 
 .PHONY: test-forms
 test-forms: images ## the image's tests with both forms of libvirt: the monolithic libvirtd, and virtqemud
@@ -73,7 +73,7 @@ test-forms: images ## the image's tests with both forms of libvirt: the monolith
 	@images/build.sh qemu-modular
 	qemu=$(IMAGE_QEMU); for image in $$qemu $${qemu%:*}:modular; do \
 	    echo "== $$image"; \
-	    VIRT_LAUNCHER_IMAGE=$$image VIRT_LAUNCHER_GUEST_IMAGE=$(IMAGE_GUEST) cargo test --locked $(TEST_AS_ROOT) --test it -- lifecycle:: image::; \
+	    VIRT_LAUNCHER_IMAGE=$$image VIRT_LAUNCHER_GUEST_IMAGE=$(IMAGE_GUEST) cargo test --locked $(TEST_AS_ROOT) --test it -- --include-ignored lifecycle:: image::; \
 	done
 
 .PHONY: test-ch
@@ -81,29 +81,36 @@ test-ch: image-ch ## Cloud Hypervisor under the real virtchd; the VMM is the fil
 	@images/deps.sh test
 	@images/build.sh lxc
 	VIRT_LAUNCHER_IMAGE=$(IMAGE_CH) VIRT_LAUNCHER_HYPERVISOR=cloud-hypervisor VIRT_LAUNCHER_CH_IMAGE=$(IMAGE_CH) \
-	    VIRT_LAUNCHER_LXC_IMAGE=$(IMAGE_LXC) cargo test --locked $(TEST_AS_ROOT) --test it -- lifecycle:: cloud_hypervisor:: lxc::
+	    VIRT_LAUNCHER_LXC_IMAGE=$(IMAGE_LXC) cargo test --locked $(TEST_AS_ROOT) --test it -- --include-ignored lifecycle:: cloud_hypervisor:: lxc::
 
 .PHONY: faults
 faults: images ## kill, stop and starve everything around a VM: [FAULTS=number] [SEED=number]
 	@images/deps.sh test
 	VIRT_LAUNCHER_IMAGE=$(IMAGE_QEMU) VIRT_LAUNCHER_GUEST_IMAGE=$(IMAGE_GUEST) \
-	    FAULTS='$(or $(FAULTS),1000)' SEED='$(or $(SEED),1)' cargo test --locked --test it -- --exact --nocapture image::faults::whatever_happens_the_vm_goes_on
+	    FAULTS='$(or $(FAULTS),1000)' SEED='$(or $(SEED),1)' cargo test --locked --test it -- --ignored --exact --nocapture image::faults::whatever_happens_the_vm_goes_on
 
 .PHONY: conformance
 conformance: ## run the golden cases: [DIR=folder] [ONLY=substring] [SHOW=failures shown in full]
-	CONFORMANCE_DIR='$(or $(DIR),../shared/conformance/domain-xml)' CONFORMANCE_ONLY='$(ONLY)' CONFORMANCE_SHOW='$(SHOW)' cargo test --locked --quiet --test conformance
+	CONFORMANCE_DIR='$(DIR)' CONFORMANCE_ONLY='$(ONLY)' CONFORMANCE_SHOW='$(SHOW)' cargo test --locked --quiet --test conformance -- --include-ignored
 
 .PHONY: bench
 bench: static ## figures, each with how it was taken: [ONLY=group] [JSON=1] [QUICK=1] [IMAGE=image to run VMs in] [PEER_IMAGE=another]
 	@VIRT_LAUNCHER_IMAGE='$(IMAGE)' PEER_IMAGE='$(PEER_IMAGE)' cargo bench --locked --quiet --bench figures -- $(if $(JSON),--json) $(if $(QUICK),--quick) $(ONLY)
 
+RECORDINGS := $(or $(DIR),../shared/conformance/cmd)
+
+# Before the minutes that the images take.
+.PHONY: recordings-given
+recordings-given:
+	@test -f '$(RECORDINGS)/vmi.json' || { echo 'recordings: $(RECORDINGS) holds no recordings (no vmi.json): give DIR=folder' >&2; exit 1; }
+
 .PHONY: recordings
-recordings: images ## replay the recordings of the original on the wire against the image: [DIR=folder]
-	RECORDINGS_DIR='$(DIR)' VIRT_LAUNCHER_IMAGE=$(IMAGE_QEMU) VIRT_LAUNCHER_GUEST_IMAGE=$(IMAGE_GUEST) cargo test --locked --quiet --test it -- --ignored --nocapture recordings::
+recordings: recordings-given images ## replay the recordings of the original on the wire against the image: [DIR=folder]
+	RECORDINGS_DIR='$(RECORDINGS)' VIRT_LAUNCHER_IMAGE=$(IMAGE_QEMU) VIRT_LAUNCHER_GUEST_IMAGE=$(IMAGE_GUEST) cargo test --locked --quiet --test it -- --ignored --nocapture recordings::
 
 .PHONY: refusals
 refusals: images ## put every value that the API's fields take to the image's libvirt and QEMU: refused there means refused here, by field
-	VIRT_LAUNCHER_IMAGE=$(IMAGE_QEMU) REFUSALS=all cargo test --locked $(TEST_AS_ROOT) --test it -- --nocapture refusals::
+	VIRT_LAUNCHER_IMAGE=$(IMAGE_QEMU) REFUSALS=all cargo test --locked $(TEST_AS_ROOT) --test it -- --ignored --exact --nocapture refusals::what_libvirt_and_qemu_refuse_is_refused_by_field_first_and_nothing_else
 
 .PHONY: fuzz
 fuzz: ## feed mutated documents for [SECONDS=60]

@@ -17,7 +17,7 @@ declare -A group=(
     # Containers; debootstrap makes the base image where no registry answers.
     [image]="podman debootstrap debian-archive-keyring tar"
     # Integration tests and the demo call these on the host.
-    [test]="binutils procps util-linux iproute2 jq openssl qemu-utils xorriso"
+    [test]="binutils procps util-linux iproute2 jq openssl qemu-utils xorriso busybox"
 )
 
 # podman brings crun, which cannot work with every machine's cgroups (see images/podman.sh). Docker's own packages have a

@@ -258,14 +258,12 @@ mod tests {
     }
 
     #[tokio::test]
+    #[ignore = "needs IPv6; make test"]
     async fn a_solicit_over_udp_is_advertised() {
         let dhcp = Dhcp::on(Ports { v4: 0, v6: 0 });
         let server =
             v6::Server { client: "fd10:0:2::2".parse().unwrap(), server_mac: [2; 6], name_servers: Vec::new() };
-        let Ok(client) = tokio::net::UdpSocket::bind("[::1]:0").await else {
-            eprintln!("skipped: this machine has no IPv6");
-            return;
-        };
+        let client = tokio::net::UdpSocket::bind("[::1]:0").await.unwrap();
         assert!(dhcp.serve_v6("lo", server.clone()).unwrap());
         assert!(!dhcp.serve_v6("lo", server).unwrap(), "the group is joined once");
         let port = locked(&dhcp.v6.socket).as_ref().unwrap().socket.get_ref().local_addr().unwrap().port();

@@ -3,7 +3,7 @@
 //! `make conformance [DIR=…] [ONLY=substring] [SHOW=n]`; the variables reach this program as `CONFORMANCE_DIR`,
 //! `CONFORMANCE_ONLY` and `CONFORMANCE_SHOW`. Exit code 0: no case differs. A `SHOW` above 3, or a single case, also shows
 //! where an error's text is not the original's.
-#![allow(clippy::unwrap_used)] // a test ends by panicking
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod case;
 mod diff;
@@ -22,16 +22,28 @@ const SHOWN: usize = 3;
 /// How many failures are named.
 const NAMED: usize = 200;
 
+/// What this program is as one test of the standard test runner, by whose words `cargo test` calls it.
+const NAME: &str = "wide_suite::conformance";
+
 fn main() -> ExitCode {
-    if !meant_for_us() {
-        return ExitCode::SUCCESS;
+    match Asked::of(std::env::args().skip(1)) {
+        Asked::Run => {}
+        Asked::Ignored => {
+            println!("test {NAME} ... ignored, needs the wide suite, ../shared/conformance; make conformance");
+            return ExitCode::SUCCESS;
+        }
+        Asked::List => {
+            println!("{NAME}: test");
+            return ExitCode::SUCCESS;
+        }
+        Asked::Another => return ExitCode::SUCCESS,
     }
     let folder = variable("CONFORMANCE_DIR").map_or_else(default_folder, PathBuf::from);
     let only = variable("CONFORMANCE_ONLY").unwrap_or_default();
     let shown = variable("CONFORMANCE_SHOW").map_or(SHOWN, |text| text.parse().unwrap());
     if !folder.is_dir() {
-        println!("conformance: NOT TESTED: {} does not exist (give DIR=…)", folder.display());
-        return if variable("CONFORMANCE_DIR").is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        println!("conformance: {} does not exist: give DIR=folder of the golden cases", folder.display());
+        return ExitCode::FAILURE;
     }
     let cases = case::list(&folder, &only);
     if cases.is_empty() {
@@ -42,12 +54,35 @@ fn main() -> ExitCode {
     report(&cases, &verdicts, shown)
 }
 
-/// `cargo test WORD` and `cargo test -- --list` call this program with the words of the standard test runner.
-fn meant_for_us() -> bool {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let mut words = arguments.iter().filter(|argument| !argument.starts_with('-')).peekable();
-    !arguments.iter().any(|argument| argument == "--list")
-        && (words.peek().is_none() || words.any(|word| "conformance".contains(word.as_str())))
+/// What the arguments ask of the one test [`NAME`], which is ignored unless it is asked for.
+enum Asked {
+    Run,
+    Ignored,
+    List,
+    /// Other tests are meant.
+    Another,
+}
+
+impl Asked {
+    fn of(mut arguments: impl Iterator<Item = String>) -> Asked {
+        let (mut wanted, mut skipped, mut flags) = (Vec::new(), Vec::new(), Vec::new());
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                "--skip" => skipped.extend(arguments.next()),
+                "--test-threads" | "--color" | "--format" => drop(arguments.next()),
+                flag if flag.starts_with('-') => flags.push(argument),
+                _ => wanted.push(argument),
+            }
+        }
+        let has = |flag: &str| flags.iter().any(|given| given == flag);
+        let names = |word: &String| if has("--exact") { NAME == word } else { NAME.contains(word.as_str()) };
+        match () {
+            () if !(wanted.is_empty() || wanted.iter().any(names)) || skipped.iter().any(names) => Asked::Another,
+            () if has("--list") => Asked::List,
+            () if has("--ignored") || has("--include-ignored") => Asked::Run,
+            () => Asked::Ignored,
+        }
+    }
 }
 
 fn variable(name: &str) -> Option<String> {

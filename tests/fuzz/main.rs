@@ -4,7 +4,7 @@
 //! fails is left in `target/fuzz/`, and `FUZZ_INPUT=file make fuzz` runs it alone;
 //! `FUZZ_ONLY=convert` takes the targets with that in their name. Coverage-guided fuzzing would need a
 //! nightly compiler.
-#![allow(clippy::unwrap_used)] // a test ends by panicking
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod mutate;
 mod targets;
@@ -22,9 +22,7 @@ const INPUTS: u64 = 400;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let listing = std::env::args().any(|argument| argument == "--list");
-    if listing || !(words.is_empty() || words.iter().any(|word| "fuzz".contains(word.as_str()))) {
+    if !is_wanted(std::env::args().skip(1)) {
         return ExitCode::SUCCESS;
     }
     if let Some(input) = variable("FUZZ_INPUT") {
@@ -34,6 +32,9 @@ fn main() -> ExitCode {
     let fresh = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
     let seed = variable("FUZZ_SEED").map_or(if seconds.is_some() { fresh } else { 1 }, |text| text.parse().unwrap());
     println!("fuzz: seed {seed} (FUZZ_SEED={seed} repeats it)");
+    if !targets::wide_suite().is_dir() {
+        println!("fuzz: without the wide suite's documents: {} does not exist", targets::wide_suite().display());
+    }
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fuzz");
     std::fs::create_dir_all(&folder).unwrap();
     std::panic::set_hook(Box::new(|_| {}));
@@ -45,6 +46,23 @@ fn main() -> ExitCode {
         failed |= !run(target, seed, share, &folder);
     }
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Whether the words of the standard test runner, by which `cargo test` calls this program, ask for it.
+fn is_wanted(mut arguments: impl Iterator<Item = String>) -> bool {
+    let (mut wanted, mut skipped) = (Vec::new(), Vec::new());
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            // It is never ignored, and it has nothing to list.
+            "--ignored" | "--list" => return false,
+            "--skip" => skipped.extend(arguments.next()),
+            "--test-threads" | "--color" | "--format" => drop(arguments.next()),
+            flag if flag.starts_with('-') => {}
+            _ => wanted.push(argument),
+        }
+    }
+    let is_this = |word: &String| "fuzz".contains(word.as_str());
+    (wanted.is_empty() || wanted.iter().any(is_this)) && !skipped.iter().any(is_this)
 }
 
 fn variable(name: &str) -> Option<String> {

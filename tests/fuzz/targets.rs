@@ -104,6 +104,7 @@ fn quantity(input: &[u8]) -> bool {
 
 fn vmi_seeds() -> Vec<Vec<u8>> {
     let mut seeds = recorded(&[".vmi.json"], 60);
+    seeds.extend(own_cases(".vmi.yaml").map(String::into_bytes));
     seeds.push(include_bytes!("seeds/vmi.yaml").to_vec());
     seeds
 }
@@ -141,6 +142,9 @@ fn quantity_seeds() -> Vec<Vec<u8>> {
 
 fn domain_xml_seeds() -> Vec<Vec<u8>> {
     let mut seeds = recorded(&[".readback.xml", ".define1.xml"], 60);
+    // A case's defines stand in one file, with a comment between them.
+    let first = |defines: String| defines.split("\n<!--").next().map(|define| define.as_bytes().to_vec());
+    seeds.extend(own_cases(".xml").filter_map(first));
     seeds.push(include_bytes!("seeds/domain.xml").to_vec());
     seeds
 }
@@ -151,13 +155,27 @@ fn domain_json_seeds() -> Vec<Vec<u8>> {
     domains.map(|domain| serde_json::to_vec(&domain).unwrap()).collect()
 }
 
-/// Up to `limit` golden cases' files, if they are at hand.
+/// Files of the project's own golden cases.
+fn own_cases(suffix: &'static str) -> impl Iterator<Item = String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/cases");
+    let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.to_str().unwrap().ends_with(suffix));
+    paths.sort();
+    paths.into_iter().map(|path| std::fs::read_to_string(path).unwrap())
+}
+
+/// The wide suite's cases; what is fuzzed without them is said.
+pub fn wide_suite() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/conformance/domain-xml")
+}
+
+/// Up to `limit` of the wide suite's files, where it is there.
 fn recorded(suffixes: &[&str], limit: usize) -> Vec<Vec<u8>> {
     recorded_paths(suffixes, limit).iter().map(|path| std::fs::read(path).unwrap()).collect()
 }
 
 fn recorded_paths(suffixes: &[&str], limit: usize) -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/conformance/domain-xml");
+    let folder = wide_suite();
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| suffixes.iter().any(|suffix| path.to_str().unwrap().ends_with(suffix)));

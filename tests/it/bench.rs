@@ -12,7 +12,7 @@ use crate::support::guest::Launcher;
 use crate::support::pod::{image, podman};
 use crate::support::processes::send;
 use crate::support::virt_handler::{Options, VirtHandler};
-use crate::support::{expect, wait_for};
+use crate::support::{expect, gate, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -58,6 +58,7 @@ struct Peer {
 
 impl Peer {
     fn start() -> Self {
+        gate::clocked();
         let share = tempfile::tempdir().unwrap();
         std::fs::create_dir(share.path().join("sockets")).unwrap();
         let runtime = Runtime::new().unwrap();
@@ -265,8 +266,9 @@ fn containers(prefix: &str) -> String {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_guard_ends_its_containers_and_no_others() {
-    let Some(image) = image() else { return };
+    let image = image();
     let (own, other) =
         (format!("bench-test-{}-own-", std::process::id()), format!("bench-test-{}-other-", std::process::id()));
     let folder = tempfile::tempdir().unwrap().keep();
@@ -288,9 +290,9 @@ fn a_guard_ends_its_containers_and_no_others() {
 const HELD: &str = "BENCH_TEST_HOLDS_A_GUARD";
 
 #[test]
-#[ignore = "the child of the test below"]
-fn a_process_with_a_guard() {
-    let (Ok(prefix), Some(image)) = (std::env::var(HELD), image()) else { return };
+#[ignore = "a helper process that the test below starts"]
+fn helper_process_with_a_guard() {
+    let (prefix, image) = (std::env::var(HELD).unwrap(), image());
     let guard = Guard::new(podman().get_program(), &prefix, Path::new("/nonexistent")).unwrap();
     guard.start(|| start_container(&image, &format!("{prefix}0")));
     println!("\nstarted");
@@ -298,13 +300,13 @@ fn a_process_with_a_guard() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_guard_ends_the_containers_of_a_process_that_was_killed() {
-    if image().is_none() {
-        return;
-    }
+    // The helper's; without it there is none.
+    image();
     let prefix = format!("bench-test-{}-killed-", std::process::id());
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "--ignored", "--nocapture", "bench::a_process_with_a_guard"])
+        .args(["--exact", "--ignored", "--nocapture", "bench::helper_process_with_a_guard"])
         .env(HELD, &prefix)
         .stdout(Stdio::piped())
         .spawn()

@@ -21,11 +21,11 @@ use virt_launcher::process::{PidFd, RestartPolicy};
 
 /// Longer than anything here takes on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
-const PLAY: &str = "daemon::plays_the_daemon";
+const PLAY: &str = "daemon::helper_process_daemon";
 
 #[test]
-#[ignore = "not a test: the part that support::daemon starts"]
-fn plays_the_daemon() {
+#[ignore = "a helper process that support::daemon starts"]
+fn helper_process_daemon() {
     support::daemon::play();
 }
 
@@ -357,7 +357,7 @@ fn a_daemon_dies_with_the_launcher() {
         }
     }
     let launcher = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "daemon::plays_the_launcher", "--ignored", "--nocapture"])
+        .args(["--exact", "daemon::helper_process_launcher", "--ignored", "--nocapture"])
         .env("TEST_LAUNCHER_FOLDER", folder.path())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -375,10 +375,9 @@ fn a_daemon_dies_with_the_launcher() {
 }
 
 #[test]
-#[ignore = "not a test: the part that a_daemon_dies_with_the_launcher starts"]
-fn plays_the_launcher() {
-    let Some(folder) = std::env::var_os("TEST_LAUNCHER_FOLDER") else { return };
-    let folder = std::path::PathBuf::from(folder);
+#[ignore = "a helper process that a_daemon_dies_with_the_launcher starts"]
+fn helper_process_launcher() {
+    let folder = std::path::PathBuf::from(std::env::var_os("TEST_LAUNCHER_FOLDER").unwrap());
     let mut blocked = nix::sys::signal::SigSet::empty();
     blocked.add(Signal::SIGTERM);
     blocked.thread_block().unwrap();

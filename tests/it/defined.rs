@@ -1,6 +1,5 @@
 //! What SyncVirtualMachine defines in the real image is what `virt-launcher domain-xml` prints for the same facts, byte for
-//! byte, and the VM runs: for the demo's VMI and for three of KubeVirt's examples (of the golden cases, where they are at
-//! hand).
+//! byte, and the VM runs: for the demo's VMI and for three of KubeVirt's examples, which are cases of the wide suite.
 //!
 //! At verbosity 5 the launcher logs the facts, each define and libvirt's read-back; that is what is compared.
 
@@ -9,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use crate::support::pod::{Pod, Setup, image, text};
+use crate::support::wide_suite;
 use serde_json::Value;
 use virt_launcher::domain::DomainSpec;
 use virt_launcher::vmi;
@@ -128,38 +128,36 @@ fn boots_as_printed(image: &str, file: &Path, extra: &[(&str, &str)]) {
     }
 }
 
-/// A golden case's VMI, if it is at hand.
-fn example(name: &str) -> Option<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/conformance/domain-xml");
-    let file = folder.join(format!("example-{name}.vmi.json"));
-    if !file.exists() {
-        eprintln!("NOT TESTED: {} does not exist", file.display());
-        return None;
-    }
-    Some(file)
+/// The VMI of a case of the wide suite.
+fn example(name: &str) -> PathBuf {
+    wide_suite("domain-xml").join(format!("example-{name}.vmi.json"))
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn the_demo_is_defined_as_printed() {
-    let Some(image) = image() else { return };
+    let image = image();
     boots_as_printed(&image, &Path::new(env!("CARGO_MANIFEST_DIR")).join("images/demo/vmi.yaml"), &[]);
 }
 
 #[test]
-fn an_example_with_cloud_init_and_a_bridge_is_defined_as_printed() {
-    let (Some(image), Some(file)) = (image(), example("vmi-nocloud")) else { return };
+#[ignore = "needs VIRT_LAUNCHER_IMAGE and the wide suite, ../shared/conformance; make test"]
+fn wide_suite_example_with_cloud_init_and_a_bridge_is_defined_as_printed() {
+    let (image, file) = (image(), example("vmi-nocloud"));
     boots_as_printed(&image, &file, &[]);
 }
 
 #[test]
-fn an_example_with_efi_is_defined_as_printed() {
-    let (Some(image), Some(file)) = (image(), example("vmi-alpine-efi")) else { return };
+#[ignore = "needs VIRT_LAUNCHER_IMAGE and the wide suite, ../shared/conformance; make test"]
+fn wide_suite_example_with_efi_is_defined_as_printed() {
+    let (image, file) = (image(), example("vmi-alpine-efi"));
     boots_as_printed(&image, &file, &[]);
 }
 
 #[test]
-fn an_example_with_a_kernel_is_defined_as_printed() {
-    let (Some(image), Some(file)) = (image(), example("vmi-kernel-boot")) else { return };
+#[ignore = "needs VIRT_LAUNCHER_IMAGE and the wide suite, ../shared/conformance; make test"]
+fn wide_suite_example_with_a_kernel_is_defined_as_printed() {
+    let (image, file) = (image(), example("vmi-kernel-boot"));
     let kernel =
         [("kernel-boot/vmlinuz", "kernel-boot/vmlinuz-virt"), ("kernel-boot/initrd", "kernel-boot/initramfs-virt")];
     boots_as_printed(&image, &file, &kernel);

@@ -1,5 +1,5 @@
 //! The DHCP servers with a real client: busybox's, behind bridges as virt-handler builds them, in network namespaces of the
-//! test's own. Needs root, `ip`, `unshare`, `nsenter` and busybox with `udhcpc`; where one is missing the test says so.
+//! test's own.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -15,14 +15,11 @@ fn runs(program: &str, words: &[&str]) -> bool {
     found.is_ok_and(|status| status.success())
 }
 
-fn can_test() -> bool {
+fn assert_can_test() {
     let applets = Command::new("busybox").arg("--list").output().map(|output| output.stdout).unwrap_or_default();
     let has = |applet: &str| String::from_utf8_lossy(&applets).lines().any(|line| line == applet);
     let can = has("udhcpc") && runs("unshare", &["-n", "ip", "link", "add", "type", "veth"]);
-    if !can {
-        eprintln!("skipped: needs root, ip, unshare, nsenter and busybox with udhcpc");
-    }
-    can
+    assert!(can, "root, ip, unshare, nsenter and busybox with udhcpc are needed");
 }
 
 fn ip(words: &str) {
@@ -148,10 +145,9 @@ fn in_a_namespace(test: impl AsyncFnOnce() + Send + 'static) {
 }
 
 #[test]
+#[ignore = "needs root, iproute2 and busybox; make test"]
 fn guests_of_two_bridges_get_and_renew_their_own_leases() {
-    if !can_test() {
-        return;
-    }
+    assert_can_test();
     in_a_namespace(async || {
         let dhcp = Dhcp::default();
         let mut guests = Vec::new();
@@ -189,10 +185,9 @@ fn guests_of_two_bridges_get_and_renew_their_own_leases() {
 }
 
 #[test]
+#[ignore = "needs root, iproute2 and busybox; make test"]
 fn a_stranger_on_the_bridge_gets_nothing() {
-    if !can_test() {
-        return;
-    }
+    assert_can_test();
     in_a_namespace(async || {
         let dhcp = Dhcp::default();
         let mut guest = Guest::behind("k6t-4", "10.0.4.1/24", "02:00:00:00:00:04");
@@ -228,10 +223,9 @@ fn multicast_from(guest: &Guest, packet: &[u8]) -> Vec<u8> {
 }
 
 #[test]
+#[ignore = "needs root, iproute2 and busybox; make test"]
 fn a_guest_gets_its_ipv6_address_by_multicast() {
-    if !can_test() {
-        return;
-    }
+    assert_can_test();
     in_a_namespace(async || {
         let dhcp = Dhcp::default();
         for (number, client) in [(6, "fd10:0:6::2"), (7, "fd10:0:7::2")] {

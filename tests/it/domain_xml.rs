@@ -1,8 +1,10 @@
 //! `virt-launcher domain-xml` as a process: the golden cases' files in, their XML out, and what cannot be used is named.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
+
+use crate::support::wide_suite;
 
 fn domain_xml(words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_virt-launcher"));
@@ -15,16 +17,6 @@ fn stdout(output: &Output) -> String {
 
 fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-/// The folder of the golden cases, if it is at hand.
-fn golden() -> Option<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/conformance/domain-xml");
-    if !folder.is_dir() {
-        eprintln!("NOT TESTED: {} does not exist", folder.display());
-        return None;
-    }
-    Some(folder)
 }
 
 /// A file of a golden case.
@@ -76,8 +68,9 @@ impl Files {
 }
 
 #[test]
-fn golden_cases_come_out_byte_for_byte_with_every_define_in_its_file() {
-    let Some(folder) = golden() else { return };
+#[ignore = "needs the wide suite, ../shared/conformance; make test"]
+fn wide_suite_cases_come_out_byte_for_byte_with_every_define_in_its_file() {
+    let folder = wide_suite("domain-xml");
     let cases = [
         "arch-arm64-basic",
         "arch-arm64-bios-requested",

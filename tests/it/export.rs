@@ -1,8 +1,8 @@
 //! A backup that is exported: the launcher dials a double of the export server, which maps and reads what a real qemu-nbd
-//! serves. Without QEMU's tools, and one without openssl, these tests pass without looking.
+//! serves.
 
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use crate::support::export_server::{Authority, ExportServer, Fetcher, Identity, NAME};
@@ -44,8 +44,7 @@ fn run(program: &str, words: &[&str]) {
     assert!(output.status.success(), "{program} {words:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-fn served() -> Option<Served> {
-    Command::new("qemu-nbd").arg("--version").stdout(Stdio::null()).spawn().ok()?.wait().unwrap();
+fn served() -> Served {
     let folder = tempfile::tempdir().unwrap();
     let image = folder.path().join("disk.qcow2");
     let path = image.to_str().unwrap();
@@ -57,7 +56,7 @@ fn served() -> Option<Served> {
     let words = ["-r", "-t", "-e", "8", "-f", "qcow2", "-x", "disk", "-B", "changes", "-k"];
     let child = Command::new("qemu-nbd").args(words).arg(&socket).arg(&image).spawn().unwrap();
     wait_for("qemu-nbd", SOON, || std::os::unix::net::UnixStream::connect(&socket).map(drop));
-    Some(Served { child, socket, _folder: folder })
+    Served { child, socket, _folder: folder }
 }
 
 fn target(server: &ExportServer) -> Target {
@@ -130,8 +129,9 @@ fn extents(messages: &[MapResponse]) -> Vec<(u64, u64, u64, &str)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs QEMU's tools; make test"]
 async fn the_server_maps_and_reads_what_qemu_serves() {
-    let Some(served) = served() else { return };
+    let served = served();
     let server = ExportServer::start().await;
     let (tunnel, gone) = start(&server, &served);
     let mut fetcher = accept(&server, StatusCode::OK).await;
@@ -169,8 +169,9 @@ async fn the_server_maps_and_reads_what_qemu_serves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs QEMU's tools; make test"]
 async fn a_lost_connection_is_made_again() {
-    let Some(served) = served() else { return };
+    let served = served();
     let server = ExportServer::start().await;
     let (tunnel, _gone) = start(&server, &served);
     drop(accept(&server, StatusCode::FORBIDDEN).await);
@@ -185,8 +186,9 @@ async fn a_lost_connection_is_made_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs QEMU's tools; make test"]
 async fn a_server_that_has_vanished_is_noticed() {
-    let Some(served) = served() else { return };
+    let served = served();
     let server = ExportServer::start().await;
     let instant = Duration::from_millis(50);
     let timings = Timings { ping: instant, pong: 10 * instant, ..timings() };
@@ -197,8 +199,9 @@ async fn a_server_that_has_vanished_is_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs QEMU's tools; make test"]
 async fn only_the_server_that_is_meant_is_told_anything() {
-    let Some(served) = served() else { return };
+    let served = served();
     let other = Authority::new();
     let stranger = other.sign("backup", rcgen::ExtendedKeyUsagePurpose::ClientAuth);
     let untrusted = |good: Target| Target { authority: other.pem.clone(), ..good };
@@ -224,9 +227,8 @@ async fn only_the_server_that_is_meant_is_told_anything() {
     }
 }
 
-/// Of the kind that KubeVirt makes: RSA, and a key that says so (PKCS#1). `None` on a machine without openssl.
-async fn with_rsa() -> Option<ExportServer> {
-    Command::new("openssl").arg("version").stdout(Stdio::null()).spawn().ok()?.wait().unwrap();
+/// Of the kind that KubeVirt makes: RSA, and a key that says so (PKCS#1).
+async fn with_rsa() -> ExportServer {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let text = |name: &str| std::fs::read_to_string(path(name)).unwrap();
@@ -246,12 +248,13 @@ async fn with_rsa() -> Option<ExportServer> {
     let (ours, client) = (identity("serverAuth", NAME), identity("clientAuth", "backup"));
     assert!(client.key.starts_with("-----BEGIN RSA PRIVATE KEY-----"));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    Some(ExportServer::with(listener, "127.0.0.1", text("ca"), &ours, client))
+    ExportServer::with(listener, "127.0.0.1", text("ca"), &ours, client)
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs openssl; make test"]
 async fn certificates_of_kubevirt_s_kind_will_do() {
-    let Some(server) = with_rsa().await else { return };
+    let server = with_rsa().await;
     let socket = tempfile::NamedTempFile::new().unwrap();
     let _tunnel = Tunnel::start(target(&server), socket.path(), timings(), std::future::pending()).unwrap();
     accept(&server, StatusCode::OK).await;
@@ -271,8 +274,9 @@ async fn nothing_is_exported_where_nothing_is_served_or_to_nobody() {
 }
 
 #[tokio::test]
+#[ignore = "needs QEMU's tools; make test"]
 async fn a_real_qemu_tells_what_has_changed_and_what_it_is() {
-    let Some(served) = served() else { return };
+    let served = served();
     let bitmap = "qemu:dirty-bitmap:changes".to_owned();
     let contexts = ["base:allocation".to_owned(), bitmap];
     let connect = |export, contexts| Client::connect(&served.socket, export, contexts, Deadlines::default());

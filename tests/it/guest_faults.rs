@@ -1,5 +1,4 @@
-//! Faults of a real guest that virt-handler and the user are told of: a disk without room, and a panic. Without
-//! VIRT_LAUNCHER_IMAGE this test passes without looking.
+//! Faults of a real guest that virt-handler and the user are told of: a disk without room, and a panic.
 
 use std::time::Duration;
 
@@ -42,8 +41,9 @@ fn notified(virt_handler: &VirtHandler, what: &str, fits: impl Fn(&Value) -> boo
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_full_disk_and_a_panic_are_events() {
-    let Some(image) = image() else { return };
+    let image = image();
     // What the guest writes to its container disk of 16 MiB goes there.
     let pod = Setup::new(&image, "demo").small("ephemeral-disks", 8 << 10).start();
     pod.wait_ready();

@@ -114,8 +114,9 @@ fn bytes(path: &Path) -> u64 {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_container_disk_that_names_a_file_of_the_pod_is_refused_and_a_plain_one_boots() {
-    let Some(image) = image() else { return };
+    let image = image();
     let pod = Setup::new(&image, "demo").disks().start();
     pod.wait_ready();
     let (vmi, disk) = (vmi(), pod.volume("container-disks").join("disk_0.img"));
@@ -154,8 +155,9 @@ const SWAP: &str = "#!/bin/sh\n\
     exec /usr/bin/qemu-img \"$@\"\n";
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_container_disk_that_changes_after_its_inspection_is_refused() {
-    let Some(image) = image() else { return };
+    let image = image();
     let dir = tempfile::tempdir().unwrap();
     let tool = dir.path().join("qemu-img");
     write_program(&tool, SWAP);
@@ -167,8 +169,9 @@ fn a_container_disk_that_changes_after_its_inspection_is_refused() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn an_image_volume_s_disk_passes_the_same_gate() {
-    let Some(image) = image() else { return };
+    let image = image();
     let mounted = tempfile::tempdir().unwrap();
     fs::set_permissions(mounted.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     for folder in ["volume/disk", "kernel/boot"] {
@@ -189,8 +192,9 @@ fn an_image_volume_s_disk_passes_the_same_gate() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn claims_are_files_of_their_own_and_of_sizes_that_qemu_takes() {
-    let Some(image) = image() else { return };
+    let image = image();
     let pod = Setup::new(&image, "demo").disks().start();
     pod.wait_ready();
     let mut vmi = vmi();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::support::gate;
 use crate::support::virt_handler::{Behaviour, NotifyPipe, Received};
 use serde_json::json;
 use tempfile::TempDir;
@@ -19,6 +20,7 @@ fn document(n: u64) -> Arc<str> {
 }
 
 fn start(share: &TempDir) -> Outbox {
+    gate::clocked();
     let timings = Timings { call: Duration::from_millis(300), ..Timings::default() };
     Outbox::start(socket_below(share.path()), timings)
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::support::gate;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -121,6 +122,7 @@ impl Launcher {
         domain: Result<Option<Arc<str>>, Failure>,
         answer: impl Fn(&Action) -> Answer<()> + Send + Sync + 'static,
     ) -> Self {
+        gate::clocked();
         let share = TempDir::new().unwrap();
         let paths = SocketPaths::below(share.path());
         let listener = bind(&paths.init).unwrap();

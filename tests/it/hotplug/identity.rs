@@ -74,8 +74,9 @@ fn wait_gone_from_guest(guest: &mut Console, volume: &str) {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn disks_stay_whatever_comes_and_goes_before_them() {
-    let Some(image) = image() else { return };
+    let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     let mut guest = boot(&pod, &vmi());
     let base = running(vmi());
@@ -152,8 +153,9 @@ fn disks_stay_whatever_comes_and_goes_before_them() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_medium_is_the_drive_s_and_a_container_disk_keeps_its_image() {
-    let Some(image) = image() else { return };
+    let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     // The tray's volume stands before the container disk, and its drive before a disk on its bus.
     let mut base = vmi();
@@ -247,8 +249,9 @@ fn with_interfaces(base: &Value, interfaces: &[(&str, &str, &str)]) -> Value {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn interfaces_are_replaced_by_others_of_their_mac_addresses_and_the_rest_stays() {
-    let Some(image) = image() else { return };
+    let image = image();
     let pod = Setup::new(&image, "demo").podman(&["--device", "/dev/net/tun"]).start();
     let mut guest = boot(&pod, &vmi());
     let base = running(vmi());

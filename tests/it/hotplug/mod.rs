@@ -101,8 +101,9 @@ fn wait_gone(pod: &Pod, command: &str, what: &str) {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn volumes_come_grow_and_go() {
-    let Some(image) = image() else { return };
+    let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     let mut base = vmi();
     list(&mut base, "/spec/domain/devices/disks").push(json!({"name": "tray", "cdrom": {"bus": "sata"}}));
@@ -182,8 +183,9 @@ fn boot_with_late_disk(pod: &Pod) -> (Console, Value, Value) {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_hot_plug_whose_launcher_is_killed_is_completed_by_the_next() {
-    let Some(image) = image() else { return };
+    let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     let (mut guest, base, with_disk) = boot_with_late_disk(&pod);
     for after in [5, 50, 150].map(Duration::from_millis) {
@@ -200,8 +202,9 @@ fn a_hot_plug_whose_launcher_is_killed_is_completed_by_the_next() {
 
 /// A libvirt daemon that is killed after QEMU has taken a disk and before it has written that down knows nothing of it.
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_disk_that_libvirt_has_forgotten_is_plugged_anew() {
-    let Some(image) = image() else { return };
+    let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     let (mut guest, base, with_disk) = boot_with_late_disk(&pod);
     // Where libvirt puts it, so that QEMU can have it at the same place.
@@ -236,11 +239,12 @@ fn a_disk_that_libvirt_has_forgotten_is_plugged_anew() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn interfaces_cpus_and_memory_come_and_go() {
     /// Of the network `blue`: the first digits of its name's SHA-256.
     const HASH: &str = "16477688c0e";
     const MAC: &str = "02:00:00:00:be:ef";
-    let Some(image) = image() else { return };
+    let image = image();
     let podinfo = tempfile::tempdir().unwrap();
     fs::write(podinfo.path().join("network-info"), NETWORK_INFO).unwrap();
     let setup = Setup::new(&image, "demo").podman(&["--device", "/dev/net/tun"]);

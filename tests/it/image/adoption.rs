@@ -64,8 +64,9 @@ fn assert_runs_and_ends(pod: &Pod, vmi: &str) {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_launcher_killed_before_the_define_is_followed_by_one_that_starts_the_vm() {
-    let Some(image) = image() else { return };
+    let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     pod.wait_ready();
     pod.provide_disks();
@@ -86,8 +87,9 @@ fn tool_that_waits(dir: &tempfile::TempDir) -> PathBuf {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_launcher_killed_between_define_and_start_is_followed_by_one_that_starts_the_vm() {
-    let Some(image) = image() else { return };
+    let image = image();
     let dir = tempfile::tempdir().unwrap();
     let pod = Setup::new(&image, "demo").mount(&tool_that_waits(&dir), "/usr/local/bin/xorrisofs").start();
     pod.wait_ready();
@@ -114,8 +116,9 @@ fn a_launcher_killed_between_define_and_start_is_followed_by_one_that_starts_the
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_launcher_killed_during_the_start_leaves_one_vm_with_an_owner() {
-    let Some(image) = image() else { return };
+    let image = image();
     // From the moment the hypervisor's process is there.
     for after in [0, 30, 100, 300] {
         let pod = Pod::start(&image, "demo", &[]);
@@ -134,8 +137,9 @@ fn a_launcher_killed_during_the_start_leaves_one_vm_with_an_owner() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_paused_vm_stays_paused_under_the_next_launcher() {
-    let Some(image) = image() else { return };
+    let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     boot(&pod, &vmi("demo"));
     let hypervisor = the_hypervisor(&pod);
@@ -153,8 +157,9 @@ fn a_paused_vm_stays_paused_under_the_next_launcher() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_launcher_killed_during_the_shutdown_is_followed_by_one_that_finishes_it() {
-    let Some(image) = image() else { return };
+    let image = image();
     for pod_is_told in [true, false] {
         let pod = Pod::start(&image, "demo", &[]);
         boot(&pod, &vmi("demo"));
@@ -185,8 +190,9 @@ fn a_launcher_killed_during_the_shutdown_is_followed_by_one_that_finishes_it() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_vm_that_ended_while_nobody_looked_is_told_and_not_started_again() {
-    let Some(image) = image() else { return };
+    let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     boot(&pod, &vmi("demo"));
     let hypervisor = the_hypervisor(&pod);
@@ -202,8 +208,9 @@ fn a_vm_that_ended_while_nobody_looked_is_told_and_not_started_again() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_vm_whose_end_only_the_dead_launcher_saw_is_told_with_its_reason() {
-    let Some(image) = image() else { return };
+    let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     boot(&pod, &vmi("demo"));
     pod.wait_console("guest: ready");
@@ -262,8 +269,9 @@ fn forwarded(pod: &Pod, text: &str) -> usize {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn virtlogd_outlives_its_launcher_and_the_logs_of_the_vm_go_on() {
-    let Some(image) = image() else { return };
+    let image = image();
     let pod = Pod::start(&image, "demo", &["--adopt-limit=1000"]);
     pod.wait_ready();
     // Before there is a VM.
@@ -302,8 +310,9 @@ fn virtlogd_outlives_its_launcher_and_the_logs_of_the_vm_go_on() {
 
 /// Neither the end of virtlogd nor that of the launcher stops a guest that writes to its console.
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_guest_that_writes_to_a_console_log_without_a_reader_goes_on() {
-    let Some(image) = image() else { return };
+    let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     boot(&pod, &vmi("demo"));
     pod.wait_console("guest: ready");
@@ -325,8 +334,9 @@ fn a_guest_that_writes_to_a_console_log_without_a_reader_goes_on() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn after_the_limit_the_vm_is_ended_gracefully() {
-    let Some(image) = image() else { return };
+    let image = image();
     let pod = Pod::start(&image, "demo", &["--adopt-limit=2"]);
     boot(&pod, &vmi("demo"));
     pod.replace_launcher();
@@ -354,7 +364,7 @@ pub fn the_daemon(launcher: u32) -> Option<u32> {
 
 /// Kills again and again, at moments that differ, and looks each time that the VM is the same and that it answers.
 fn survives(victims: Victims) {
-    let Some(image) = image() else { return };
+    let image = image();
     let pod = Pod::start(&image, "demo", &["--adopt-limit=1000"]);
     let vmi = vmi("demo");
     boot(&pod, &vmi);
@@ -402,16 +412,19 @@ fn survives(victims: Victims) {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn the_vm_survives_fifty_deaths_of_its_launcher() {
     survives(Victims { launcher: true, daemon: false });
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn the_vm_survives_fifty_deaths_of_the_libvirt_daemon() {
     survives(Victims { launcher: false, daemon: true });
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn the_vm_survives_fifty_deaths_of_both() {
     survives(Victims { launcher: true, daemon: true });
 }

@@ -8,8 +8,9 @@ use crate::support::pod::{Pod, Setup, UID, image, text};
 use crate::support::{expect, wait_for, write_program};
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn what_cannot_start_says_why() {
-    let Some(image) = image() else { return };
+    let image = image();
     for (flags, why) in [
         (
             &["--hypervisor", "nonsense"][..],
@@ -32,8 +33,9 @@ fn what_cannot_start_says_why() {
 
 /// Flags are read before there is a log: the message is the line after the list of flags.
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn senseless_flags_are_told_below_the_usage() {
-    let Some(image) = image() else { return };
+    let image = image();
     let share = format!("/var/run/kubevirt/{}", "x".repeat(100));
     let too_long = format!(
         "virt-launcher: invalid argument {share:?} for --kubevirt-share-dir: the cmd socket \
@@ -52,8 +54,9 @@ fn senseless_flags_are_told_below_the_usage() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_vmi_that_cannot_run_is_refused_and_the_launcher_goes_on() {
-    let Some(image) = image() else { return };
+    let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     pod.wait_ready();
     let good = vmi("demo");
@@ -124,8 +127,9 @@ fn a_vmi_that_cannot_run_is_refused_and_the_launcher_goes_on() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn what_needs_a_newer_libvirt_than_the_image_s_is_refused() {
-    let Some(image) = image() else { return };
+    let image = image();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("hypervisors.yaml");
     let mut catalogue = catalogue();
@@ -153,8 +157,9 @@ fn what_needs_a_newer_libvirt_than_the_image_s_is_refused() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_full_disk_is_told_and_leaves_nothing_half_made() {
-    let Some(image) = image() else { return };
+    let image = image();
     // Room for the launcher's folders, not for an overlay.
     let pod = Setup::new(&image, "demo").small("ephemeral-disks", 64).disks().start();
     pod.wait_ready();
@@ -173,8 +178,9 @@ fn a_full_disk_is_told_and_leaves_nothing_half_made() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_standalone_vmi_that_cannot_run_ends_the_launcher() {
-    let Some(image) = image() else { return };
+    let image = image();
     for (document, why) in [
         ("{\"spec\":".to_owned(), "STANDALONE_VMI: line 1, column 8: EOF while parsing a value"),
         (
@@ -208,8 +214,9 @@ const IMPOSTOR: &str = "#!/bin/sh\n\
     exec /usr/bin/xorrisofs \"$@\"\n";
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_process_of_the_pod_in_virt_handler_s_place_is_told_nothing() {
-    let Some(image) = image() else { return };
+    let image = image();
     let dir = tempfile::tempdir().unwrap();
     let tool = dir.path().join("xorrisofs");
     write_program(&tool, IMPOSTOR);

@@ -10,7 +10,7 @@ use virt_launcher::proto::cmd_v1::cmd_client::CmdClient;
 use super::{boot, json, owner, vmi, with};
 use crate::support::pod::{Setup, image};
 use crate::support::weight::{rollup, wake_ups};
-use crate::support::{expect, wait_for};
+use crate::support::{expect, needed, wait_for};
 
 const MIB: u64 = 1024 * 1024;
 /// The released binary.
@@ -35,9 +35,9 @@ const NEW_AGENT: Duration = Duration::from_secs(160);
 const PATIENCE: Duration = Duration::from_secs(300);
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_STATIC; make test"]
 fn the_released_binary_is_small() {
-    // Set by `make test`, which builds it.
-    let Ok(binary) = std::env::var("VIRT_LAUNCHER_STATIC") else { return };
+    let binary = needed("VIRT_LAUNCHER_STATIC", "make test builds it and sets this");
     let size = std::fs::metadata(&binary).unwrap().len();
     assert!(size <= BINARY, "{binary} has {size} bytes, {} too many", size - BINARY);
 }
@@ -50,8 +50,9 @@ async fn read(mut client: CmdClient<Channel>) {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_running_vm_costs_little_memory_and_no_attention() {
-    let Some(image) = image() else { return };
+    let image = image();
     // libvirt writes the domain's state at every change of it, and waits for the disk that holds it.
     let pod = Setup::new(&image, "demo").small("libvirt-runtime", 8192).start();
     let vmi = with(&vmi("demo"), " heartbeat", "");

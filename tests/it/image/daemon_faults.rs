@@ -16,8 +16,9 @@ use crate::support::virt_handler::{Received, is_deleted};
 use crate::support::{expect, wait_for, write_program};
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_daemon_that_was_stopped_is_replaced_and_operations_end_with_their_cause() {
-    let Some(image) = image() else { return };
+    let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     boot(&pod, &vmi("demo"));
     let (launcher, hypervisor) = (owner(&pod), the_hypervisor(&pod));
@@ -39,8 +40,9 @@ fn a_daemon_that_was_stopped_is_replaced_and_operations_end_with_their_cause() {
 /// What was given up while the daemon was stopped, and what was opened too late for anybody to wait for it, must not stay
 /// beside the connection that is used: each would tell every event once more.
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_daemon_that_goes_on_is_left_with_one_connection() {
-    let Some(image) = image() else { return };
+    let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     boot(&pod, &vmi("demo"));
     let launcher = owner(&pod);
@@ -71,15 +73,9 @@ fn a_daemon_that_goes_on_is_left_with_one_connection() {
 
 /// libvirt is not asked about a hypervisor of which the kernel tells that it was killed.
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE, and Linux 6.15, which tells how another's child ended; make test"]
 fn a_crash_is_told_while_the_daemon_is_deaf() {
-    let Some(image) = image() else { return };
-    let kernel = nix::sys::utsname::uname().unwrap().release().to_string_lossy().into_owned();
-    let number = |text: Option<&str>| text.and_then(|text| text.parse::<u32>().ok()).unwrap_or_default();
-    let mut parts = kernel.split('.');
-    if (number(parts.next()), number(parts.next())) < (6, 15) {
-        eprintln!("skipped: Linux {kernel} does not tell how another's child ended");
-        return;
-    }
+    let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     boot(&pod, &vmi("demo"));
     let virt_handler = pod.virt_handler(&vmi("demo"));
@@ -110,8 +106,9 @@ fn a_crash_is_told_while_the_daemon_is_deaf() {
 /// libvirt starts one to find out what it can do; a launcher that connects again meanwhile must not take that for its VM's, or
 /// the VM would count as ended, and never be started, once it is gone.
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn what_only_has_a_hypervisor_s_name_is_not_the_vm_s() {
-    let Some(image) = image() else { return };
+    let image = image();
     let pod = Setup::new(&image, "demo").disks().start();
     pod.wait_ready();
     let launcher = owner(&pod);
@@ -141,8 +138,9 @@ fn what_only_has_a_hypervisor_s_name_is_not_the_vm_s() {
 
 /// In a session libvirt would start a virtlogd of its own, which nobody looks after and which keeps others away.
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn libvirt_starts_no_virtlogd_by_itself() {
-    let Some(image) = image() else { return };
+    let image = image();
     let dir = tempfile::tempdir().unwrap();
     let program = dir.path().join("virtlogd");
     write_program(&program, "#!/bin/sh\necho \"$@\" >>/var/run/kubevirt/virtlogds\nexec sleep 600\n");
@@ -155,8 +153,9 @@ fn libvirt_starts_no_virtlogd_by_itself() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn virtlogd_is_replaced() {
-    let Some(image) = image() else { return };
+    let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     boot(&pod, &vmi("demo"));
     let virtlogd = || the_virtlogd(&pod);
@@ -186,8 +185,9 @@ const ONCE: &str = "#!/bin/bash\n\
     done\n";
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_daemon_that_cannot_come_back_ends_the_vm_in_an_orderly_way_that_says_why() {
-    let Some(image) = image() else { return };
+    let image = image();
     let dir = tempfile::tempdir().unwrap();
     let daemon = dir.path().join("libvirt-once");
     write_program(&daemon, ONCE);
@@ -229,8 +229,9 @@ fn a_daemon_that_cannot_come_back_ends_the_vm_in_an_orderly_way_that_says_why() 
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_virtlogd_that_cannot_run_ends_the_launcher_that_could_start_no_vm() {
-    let Some(image) = image() else { return };
+    let image = image();
     let dir = tempfile::tempdir().unwrap();
     let virtlogd = dir.path().join("virtlogd");
     write_program(&virtlogd, "#!/bin/sh\necho no log >&2\nexit 3\n");
@@ -251,8 +252,9 @@ fn a_virtlogd_that_cannot_run_ends_the_launcher_that_could_start_no_vm() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_pod_that_is_stopped_without_virt_handler_shuts_its_guest_down() {
-    let Some(image) = image() else { return };
+    let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     boot(&pod, &vmi("demo"));
     // Before the signal: the guest may be gone half a second after it.
@@ -269,8 +271,9 @@ fn a_pod_that_is_stopped_without_virt_handler_shuts_its_guest_down() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_virt_handler_that_was_there_and_is_gone_is_waited_for_five_seconds() {
-    let Some(image) = image() else { return };
+    let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     boot(&pod, &vmi("demo"));
     pod.wait_console("guest: ready");
@@ -284,8 +287,9 @@ fn a_virt_handler_that_was_there_and_is_gone_is_waited_for_five_seconds() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn processor_time_is_not_spent_on_waiting_for_a_deaf_guest() {
-    let Some(image) = image() else { return };
+    let image = image();
     let pod = Pod::start(&image, "demo", &["--grace-period-seconds", "10"]);
     // Before the guest could hear.
     boot(&pod, &vmi("demo").replace("terminationGracePeriodSeconds: 30", "terminationGracePeriodSeconds: 5"));

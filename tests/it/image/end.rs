@@ -31,8 +31,9 @@ fn fake_launcher(script: &str) -> (tempfile::TempDir, PathBuf) {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_launcher_killed_in_mid_run_takes_qemu_along_gracefully() {
-    let Some(image) = image() else { return };
+    let image = image();
     for signal in [Signal::SIGKILL, Signal::SIGSEGV] {
         let pod = Pod::start(&image, "demo", &["--no-adopt"]);
         boot(&pod, &vmi("demo"));
@@ -44,8 +45,9 @@ fn a_launcher_killed_in_mid_run_takes_qemu_along_gracefully() {
 
 /// The real launcher catches SIGTERM from its first instruction on, so that another one has to be killed by it.
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_launcher_killed_by_sigterm_counts_as_killed() {
-    let Some(image) = image() else { return };
+    let image = image();
     // QEMU is ready to be asked once it catches SIGTERM, the fifteenth of the mask.
     let script = "#!/bin/sh\n\
         (qemu-system-x86_64 -name left-behind -machine none -display none 2>/var/run/kubevirt/qemu.log &)\n\
@@ -65,8 +67,9 @@ fn a_launcher_killed_by_sigterm_counts_as_killed() {
 
 /// PID 1 for one of them; the others by monitors that PID 1's launcher starts, for 256 containers would take minutes.
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn every_exit_code_of_the_launcher_comes_through() {
-    let Some(image) = image() else { return };
+    let image = image();
     let script = "#!/bin/bash\n\
         [ -z \"$CODE\" ] || exit \"$CODE\"\n\
         for code in {0..255}; do\n\
@@ -83,9 +86,10 @@ fn every_exit_code_of_the_launcher_comes_through() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn ten_thousand_orphans_leave_no_zombie() {
     const ORPHANS: u64 = 10_000;
-    let Some(image) = image() else { return };
+    let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     pod.wait_ready();
     // Each leaves its mark once its parent has ended, then ends; PID 1 must be its parent by then.

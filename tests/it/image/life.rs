@@ -66,8 +66,9 @@ fn assert_whole(domain: &Value, name: &str) {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn virt_handler_finds_its_way_and_a_vm_named_like_a_hypervisor_shuts_down() {
-    let Some(image) = image() else { return };
+    let image = image();
     let name = "my-qemu-kvm-and-qemu-system";
     let pod = Pod::start(&image, name, &[]);
     boot(&pod, &vmi(name));
@@ -107,8 +108,9 @@ fn virt_handler_finds_its_way_and_a_vm_named_like_a_hypervisor_shuts_down() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_standalone_vmi_boots_without_virt_handler() {
-    let Some(image) = image() else { return };
+    let image = image();
     // No name, no permission to emulate: the VMI itself says all.
     let flags = ["--name", "", "--namespace", "", "--uid", "", "--allow-emulation=false"];
     let pod = Setup::new(&image, "").flags(&flags).env("STANDALONE_VMI", &vmi("alone")).disks().start();

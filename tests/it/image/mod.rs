@@ -1,5 +1,5 @@
 //! The real image with real libvirt and QEMU (in emulation), in a pod made by podman. `make test` builds the image and
-//! says so by VIRT_LAUNCHER_IMAGE; without it these tests pass without looking.
+//! says so by VIRT_LAUNCHER_IMAGE.
 
 mod adoption;
 mod bad_input;

@@ -71,8 +71,9 @@ fn wait_button(pod: &Pod, since: Instant) -> Duration {
 /// The field case: an agent that does not run any more but whose channel is open, as in a guest that hangs or swaps. The
 /// launcher's own questions hold the agent's turn meanwhile.
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_guest_whose_agent_hangs_gets_the_power_button_within_seconds() {
-    let Some(image) = image() else { return };
+    let image = image();
     // With the second set of flags a question of the launcher is under way nearly always.
     let often = ["--qemu-fsfreeze-status-interval", "1s", "--qemu-agent-user-interval", "1s"];
     for (flags, wait) in [(&[][..], 3), (&often[..], 6)] {
@@ -88,8 +89,9 @@ fn a_guest_whose_agent_hangs_gets_the_power_button_within_seconds() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_guest_whose_agent_was_killed_gets_the_power_button() {
-    let Some(image) = image() else { return };
+    let image = image();
     let pod = with_agent(&image, &[]);
     signal_agent(&pod, "KILL");
     let begun = Instant::now();
@@ -101,8 +103,9 @@ fn a_guest_whose_agent_was_killed_gets_the_power_button() {
 /// The agent takes the order and the guest does nothing: virt-handler repeats it, and the button follows. Each order is
 /// answered within seconds.
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_guest_that_does_not_obey_its_agent_gets_the_power_button_with_a_later_order() {
-    let Some(image) = image() else { return };
+    let image = image();
     let pod = with_agent(&image, &[]);
     in_guest(&pod, "printf '#!/bin/sh\\nexit 0\\n' >/sbin/shutdown");
     shutdown(&pod);
@@ -119,8 +122,9 @@ fn a_guest_that_does_not_obey_its_agent_gets_the_power_button_with_a_later_order
 
 /// The pod is told to stop and there is no virt-handler: the launcher asks the guest itself.
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn without_virt_handler_a_hung_agent_costs_only_seconds_as_well() {
-    let Some(image) = image() else { return };
+    let image = image();
     let pod = with_agent(&image, &[]);
     signal_agent(&pod, "STOP");
     std::thread::sleep(Duration::from_secs(2));
@@ -133,8 +137,9 @@ fn without_virt_handler_a_hung_agent_costs_only_seconds_as_well() {
 /// A guest whose agent hangs reboots by the power button; frozen file systems are thawed before the guest is asked to power
 /// off.
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_soft_reboot_does_not_depend_on_the_agent_and_a_frozen_guest_powers_off() {
-    let Some(image) = image() else { return };
+    let image = image();
     let pod = with_agent(&image, &[]);
     signal_agent(&pod, "STOP");
     let connected = with(

@@ -16,8 +16,9 @@ use crate::support::virt_handler::{Received, is_deleted};
 use crate::support::{expect, wait_for};
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_crash_is_told_within_a_second() {
-    let Some(subject) = Subject::from_environment() else { return };
+    let subject = Subject::from_environment();
     let pod = subject.running(subject.setup("demo"), &vmi("demo", ""));
     let hypervisor = subject.process(&pod);
     let killed = Instant::now();
@@ -30,8 +31,9 @@ fn a_crash_is_told_within_a_second() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_guest_s_own_power_off_is_no_crash() {
-    let Some(subject) = Subject::from_environment() else { return };
+    let subject = Subject::from_environment();
     let vmi = vmi("demo", "");
     let pod = subject.running(subject.setup("demo"), &vmi);
     type_line(&pod.serial_port(), "poweroff");
@@ -42,8 +44,9 @@ fn a_guest_s_own_power_off_is_no_crash() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_vm_that_does_not_listen_is_ended() {
-    let Some(subject) = Subject::from_environment() else { return };
+    let subject = Subject::from_environment();
     let vmi = vmi("demo", "ignore-power-button stubborn");
     let pod = subject.running(subject.setup("demo"), &vmi);
     let handler = pod.virt_handler(&vmi);
@@ -55,8 +58,9 @@ fn a_vm_that_does_not_listen_is_ended() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_paused_vm_can_be_ended() {
-    let Some(subject) = Subject::from_environment() else { return };
+    let subject = Subject::from_environment();
     let vmi = vmi("demo", "");
     let pod = subject.running(subject.setup("demo"), &vmi);
     ok(pod.ctl(&["pause"]));
@@ -70,8 +74,9 @@ fn a_paused_vm_can_be_ended() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_launcher_asked_to_end_has_virt_handler_shut_the_guest_down() {
-    let Some(subject) = Subject::from_environment() else { return };
+    let subject = Subject::from_environment();
     let vmi = vmi("demo", "");
     let pod = subject.running(subject.setup("demo"), &vmi);
     let handler = pod.virt_handler(&vmi);
@@ -85,8 +90,9 @@ fn a_launcher_asked_to_end_has_virt_handler_shut_the_guest_down() {
 /// virt-handler cleans up after it has deleted the domain, which takes its time, and then connects again: it deletes once
 /// more, and asks what it wants to know.
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn the_socket_answers_while_virt_handler_cleans_up() {
-    let Some(subject) = Subject::from_environment() else { return };
+    let subject = Subject::from_environment();
     let vmi = vmi("demo", "");
     let pod = subject.running(subject.setup("demo"), &vmi);
     let handler = pod.virt_handler_that_cleans_up_in(&vmi, Duration::from_secs(1));
@@ -123,8 +129,9 @@ fn stopped_without_virt_handler(subject: &Subject) -> (Pod, Instant, NamedTempFi
 
 /// One that is being replaced, such as by an update of its DaemonSet.
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_virt_handler_that_comes_back_before_the_pod_must_end_learns_how_the_vm_ended() {
-    let Some(subject) = Subject::from_environment() else { return };
+    let subject = Subject::from_environment();
     let (pod, stopped, message) = stopped_without_virt_handler(&subject);
     // Longer than for one that is there and does not answer.
     std::thread::sleep(Duration::from_secs(17).saturating_sub(stopped.elapsed()));
@@ -135,8 +142,9 @@ fn a_virt_handler_that_comes_back_before_the_pod_must_end_learns_how_the_vm_ende
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn without_virt_handler_the_termination_message_says_how_the_vm_ended() {
-    let Some(subject) = Subject::from_environment() else { return };
+    let subject = Subject::from_environment();
     let (pod, stopped, message) = stopped_without_virt_handler(&subject);
     assert_eq!(pod.wait_exit(), 0, "{}", pod.log());
     // The flag's grace period and ten seconds of the fifteen that the kubelet waits beyond it.

@@ -8,8 +8,9 @@ use crate::support::pod::text;
 use crate::support::subject::{Subject, ok, vmi};
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn starts_that_fail_say_why_and_leave_nothing() {
-    let Some(subject) = Subject::from_environment() else { return };
+    let subject = Subject::from_environment();
     let vmi = vmi("demo", "");
     let pod = subject.ready(subject.setup("demo"));
     let kernel = pod.volume("container-disks").join("kernel-boot/vmlinuz");
@@ -35,8 +36,9 @@ fn starts_that_fail_say_why_and_leave_nothing() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn without_the_device_it_says_so_and_does_not_hang() {
-    let Some(subject) = Subject::from_environment() else { return };
+    let subject = Subject::from_environment();
     let pod = subject.without_device("demo");
     let refused = pod.sync(&vmi("demo", ""));
     let said = subject.on_a_missing_device();
@@ -45,8 +47,9 @@ fn without_the_device_it_says_so_and_does_not_hang() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn the_longest_name_works_and_is_told_in_full() {
-    let Some(subject) = Subject::from_environment() else { return };
+    let subject = Subject::from_environment();
     let (name, namespace) = ("v".repeat(63), "n".repeat(63));
     let vmi = vmi(&name, "").replace("namespace: default", &format!("namespace: {namespace}"));
     let pod = subject.running(subject.setup(&name).flags(&["--namespace", &namespace]), &vmi);
@@ -56,8 +59,9 @@ fn the_longest_name_works_and_is_told_in_full() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_vm_may_be_named_like_hypervisors_and_daemons() {
-    let Some(subject) = Subject::from_environment() else { return };
+    let subject = Subject::from_environment();
     let name = "my-qemu-kvm-and-qemu-system-and-cloud-hypervisor-and-virtchd";
     let pod = subject.running(subject.setup(name), &vmi(name, ""));
     subject.process(&pod);
@@ -67,8 +71,9 @@ fn a_vm_may_be_named_like_hypervisors_and_daemons() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_nic_is_the_tap_that_virt_handler_prepared() {
-    let Some(subject) = Subject::from_environment() else { return };
+    let subject = Subject::from_environment();
     let pod = subject.ready(subject.setup("demo").podman(&["--device", "/dev/net/tun"]));
     // A tap can stand for the pod's link, too.
     for link in ["eth0", "tap0"] {

@@ -1,4 +1,5 @@
 //! A directory that plays the container, the monitor in it, and what scripts of the launcher can use.
+#![allow(unsafe_code, reason = "a handler of a signal")]
 
 use std::fs::{self, File, OpenOptions};
 use std::path::PathBuf;
@@ -171,12 +172,12 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
     }
 }
 
-/// `patient PROGRAM READY CODE`: becomes that program, which waits for SIGTERM ([`play_a_patient_process`]).
+/// `patient PROGRAM READY CODE`: becomes that program, which waits for SIGTERM ([`helper_process_patient`]).
 /// `orphan PROGRAM ARGUMENT`: starts it as a daemon, with code 0, and returns when it is ready; its number is then in
 /// `orphan.pid`.
 pub const FUNCTIONS: &str = r#"
 patient() {
-    READY="$DIR/$2" CODE="$3" exec "$1" --ignored --exact monitor::container::play_a_patient_process $4 >/dev/null
+    READY="$DIR/$2" CODE="$3" exec "$1" --ignored --exact monitor::container::helper_process_patient $4 >/dev/null
 }
 orphan() {
     (patient "$DIR/$1" orphan.ready 0 "$2" &)
@@ -186,8 +187,8 @@ orphan() {
 "#;
 
 #[test]
-#[ignore = "no test: a process that waits for SIGTERM, then leaves a file `graceful` and its exit code"]
-fn play_a_patient_process() {
+#[ignore = "a helper process that waits for SIGTERM, then leaves a file `graceful` and its exit code"]
+fn helper_process_patient() {
     use std::os::fd::IntoRawFd;
     use std::sync::atomic::{AtomicI32, Ordering};
 

@@ -1,4 +1,5 @@
 //! Orphans by the thousand: none stays a zombie.
+#![allow(unsafe_code, reason = "processes are forked by the thousand")]
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -11,7 +12,7 @@ use super::container::{Container, Seen, children, eventually};
 #[test]
 fn orphans_by_the_thousand_leave_no_zombie() {
     let container = Container::new(
-        "exec \"$HELPER\" --ignored --exact monitor::orphans::play_a_maker_of_orphans --nocapture >/dev/null",
+        "exec \"$HELPER\" --ignored --exact monitor::orphans::helper_process_maker_of_orphans --nocapture >/dev/null",
     );
     let release = container.fifo("release");
     let monitor = container.start(&[]);
@@ -69,8 +70,8 @@ fn starved(pid: i32) -> Duration {
 const CROWD: usize = 300;
 
 #[test]
-#[ignore = "no test: the launcher of orphans_by_the_thousand_leave_no_zombie"]
-fn play_a_maker_of_orphans() {
+#[ignore = "a helper process, the launcher of orphans_by_the_thousand_leave_no_zombie"]
+fn helper_process_maker_of_orphans() {
     let directory = PathBuf::from(std::env::var_os("DIR").unwrap());
     // Ends when the test has opened and closed the FIFO.
     let released = || File::open(directory.join("release")).unwrap().read_to_end(&mut Vec::new()).unwrap();

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub mod beats;
@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod driver;
 pub mod export_server;
 pub mod figures;
+pub mod gate;
 pub mod guest;
 pub mod pod;
 pub mod processes;
@@ -54,6 +55,19 @@ pub async fn wait_until<T, E: Display>(
             Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
         }
     }
+}
+
+/// A variable that says where something is without which the test cannot run; `from`: who sets it.
+pub fn needed(variable: &str, from: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set ({from})"))
+}
+
+/// A folder of the wide suite: the recordings of the original. Tests that ask for it stand in modules called `wide_suite`,
+/// which `make test` leaves out, and says so, where the suite is not there.
+pub fn wide_suite(folder: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/conformance").join(folder);
+    assert!(path.is_dir(), "{} does not exist", path.display());
+    path
 }
 
 /// A script, or what else can be run.

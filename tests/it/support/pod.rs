@@ -31,13 +31,10 @@ pub const TIMED: &str = "started";
 /// UID of the VMI in `images/demo/vmi.yaml`.
 pub const UID: &str = "5a9c1f0e-7d0b-4a53-9c5e-0f4d9f6b2a11";
 
-/// The image under test; `None` where `make images` has not been asked for (plain `cargo test`).
-pub fn image() -> Option<String> {
-    let image = std::env::var("VIRT_LAUNCHER_IMAGE").ok();
-    if image.is_none() {
-        eprintln!("skipped: VIRT_LAUNCHER_IMAGE is not set (make test builds the image and sets it)");
-    }
-    image
+/// The image under test. Tests that ask for it are ignored unless they are asked for, and then fail without it.
+pub fn image() -> String {
+    super::gate::guests();
+    super::needed("VIRT_LAUNCHER_IMAGE", "make test builds the image and sets it")
 }
 
 /// What the names of all containers of this process begin with.
@@ -53,8 +50,9 @@ pub fn has_program(image: &str, path: &str) -> bool {
 
 /// Copies a file out of an image.
 pub fn copy_out(image: &str, file: &str, to: &Path) {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
     // A container that is made but never run.
-    let donor = format!("virt-launcher-test-{}-copy", std::process::id());
+    let donor = format!("{}copy-{}", name_prefix(), COUNT.fetch_add(1, Ordering::Relaxed));
     succeed(podman().args(["create", "--name", &donor, image]));
     let copied = podman().arg("cp").arg(format!("{donor}:{file}")).arg(to).output().unwrap();
     succeed(podman().args(["rm", "-f", &donor]));
@@ -190,6 +188,7 @@ impl Pod {
     }
 
     fn run(setup: &Setup<'_>) -> Pod {
+        super::gate::guests();
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}{count}", name_prefix());

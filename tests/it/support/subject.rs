@@ -29,24 +29,20 @@ enum Hypervisor {
 
 impl Subject {
     /// The image that VIRT_LAUNCHER_IMAGE names with the hypervisor that VIRT_LAUNCHER_HYPERVISOR names, without: `kvm`.
-    /// `None` where no image is named.
-    pub fn from_environment() -> Option<Subject> {
-        let image = super::pod::image()?;
+    pub fn from_environment() -> Subject {
+        let image = super::pod::image();
         let hypervisor = match std::env::var("VIRT_LAUNCHER_HYPERVISOR").as_deref() {
             Err(_) | Ok("kvm" | "qemu-kvm") => Hypervisor::Qemu,
             Ok("ch" | "cloud-hypervisor") => Hypervisor::CloudHypervisor(vmm()),
             Ok(other) => panic!("VIRT_LAUNCHER_HYPERVISOR={other}: kvm or cloud-hypervisor"),
         };
-        Some(Subject { image, hypervisor })
+        Subject { image, hypervisor }
     }
 
     /// Cloud Hypervisor in the image that VIRT_LAUNCHER_CH_IMAGE names.
-    pub fn cloud_hypervisor() -> Option<Subject> {
-        let Ok(image) = std::env::var("VIRT_LAUNCHER_CH_IMAGE") else {
-            eprintln!("skipped: VIRT_LAUNCHER_CH_IMAGE is not set (images/build.sh ch builds the image)");
-            return None;
-        };
-        Some(Subject { image, hypervisor: Hypervisor::CloudHypervisor(vmm()) })
+    pub fn cloud_hypervisor() -> Subject {
+        let image = super::needed("VIRT_LAUNCHER_CH_IMAGE", "make test-ch builds the image and sets it");
+        Subject { image, hypervisor: Hypervisor::CloudHypervisor(vmm()) }
     }
 
     /// A pod for the VM `default_<vm>`, without the hypervisor's device.

@@ -45,8 +45,9 @@ fn listener(socket: &Path, container: &Running) -> i32 {
 // --- Image volumes on (the default) ---
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn container_disk_runs_out_of_a_mount_in_an_image_that_holds_nothing_else() {
-    let Some(image) = image() else { return };
+    let image = image();
     // The init containers `volume<name>` and `volumekernel-boot-volume`; the rest are mounts of others' choice.
     for at in ["/container-disk-binary", "/mnt", "/var/lib/some/where/else"] {
         let program = format!("{at}/usr/bin/container-disk");
@@ -57,12 +58,10 @@ fn container_disk_runs_out_of_a_mount_in_an_image_that_holds_nothing_else() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn every_helper_runs_out_of_a_mount_in_an_image_that_holds_nothing_else() {
-    let Some(image) = image() else { return };
-    if !is_static(&image) {
-        eprintln!("NOT TESTED: the launcher in {image} is a debug build, which is not static");
-        return;
-    }
+    let image = image();
+    assert!(is_static(&image), "the launcher in {image} is a debug build; make images puts the released one there");
     for (program, arguments) in [
         ("usr/bin/virt-launcher", ["--help"].as_slice()),
         ("usr/bin/virt-probe", &["--help"]),
@@ -85,8 +84,9 @@ fn is_static(image: &str) -> bool {
 
 /// In a mount at another path an absolute link leads to whatever the other image has there.
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn no_link_to_a_file_of_ours_is_absolute() {
-    let Some(image) = image() else { return };
+    let image = image();
     let links = "for link in /usr/bin/* /etc/libvirt/hooks/*; do
         target=$(readlink $link) || continue
         case $target in *virt-launcher*) echo $link $target ;; esac
@@ -114,8 +114,9 @@ fn copied_binary(image: &str, root: bool) -> TempDir {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn what_each_vm_copies_is_small_and_executable_for_all() {
-    let Some(image) = image() else { return };
+    let image = image();
     for root in [false, true] {
         let share = copied_binary(&image, root);
         let copied = fs::symlink_metadata(share.path().join("container-disk")).unwrap();
@@ -127,8 +128,9 @@ fn what_each_vm_copies_is_small_and_executable_for_all() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn container_disk_serves_a_disk_until_its_socket_goes() {
-    let Some(image) = image() else { return };
+    let image = image();
     let share = copied_binary(&image, false);
     let pod = empty_dir();
     let at = "/var/run/kubevirt-ephemeral-disks/container-disk-data/5a9c1f0e-7d0b-4a53-9c5e-0f4d9f6b2a11";
@@ -168,8 +170,9 @@ fn container_disk_serves_a_disk_until_its_socket_goes() {
 // --- Hot-plug ---
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_hot_plug_container_ends_within_a_second_of_sigterm() {
-    let Some(image) = image() else { return };
+    let image = image();
     let volume = empty_dir();
     let command = ["/bin/sh", "-c", "/usr/bin/container-disk --copy-path /path/hp"];
     let pod = Rendered::new(&image, &command, &[])
@@ -187,8 +190,9 @@ fn a_hot_plug_container_ends_within_a_second_of_sigterm() {
 
 /// Pods whose only purpose is that the scheduler binds their claims.
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn pods_that_bind_claims_succeed() {
-    let Some(image) = image() else { return };
+    let image = image();
     let hot_plug = Rendered::new(&image, &["/bin/bash", "-c", "exit", "0"], &[]).user(107).confined().limits(0.1, 80);
     let (code, log) = hot_plug.run();
     assert_eq!(code, 0, "{log}");
@@ -200,8 +204,9 @@ fn pods_that_bind_claims_succeed() {
 // --- Jobs and pods beside the VM's ---
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn the_job_that_recovers_a_backend_claim_runs_as_the_image_s_user() {
-    let Some(image) = image() else { return };
+    let image = image();
     let claim = empty_dir();
     // As the hook of a finished migration leaves it, on a claim whose files are the VM's user's alone.
     std::os::unix::fs::chown(claim.path(), Some(107), Some(107)).unwrap();
@@ -219,8 +224,9 @@ fn the_job_that_recovers_a_backend_claim_runs_as_the_image_s_user() {
 
 /// In virt-handler's pod, which shares the node's process table, where images are pulled with a secret.
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn the_image_holder_waits_and_ends_when_it_is_told() {
-    let Some(image) = image() else { return };
+    let image = image();
     let holder = Rendered::new(&image, &["/bin/sh", "-c"], &["sleep infinity"]).host_pids().limits(0.1, 20).start();
     let comm = || fs::read_to_string(format!("/proc/{}/comm", holder.pid())).unwrap_or_default();
     wait_for("the shell's last command", UP, || expect(comm() == "sleep\n", comm()));
@@ -228,8 +234,9 @@ fn the_image_holder_waits_and_ends_when_it_is_told() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn the_console_log_container_prints_lines_and_ends_when_it_is_told() {
-    let Some(image) = image() else { return };
+    let image = image();
     let private = empty_dir();
     let logs = private.path().join("5a9c1f0e-7d0b-4a53-9c5e-0f4d9f6b2a11");
     let at = "/var/run/kubevirt-private";
@@ -250,8 +257,9 @@ fn the_console_log_container_prints_lines_and_ends_when_it_is_told() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn virtiofsd_serves_a_volume() {
-    let Some(image) = image() else { return };
+    let image = image();
     let (sockets, shared) = (empty_dir(), empty_dir());
     // The second is a service account's, whose token is the pod's user's.
     for (name, more) in [("plain", None), ("account", Some("--translate-uid=host:107:0:1"))] {
@@ -273,8 +281,9 @@ fn virtiofsd_serves_a_volume() {
 // --- In the compute container itself ---
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn probes_and_backup_hooks_run_in_the_compute_container() {
-    let Some(image) = image() else { return };
+    let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     pod.wait_ready();
     let run = |words: &[&str]| {
@@ -297,8 +306,9 @@ fn probes_and_backup_hooks_run_in_the_compute_container() {
 
 /// Which image a node runs is seen by its `/.version`, as with every image of KubeVirt's.
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn the_image_says_what_it_was_made_of() {
-    let Some(image) = image() else { return };
+    let image = image();
     let (code, version) = Rendered::new(&image, &["/bin/sh", "-c", "cat /.version"], &[]).run();
     assert!(code == 0 && version.trim().len() >= 7, "{version:?}");
 }

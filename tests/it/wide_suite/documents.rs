@@ -2,18 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::support::wide_suite;
 use serde_json::Value;
 use virt_launcher::domain::{Domain, DomainSpec};
-
-/// The recordings, or `None` (said loudly) where they are not at hand.
-fn recordings(folder: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/conformance").join(folder);
-    if path.is_dir() {
-        return Some(path);
-    }
-    eprintln!("NOT TESTED: {} does not exist", path.display());
-    None
-}
 
 fn files(folder: &Path, suffix: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
@@ -23,8 +14,9 @@ fn files(folder: &Path, suffix: &str) -> Vec<PathBuf> {
 }
 
 #[test]
+#[ignore = "needs the wide suite, ../shared/conformance; make test"]
 fn every_define_is_read_and_written_again_byte_for_byte() {
-    let Some(folder) = recordings("domain-xml") else { return };
+    let folder = wide_suite("domain-xml");
     let mut tested = 0;
     for path in files(&folder, ".xml") {
         if path.to_str().unwrap().ends_with(".readback.xml") {
@@ -43,8 +35,9 @@ fn every_define_is_read_and_written_again_byte_for_byte() {
 }
 
 #[test]
+#[ignore = "needs the wide suite, ../shared/conformance; make test"]
 fn a_round_trip_loses_only_the_namespace_declaration() {
-    let Some(folder) = recordings("domain-xml") else { return };
+    let folder = wide_suite("domain-xml");
     for path in files(&folder, ".define1.xml") {
         let recorded = std::fs::read_to_string(&path).unwrap();
         let mut spec = DomainSpec::from_define_xml(&recorded).unwrap();
@@ -56,8 +49,9 @@ fn a_round_trip_loses_only_the_namespace_declaration() {
 }
 
 #[test]
+#[ignore = "needs the wide suite, ../shared/conformance; make test"]
 fn every_readback_is_read_and_what_was_read_survives_xml_and_json() {
-    let Some(folder) = recordings("domain-xml") else { return };
+    let folder = wide_suite("domain-xml");
     for path in files(&folder, ".readback.xml") {
         let spec = DomainSpec::from_xml(&std::fs::read_to_string(&path).unwrap())
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -69,8 +63,9 @@ fn every_readback_is_read_and_what_was_read_survives_xml_and_json() {
 }
 
 #[test]
+#[ignore = "needs the wide suite, ../shared/conformance; make test"]
 fn get_domain_and_notify_documents_keep_every_key() {
-    let Some(folder) = recordings("cmd") else { return };
+    let folder = wide_suite("cmd");
     let mut tested = 0;
     for path in files(&folder, ".jsonl") {
         for line in std::fs::read_to_string(&path).unwrap().lines() {

@@ -1,5 +1,5 @@
-//! Cloud Hypervisor as the second hypervisor: its documents, and VMs in the image under the real virtchd. KVM works on few
-//! build machines: where it does not, a double stands in for the VMM, and the tests say so.
+//! VMs in Cloud Hypervisor's image under the real virtchd: what is peculiar to it; the life of a VM is tests/it/lifecycle. KVM
+//! works on few build machines: where it does not, a double stands in for the VMM, and the tests say so.
 
 use crate::support;
 use std::io::Write;
@@ -12,182 +12,6 @@ use crate::support::processes::{owner, send, try_owner};
 use crate::support::subject::{Subject, ok, vmi};
 use crate::support::tiny_guest::type_line;
 
-use virt_launcher::convert::{Defines, HostFacts, HypervisorFacts, Profile};
-use virt_launcher::vmi::{self, VirtualMachineInstance};
-
-const VMI: &str = r#"
-metadata: {name: demo, namespace: ns, uid: u-1}
-spec:
-  architecture: amd64
-  domain:
-    cpu: {sockets: 2, maxSockets: 4, model: host-model}
-    memory: {guest: 128Mi, maxGuest: 1Gi}
-    firmware: {uuid: 6f5a1c1e-5ee5-4d2c-8f62-1a2b3c4d5e6f}
-    clock: {utc: {}, timer: {rtc: {tickPolicy: catchup}}}
-    devices:
-      interfaces: [{name: default, masquerade: {}, macAddress: "02:00:00:00:00:01", bootOrder: 3}]
-      disks:
-        - {name: seed, disk: {bus: virtio}}
-        - {name: claim, disk: {bus: virtio}, cache: none, errorPolicy: report}
-        - {name: root, bootOrder: 1, disk: {bus: virtio}, dedicatedIOThread: true}
-        - {name: config, disk: {bus: virtio}}
-  networks: [{name: default, pod: {}}]
-  volumes:
-    - {name: root, containerDisk: {image: x}}
-    - {name: seed, cloudInitNoCloud: {userData: x}}
-    - {name: claim, persistentVolumeClaim: {claimName: c}}
-    - {name: config, configMap: {name: c}}
-"#;
-
-fn facts() -> HostFacts {
-    let facts = r#"{"optionsPresent": true, "interfaceDomainAttachment": {"default": "tap"},
-        "links": [{"name": "eth0", "mac": "02:00:00:00:00:01", "mtu": 1400}, {"name": "tap0"}],
-        "blockVolumes": ["claim"], "containerDisks": {"root": {"format": "raw"}}}"#;
-    let hypervisor = HypervisorFacts {
-        name: "kvm".into(),
-        device_present: true,
-        profile: Profile::CloudHypervisor,
-        disk_driver: "raw".into(),
-        firmware_image: "/usr/share/cloud-hypervisor/CLOUDHV.fd".into(),
-        ..HypervisorFacts::default()
-    };
-    HostFacts { hypervisor, ..serde_json::from_str(facts).unwrap() }
-}
-
-fn document(text: &str) -> VirtualMachineInstance {
-    vmi::parse_document(text).unwrap()
-}
-
-/// The XML, each element on a line of its own.
-fn xml(vmi: &str, facts: &HostFacts) -> String {
-    let defines = Defines::new(&document(vmi), facts).unwrap();
-    assert!(defines.is_last(), "one define is enough");
-    defines.xml().replace("><", ">\n<")
-}
-
-#[test]
-fn the_document_has_only_what_the_driver_takes() {
-    let xml = xml(VMI, &facts());
-    for refused in [
-        "memballoon",
-        "<rng",
-        "watchdog",
-        "<video",
-        "<graphics",
-        "<input",
-        "<controller",
-        "<channel",
-        "qemu",
-        "<console",
-    ] {
-        assert!(!xml.contains(refused), "{refused}: {xml}");
-    }
-    for dropped in
-        ["cache=", "iothread", "<backingStore", "<boot ", "<cpu mode", "<clock", "<sysinfo", "<maxMemory", "<rom"]
-    {
-        assert!(!xml.contains(dropped), "{dropped}: {xml}");
-    }
-    for wanted in [
-        "<name>ns_demo</name>",
-        "<uuid>6f5a1c1e-5ee5-4d2c-8f62-1a2b3c4d5e6f</uuid>",
-        "<kernel>/usr/share/cloud-hypervisor/CLOUDHV.fd</kernel>",
-        r#"<target dev="tap0" managed="no">"#,
-        r#"<source mode="bind" path="/var/run/kubevirt-private/u-1/vmm-serial0">"#,
-        r#"<memory unit="b">134217728</memory>"#,
-        r#"<vcpu id="1" enabled="yes" hotpluggable="yes">"#,
-        r#"<vcpu id="2" enabled="no" hotpluggable="yes">"#,
-    ] {
-        assert!(xml.contains(wanted), "{wanted}: {xml}");
-    }
-}
-
-#[test]
-fn disks_are_files_in_boot_order_and_seeds_read_only() {
-    let document = Defines::new(&document(VMI), &facts()).unwrap().document().clone();
-    let disks: Vec<_> = document
-        .devices
-        .disks
-        .iter()
-        .map(|disk| {
-            let driver = disk.driver.as_ref().unwrap();
-            assert_eq!((disk.type_.as_str(), disk.target.bus.as_str()), ("file", "virtio"));
-            assert!(disk.backing_store.is_none());
-            let file = disk.source.file.rsplit('/').next().unwrap().to_owned();
-            (disk.target.device.clone(), file, driver.type_.clone(), disk.read_only.is_some())
-        })
-        .collect();
-    let expected = [
-        ("vda", "disk.qcow2", "qcow2", false),
-        ("vdb", "noCloud.img", "raw", true),
-        ("vdc", "claim", "raw", false),
-        ("vdd", "config.iso", "raw", true),
-    ];
-    assert_eq!(disks, expected.map(|(dev, file, kind, ro)| (dev.to_owned(), file.to_owned(), kind.to_owned(), ro)));
-}
-
-#[test]
-fn a_kernel_of_its_own_boots_without_firmware_and_nothing_else_does() {
-    let without =
-        HostFacts { hypervisor: HypervisorFacts { firmware_image: String::new(), ..facts().hypervisor }, ..facts() };
-    let error = Defines::new(&document(VMI), &without).unwrap_err().to_string();
-    assert!(error.contains("spec.domain.firmware") && error.contains("kernelBoot"), "{error}");
-    let kernel =
-        "firmware: {kernelBoot: {kernelArgs: console=ttyS0, container: {kernelPath: /boot/vmlinuz, initrdPath: /i}}}";
-    let own = VMI.replace("firmware: {uuid: 6f5a1c1e-5ee5-4d2c-8f62-1a2b3c4d5e6f}", kernel);
-    let xml = xml(&own, &without);
-    for wanted in [
-        "<kernel>/var/run/kubevirt/container-disks/kernel-boot/vmlinuz</kernel>",
-        "<initrd>/var/run/kubevirt/container-disks/kernel-boot/i</initrd>",
-        "<cmdline>console=ttyS0</cmdline>",
-    ] {
-        assert!(xml.contains(wanted), "{wanted}: {xml}");
-    }
-}
-
-#[test]
-fn what_cannot_be_said_to_the_driver_is_an_error_with_its_path() {
-    let plain = facts();
-    let no_device = HostFacts {
-        hypervisor: HypervisorFacts { device_present: false, ..plain.hypervisor.clone() },
-        ..plain.clone()
-    };
-    let sata = VMI.replace("{name: claim, disk: {bus: virtio}", "{name: claim, disk: {bus: sata}");
-    let empty = VMI.replace("{name: config, disk: {bus: virtio}}", "{name: tray, cdrom: {bus: virtio}}");
-    let no_tap = HostFacts { options: Default::default(), ..plain.clone() };
-    for (vmi, facts, said) in [
-        (VMI, &no_device, "/dev/kvm"),
-        (&sata, &plain, "spec.domain.devices.disks[1]"),
-        (&empty, &plain, "spec.domain.devices.disks[3]"),
-        (VMI, &no_tap, "spec.domain.devices.interfaces[default]"),
-    ] {
-        let error = Defines::new(&document(vmi), facts).unwrap_err().to_string();
-        assert!(error.contains(said), "{said}: {error}");
-    }
-}
-
-#[test]
-fn the_image_s_build_says_which_vmm_is_missing() {
-    let folder = tempfile::tempdir().unwrap();
-    // Both end before they change anything.
-    for (how, version, said) in [
-        (
-            "release",
-            "v99.0",
-            ["CLOUD_HYPERVISOR_SHA256 is missing", "v99.0", "CLOUD_HYPERVISOR=/path/to/cloud-hypervisor"],
-        ),
-        ("given", "v53.0", ["CLOUD_HYPERVISOR=given", "target/ch/cloud-hypervisor", "is missing"]),
-    ] {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/images/ch/vmm.sh");
-        let built =
-            std::process::Command::new("sh").args([script, how, version, ""]).arg(folder.path()).output().unwrap();
-        let told = text(&built);
-        assert!(!built.status.success() && said.iter().all(|part| told.contains(part)), "{told}");
-    }
-}
-
-// From here on: what is peculiar to the image with the real virtchd, which `images/build.sh ch` builds and
-// VIRT_LAUNCHER_CH_IMAGE names; the life of a VM is tests/it/lifecycle. Without an image these tests pass without looking.
-
 /// A VM that runs, and its pod.
 fn running(subject: &Subject) -> Pod {
     subject.running(subject.setup("demo"), &vmi("demo", ""))
@@ -199,8 +23,9 @@ fn uid_of(pod: &Pod, name: &str) -> String {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_CH_IMAGE; make test-ch"]
 fn in_a_root_pod_daemon_and_vmm_run_as_uid_107() {
-    let Some(subject) = Subject::cloud_hypervisor() else { return };
+    let subject = Subject::cloud_hypervisor();
     let vmi = vmi("demo", "");
     let pod = subject.running(subject.setup("demo").root(true), &vmi);
     for (name, uid) in [("virt-launcher", "0"), ("virtchd", "107"), ("cloud-hyperviso", "107")] {
@@ -217,8 +42,9 @@ fn in_a_root_pod_daemon_and_vmm_run_as_uid_107() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_CH_IMAGE; make test-ch"]
 fn a_daemon_that_has_forgotten_the_vm_stays_without_it_and_get_domain_goes_on() {
-    let Some(subject) = Subject::cloud_hypervisor() else { return };
+    let subject = Subject::cloud_hypervisor();
     let pod = running(&subject);
     let before = pod.domain();
     send(subject.daemon(&pod).unwrap(), Signal::SIGKILL);
@@ -238,8 +64,9 @@ fn a_daemon_that_has_forgotten_the_vm_stays_without_it_and_get_domain_goes_on() 
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_CH_IMAGE; make test-ch"]
 fn a_power_off_while_the_daemon_is_down_is_no_crash() {
-    let Some(subject) = Subject::cloud_hypervisor() else { return };
+    let subject = Subject::cloud_hypervisor();
     let vmi = vmi("demo", "");
     let pod = running(&subject);
     let mut line = UnixStream::connect(pod.serial_port()).unwrap();
@@ -261,8 +88,9 @@ fn a_power_off_while_the_daemon_is_down_is_no_crash() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_CH_IMAGE; make test-ch"]
 fn a_vm_that_ends_between_two_launchers_is_told_as_ended() {
-    let Some(subject) = Subject::cloud_hypervisor() else { return };
+    let subject = Subject::cloud_hypervisor();
     let vmi = vmi("demo", "");
     let pod = running(&subject);
     let (vmm, launcher) = (subject.process(&pod), owner(&pod));
@@ -282,8 +110,9 @@ fn a_vm_that_ends_between_two_launchers_is_told_as_ended() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_CH_IMAGE; make test-ch"]
 fn a_vmm_that_dies_while_it_starts_does_not_run_for_ever() {
-    let Some(subject) = Subject::cloud_hypervisor() else { return };
+    let subject = Subject::cloud_hypervisor();
     if !subject.is_a_double() {
         return;
     }
@@ -301,8 +130,9 @@ fn a_vmm_that_dies_while_it_starts_does_not_run_for_ever() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_CH_IMAGE; make test-ch"]
 fn what_it_cannot_do_is_refused_in_one_answer() {
-    let Some(subject) = Subject::cloud_hypervisor() else { return };
+    let subject = Subject::cloud_hypervisor();
     let pod = subject.ready(subject.setup("demo"));
     let bad = vmi("demo", "")
         .replace("cpu: {cores: 2}", "cpu: {cores: 2, model: Skylake-Client}")
@@ -317,8 +147,9 @@ fn what_it_cannot_do_is_refused_in_one_answer() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_CH_IMAGE; make test-ch"]
 fn orders_that_the_driver_has_no_way_for_are_refused_with_their_reason() {
-    let Some(subject) = Subject::cloud_hypervisor() else { return };
+    let subject = Subject::cloud_hypervisor();
     let pod = running(&subject);
     for (words, said) in [
         (&["soft-reboot"] as &[&str], "agent"),
@@ -348,8 +179,9 @@ fn vmi_with_claim() -> String {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_CH_IMAGE; make test-ch"]
 fn a_guest_may_write_the_first_sector_of_every_disk() {
-    let Some(subject) = Subject::cloud_hypervisor() else { return };
+    let subject = Subject::cloud_hypervisor();
     let pod = subject.ready(subject.setup("demo"));
     let claim = pod.volume("private").join("vmi-disks/claim");
     std::fs::create_dir_all(&claim).unwrap();
@@ -381,8 +213,9 @@ fn place_of_vcpu(vmm: u32) -> String {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_CH_IMAGE; make test-ch"]
 fn vcpus_keep_their_places_across_a_reboot() {
-    let Some(subject) = Subject::cloud_hypervisor() else { return };
+    let subject = Subject::cloud_hypervisor();
     let pinned = vmi("demo", "")
         .replace("cpu: {cores: 2}", "cpu: {cores: 1, dedicatedCpuPlacement: true, isolateEmulatorThread: true}");
     let pod = subject.ready(subject.setup("demo").podman(&["--cpuset-cpus", "0,1"]));
@@ -424,8 +257,9 @@ fn names_the_devices(said: &str) -> bool {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_CH_IMAGE; make test-ch"]
 fn without_any_device_node_a_vm_is_refused_until_there_is_one() {
-    let Some(subject) = Subject::cloud_hypervisor() else { return };
+    let subject = Subject::cloud_hypervisor();
     let vmi = vmi("demo", "");
     let (rule, node) = subject.device_node();
     let pod = subject.bare("demo").podman(&["--device-cgroup-rule", &rule]).start();
@@ -464,8 +298,9 @@ fn without_any_device_node_a_vm_is_refused_until_there_is_one() {
 }
 
 #[test]
+#[ignore = "needs VIRT_LAUNCHER_CH_IMAGE; make test-ch"]
 fn a_launcher_that_waits_for_a_device_ends_when_it_is_told_to() {
-    let Some(subject) = Subject::cloud_hypervisor() else { return };
+    let subject = Subject::cloud_hypervisor();
     let pod = subject.bare("demo").start();
     pod.wait_ready();
     send(pod.pid_1(), Signal::SIGTERM);

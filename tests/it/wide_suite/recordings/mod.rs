@@ -84,7 +84,7 @@ fn replies_and_notifications_are_as_recorded() {
     let folder =
         folder.map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/conformance/cmd"), PathBuf::from);
     assert!(folder.join("vmi.json").is_file(), "{} holds no recordings (give DIR=folder)", folder.display());
-    let image = image().unwrap();
+    let image = image();
     let reports: Vec<_> = std::thread::scope(|scope| {
         let replays = RECORDINGS.map(|name| scope.spawn(|| replay(&image, &folder, name)));
         replays.map(|replay| replay.join()).into_iter().collect()
