@@ -16,49 +16,28 @@ pub type AgentAnswers = Pin<Box<dyn Future<Output = Vec<Result<Arc<str>, Failure
 /// it holds up published state or changes. Each answer comes before the deadline of its client.
 pub trait Measures: Send + Sync + 'static {
     /// The GetDomainStats document (contract/cmd-server.md 9.2).
-    fn domain_stats(&self) -> Answer<Arc<str>> {
-        not_measured("GetDomainStats")
-    }
+    fn domain_stats(&self) -> Answer<Arc<str>>;
 
     /// Whether GetVMStats is served (`--vm-stats-collector`).
-    fn collects_vm_stats(&self) -> bool {
-        false
-    }
+    fn collects_vm_stats(&self) -> bool;
 
     /// The version of the guest's agent, empty if it is not known.
-    fn agent_version(&self) -> String {
-        String::new()
-    }
+    fn agent_version(&self) -> String;
 
     /// The agent's raw answers, one for each question in their order; all together before the client's deadline.
-    fn agent_stats(&self, questions: Vec<AgentStats>) -> AgentAnswers {
-        let answers = questions.iter().map(|_| Err(Failure::NotImplemented("GetVMStats"))).collect();
-        Box::pin(std::future::ready(answers))
-    }
+    fn agent_stats(&self, questions: Vec<AgentStats>) -> AgentAnswers;
 
     /// A picture of the guest's first screen.
-    fn screenshot(&self) -> Answer<Screenshot> {
-        not_measured("GetScreenshot")
-    }
+    fn screenshot(&self) -> Answer<Screenshot>;
 
     /// What the platform says about its memory encryption, as JSON (contract/cmd-server.md 9.6).
-    fn sev_info(&self) -> Answer<String> {
-        not_measured("GetSEVInfo")
-    }
+    fn sev_info(&self) -> Answer<String>;
 
     /// What the guest's owner needs to trust the started guest, as JSON (contract/cmd-server.md 9.6).
-    fn launch_measurement(&self) -> Answer<String> {
-        not_measured("GetLaunchMeasurement")
-    }
+    fn launch_measurement(&self) -> Answer<String>;
 
     /// MiB of memory that the guest writes per second.
-    fn dirty_rate(&self) -> Answer<i64> {
-        not_measured("GetDomainDirtyRateStats")
-    }
-}
-
-fn not_measured<T: Send + 'static>(rpc: &'static str) -> Answer<T> {
-    Box::pin(std::future::ready(Err(Failure::NotImplemented(rpc))))
+    fn dirty_rate(&self) -> Answer<i64>;
 }
 
 /// The launcher as the command service sees it: one door for changes, published state for everything else.
@@ -79,30 +58,18 @@ pub trait Driver: Measures {
     /// The hypervisor's name and version, such as `QEMU 10.0.13`.
     fn hypervisor_version(&self) -> Result<String, Failure>;
 
-    // What follows may be left to refuse: not every driver has a guest with an agent.
-
     /// The document of GetGuestInfo (contract/cmd-server.md 9.3).
-    fn guest_info(&self) -> Result<String, Failure> {
-        Err(Failure::NotImplemented("GetGuestInfo"))
-    }
+    fn guest_info(&self) -> Result<String, Failure>;
 
     /// The document of GetUsers (contract/cmd-server.md 9.4).
-    fn users(&self) -> Result<String, Failure> {
-        Err(Failure::NotImplemented("GetUsers"))
-    }
+    fn users(&self) -> Result<String, Failure>;
 
     /// The document of GetFilesystems (contract/cmd-server.md 9.4).
-    fn filesystems(&self) -> Result<String, Failure> {
-        Err(Failure::NotImplemented("GetFilesystems"))
-    }
+    fn filesystems(&self) -> Result<String, Failure>;
 
     /// Runs a command in the guest.
-    fn exec(&self, _command: GuestCommand) -> Answer<GuestOutput> {
-        Box::pin(async { Err(Failure::NotImplemented("Exec")) })
-    }
+    fn exec(&self, command: GuestCommand) -> Answer<GuestOutput>;
 
     /// Whether the agent of the domain's guest answers, or has a good reason not to.
-    fn guest_ping(&self, _domain: String) -> Answer<()> {
-        Box::pin(async { Err(Failure::NotImplemented("GuestPing")) })
-    }
+    fn guest_ping(&self, domain: String) -> Answer<()>;
 }

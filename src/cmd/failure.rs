@@ -36,9 +36,6 @@ pub enum Failure {
     /// A checkpoint that the domain's images do not have, or not usably.
     #[error("{0}")]
     InvalidCheckpoint(String),
-    /// A call that this launcher does not know how to do yet.
-    #[error("not implemented yet: {0}")]
-    NotImplemented(&'static str),
 }
 
 impl Failure {
@@ -70,8 +67,7 @@ impl Failure {
             | Failure::Wrapped { .. }
             | Failure::NoVmi
             | Failure::VmiField(_)
-            | Failure::DomainNotFound
-            | Failure::NotImplemented(_) => self.to_string(),
+            | Failure::DomainNotFound => self.to_string(),
         };
         // The client takes an empty message for success.
         if text.is_empty() { "failed for a reason that was not given".to_owned() } else { text }
@@ -152,7 +148,6 @@ mod tests {
             Failure::wrapped("stopping", late).message(),
             "stopping: libvirt did not answer virDomainSuspend within 10.0 s"
         );
-        assert_eq!(Failure::NotImplemented("GetSEVInfo").message(), "not implemented yet: GetSEVInfo");
         assert_eq!(Failure::DomainNotFound.message(), "Domain not found.");
     }
 

@@ -8,11 +8,10 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::support::driver::{Scripted, at_once};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use virt_launcher::cmd::{
-    Action, Answer, Driver, Failure, GuestCommand, GuestOutput, Measures, SocketPaths, Timings, bind, publish, serve,
-};
+use virt_launcher::cmd::{Action, Failure, GuestOutput, SocketPaths, Timings, bind, publish, serve};
 use virt_launcher::notify::{EventType, Leftover, Outbox, socket_below};
 
 /// For what must happen at once; generous, since the machine may be busy.
@@ -32,59 +31,47 @@ const DOMAIN: &str = r#"{"kind":"Domain","ObjectMeta":{"name":"testvm","namespac
     "Spec":{"Type":"kvm","Metadata":{"KubeVirt":{"UID":"the-uid"}},"Devices":{"Serials":[{"Source":{"Path":"SERIAL"}}]}},
     "Status":{"Status":"Running","Reason":"Unknown"}}"#;
 
-/// Stands in for the launcher's driver: refuses to kill, obliges otherwise, and records what it was asked.
+/// What is asked of a launcher, and what ctl is shown.
 #[derive(Default)]
-struct Obliging {
+struct Seen {
     domain: Mutex<Option<Arc<str>>>,
     asked: Mutex<Vec<String>>,
 }
 
-impl Measures for Obliging {}
-
-impl Driver for Obliging {
-    fn perform(&self, action: Action) -> Answer<()> {
-        self.asked.lock().unwrap().push(format!("{action:?}"));
-        let refuse = matches!(action, Action::Kill(_));
-        Box::pin(async move { if refuse { Err(Failure::text("it is needed")) } else { Ok(()) } })
+impl Seen {
+    fn note(&self, line: String) {
+        self.asked.lock().unwrap().push(line);
     }
+}
 
-    fn domain(&self) -> Result<Option<Arc<str>>, Failure> {
-        Ok(self.domain.lock().unwrap().clone())
-    }
-
-    fn hypervisor_version(&self) -> Result<String, Failure> {
-        Ok("QEMU 10.0.13".to_owned())
-    }
-
-    fn guest_info(&self) -> Result<String, Failure> {
-        Ok(r#"{"guestAgentVersion":"7.2.22","hostname":"guest","os":{"prettyName":"Debian"}}"#.to_owned())
-    }
-
-    fn users(&self) -> Result<String, Failure> {
-        Ok(r#"[{"userName":"root"}]"#.to_owned())
-    }
-
-    fn filesystems(&self) -> Result<String, Failure> {
-        Ok("[]".to_owned())
-    }
-
-    fn exec(&self, command: GuestCommand) -> Answer<GuestOutput> {
-        let output = format!("{command:?}");
-        self.asked.lock().unwrap().push(output.clone());
-        let exit_code = if command.path == "/bin/false" { 1 } else { 0 };
-        Box::pin(async move { Ok(GuestOutput { exit_code, stdout: output }) })
-    }
-
-    fn guest_ping(&self, domain: String) -> Answer<()> {
-        self.asked.lock().unwrap().push(format!("ping {domain}"));
-        Box::pin(async { Ok(()) })
+/// Refuses to kill, and obliges otherwise.
+fn obliging(seen: &Arc<Seen>) -> Scripted {
+    let [actions, domain, commands, pings] = [(); 4].map(|()| Arc::clone(seen));
+    Scripted {
+        perform: Box::new(move |action| {
+            actions.note(format!("{action:?}"));
+            at_once(if matches!(action, Action::Kill(_)) { Err(Failure::text("it is needed")) } else { Ok(()) })
+        }),
+        domain: Box::new(move || Ok(domain.domain.lock().unwrap().clone())),
+        guest_info: Ok(r#"{"guestAgentVersion":"7.2.22","hostname":"guest","os":{"prettyName":"Debian"}}"#.to_owned()),
+        users: Ok(r#"[{"userName":"root"}]"#.to_owned()),
+        exec: Box::new(move |command| {
+            let stdout = format!("{command:?}");
+            commands.note(stdout.clone());
+            at_once(Ok(GuestOutput { exit_code: i32::from(command.path == "/bin/false"), stdout }))
+        }),
+        guest_ping: Box::new(move |domain| {
+            pings.note(format!("ping {domain}"));
+            at_once(Ok(()))
+        }),
+        ..Scripted::default()
     }
 }
 
 struct Launcher {
     share: TempDir,
     socket: PathBuf,
-    driver: Arc<Obliging>,
+    seen: Arc<Seen>,
     _runtime: Runtime,
 }
 
@@ -93,23 +80,18 @@ impl Launcher {
         let runtime = Runtime::new().unwrap();
         let share = TempDir::new().unwrap();
         let paths = SocketPaths::below(share.path());
-        let driver = Arc::new(Obliging::default());
+        let seen = Arc::new(Seen::default());
         let listener = {
             let _inside = runtime.enter();
             bind(&paths.init).unwrap()
         };
-        runtime.spawn(serve(
-            listener,
-            Arc::clone(&driver) as Arc<dyn Driver>,
-            Timings::default(),
-            std::future::pending(),
-        ));
+        runtime.spawn(serve(listener, Arc::new(obliging(&seen)), Timings::default(), std::future::pending()));
         publish(&paths).unwrap();
-        Launcher { share, socket: paths.ready, driver, _runtime: runtime }
+        Launcher { share, socket: paths.ready, seen, _runtime: runtime }
     }
 
     fn has_domain(&self, json: &str) {
-        *self.driver.domain.lock().unwrap() = Some(Arc::from(json));
+        *self.seen.domain.lock().unwrap() = Some(Arc::from(json));
     }
 
     fn ctl(&self, arguments: &[&str]) -> Output {
@@ -123,7 +105,7 @@ impl Launcher {
     }
 
     fn asked(&self) -> Vec<String> {
-        self.driver.asked.lock().unwrap().clone()
+        self.seen.asked.lock().unwrap().clone()
     }
 }
 

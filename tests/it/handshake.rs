@@ -4,17 +4,18 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::support::driver::{Scripted, at_once};
 use crate::support::virt_handler::{Options, Received, VirtHandler, is_deleted};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use virt_launcher::cmd::{self, Action, Answer, Driver, Failure, Measures, SocketPaths, bind, publish, serve};
+use virt_launcher::cmd::{self, Action, SocketPaths, bind, publish, serve};
 use virt_launcher::notify::{self, EventType, Leftover, Outbox, socket_below};
 
 /// For what must happen at once; generous, since the machine may be busy.
 const SOON: Duration = Duration::from_secs(20);
 
-/// Stands in for the launcher's driver and the guest behind it.
+/// The guest, and who hears of it.
 struct Guest {
     /// Whether it heeds the power button.
     obedient: bool,
@@ -44,26 +45,22 @@ impl Guest {
     }
 }
 
-impl Measures for Guest {}
-
-impl Driver for Guest {
-    fn perform(&self, action: Action) -> Answer<()> {
-        if matches!(action, Action::Shutdown(_)) && self.obedient {
-            self.is("Shutoff", "Shutdown", EventType::Modified);
-        } else if matches!(action, Action::Kill(_)) {
-            self.is("Shutoff", "Destroyed", EventType::Modified);
-        } else if matches!(action, Action::Delete(_)) {
-            self.is("NoState", "NonExistent", EventType::Deleted);
-        }
-        Box::pin(async { Ok(()) })
-    }
-
-    fn domain(&self) -> Result<Option<Arc<str>>, Failure> {
-        Ok(Some(self.document(false, false)))
-    }
-
-    fn hypervisor_version(&self) -> Result<String, Failure> {
-        Err(Failure::text("a value has no version"))
+/// Stands in for the launcher's driver before this guest.
+fn driver(guest: &Arc<Guest>) -> Scripted {
+    let [acts, shows] = [(); 2].map(|()| Arc::clone(guest));
+    Scripted {
+        perform: Box::new(move |action| {
+            if matches!(action, Action::Shutdown(_)) && acts.obedient {
+                acts.is("Shutoff", "Shutdown", EventType::Modified);
+            } else if matches!(action, Action::Kill(_)) {
+                acts.is("Shutoff", "Destroyed", EventType::Modified);
+            } else if matches!(action, Action::Delete(_)) {
+                acts.is("NoState", "NonExistent", EventType::Deleted);
+            }
+            at_once(Ok(()))
+        }),
+        domain: Box::new(move || Ok(Some(shows.document(false, false)))),
+        ..Scripted::default()
     }
 }
 
@@ -77,7 +74,7 @@ fn end_of(obedient: bool) -> (Vec<&'static str>, Vec<(String, String)>) {
         state: Mutex::new(("Running", "Unknown")),
         outbox: Outbox::start(socket_below(share.path()), notify::Timings::default()),
     });
-    let driver = Arc::clone(&guest) as Arc<dyn Driver>;
+    let driver = Arc::new(driver(&guest));
     runtime.spawn(serve(bind(&paths.init).unwrap(), driver, cmd::Timings::default(), std::future::pending()));
     publish(&paths).unwrap();
     drop(inside);

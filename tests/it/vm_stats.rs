@@ -1,17 +1,17 @@
 //! GetVMStats over a real socket: which parts are asked for, and what becomes of parts that fail.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::support::driver::Measuring;
-use virt_launcher::cmd::{SocketPaths, Timings, bind, client, serve};
+use crate::support::driver::Scripted;
+use virt_launcher::cmd::{Failure, SocketPaths, Timings, bind, client, serve};
+use virt_launcher::libvirt::{Error, VirError};
 use virt_launcher::proto::cmd_v1::*;
 
 /// For what must happen at once; generous, since the machine may be busy.
 const SOON: Duration = Duration::from_secs(20);
 
-async fn ask(driver: Arc<Measuring>, request: VmStatsRequest) -> Result<VmStatsResponse, tonic::Status> {
+async fn ask(driver: Arc<Scripted>, request: VmStatsRequest) -> Result<VmStatsResponse, tonic::Status> {
     let share = tempfile::tempdir().unwrap();
     let paths = SocketPaths::below(share.path());
     let server = tokio::spawn(serve(bind(&paths.init).unwrap(), driver, Timings::default(), std::future::pending()));
@@ -38,7 +38,7 @@ async fn without_the_feature_gate_the_call_itself_fails() {
 
 #[tokio::test]
 async fn only_what_is_asked_for_is_measured() {
-    let driver = Arc::new(Measuring { collects: true, ..Measuring::default() });
+    let driver = Arc::new(Scripted { collects_vm_stats: true, ..Scripted::default() });
     let reply = ask(Arc::clone(&driver), some()).await.unwrap();
     assert_eq!(reply.response, Some(Response { success: true, message: String::new() }));
     assert_eq!(reply.domain_stats.unwrap().domain_stats, "{}");
@@ -46,7 +46,7 @@ async fn only_what_is_asked_for_is_measured() {
     assert_eq!(reply.guest_get_time.unwrap().message, "guest-get-time");
     assert_eq!(reply.guest_agent_version.unwrap().message, "7.2.22");
     assert!(reply.dirty_rate_stats.is_none() && reply.guest_get_users.is_none());
-    assert_eq!(driver.asked.load(Ordering::SeqCst), 2);
+    assert_eq!(driver.measured.lock().unwrap().len(), 2);
 
     let rate = VmStatsRequest { dirty_rate: Some(DirtyRateRequest {}), ..VmStatsRequest::default() };
     let reply = ask(Arc::clone(&driver), rate).await.unwrap();
@@ -56,7 +56,9 @@ async fn only_what_is_asked_for_is_measured() {
 
 #[tokio::test]
 async fn parts_that_fail_are_listed_in_order() {
-    let driver = Measuring { collects: true, fails: true, ..Measuring::default() };
+    let broken = Error::Libvirt(VirError { code: 1, domain: 2, message: "broken".into() });
+    let unmeasured = Some(Failure::wrapped("failed", broken));
+    let driver = Scripted { collects_vm_stats: true, unmeasured, ..Scripted::default() };
     let request = VmStatsRequest { dirty_rate: Some(DirtyRateRequest {}), ..some() };
     let reply = ask(Arc::new(driver), request).await.unwrap();
     let why = "failed: virError(Code=1, Domain=2, Message='broken')";

@@ -239,7 +239,6 @@ async fn what_no_version_knows_is_unimplemented() {
 }
 
 #[tokio::test]
-#[ignore = "needs QEMU's tools; make test"]
 async fn any_authority_is_served() {
     use hyper_util::rt::TokioIo;
     let launcher = Launcher::obliging();

@@ -1,46 +1,105 @@
-//! A double of the launcher behind the command service: its measurements are made up, and it counts what it is asked.
+//! A double of the launcher behind the command service: answers as a test says, and keeps what it was asked.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use virt_launcher::cmd::{
     Action, AgentAnswers, AgentStats, Answer, Driver, Failure, GuestCommand, GuestOutput, Measures,
 };
-use virt_launcher::libvirt::{Error, VirError};
+use virt_launcher::libvirt::Screenshot;
 
-/// Measures at once, and fails where told to.
-#[derive(Default)]
-pub struct Measuring {
+type Script<Q, A> = Box<dyn Fn(Q) -> A + Send + Sync>;
+
+/// Obliges unless a test says otherwise: a launcher without a domain, whose guest has an agent that knows little.
+pub struct Scripted {
+    /// What comes of an action.
+    pub perform: Box<dyn Fn(&Action) -> Answer<()> + Send + Sync>,
+    pub domain: Box<dyn Fn() -> Result<Option<Arc<str>>, Failure> + Send + Sync>,
+    pub guest_info: Result<String, Failure>,
+    pub users: Result<String, Failure>,
+    pub filesystems: Result<String, Failure>,
+    pub exec: Script<GuestCommand, Answer<GuestOutput>>,
+    pub guest_ping: Script<String, Answer<()>>,
     /// `--vm-stats-collector`.
-    pub collects: bool,
-    /// Every measurement fails with a libvirt error.
-    pub fails: bool,
-    /// Questions to the agent so far.
-    pub asked: AtomicUsize,
+    pub collects_vm_stats: bool,
+    /// Why every measurement fails.
+    pub unmeasured: Option<Failure>,
+    /// The actions, one line each ([`note`]).
+    pub asked: Mutex<Vec<String>>,
+    /// What the agent's statistics were asked for.
+    pub measured: Mutex<Vec<AgentStats>>,
 }
 
-impl Measuring {
+/// The outcome of a script that need not wait.
+pub fn at_once<T: Send + 'static>(outcome: Result<T, Failure>) -> Answer<T> {
+    Box::pin(std::future::ready(outcome))
+}
+
+impl Default for Scripted {
+    fn default() -> Self {
+        Scripted {
+            perform: Box::new(|_| at_once(Ok(()))),
+            domain: Box::new(|| Ok(None)),
+            guest_info: Ok(r#"{"os":{}}"#.to_owned()),
+            users: Ok("[]".to_owned()),
+            filesystems: Ok("[]".to_owned()),
+            exec: Box::new(|_| at_once(Ok(GuestOutput { exit_code: 0, stdout: String::new() }))),
+            guest_ping: Box::new(|_| at_once(Ok(()))),
+            collects_vm_stats: false,
+            unmeasured: None,
+            asked: Mutex::default(),
+            measured: Mutex::default(),
+        }
+    }
+}
+
+impl Scripted {
     fn outcome<T>(&self, value: T) -> Result<T, Failure> {
-        let broken = VirError { code: 1, domain: 2, message: "broken".into() };
-        if self.fails { Err(Failure::wrapped("failed", Error::Libvirt(broken))) } else { Ok(value) }
+        self.unmeasured.clone().map_or(Ok(value), Err)
     }
 
-    fn answer<T: Send + 'static>(&self, value: T) -> Answer<T> {
-        Box::pin(std::future::ready(self.outcome(value)))
+    fn measure<T: Send + 'static>(&self, value: T) -> Answer<T> {
+        at_once(self.outcome(value))
     }
 }
 
-impl Measures for Measuring {
+/// The RPC, and what is peculiar to the request.
+fn note(action: &Action) -> String {
+    let rpc = action.rpc();
+    match action {
+        Action::SignalTargetPodCleanup { target_pod } => format!("{rpc} {target_pod}"),
+        Action::Sync(request) => format!("{rpc} {} plugins", request.plugins.len()),
+        Action::SyncCpus(request) | Action::HotplugHostDevices(request) => {
+            format!("{rpc} with topology: {}", request.options.topology.is_some())
+        }
+        Action::Backup(request) => format!("{rpc} {:?}", request.command),
+        Action::RedefineCheckpoint(checkpoint) => format!("{rpc} {}", checkpoint.name),
+        Action::MemoryDump { path } => format!("{rpc} {path}"),
+        Action::InjectLaunchSecret { header, secret } => format!("{rpc} {header} {secret}"),
+        Action::Freeze(request) => format!("{rpc} {}", request.unfreeze_timeout_seconds),
+        Action::SyncMemory(_)
+        | Action::Pause(_)
+        | Action::Unpause(_)
+        | Action::Reset(_)
+        | Action::SoftReboot(_)
+        | Action::Shutdown(_)
+        | Action::Kill(_)
+        | Action::Delete(_)
+        | Action::Unfreeze(_)
+        | Action::ReceiveMigration(_) => rpc.to_owned(),
+    }
+}
+
+impl Measures for Scripted {
     fn domain_stats(&self) -> Answer<Arc<str>> {
-        self.answer("{}".into())
+        self.measure("{}".into())
     }
 
     fn dirty_rate(&self) -> Answer<i64> {
-        self.answer(7)
+        self.measure(7)
     }
 
     fn collects_vm_stats(&self) -> bool {
-        self.collects
+        self.collects_vm_stats
     }
 
     fn agent_version(&self) -> String {
@@ -48,42 +107,55 @@ impl Measures for Measuring {
     }
 
     fn agent_stats(&self, questions: Vec<AgentStats>) -> AgentAnswers {
-        self.asked.fetch_add(questions.len(), Ordering::SeqCst);
         let answers = questions.iter().map(|question| self.outcome(question.command().into())).collect();
+        self.measured.lock().unwrap().extend(questions);
         Box::pin(std::future::ready(answers))
+    }
+
+    fn screenshot(&self) -> Answer<Screenshot> {
+        self.measure(Screenshot::default())
+    }
+
+    fn sev_info(&self) -> Answer<String> {
+        self.measure("{}".to_owned())
+    }
+
+    fn launch_measurement(&self) -> Answer<String> {
+        self.measure("{}".to_owned())
     }
 }
 
-impl Driver for Measuring {
-    fn perform(&self, _: Action) -> Answer<()> {
-        self.answer(())
+impl Driver for Scripted {
+    fn perform(&self, action: Action) -> Answer<()> {
+        self.asked.lock().unwrap().push(note(&action));
+        (self.perform)(&action)
     }
 
     fn domain(&self) -> Result<Option<Arc<str>>, Failure> {
-        Ok(None)
+        (self.domain)()
     }
 
     fn hypervisor_version(&self) -> Result<String, Failure> {
-        self.outcome("QEMU 10.0.13".to_owned())
+        Ok("QEMU 10.0.13".to_owned())
     }
 
     fn guest_info(&self) -> Result<String, Failure> {
-        self.outcome(String::new())
+        self.guest_info.clone()
     }
 
     fn users(&self) -> Result<String, Failure> {
-        self.outcome(String::new())
+        self.users.clone()
     }
 
     fn filesystems(&self) -> Result<String, Failure> {
-        self.outcome(String::new())
+        self.filesystems.clone()
     }
 
-    fn exec(&self, _: GuestCommand) -> Answer<GuestOutput> {
-        self.answer(GuestOutput { exit_code: 0, stdout: String::new() })
+    fn exec(&self, command: GuestCommand) -> Answer<GuestOutput> {
+        (self.exec)(command)
     }
 
-    fn guest_ping(&self, _: String) -> Answer<()> {
-        self.answer(())
+    fn guest_ping(&self, domain: String) -> Answer<()> {
+        (self.guest_ping)(domain)
     }
 }
