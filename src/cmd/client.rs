@@ -1,4 +1,4 @@
-//! A client of the command service, for the launcher's own test of its socket and for the tools.
+//! A client of the command service, for the tools.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,7 +8,6 @@ use tonic::transport::Channel;
 use super::service::VERSIONS;
 use crate::proto::cmd_info::CmdInfoRequest;
 use crate::proto::cmd_info::cmd_info_client::CmdInfoClient;
-use crate::proto::cmd_v1::EmptyRequest;
 use crate::proto::cmd_v1::cmd_client::CmdClient;
 use crate::proto::unix;
 
@@ -78,15 +77,4 @@ async fn greet(path: &Path, within: Duration) -> Result<(Channel, Vec<u32>), Con
         .into_inner()
         .supported_cmd_versions;
     Ok((channel, server))
-}
-
-/// Whether a launcher serves the socket: `Info` and `Ping`, once.
-pub async fn self_test(path: &Path, within: Duration) -> Result<(), ConnectError> {
-    let unreachable = |reason: String| ConnectError::Unreachable { path: path.to_owned(), reason };
-    let mut client = connect(path, within).await?;
-    tokio::time::timeout(within, client.ping(EmptyRequest {}))
-        .await
-        .map_err(|_| unreachable(format!("no answer to Ping within {:.1} s", within.as_secs_f32())))?
-        .map_err(|status| unreachable(format!("Ping: {:?}: {}", status.code(), status.message())))?;
-    Ok(())
 }

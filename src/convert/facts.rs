@@ -69,8 +69,6 @@ pub struct HostFacts {
     pub sysfs: Option<Sysfs>,
     /// Names of the files of config-like volumes and secrets, by `KIND/VOLUME`.
     pub volume_files: BTreeMap<String, Vec<String>>,
-    /// Only says that a recorded read-back was edited.
-    pub synthetic_root_port_bus_nr: bool,
 }
 
 impl HostFacts {
@@ -111,7 +109,6 @@ impl Default for HostFacts {
             env: BTreeMap::new(),
             sysfs: None,
             volume_files: BTreeMap::new(),
-            synthetic_root_port_bus_nr: false,
         }
     }
 }

@@ -27,14 +27,13 @@ pub const TARGETS: &[Target] = &[
 /// What is read can be written, and reads the same again.
 fn domain_xml(input: &[u8]) -> bool {
     let text = String::from_utf8_lossy(input);
-    let Ok(mut spec) = DomainSpec::from_xml(&text) else { return false };
+    let Ok(spec) = DomainSpec::from_xml(&text) else { return false };
     let written = spec.to_xml();
     let again = DomainSpec::from_xml(&written).unwrap();
     assert_eq!(again.to_xml(), written);
     serde_json::to_string(&spec).unwrap();
     if let Ok(define) = DomainSpec::from_define_xml(&text) {
-        spec = define.round_trip().unwrap();
-        assert_eq!(spec.to_xml(), define.to_xml());
+        assert_eq!(DomainSpec::from_define_xml(&define.to_xml()).unwrap().to_xml(), define.to_xml());
     }
     true
 }
@@ -81,7 +80,7 @@ fn convert(input: &[u8]) -> bool {
     loop {
         let xml = boot.xml();
         let read = DomainSpec::from_define_xml(&xml).unwrap();
-        assert_eq!(boot.document().round_trip().unwrap().to_xml(), read.to_xml());
+        assert_eq!(DomainSpec::from_define_xml(&read.to_xml()).unwrap().to_xml(), read.to_xml());
         if boot.is_last() {
             return true;
         }

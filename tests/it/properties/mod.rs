@@ -111,7 +111,8 @@ fn read_back(define: &str) -> String {
 /// Reading a define gives the same document, as XML and as the JSON that virt-handler gets.
 fn reads_back_the_same(spec: &DomainSpec, xml: &str) {
     let read = DomainSpec::from_define_xml(xml).unwrap();
-    assert_eq!(spec.round_trip().unwrap().to_xml(), read.to_xml());
+    assert_eq!(spec.to_xml(), xml);
+    assert_eq!(DomainSpec::from_define_xml(&read.to_xml()).unwrap(), read);
     // The namespace is not among what is read (contract/domain-xml-qemu.md 3.1).
     let namespace = format!(" xmlns:qemu=\"{}\"", virt_launcher::domain::QEMU_NAMESPACE);
     assert_eq!(read.to_xml().replacen(&namespace, "", 1), xml.replacen(&namespace, "", 1));

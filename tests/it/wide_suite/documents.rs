@@ -41,10 +41,11 @@ fn a_round_trip_loses_only_the_namespace_declaration() {
     for path in files(&folder, ".define1.xml") {
         let recorded = std::fs::read_to_string(&path).unwrap();
         let mut spec = DomainSpec::from_define_xml(&recorded).unwrap();
-        let settled = spec.round_trip().unwrap();
+        let again = |spec: &DomainSpec| DomainSpec::from_define_xml(&spec.to_xml()).unwrap();
+        let settled = again(&spec);
         assert_eq!(settled, spec, "{}", path.display());
         spec.xml_ns = "http://libvirt.org/schemas/domain/qemu/1.0".to_owned();
-        assert_eq!(spec.round_trip().unwrap(), settled, "{}", path.display());
+        assert_eq!(again(&spec), settled, "{}", path.display());
     }
 }
 
