@@ -1,4 +1,5 @@
 //! An allocator that knows how much is allocated, and how much was at most.
+#![allow(unsafe_code, reason = "an allocator")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};

@@ -5,6 +5,7 @@
 //! panics alone would be a third of it. Built as usual, it is the same program with the standard library linked in.
 #![cfg_attr(without_std, no_std)]
 #![no_main]
+#![allow(unsafe_code, reason = "the C library alone, without the standard library")]
 
 use core::ffi::{CStr, c_char, c_int};
 

@@ -5,7 +5,6 @@ use crate::vmi::VirtualMachineInstance;
 
 /// Guest architecture. Unknown names act as amd64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)] // names
 pub enum Arch {
     Amd64,
     Arm64,

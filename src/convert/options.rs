@@ -27,7 +27,6 @@ pub struct SyncOptions {
 /// SMBIOS texts.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-#[allow(missing_docs)] // SMBIOS's own names
 pub struct Smbios {
     pub manufacturer: String,
     pub product: String,

@@ -3,6 +3,7 @@
 //! A libvirt daemon must not outlive the launcher: the next launcher starts its own, and two would fight over pid file and sockets.
 //! The kernel's parent-death signal sees to that, but it watches the *thread* that forked, and the runtime's threads come
 //! and go. So all daemons are forked by one thread that lives as long as the process.
+#![allow(unsafe_code, reason = "what a child does between fork and exec")]
 
 use std::io;
 use std::process::Stdio;

@@ -1,6 +1,7 @@
 //! The sockets: one for each protocol, whatever the number of bridges. The kernel says through which bridge a packet came,
 //! and the answer leaves through the same; so a renewal that a client sends straight to the server finds the right one
 //! (the original opens a socket for each bridge, of which only the last gets such packets).
+#![allow(unsafe_code, reason = "a socket is registered with the runtime")]
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice, IoSliceMut};

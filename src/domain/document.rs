@@ -102,7 +102,6 @@ pub struct InterfaceStatus {
 /// The guest's operating system as its agent reports it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
-#[allow(missing_docs)] // the agent's own names
 pub struct GuestOsInfo {
     pub name: String,
     pub kernel_release: String,
@@ -125,7 +124,6 @@ pub struct FsFreeze {
 /// What the guest's panic device told.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
-#[allow(missing_docs)] // five numbers of the bug check code
 pub struct GuestPanicInfo {
     #[serde(rename = "Type")]
     pub type_: String,

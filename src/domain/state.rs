@@ -41,7 +41,6 @@ impl LifeCycle {
 
 /// `Status.Reason`: why the VM is in its state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[allow(missing_docs)] // libvirt's own names
 pub enum StateReason {
     /// Not told, or a reason of a listed state that the original does not name; the empty text.
     #[default]

@@ -3,6 +3,7 @@
 //! One inotify instance serves all that is watched here: a user may have only a few (128 by default) on a node, and the
 //! launchers of all its VMs run as the same user. (What waits for a path to appear has its own: `process::Appearance`.)
 //! Where the kernel refuses one, or a watch, the path is looked at every [`LOOK_AGAIN`] instead.
+#![allow(unsafe_code, reason = "inotify is registered with the runtime")]
 
 use std::collections::HashMap;
 use std::ffi::OsString;

@@ -71,7 +71,6 @@ fn default_cloud_init_file_type() -> String {
 /// Memory by process, as Kubernetes quantities.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-#[allow(missing_docs)] // one process each
 pub struct Overheads {
     pub virt_launcher_monitor_overhead: String,
     pub virt_launcher_overhead: String,

@@ -3,6 +3,7 @@
 //! What the reader can rely on: one call to the agent is under way at a time, orders before questions that nobody waits
 //! for. A guest can leave every one unanswered; many at once would fill the daemon's few places for requests of one client,
 //! and with them block all other calls.
+#![allow(unsafe_code, reason = "libvirt's C API")]
 
 use std::cell::Cell;
 use std::ffi::c_char;

@@ -1,4 +1,5 @@
 //! Backups, checkpoints and QEMU's monitor.
+#![allow(unsafe_code, reason = "libvirt's C API")]
 
 use std::ptr;
 

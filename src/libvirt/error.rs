@@ -1,4 +1,5 @@
 //! What a libvirt call can end with besides success.
+#![allow(unsafe_code, reason = "libvirt's C API")]
 
 use std::ffi::CStr;
 use std::time::Duration;

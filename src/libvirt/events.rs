@@ -2,6 +2,7 @@
 //!
 //! Callbacks run in the event-loop thread; they only copy numbers into an unbounded queue, so that none is dropped. The
 //! driver drains the queue faster than a guest can make events, and folds those that mean the same.
+#![allow(unsafe_code, reason = "callbacks of libvirt's C API")]
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -218,30 +219,37 @@ impl Callbacks {
 /// `VIR_ERR_NO_SUPPORT`.
 const NO_SUPPORT: i32 = 3;
 
-/// SAFETY contract of all callbacks: `opaque` is the `Target` of `register`, alive until `free_target`; libvirt's
-/// pointers are valid for the call.
+// All functions from here on are libvirt's callbacks or their parts. What they rely on: `opaque` is the `Target` of `register`,
+// alive until `free_target`; libvirt's pointers are valid for the call, and texts are null or end with NUL.
+
 unsafe fn tell(opaque: *mut c_void, event: impl FnOnce(&Target) -> Event) {
+    // SAFETY: what every callback relies on.
     let target = unsafe { &*opaque.cast::<Target>() };
     // A closed queue means that the launcher is ending.
     let _ = target.queue.send(event(target));
 }
 
 unsafe fn tell_of(domain: virt_sys::virDomainPtr, event: DomainEvent, opaque: *mut c_void) {
+    // SAFETY: what every callback relies on.
     if unsafe { &*opaque.cast::<Target>() }.is_outdated() {
         return;
     }
+    // SAFETY: libvirt's domain, and its name, are valid for the call.
     let name = unsafe { text(virt_sys::virDomainGetName(domain)) };
+    // SAFETY: what every callback relies on.
     unsafe { tell(opaque, |_| Event::Domain(name, event)) };
 }
 
 unsafe fn text(text: *const c_char) -> String {
     match text.is_null() {
         true => String::new(),
+        // SAFETY: libvirt's text, which is valid for the call.
         false => unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned(),
     }
 }
 
 unsafe extern "C" fn free_target(opaque: *mut c_void) {
+    // SAFETY: libvirt calls this once, when it drops the callback.
     drop(unsafe { Box::from_raw(opaque.cast::<Target>()) });
 }
 
@@ -252,6 +260,7 @@ unsafe extern "C" fn on_lifecycle(
     detail: c_int,
     opaque: *mut c_void,
 ) -> c_int {
+    // SAFETY: what every callback relies on.
     unsafe { tell_of(domain, DomainEvent::Lifecycle(numbers::lifecycle(event, detail)), opaque) };
     0
 }
@@ -264,6 +273,7 @@ unsafe extern "C" fn on_agent(
     opaque: *mut c_void,
 ) {
     let change = if state == 1 { AgentChange::Connected } else { AgentChange::Disconnected };
+    // SAFETY: what every callback relies on.
     unsafe { tell_of(domain, DomainEvent::Agent(change), opaque) };
 }
 
@@ -273,6 +283,7 @@ unsafe extern "C" fn on_device_added(
     _alias: *const c_char,
     opaque: *mut c_void,
 ) {
+    // SAFETY: what every callback relies on.
     unsafe { tell_of(domain, DomainEvent::DeviceAdded, opaque) };
 }
 
@@ -282,6 +293,7 @@ unsafe extern "C" fn on_device_removed(
     alias: *const c_char,
     opaque: *mut c_void,
 ) {
+    // SAFETY: what every callback relies on.
     unsafe { tell_of(domain, DomainEvent::DeviceRemoved(text(alias)), opaque) };
 }
 
@@ -292,7 +304,9 @@ unsafe extern "C" fn on_job_completed(
     count: c_int,
     opaque: *mut c_void,
 ) {
+    // SAFETY: libvirt's list, which is valid for the call.
     let stats = JobStats::new(0, &unsafe { Params::copy(params, count) });
+    // SAFETY: what every callback relies on.
     unsafe { tell_of(domain, DomainEvent::JobCompleted(stats), opaque) };
 }
 
@@ -303,6 +317,7 @@ unsafe extern "C" fn on_memory_device_size(
     _size: u64,
     opaque: *mut c_void,
 ) {
+    // SAFETY: what every callback relies on.
     unsafe { tell_of(domain, DomainEvent::MemoryDeviceSize, opaque) };
 }
 
@@ -313,5 +328,6 @@ unsafe extern "C" fn on_close(_: virt_sys::virConnectPtr, reason: c_int, opaque:
         3 => "closed by the launcher",
         _ => "an input/output error",
     };
+    // SAFETY: what every callback relies on.
     unsafe { tell(opaque, |target| Event::Closed(target.generation, reason)) };
 }

@@ -1,4 +1,5 @@
 //! Calls that measure or read what libvirt does not publish by events: statistics, screenshots, job results, SEV data.
+#![allow(unsafe_code, reason = "libvirt's C API")]
 
 use std::ffi::{c_int, c_uint};
 use std::ptr;

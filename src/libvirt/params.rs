@@ -1,4 +1,5 @@
 //! libvirt's typed parameters (`virTypedParameter`) as Rust values.
+#![allow(unsafe_code, reason = "lists of libvirt's C API")]
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, NulError, c_char, c_int};
@@ -82,6 +83,7 @@ impl Params {
         }
         // SAFETY: the caller's promise.
         let params = unsafe { std::slice::from_raw_parts(params, count) };
+        // SAFETY: libvirt filled each of them.
         Params(params.iter().filter_map(|param| unsafe { named(param) }).collect())
     }
 }
@@ -92,24 +94,25 @@ impl FromIterator<(String, TypedValue)> for Params {
     }
 }
 
-/// SAFETY: `param` was filled by libvirt, so that `type_` says which member of the union is there.
+/// # Safety
+///
+/// `param` was filled by libvirt.
 unsafe fn named(param: &virt_sys::virTypedParameter) -> Option<(String, TypedValue)> {
     let field = param.field.iter().take_while(|byte| **byte != 0).map(|byte| byte.cast_unsigned()).collect();
-    let value = match u32::try_from(param.type_).ok()? {
-        virt_sys::VIR_TYPED_PARAM_INT => TypedValue::Int(unsafe { param.value.i }.into()),
-        virt_sys::VIR_TYPED_PARAM_UINT => TypedValue::Unsigned(unsafe { param.value.ui }.into()),
-        virt_sys::VIR_TYPED_PARAM_LLONG => TypedValue::Int(unsafe { param.value.l }),
-        virt_sys::VIR_TYPED_PARAM_ULLONG => TypedValue::Unsigned(unsafe { param.value.ul }),
-        virt_sys::VIR_TYPED_PARAM_DOUBLE => TypedValue::Double(unsafe { param.value.d }),
-        virt_sys::VIR_TYPED_PARAM_BOOLEAN => TypedValue::Int(unsafe { param.value.b }.into()),
-        virt_sys::VIR_TYPED_PARAM_STRING => {
-            let text = unsafe { param.value.s };
-            if text.is_null() {
-                return None;
+    // SAFETY: `type_` says which member of the union libvirt filled; a text is null or ends with NUL.
+    let value = unsafe {
+        match u32::try_from(param.type_).ok()? {
+            virt_sys::VIR_TYPED_PARAM_INT => TypedValue::Int(param.value.i.into()),
+            virt_sys::VIR_TYPED_PARAM_UINT => TypedValue::Unsigned(param.value.ui.into()),
+            virt_sys::VIR_TYPED_PARAM_LLONG => TypedValue::Int(param.value.l),
+            virt_sys::VIR_TYPED_PARAM_ULLONG => TypedValue::Unsigned(param.value.ul),
+            virt_sys::VIR_TYPED_PARAM_DOUBLE => TypedValue::Double(param.value.d),
+            virt_sys::VIR_TYPED_PARAM_BOOLEAN => TypedValue::Int(param.value.b.into()),
+            virt_sys::VIR_TYPED_PARAM_STRING if !param.value.s.is_null() => {
+                TypedValue::Text(CStr::from_ptr(param.value.s).to_string_lossy().into_owned())
             }
-            TypedValue::Text(unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
+            _ => return None,
         }
-        _ => return None,
     };
     Some((String::from_utf8(field).ok()?, value))
 }

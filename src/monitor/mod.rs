@@ -3,6 +3,7 @@
 //!
 //! There is one thread, one loop and no async runtime. Between the launcher's start and its end nothing can make the
 //! monitor give up: if PID 1 ends, the guest ends.
+#![allow(unsafe_code, reason = "a system call that has no safe wrapper here")]
 
 pub mod adoption;
 mod aftermath;

@@ -2,6 +2,7 @@
 //!
 //! All signals that matter are blocked before the launcher is started and then taken one after the other, so that neither
 //! its end nor a request to stop can come too early. There is no thread and no handler.
+#![allow(unsafe_code, reason = "signals, and what a child does between fork and exec")]
 
 use std::ffi::OsString;
 use std::io;

@@ -1,4 +1,5 @@
 //! Waiting for a file or socket to appear, told by the kernel (inotify).
+#![allow(unsafe_code, reason = "inotify is registered with the runtime")]
 
 use std::ffi::OsString;
 use std::io;

@@ -1,4 +1,5 @@
 //! Which capabilities the programs that we start get.
+#![allow(unsafe_code, reason = "system calls that have no safe wrapper here")]
 
 use std::io;
 

@@ -1,4 +1,5 @@
 //! Signals of a crash.
+#![allow(unsafe_code, reason = "dispositions of signals")]
 
 use nix::sys::signal::{SigHandler, Signal, signal};
 

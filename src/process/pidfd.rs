@@ -1,4 +1,5 @@
 //! A process that cannot be mistaken for a later one with the same number.
+#![allow(unsafe_code, reason = "system calls that have no safe wrapper here")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};

@@ -16,7 +16,6 @@ const ANSWER_FILES: [&str; 2] = ["autounattend.xml", "unattend.xml"];
 
 /// Where a config disk's content is from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(missing_docs)] // the API's names
 pub enum ConfigSource {
     ConfigMap,
     Secret,

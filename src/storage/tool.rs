@@ -1,4 +1,5 @@
 //! Running one of the image's tools with few privileges and under a deadline.
+#![allow(unsafe_code, reason = "what a child does between fork and exec")]
 
 use std::ffi::OsStr;
 use std::os::fd::AsRawFd;

@@ -5,6 +5,7 @@
 //! program that runs inside container disks (`src/bin/container_disk.rs`), which every VM copies where image volumes are
 //! off. It has no threads and no heap, and nothing to do until the kernel says so. Descriptors stay open until the process
 //! ends.
+#![allow(unsafe_code, reason = "the C library alone, without the standard library")]
 
 use core::ffi::{CStr, c_int};
 use core::fmt::{self, Write};

@@ -1,5 +1,6 @@
 //! libvirt's `qemu` hook (contract/lifecycle.md 10.3): hands an incoming migration's XML to the launcher of the target
 //! pod, and leaves the mark of a finished migration. Everything else is none of its business.
+#![allow(unsafe_code, reason = "a test changes the length of a queue")]
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};

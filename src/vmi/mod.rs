@@ -34,7 +34,6 @@ macro_rules! api {
             $(#[$meta])*
             #[derive(Debug, Clone, Default, PartialEq, ::serde::Serialize, ::serde::Deserialize)]
             #[serde(default, rename_all = "camelCase", remote = "Self", expecting = "a map")]
-            #[allow(missing_docs)] // the API's own names
             pub struct $name { $($(#[$field_meta])* pub $field: $type,)* }
             $crate::vmi::strict::only_maps!($name);
         )*

@@ -3,6 +3,7 @@
 
 mod citations;
 mod dependencies;
+mod docs;
 mod layering;
 mod readme;
 mod security;

@@ -1,3 +1,5 @@
+//! Each rule with what it refuses and what it lets pass.
+
 use serde_json::{Value, json};
 
 use super::*;

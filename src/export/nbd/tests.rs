@@ -1,3 +1,5 @@
+//! The client against a server that says what a test wants.
+
 use tokio::io::{AsyncReadExt, DuplexStream, duplex};
 
 use super::wire::{chunk, option, option_reply};

@@ -1,5 +1,6 @@
 //! Statistics of a VM whose libvirt driver has none: from the VMM's counters, `/proc` and the taps, under the names that
 //! libvirt gives them (contract/cloud-hypervisor.md 2.3, 9).
+#![allow(unsafe_code, reason = "sysconf")]
 
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;

@@ -1,3 +1,5 @@
+//! Files as people write them, read and refused.
+
 use super::*;
 
 fn options() -> Options<'static> {

@@ -1,5 +1,6 @@
 //! The IOMMUFD descriptor that a device plugin hands to the pod over a socket (contract/cmd-server.md 5.2). It is asked
 //! for once and kept for as long as the launcher lives; libvirt gets a copy at every start.
+#![allow(unsafe_code, reason = "descriptors that came over a socket")]
 
 use std::io::{self, ErrorKind, IoSliceMut, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
