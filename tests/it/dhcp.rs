@@ -4,8 +4,9 @@
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::support::{expect, wait_for, wait_until};
 use virt_launcher::dhcp::{Dhcp, v4, v6};
 
 const LONG: Duration = Duration::from_secs(30);
@@ -56,7 +57,10 @@ impl Guest {
         ip(&format!("link set {bridge} up"));
         let own = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
         let namespace = format!("/proc/{}/ns/net", holder.id());
-        wait_for(|| std::fs::read_link(&namespace).is_ok_and(|other| other != own).then_some(()));
+        wait_for("a network namespace of its own", LONG, || {
+            let other = std::fs::read_link(&namespace);
+            expect(other.as_ref().is_ok_and(|other| *other != own), other)
+        });
         ip(&format!("link set {nic} netns {}", holder.id()));
         let guest = Guest { holder, nic, clients: Vec::new() };
         let up = guest.within(&["ip", "link", "set", &guest.nic, "up"]).status().unwrap();
@@ -93,21 +97,10 @@ impl Guest {
     }
 }
 
-fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + LONG;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < end, "waited too long");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// What the client was told when `event` happened.
 async fn told(folder: &Path, event: &str) -> Vec<String> {
     let path: PathBuf = folder.join(event);
-    let found = tokio::task::spawn_blocking(move || wait_for(|| std::fs::read_to_string(&path).ok())).await.unwrap();
+    let found = wait_until("what the client was told", LONG, || std::fs::read_to_string(&path)).await;
     found.lines().map(str::to_owned).collect()
 }
 
@@ -210,13 +203,13 @@ fn multicast_from(guest: &Guest, packet: &[u8]) -> Vec<u8> {
         socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
         let index = nix::net::if_::if_nametoindex(nic.as_str()).unwrap();
         let servers = std::net::SocketAddrV6::new("ff02::1:2".parse().unwrap(), 547, 0, index);
-        wait_for(|| {
+        wait_for("an answer", LONG, || {
             // Refused for as long as the guest's own address is being checked for duplicates.
             let _ = socket.send_to(&packet, servers);
             let mut answer = [0; 1500];
-            let (length, server) = socket.recv_from(&mut answer).ok()?;
+            let (length, server) = socket.recv_from(&mut answer)?;
             assert_eq!(server.port(), 547);
-            Some(answer[..length].to_vec())
+            Ok::<_, std::io::Error>(answer[..length].to_vec())
         })
     });
     exchange.join().unwrap()

@@ -255,7 +255,7 @@ fn interfaces_are_replaced_by_others_of_their_mac_addresses_and_the_rest_stays()
     let pod = Setup::new(&image, "demo").podman(&["--device", "/dev/net/tun"]).start();
     let mut guest = boot(&pod, &vmi());
     let base = running(vmi());
-    pod.open_device("/dev/net/tun");
+    pod.give_device("/dev/net/tun");
     let mut attachments = serde_json::Map::new();
     for network in ["blue", "red", "green", "grey"] {
         let hash: String = Sha256::digest(network.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();

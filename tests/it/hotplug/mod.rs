@@ -262,7 +262,7 @@ fn interfaces_cpus_and_memory_come_and_go() {
         pod.in_network(&["ip", "tuntap", "add", "mode", "tap", "user", "107", "name", &link]);
         pod.in_network(&["ip", "link", "set", &link, "mtu", "1400", "up"]);
     }
-    pod.open_device("/dev/net/tun");
+    pod.give_device("/dev/net/tun");
     let options = pod.volume("public").join("options.json");
     fs::write(&options, r#"{"interfaceDomainAttachment":{"blue":"tap"}}"#).unwrap();
     let sync = |vmi: &Value| {

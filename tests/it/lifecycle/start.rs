@@ -80,7 +80,7 @@ fn a_nic_is_the_tap_that_virt_handler_prepared() {
         pod.in_network(&["ip", "tuntap", "add", "mode", "tap", "user", "107", "name", link]);
         pod.in_network(&["ip", "link", "set", link, "mtu", "1400", "up"]);
     }
-    pod.open_device("/dev/net/tun");
+    pod.give_device("/dev/net/tun");
     let vmi = vmi("demo", "")
         .replace(
             "autoattachPodInterface: false",

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::support::wait_for;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
@@ -158,18 +159,9 @@ pub fn children(parent: i32) -> Vec<Seen> {
     list.split_whitespace().filter_map(|pid| pid.parse().ok()).filter_map(see).collect()
 }
 
-/// Looks again and again until `condition` gives something.
-#[track_caller]
+/// Waits until `condition` gives something.
 pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(value) = condition() {
-            return value;
-        }
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-        // Leaves the processor to those that are waited for.
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    wait_for(what, PATIENCE, || condition().ok_or("not yet"))
 }
 
 /// `patient PROGRAM READY CODE`: becomes that program, which waits for SIGTERM ([`helper_process_patient`]).

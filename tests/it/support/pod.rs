@@ -366,11 +366,6 @@ impl Pod {
         succeed(Command::new("nsenter").args(["-n", "-t", &self.pid_1().to_string()]).args(words))
     }
 
-    /// Gives a device node of the container to the VM's user, as virt-handler does.
-    pub fn open_device(&self, path: &str) {
-        succeed(podman().args(["exec", "--user", "0", "--privileged", &self.name, "chown", "107:107", path]));
-    }
-
     /// `virt-launcher ctl` with a VMI's file at the end.
     pub fn ctl_with(&self, words: &[&str], vmi: &str) -> Output {
         let file = self.volume("public").join("vmi.yaml");
