@@ -10,7 +10,7 @@ use super::cloud_hypervisor::{CloudHypervisor, Place, Timings as CloudHypervisor
 use super::control::{LibvirtControl, VmControl};
 use super::daemon_choice::{Remark, ResolvedDaemon, basename};
 use super::error::RuntimeError;
-use super::features::Feature;
+use super::features::{Feature, Level};
 use super::libvirt_files::{ConfigFile, LibvirtFiles};
 use super::schema::{Control, Entry, RuntimeUser};
 use super::{DaemonSpec, Hypervisor, LibvirtWrapper, RunAs};
@@ -98,6 +98,13 @@ impl Runtime {
     /// What this hypervisor makes of a VMI's fields.
     pub fn features(&self) -> &[Feature] {
         &self.features
+    }
+
+    /// Why this hypervisor does not do `operation`, an RPC's name, if the feature table says that it does not.
+    pub fn refusal(&self, operation: &str) -> Option<String> {
+        let rule = self.features.iter().find(|rule| rule.operation.as_deref() == Some(operation))?;
+        (rule.level == Level::Unsupported)
+            .then(|| format!("{operation} is not supported by {}: {}", self.name, rule.reason))
     }
 
     /// The way to handle the VM.
@@ -254,6 +261,25 @@ impl Hypervisor for Runtime {
 mod tests {
     use super::super::Catalogue;
     use super::*;
+
+    #[test]
+    fn operations_that_the_table_says_no_to_are_refused_with_its_reason() {
+        let catalogue = Catalogue::builtin().unwrap();
+        let resolve = |name: &str| {
+            let (name, entry) = catalogue.get(name).unwrap();
+            Runtime::resolve(name, entry, false, |_| true).unwrap()
+        };
+        let refused = resolve("ch").refusal("VirtualMachineMemoryDump").unwrap();
+        assert_eq!(
+            refused,
+            "VirtualMachineMemoryDump is not supported by cloud-hypervisor: release builds of Cloud Hypervisor cannot dump memory"
+        );
+        // Ignored is not refused, and what no rule names is supported.
+        for operation in ["GetGuestInfo", "SyncVirtualMachine", "PauseVirtualMachine"] {
+            assert_eq!(resolve("ch").refusal(operation), None, "{operation}");
+        }
+        assert_eq!(resolve("kvm").refusal("VirtualMachineMemoryDump"), None);
+    }
 
     fn runtime(root: bool, present: &[&str]) -> Result<Runtime, RuntimeError> {
         let catalogue = Catalogue::builtin().unwrap();

@@ -11,7 +11,7 @@ use crate::libvirt::Screenshot;
 impl Measures for DriverHandle {
     fn domain_stats(&self) -> Answer<Arc<str>> {
         let statistics = self.statistics.clone();
-        Box::pin(async move { statistics.domain_stats().await })
+        self.answer_if_supported("GetDomainStats", async move { statistics.domain_stats().await })
     }
 
     fn collects_vm_stats(&self) -> bool {
@@ -29,21 +29,21 @@ impl Measures for DriverHandle {
 
     fn screenshot(&self) -> Answer<Screenshot> {
         let statistics = self.statistics.clone();
-        Box::pin(async move { statistics.screenshot().await })
+        self.answer_if_supported("GetScreenshot", async move { statistics.screenshot().await })
     }
 
     fn sev_info(&self) -> Answer<String> {
         let sev = self.sev.clone();
-        Box::pin(async move { sev.info().await })
+        self.answer_if_supported("GetSEVInfo", async move { sev.info().await })
     }
 
     fn launch_measurement(&self) -> Answer<String> {
         let sev = self.sev.clone();
-        Box::pin(async move { sev.launch_measurement().await })
+        self.answer_if_supported("GetLaunchMeasurement", async move { sev.launch_measurement().await })
     }
 
     fn dirty_rate(&self) -> Answer<i64> {
         let statistics = self.statistics.clone();
-        Box::pin(async move { statistics.dirty_rate().await })
+        self.answer_if_supported("GetDomainDirtyRateStats", async move { statistics.dirty_rate().await })
     }
 }

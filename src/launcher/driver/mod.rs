@@ -16,6 +16,7 @@ use tokio::task::{self, JoinSet};
 
 use crate::cmd::{self, Action, Answer, Failure, GuestCommand, GuestOutput};
 use crate::daemon::Watchdog;
+use crate::hypervisor::Runtime;
 use crate::launcher::jobs::Jobs;
 use crate::launcher::publish::publisher::{Cause, Publications};
 use crate::launcher::start::first_connection::learn_version;
@@ -57,11 +58,39 @@ pub struct DriverHandle {
     pub(super) jobs: Jobs,
     pub(super) sev: Sev,
     pub(super) collects_vm_stats: bool,
+    /// The hypervisor, whose feature table says what it does not do.
+    runtime: Arc<Runtime>,
+}
+
+impl DriverHandle {
+    /// Refuses what the hypervisor's feature table says no to. Every order and every question passes here.
+    fn supported(&self, rpc: &str) -> Result<(), Failure> {
+        self.runtime.refusal(rpc).map_or(Ok(()), |why| Err(Failure::text(why)))
+    }
+
+    /// The `answer` to `rpc`, unless the hypervisor does not do that.
+    pub(super) fn answer_if_supported<T: Send + 'static>(
+        &self,
+        rpc: &str,
+        answer: impl Future<Output = Result<T, Failure>> + Send + 'static,
+    ) -> Answer<T> {
+        match self.supported(rpc) {
+            Ok(()) => Box::pin(answer),
+            Err(failure) => Box::pin(std::future::ready(Err(failure))),
+        }
+    }
 }
 
 impl cmd::Driver for DriverHandle {
     fn perform(&self, action: Action) -> Answer<()> {
         let rpc = action.rpc();
+        // The end of a target that cannot receive its VM tells virt-controller more than a refusal would
+        // (`migration_target`).
+        if !matches!(action, Action::ReceiveMigration(_))
+            && let Err(failure) = self.supported(rpc)
+        {
+            return Box::pin(std::future::ready(Err(failure)));
+        }
         let (reply, answer) = oneshot::channel();
         let sent = self.requests.try_send(Request { action, reply });
         Box::pin(async move {
@@ -95,12 +124,12 @@ impl cmd::Driver for DriverHandle {
 
     fn exec(&self, command: GuestCommand) -> Answer<GuestOutput> {
         let guest = self.vm.guest.clone();
-        Box::pin(async move { guest.exec(command).await })
+        self.answer_if_supported("Exec", async move { guest.exec(command).await })
     }
 
     fn guest_ping(&self, domain: String) -> Answer<()> {
         let vm = self.vm.clone();
-        Box::pin(async move { vm.guest.ping(domain, &vm.metadata.snapshot()).await })
+        self.answer_if_supported("GuestPing", async move { vm.guest.ping(domain, &vm.metadata.snapshot()).await })
     }
 }
 
@@ -181,6 +210,7 @@ impl Driver {
             statistics: Statistics::new(vm.clone(), published, statistics::Timings::default()),
             jobs: Jobs::new(vm.clone(), boot.watcher.clone()),
             vm: vm.clone(),
+            runtime: Arc::new(boot.runtime.clone()),
         };
         let driver = Driver {
             jobs: handle.jobs.clone(),

@@ -151,15 +151,16 @@ fn what_it_cannot_do_is_refused_in_one_answer() {
 fn orders_that_the_driver_has_no_way_for_are_refused_with_their_reason() {
     let subject = Subject::cloud_hypervisor();
     let pod = running(&subject);
-    for (words, said) in [
-        (&["soft-reboot"] as &[&str], "agent"),
-        (&["screenshot", "-"], ""),
-        (&["exec", "true"], ""),
-        (&["guest-ping"], ""),
-        (&["freeze"], ""),
+    for (words, rpc, reason) in [
+        (&["soft-reboot"] as &[&str], "SoftRebootVirtualMachine", "there is neither an agent nor an ACPI reboot"),
+        (&["screenshot", "-"], "GetScreenshot", "there are no graphics"),
+        (&["exec", "true"], "Exec", "no agent"),
+        (&["guest-ping"], "GuestPing", "no agent"),
+        (&["freeze"], "FreezeVirtualMachine", "no agent"),
     ] {
         let refused = pod.ctl(words);
-        assert!(!refused.status.success() && text(&refused).contains(said), "{words:?}: {}", text(&refused));
+        let said = format!("{rpc} is not supported by cloud-hypervisor: {reason}");
+        assert!(!refused.status.success() && text(&refused).contains(&said), "{words:?}: {}", text(&refused));
     }
     assert_eq!(pod.status(), "Running");
     assert!(pod.ctl(&["guest-info"]).status.success(), "nothing is known of an agent, and that is no error");
