@@ -79,7 +79,7 @@ pub fn figures(run: &Run) {
     let plan = if run.quick { Plan::QUICK } else { Plan::WHOLE };
     lives(run, &subjects, &plan);
     for subject in &subjects {
-        // The stand-in complains at its end, which must not cost the other image's figures.
+        // What fails at the VM's end must not cost the other image's figures.
         run.part(&format!("{}the end of the running VM", subject.prefix), || {
             running::figures(run, subject, &plan);
             Ok(())
@@ -100,19 +100,30 @@ fn lives(run: &Run, subjects: &[Subject], plan: &Plan) {
             let life = Life::live(&run.guard, &subject.image, &vmi, plan.bound);
             run.progress(&format!("{}VM {number} of {}: {}", subject.prefix, plan.lives, summary(&life)));
             lives.push(life);
+            run.keep(medians(subject, lives));
         }
     }
     for (subject, lives) in subjects.iter().zip(&lives) {
-        for span in Span::ALL {
-            let (value, of) = median(lives, span);
-            let (name, how) = span.texts();
-            run.add(subject.figure(name, value, "ms", format!("{how}; {of}")));
+        for figure in medians(subject, lives) {
+            run.add(figure);
         }
     }
+}
+
+/// The figures of the lives so far.
+fn medians(subject: &Subject, lives: &[Life]) -> Vec<Figure> {
+    let figure = |span: Span| {
+        let (value, of) = median(lives, span);
+        let (name, how) = span.texts();
+        subject.figure(name, value, "ms", format!("{how}; {of}"))
+    };
+    Span::ALL.into_iter().map(figure).collect()
 }
 
 /// A life in one line, which is printed before the medians can be taken.
 fn summary(life: &Life) -> String {
     let spans = life.spans.iter().map(|(span, value)| format!("{} {value:.1} ms", span.texts().0));
-    spans.chain(life.missed.as_ref().map(Missed::to_string)).collect::<Vec<_>>().join(", ")
+    let missed = life.missed.as_ref().map(Missed::to_string);
+    let complaints = life.complaints.iter().map(|complaint| format!("virt-handler complains: {complaint}"));
+    spans.chain(missed).chain(complaints).collect::<Vec<_>>().join(", ")
 }

@@ -49,6 +49,11 @@ impl Run {
         self.sheet.add(self.group, figure);
     }
 
+    /// Keeps figures that are not complete yet, in case the run ends before they are.
+    pub fn keep(&self, figures: Vec<Figure>) {
+        self.sheet.keep(self.group, figures);
+    }
+
     /// Prints a line about the progress.
     pub fn progress(&self, line: &str) {
         self.sheet.progress(line);
@@ -97,6 +102,7 @@ fn end_in_order_on_signals(sheet: &Sheet, guard: &Arc<Guard>) {
     std::thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
             let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
+            sheet.freeze();
             guard.end();
             sheet.add("bench", Figure::not_taken("the rest", format!("ended by {name}")));
             sheet.finish();

@@ -19,6 +19,9 @@ use crate::support::processes::owner;
 use crate::support::virt_handler::VirtHandler;
 use crate::support::weight::{cpu_time, rollup, wake_ups};
 
+/// How memory is looked at.
+const WITH_A_VM: &str = "smaps_rollup, with a running VM";
+
 /// A VM that runs, with its virt-handler.
 struct Running {
     // Before the pod, which would else end under it.
@@ -63,23 +66,31 @@ pub fn figures(run: &Run, subject: &Subject, plan: &Plan) {
         Ok(())
     });
     for role in running.processes() {
-        memory(run, subject, role, "idle");
+        memory(run, subject, role, "idle", WITH_A_VM);
     }
     part("wake-ups", &mut || {
         idle(run, subject, &running, plan);
         Ok(())
     });
+    let mut made = 0;
     for rpc in ["Ping", "GetDomain", "GetDomainStats"] {
-        part(rpc, &mut || calls(run, subject, &running, rpc, plan));
+        part(rpc, &mut || calls(run, subject, &running, rpc, plan).map(|count| made += count));
     }
     let launcher = ("launcher", running.launcher);
-    memory(run, subject, launcher, &format!("after {} calls", thousands(3 * plan.calls)));
+    let how = format!("{WITH_A_VM}; {} calls were made", thousands(made));
+    memory(run, subject, launcher, &format!("after {} calls", thousands(3 * plan.calls)), &how);
+    let received = || running.virt_handler.pipe.watch().borrow().len();
+    let before = received();
     part("notifications", &mut || {
         let vmi = running.vmi.to_string();
         running.virt_handler.hear_of_pauses(&running.pod.socket(), vmi.as_bytes(), plan.events);
         Ok(())
     });
-    memory(run, subject, launcher, &format!("after {} notifications more", thousands(plan.events)));
+    let how = format!("{WITH_A_VM}; {} notifications came", thousands(received() - before));
+    memory(run, subject, launcher, &format!("after {} notifications more", thousands(plan.events)), &how);
+    let complaints = running.virt_handler.take_complaints();
+    let how = if complaints.is_empty() { "none".to_owned() } else { complaints.join("; ") };
+    run.add(subject.figure("virt-handler's complaints", Some(complaints.len() as f64), "", how));
 }
 
 fn size(run: &Run, subject: &Subject, running: &Running) {
@@ -91,10 +102,10 @@ fn size(run: &Run, subject: &Subject, running: &Running) {
     run.add(subject.figure("image", image, "MiB", "podman image inspect, all layers"));
 }
 
-fn memory(run: &Run, subject: &Subject, (role, pid): (&str, u32), when: &str) {
+fn memory(run: &Run, subject: &Subject, (role, pid): (&str, u32), when: &str, how: &str) {
     for (what, field) in [("RSS", "Rss:"), ("PSS", "Pss:"), ("anonymous", "Anonymous:")] {
         let value = rollup(pid, field).map(|kib| kib as f64 / 1024.0);
-        run.add(subject.figure(&format!("{role}: {what}, {when}"), value, "MiB", "smaps_rollup, with a running VM"));
+        run.add(subject.figure(&format!("{role}: {what}, {when}"), value, "MiB", how));
     }
 }
 
@@ -102,10 +113,17 @@ fn memory(run: &Run, subject: &Subject, (role, pid): (&str, u32), when: &str) {
 fn idle(run: &Run, subject: &Subject, running: &Running, plan: &Plan) {
     std::thread::sleep(plan.settled);
     let per_minute = 60.0 / plan.idle.as_secs_f64();
-    for (role, pid) in running.processes() {
+    let observe = |pid| {
         let ran = cpu_time(pid);
         let woken: u64 = wake_ups(pid, plan.idle).values().sum();
-        let ran = millis(cpu_time(pid).saturating_sub(ran));
+        (woken, millis(cpu_time(pid).saturating_sub(ran)))
+    };
+    // Both in the same time.
+    let observed = std::thread::scope(|scope| {
+        let threads = running.processes().map(|(role, pid)| (role, scope.spawn(move || observe(pid))));
+        threads.map(|(role, thread)| (role, thread.join().unwrap()))
+    });
+    for (role, (woken, ran)) in observed {
         let how = "voluntary context switches of all threads, no calls; the guest's agent is there";
         run.add(subject.figure(&format!("{role}: wake-ups"), Some(woken as f64 * per_minute), "1/min", how));
         let how = "schedstat of all threads, the same time";
@@ -113,7 +131,8 @@ fn idle(run: &Run, subject: &Subject, running: &Running, plan: &Plan) {
     }
 }
 
-fn calls(run: &Run, subject: &Subject, running: &Running, rpc: &str, plan: &Plan) -> Result<(), Missed> {
+/// Takes the figures of so many calls and returns how many were made in time.
+fn calls(run: &Run, subject: &Subject, running: &Running, rpc: &str, plan: &Plan) -> Result<usize, Missed> {
     let runtime = Runtime::new().map_err(Missed::because)?;
     let mut client = runtime.block_on(client::connect(&running.pod.socket(), plan.bound)).map_err(Missed::because)?;
     let mut times: Vec<Duration> = Vec::with_capacity(plan.calls);
@@ -132,7 +151,7 @@ fn calls(run: &Run, subject: &Subject, running: &Running, rpc: &str, plan: &Plan
     run.add(subject.figure(&format!("{rpc}: p99"), percentile(99), "ms", "the same calls"));
     let rate = times.len() as f64 / spent.as_secs_f64();
     run.add(subject.figure(&format!("{rpc}: rate"), Some(rate), "1/s", "the same calls"));
-    Ok(())
+    Ok(times.len())
 }
 
 async fn call(client: &mut CmdClient<Channel>, rpc: &str) -> Result<(), tonic::Status> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::figures::guard::Guard;
 use crate::support::figures::life::{self, Life, Missed, Span, median};
-use crate::support::figures::report::{Figure, comparison, json};
+use crate::support::figures::report::{Figure, comparison, figure_row, json};
 use crate::support::guest::Launcher;
 use crate::support::pod::{image, podman};
 use crate::support::processes::send;
@@ -216,6 +216,7 @@ fn a_median_is_of_the_lives_that_came_so_far_and_says_how_many() {
     let life = |to_end: Option<f64>, missed: Option<&str>| Life {
         spans: to_end.map(|value| (Span::ToEnd, value)).into_iter().collect(),
         missed: missed.map(Missed::because),
+        complaints: Vec::new(),
     };
     let whole = [life(Some(30.0), None), life(Some(10.0), None), life(Some(20.0), None)];
     assert_eq!(median(&whole, Span::ToEnd), (Some(20.0), "median of 3 VMs".to_owned()));
@@ -249,6 +250,27 @@ fn the_json_document_keeps_its_form_with_the_peer_s_figures_beside() {
     let rows: Vec<Vec<&str>> = side_by_side.lines().skip(2).map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(rows, [["exec", "to", "socket", "50.0", "500", "ms", "10.0"]]);
     assert_eq!(comparison(&figures[..1]), "");
+}
+
+#[test]
+fn what_a_peer_does_not_have_is_not_taken() {
+    let figure = |name: &str, value| Figure { name: name.to_owned(), value, unit: "ms", how: "so".to_owned() };
+    let figures = [
+        ("conversion", figure("small", Some(1.0))),
+        ("launcher", figure("Ping: p50", Some(2.0))),
+        ("launcher", Figure::not_taken("notifications", "too late")),
+        ("launcher", Figure::not_taken("peer: a running VM", "no socket")),
+    ];
+    let side_by_side = comparison(&figures);
+    let rows: Vec<&str> = side_by_side.lines().skip(2).collect();
+    assert_eq!(rows.len(), 1, "{side_by_side}");
+    assert_eq!(rows[0].split_whitespace().collect::<Vec<_>>(), ["Ping:", "p50", "2.00", "not", "taken", "ms"]);
+}
+
+#[test]
+fn a_row_is_one_line() {
+    let row = figure_row("launcher", &Figure::not_taken("peer: a running VM", "the container has ended: a\n  b\n"));
+    assert!(row.ends_with("the container has ended: a b"), "{row:?}");
 }
 
 /// A container that only the guard ends.

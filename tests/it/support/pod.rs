@@ -447,11 +447,16 @@ impl Pod {
         launcher[0]["reason"].as_str().unwrap().to_owned()
     }
 
-    /// All lines of the container's standard error.
+    /// All lines of the container's standard error; on its standard output nothing may be.
     pub fn lines(&self) -> Vec<String> {
-        let output = podman().args(["logs", &self.name]).output().unwrap();
+        let output = self.output();
         assert!(output.stdout.is_empty(), "on standard output: {}", String::from_utf8_lossy(&output.stdout));
         String::from_utf8_lossy(&output.stderr).lines().map(str::to_owned).collect()
+    }
+
+    /// What the container has printed so far.
+    pub fn output(&self) -> Output {
+        podman().args(["logs", &self.name]).output().unwrap()
     }
 
     /// The log's records of this level; every line has to be one.

@@ -309,6 +309,11 @@ impl VirtHandler {
         *self.watched.last_word.lock().unwrap()
     }
 
+    /// What was not right with the launcher so far; what is taken is not complained about again at the end.
+    pub fn take_complaints(&self) -> Vec<String> {
+        std::mem::take(&mut *self.watched.complaints.lock().unwrap())
+    }
+
     /// The VMI's status as it has written it.
     pub fn vmi(&self) -> VmiStatus {
         self.watched.status.borrow().clone()

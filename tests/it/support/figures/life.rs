@@ -114,6 +114,8 @@ pub struct Life {
     pub spans: BTreeMap<Span, f64>,
     /// Why it was not followed further.
     pub missed: Option<Missed>,
+    /// What virt-handler's stand-in complained about, which does not end the life.
+    pub complaints: Vec<String>,
 }
 
 impl Life {
@@ -134,16 +136,17 @@ impl Life {
         let ready = ready.ctime() as f64 * 1000.0 + ready.ctime_nsec() as f64 / 1e6;
         let to_socket = ready - exec_time(started.path())?;
         self.spans.insert(Span::ToSocket, to_socket);
-        if let Some(daemon) = logged(&pod, &["virtqemud with pid", "libvirtd with pid"], "after ") {
-            self.spans.insert(Span::ToSocketDaemon, daemon);
-            self.spans.insert(Span::ToSocketOwn, to_socket - daemon);
-        }
         // In virt-handler's order: it is there before it asks for the VM.
         let virt_handler = pod.virt_handler(vmi);
         pod.provide_disks();
         std::thread::sleep(BEFORE_SYNC);
         let vmi: Value = serde_norway::from_str(vmi).map_err(Missed::because)?;
         self.spans.insert(Span::ToRunning, sync(&pod.socket(), &vmi, bound)?);
+        // podman is behind: a line that was printed before the socket was there need not be in its log yet at that moment.
+        if let Some(daemon) = logged(&pod, &["virtqemud with pid", "libvirtd with pid"], "after ") {
+            self.spans.insert(Span::ToSocketDaemon, daemon);
+            self.spans.insert(Span::ToSocketOwn, to_socket - daemon);
+        }
         let parts = ["in ", "ms: ", "libvirt, "].map(|before| logged(&pod, &["started the VM in"], before));
         if let [Some(sync), Some(libvirt), Some(tools)] = parts {
             self.spans.insert(Span::SyncLibvirt, libvirt);
@@ -153,7 +156,9 @@ impl Life {
         let pid_1 = pod.pid_1();
         let qemu = children(pid_1).into_iter().find(|(_, comm)| comm.starts_with("qemu-system"));
         let (qemu, _) = qemu.ok_or_else(|| Missed::because("PID 1 has no child qemu-system-*"))?;
-        self.end(&virt_handler, qemu, pid_1, bound)
+        let ended = self.end(&virt_handler, qemu, pid_1, bound);
+        self.complaints = virt_handler.take_complaints();
+        ended
     }
 
     /// Kills the hypervisor of a VM that runs, and follows what virt-handler receives and does until PID 1 has ended.
@@ -321,8 +326,10 @@ pub fn millis(time: Duration) -> f64 {
 
 /// The milliseconds that a message of the launcher's log has after `before`; none in another's log.
 fn logged(pod: &Pod, starts: &[&str], before: &str) -> Option<f64> {
-    let lines = pod.lines();
-    let records = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    // A peer may print on standard output too.
+    let output = pod.output().stderr;
+    let output = String::from_utf8_lossy(&output);
+    let records = output.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let mut messages = records.filter_map(|record| record["msg"].as_str().map(str::to_owned));
     let message = messages.find(|message| starts.iter().any(|start| message.starts_with(start)))?;
     let (_, after) = message.split_once(before)?;

@@ -2,6 +2,7 @@
 //! lose it.
 
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What the names of another image's figures begin with.
@@ -41,12 +42,15 @@ pub enum Form {
 pub struct Sheet {
     form: Form,
     taken: Arc<Mutex<Vec<(&'static str, Figure)>>>,
+    /// What counts where no figure of that name was taken.
+    kept: Arc<Mutex<Vec<(&'static str, Figure)>>>,
+    frozen: Arc<AtomicBool>,
 }
 
 impl Sheet {
     /// An empty one; prints the head of the table.
     pub fn new(form: Form) -> Self {
-        let sheet = Sheet { form, taken: Arc::default() };
+        let sheet = Sheet { form, taken: Arc::default(), kept: Arc::default(), frozen: Arc::default() };
         sheet.say(&format!("{}\n\n{}", machine(), row("group", "figure", "value", "unit", "how")));
         sheet
     }
@@ -57,6 +61,21 @@ impl Sheet {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner).push((group, figure));
     }
 
+    /// Keeps figures that are not complete yet, in the place of earlier ones of the same name.
+    pub fn keep(&self, group: &'static str, figures: Vec<Figure>) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.frozen.load(Ordering::Relaxed) {
+            return;
+        }
+        kept.retain(|(_, known)| figures.iter().all(|figure| figure.name != known.name));
+        kept.extend(figures.into_iter().map(|figure| (group, figure)));
+    }
+
+    /// Keeps nothing more: what is measured is about to be ended.
+    pub fn freeze(&self) {
+        self.frozen.store(true, Ordering::Relaxed);
+    }
+
     /// Prints a line about the progress, on standard error.
     pub fn progress(&self, line: &str) {
         eprintln!("bench: {line}");
@@ -64,6 +83,13 @@ impl Sheet {
 
     /// Prints what is to be printed at the end.
     pub fn finish(&self) {
+        let kept = std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner));
+        let taken = self.taken();
+        for (group, figure) in kept {
+            if taken.iter().all(|(_, taken)| taken.name != figure.name) {
+                self.add(group, figure);
+            }
+        }
         let taken = self.taken();
         match self.form {
             Form::Table => print!("{}", comparison(&taken)),
@@ -97,8 +123,10 @@ fn row(group: &str, name: &str, value: &str, unit: &str, how: &str) -> String {
     format!("{group:<12} {name:<50} {value:>12} {unit:<6} {how}")
 }
 
-fn figure_row(group: &str, Figure { name, value, unit, how }: &Figure) -> String {
-    row(group, name, &value.map_or_else(|| "not taken".to_owned(), rounded), unit, how)
+/// One line, also of a reason that has several.
+pub fn figure_row(group: &str, Figure { name, value, unit, how }: &Figure) -> String {
+    let how = how.split_whitespace().collect::<Vec<_>>().join(" ");
+    row(group, name, &value.map_or_else(|| "not taken".to_owned(), rounded), unit, &how)
 }
 
 /// Three significant digits, or all of the whole ones.
@@ -112,12 +140,17 @@ fn rounded(value: f64) -> String {
     format!("{value:.digits$}")
 }
 
-/// Own figures and the peer's side by side; empty without a peer.
+/// Own figures and the peer's side by side, those that the peer has not included; empty without a peer.
 pub fn comparison(figures: &[(&'static str, Figure)]) -> String {
     let mut text = String::new();
-    for (_, peer) in figures {
-        let Some(name) = peer.name.strip_prefix(PEER) else { continue };
-        let Some((_, own)) = figures.iter().find(|(_, own)| own.name == name) else { continue };
+    for (group, own) in figures.iter().filter(|(_, figure)| !figure.name.starts_with(PEER)) {
+        let peers = || figures.iter().filter(|(of, figure)| of == group && figure.name.starts_with(PEER));
+        let of_the_name = peers().find(|(_, peer)| peer.name.strip_prefix(PEER) == Some(&own.name));
+        let peer = of_the_name.map_or(Figure::not_taken("", ""), |(_, peer)| peer.clone());
+        if peers().next().is_none() || (own.value.is_none() && of_the_name.is_none()) {
+            continue;
+        }
+        let name = &own.name;
         if text.is_empty() {
             let _ = writeln!(text, "\n{:<50} {:>12} {:>12} {:<6} peer/own", "figure", "own", "peer", "unit");
         }
