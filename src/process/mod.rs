@@ -19,7 +19,7 @@ pub use faults::faults_kill;
 pub use footprint::{give_back_program_pages, keep_heap_small, map_in_pieces};
 pub use outcome::Outcome;
 pub use pidfd::{PidFd, ProcessError};
-pub use pipes::{PipeEnd, read_pipes, written_pipes};
+pub use pipes::{HeldPipe, PipeEnd, read_pipes, written_pipes};
 pub use restart::{Restart, RestartPolicy, chance};
 pub use table::{
     Found, PidFileError, ProcessId, command_matches, find_by_command_prefix, find_descendants_by_command_prefix,

@@ -1,9 +1,16 @@
 //! Pipes that other processes hold, as the kernel shows them in `/proc/PID/fd`.
+#![allow(unsafe_code, reason = "a pipe is registered with the runtime")]
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::task::{Context, Poll};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use procfs::process::{FDInfo, FDPermissions, FDTarget, Process};
 
@@ -21,6 +28,39 @@ impl PipeEnd {
     pub fn read(&self) -> io::Result<File> {
         let path = format!("/proc/{}/fd/{}", self.pid, self.descriptor);
         File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path)
+    }
+}
+
+/// A reading end that is held and not read from: while it is there, what is written waits for a reader instead of being
+/// refused.
+#[derive(Debug)]
+pub struct HeldPipe(AsyncFd<File>);
+
+impl HeldPipe {
+    /// A hold on the pipe that this process writes into.
+    pub fn open(end: &PipeEnd) -> io::Result<Self> {
+        let file = end.read()?;
+        // SAFETY: the file is owned by the registration, which keeps it open.
+        Ok(HeldPipe(unsafe { AsyncFd::register_with_interest(file, Interest::READABLE) }?))
+    }
+
+    /// Ready once something was written since it was ready last.
+    pub fn poll_written(&self, context: &mut Context<'_>) -> Poll<()> {
+        match self.0.poll_read_ready(context) {
+            Poll::Ready(Ok(mut ready)) => {
+                ready.clear_ready();
+                Poll::Ready(())
+            }
+            // The runtime ends.
+            Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Whether something lies in it that nobody has read.
+    pub fn has_unread(&self) -> bool {
+        let mut ends = [PollFd::new(self.0.get_ref().as_fd(), PollFlags::POLLIN)];
+        let looked = poll(&mut ends, PollTimeout::ZERO);
+        looked.is_ok() && ends.iter().any(|end| end.revents().is_some_and(|seen| seen.contains(PollFlags::POLLIN)))
     }
 }
 
@@ -70,5 +110,27 @@ mod tests {
         let length = second.read(&mut text).unwrap();
         assert_eq!(&text[..length], b"to another reader");
         assert_eq!(second.read(&mut text).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[tokio::test]
+    async fn a_pipe_that_is_held_keeps_what_its_reader_leaves() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let (mut reader, mut writer) = io::pipe().unwrap();
+        let read = read_pipes(own).unwrap();
+        let end = written_pipes(own).unwrap().into_iter().find(|(number, _)| read.contains_key(number)).unwrap().1;
+        let held = HeldPipe::open(&end).unwrap();
+        assert!(!held.has_unread());
+        writer.write_all(b"read").unwrap();
+        std::future::poll_fn(|context| held.poll_written(context)).await;
+        assert!(held.has_unread());
+        reader.read_exact(&mut [0; 4]).unwrap();
+        assert!(!held.has_unread());
+        drop(reader);
+        writer.write_all(b"left").unwrap();
+        std::future::poll_fn(|context| held.poll_written(context)).await;
+        assert!(held.has_unread());
+        let mut text = [0; 4];
+        end.read().unwrap().read_exact(&mut text).unwrap();
+        assert_eq!(&text, b"left");
     }
 }

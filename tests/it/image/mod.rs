@@ -10,6 +10,7 @@ mod daemon_faults;
 mod end;
 mod faults;
 mod life;
+mod log_pipes;
 mod migration_target;
 mod power_off;
 mod status;
