@@ -47,6 +47,8 @@ pub struct Watched {
     pub defined: watch::Receiver<bool>,
     /// The hypervisor's process.
     pub process: watch::Receiver<HypervisorProcess>,
+    /// The domain was deleted: the number of the notification that says so.
+    pub deletion: watch::Receiver<Option<u64>>,
     /// virt-handler has acknowledged that the domain was deleted.
     pub deletion_told: watch::Receiver<bool>,
     /// Which daemon does not come back, and why, if one does not without which there can be no VM.
@@ -282,13 +284,22 @@ async fn virt_handler_is_idle(
 }
 
 /// Waits until virt-handler knows that the domain is gone and has asked what it wants to know: until `leave_at`, where the
-/// pod was told to stop and the VM has ended; else as the original does, which kills a domain that virt-handler leaves alone.
+/// pod was told to stop and the VM has ended; else as the original does, which kills a domain that virt-handler leaves alone
+/// and waits once more. Of a domain that was deleted there is nothing left to kill, and whoever ordered that has its answer.
 async fn final_notification(watched: &mut Watched, orders: &impl Orders, leave_at: Option<Instant>, timings: &Timings) {
-    let told = is_set(&mut watched.deletion_told);
+    let mut deletion = watched.deletion.clone();
+    let deleted_by_another = deleted_without_virt_handler(&mut deletion, orders);
+    let told = async {
+        tokio::select! {
+            () = is_set(&mut watched.deletion_told) => {}
+            () = deleted_by_another => {}
+        }
+    };
     tokio::pin!(told);
     let in_time = match leave_at {
-        Some(leave_at) => timeout_at(leave_at, &mut told).await.is_ok(),
+        Some(leave_at) => timeout_at(leave_at, told).await.is_ok(),
         None if timeout(timings.final_notification, &mut told).await.is_ok() => true,
+        None if watched.deletion.borrow().is_some() => false,
         None => {
             tracing::warn!("virt-handler has not acknowledged the end of the domain, ending it");
             orders.kill().await;
@@ -300,6 +311,13 @@ async fn final_notification(watched: &mut Watched, orders: &impl Orders, leave_a
     } else {
         tracing::warn!("virt-handler has not acknowledged the end of the domain, leaving all the same");
         orders.leave_untold();
+    }
+}
+
+/// Waits for the deletion of the domain where there is no virt-handler that has to hear of it.
+async fn deleted_without_virt_handler(deletion: &mut watch::Receiver<Option<u64>>, orders: &impl Orders) {
+    if deletion.wait_for(Option::is_some).await.is_err() || orders.virt_handler_may_come() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -271,6 +271,7 @@ impl Started {
             never_receives: signs.never_receives.subscribe(),
             defined: signs.defined.subscribe(),
             process: vm.tracker.subscribe(),
+            deletion: publications.deletion.clone(),
             deletion_told: told(publications.deletion.clone(), outbox.acknowledged()),
             daemon_failed: failure(
                 hypervisor_daemon.state(),

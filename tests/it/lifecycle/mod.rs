@@ -2,6 +2,7 @@
 //! VIRT_LAUNCHER_HYPERVISOR (default: kvm). `make test` runs it for QEMU, `make test-forms` for both forms of libvirt
 //! besides, `make test-ch` for Cloud Hypervisor.
 
+mod deleted;
 mod end;
 mod start;
 

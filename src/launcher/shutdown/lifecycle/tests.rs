@@ -12,6 +12,7 @@ struct World {
     never_receives: watch::Sender<Option<String>>,
     defined: watch::Sender<bool>,
     process: watch::Sender<HypervisorProcess>,
+    deletion: watch::Sender<Option<u64>>,
     told: watch::Sender<bool>,
     failed: watch::Sender<Option<String>>,
     given_up: AtomicUsize,
@@ -42,6 +43,7 @@ impl World {
             never_receives: watch::Sender::new(None),
             defined: watch::Sender::new(false),
             process: watch::Sender::new(HypervisorProcess::Unknown),
+            deletion: watch::Sender::new(None),
             told: watch::Sender::new(false),
             failed: watch::Sender::new(None),
             given_up: AtomicUsize::new(0),
@@ -85,6 +87,7 @@ impl World {
             never_receives: self.never_receives.subscribe(),
             defined: self.defined.subscribe(),
             process: self.process.subscribe(),
+            deletion: self.deletion.subscribe(),
             deletion_told: self.told.subscribe(),
             daemon_failed: self.failed.subscribe(),
         };
@@ -235,6 +238,36 @@ async fn an_absent_virt_handler_cannot_hold_the_pod_for_ever() {
     world.process.send_replace(HypervisorProcess::Gone);
     assert_eq!(world.run(30).await, (Ending::Orderly, Duration::from_secs(45)));
     assert_eq!(world.kills.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_absent_virt_handler_is_not_waited_for_once_more_after_the_domain_was_deleted() {
+    for deleted_after in [0, 10, 14] {
+        let world = World::new(9);
+        world.defined.send_replace(true);
+        world.process.send_replace(HypervisorProcess::Gone);
+        let deletes = async {
+            tokio::time::sleep(Duration::from_secs(deleted_after)).await;
+            world.deletion.send_replace(Some(1));
+        };
+        let (ended, ()) = tokio::join!(world.run(30), deletes);
+        assert_eq!(ended, (Ending::Orderly, Duration::from_secs(15)));
+        assert_eq!((world.counts(), world.told()), ((0, 0), (0, 1)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_there_is_no_virt_handler_whoever_deletes_the_domain_ends_the_wait() {
+    let world = World { virt_handler: false, nobody: true, ..World::new(9) };
+    world.defined.send_replace(true);
+    world.process.send_replace(HypervisorProcess::Gone);
+    let deletes = async {
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        world.deletion.send_replace(Some(1));
+    };
+    let (ended, ()) = tokio::join!(world.run(30), deletes);
+    assert_eq!(ended, (Ending::Orderly, Duration::from_secs(7)));
+    assert_eq!((world.counts(), world.told()), ((0, 0), (1, 0)));
 }
 
 #[tokio::test(start_paused = true)]
