@@ -8,6 +8,7 @@ mod catalogue_file;
 mod contents;
 mod daemon_faults;
 mod end;
+mod failed_orders;
 mod faults;
 mod life;
 mod log_pipes;
