@@ -16,6 +16,7 @@ mod migration_target;
 mod power_off;
 mod status;
 mod users;
+mod vnc;
 
 use crate::support::pod::{Pod, demo_vmi, text};
 use crate::support::processes::{children, comm, owner, parent, send, stat, try_owner};

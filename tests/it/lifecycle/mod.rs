@@ -4,6 +4,8 @@
 
 mod deleted;
 mod end;
+mod relist;
+mod standby;
 mod start;
 
 use std::time::Duration;
