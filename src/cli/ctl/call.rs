@@ -150,7 +150,12 @@ impl Caller {
     /// The VMI that a command means.
     pub(super) async fn target(&self, client: &mut CmdClient<Channel>, target: Target) -> Result<Value, CtlError> {
         match target.vmi {
-            Some(file) => Ok(vmi_file::read(&VmFile { file, vm: target.vm }, None)?.value),
+            Some(file) => {
+                // A launcher that cannot say has no domain to mean.
+                let running = self.domain(client).await.unwrap_or_default();
+                let running = running.as_ref().map(vmi_file::uid).filter(|uid| !uid.is_empty());
+                Ok(vmi_file::read(&VmFile { file, vm: target.vm }, running)?.value)
+            }
             None => {
                 Ok(vmi_file::of_domain(&self.domain(client).await?.ok_or_else(|| {
                     CtlError::Refused("no domain is defined; name the VM with --vmi FILE".to_owned())

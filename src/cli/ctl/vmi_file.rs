@@ -7,18 +7,18 @@ use crate::cli::vm_file::VmFile;
 use crate::vmi::manifest::{Manifest, Options};
 
 /// Reads the instance of a file, as the API server and virt-controller would have handed it to virt-handler. `running` is
-/// the UID of the VM that the launcher has already; a file without UID means that one, or gets a new one.
+/// the UID of the VM that the launcher has already; a file without UID means that one, or the one that the pod was made for,
+/// whose UID only the launcher knows.
 ///
 /// Fields that the launcher does not know are kept: what they mean is for the launcher to say. The pod network is not
 /// added, because its tap would be virt-handler's work.
 pub(super) fn read(file: &VmFile, running: Option<&str>) -> Result<Manifest, CtlError> {
     let mut manifest = file.read(Options::default()).map_err(|lines| CtlError::Usage(lines.join("\n")))?;
     let metadata = manifest.value.get_mut("metadata").and_then(Value::as_object_mut);
-    if let Some(metadata) = metadata
+    if let (Some(metadata), Some(running)) = (metadata, running)
         && metadata.get("uid").is_none_or(|uid| uid.is_null() || uid.as_str().is_some_and(str::is_empty))
     {
-        let uid = running.map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned);
-        metadata.insert("uid".to_owned(), json!(uid));
+        metadata.insert("uid".to_owned(), json!(running));
     }
     Ok(manifest)
 }
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_without_uid_means_the_running_vm_or_a_new_one() {
+    fn a_file_without_uid_means_the_running_vm_or_that_of_the_pod() {
         let folder = tempfile::tempdir().unwrap();
         let file = VmFile { file: folder.path().join("vm.yaml"), vm: None };
         let read = |text: &str, running| {
@@ -69,7 +69,7 @@ mod tests {
         let running = read(vm, Some("running")).unwrap();
         assert_eq!(running["metadata"], json!({ "name": "vm", "namespace": "ns", "uid": "running" }));
         assert_eq!(running.pointer("/spec/domain/new").unwrap(), 1, "what is not known is kept");
-        assert_eq!(read(vm, None).unwrap()["metadata"]["uid"].as_str().unwrap().len(), 36);
+        assert_eq!(read(vm, None).unwrap()["metadata"], json!({ "name": "vm", "namespace": "ns" }));
         let own = "kind: VirtualMachineInstance\nmetadata: {name: vm, uid: u}\nspec: {domain: {devices: {}}}\n";
         assert_eq!(read(own, Some("running")).unwrap()["metadata"]["uid"], "u");
         assert!(matches!(read("kind: Pod", None), Err(CtlError::Usage(why)) if why.contains("\"Pod\"")));

@@ -64,7 +64,11 @@ impl Boot {
         request: SyncRequest,
         defined: &watch::Sender<bool>,
     ) -> Result<Started, Failure> {
-        let SyncRequest { vmi, options, plugins, vmi_json } = request;
+        let SyncRequest { mut vmi, options, plugins, vmi_json } = request;
+        if vmi.metadata.uid.is_empty() {
+            // A person's file: the pod's directories are those of the VMI that it was made for.
+            vmi.metadata.uid.clone_from(&self.config.uid);
+        }
         let extensions = Extensions::new(&self.hooks, &plugins, vmi_json)?;
         self.check(&vmi)?;
         if vm.tracker.has_ended() {

@@ -10,6 +10,7 @@ mod daemon_faults;
 mod end;
 mod failed_orders;
 mod faults;
+mod field_cases;
 mod life;
 mod log_pipes;
 mod migration_target;
