@@ -285,6 +285,8 @@ impl Pod {
 
     /// [`Pod::virt_handler`] whose clean-up after the VM takes so long.
     pub fn virt_handler_that_cleans_up_in(&self, vmi: &str, clean_up: Duration) -> VirtHandler {
+        // The container's own start is not the launcher's.
+        self.wait_ready();
         let vmi: serde_json::Value = serde_norway::from_str(vmi).unwrap();
         VirtHandler::attach(&self.volume("public"), Options { clean_up, ..Options::new(vmi.to_string()) })
     }

@@ -241,7 +241,7 @@ impl Options {
     pub fn new(vmi_json: impl Into<Vec<u8>>) -> Self {
         Options {
             vmi_json: vmi_json.into(),
-            launcher: Duration::from_secs(120),
+            launcher: Duration::from_secs(30),
             shutdown_repeat: Duration::from_secs(5),
             grace: Duration::from_secs(30),
             clean_up: Options::CLEAN_UP,
