@@ -92,6 +92,9 @@ fn pipes(pid: i32, wanted: FDPermissions) -> io::Result<BTreeMap<u64, PipeEnd>> 
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
+    use std::os::fd::AsRawFd;
+
+    use nix::sys::stat::fstat;
 
     use super::*;
 
@@ -100,7 +103,9 @@ mod tests {
         let own = i32::try_from(std::process::id()).unwrap();
         let (reader, mut writer) = io::pipe().unwrap();
         let (read, written) = (read_pipes(own).unwrap(), written_pipes(own).unwrap());
-        let number = *written.keys().find(|number| read.contains_key(number)).unwrap();
+        // Other tests have pipes, too.
+        let number = fstat(&writer).unwrap().st_ino;
+        assert!(read.contains_key(&number));
         let end = written[&number].clone();
         drop(reader);
         assert!(!read_pipes(own).unwrap().contains_key(&number), "nobody reads it");
@@ -114,10 +119,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_pipe_that_is_held_keeps_what_its_reader_leaves() {
-        let own = i32::try_from(std::process::id()).unwrap();
         let (mut reader, mut writer) = io::pipe().unwrap();
-        let read = read_pipes(own).unwrap();
-        let end = written_pipes(own).unwrap().into_iter().find(|(number, _)| read.contains_key(number)).unwrap().1;
+        let own = i32::try_from(std::process::id()).unwrap();
+        let end = PipeEnd { pid: own, descriptor: writer.as_raw_fd() };
         let held = HeldPipe::open(&end).unwrap();
         assert!(!held.has_unread());
         writer.write_all(b"read").unwrap();
