@@ -247,6 +247,7 @@ impl<'a> Assumptions<'a> {
         let Some(cpu) = self.vmi.spec.domain.cpu.as_ref().filter(|cpu| cpu.dedicated_cpu_placement) else { return };
         let (sockets, cores, threads) = topology(self.vmi);
         let sockets = sockets.max(cpu.max_sockets);
+        // More than 64 bits are more than any machine has, as they are.
         let vcpus = u64::from(sockets).saturating_mul(cores.into()).saturating_mul(threads.into());
         let emulator = if cpu.isolate_emulator_thread { 2 } else { 0 };
         let pool = self.vmi.spec.domain.io_threads.as_ref().and_then(|threads| threads.supplemental_pool_thread_count);

@@ -64,7 +64,8 @@ impl PoolCell {
 impl CpuPool {
     /// The CPUs of `cpu_set` as `topology` lays them out.
     pub(super) fn new(topology: &Topology, cpu_set: &[u32], threads_per_core: u32, may_cross_cells: bool) -> Self {
-        let threads_per_core = usize::try_from(threads_per_core).unwrap_or(usize::MAX).max(1);
+        // A machine has at most 4096 vCPUs (`limits::vcpus`): these numbers and their products are small.
+        let threads_per_core = threads_per_core.max(1) as usize;
         let ours: BTreeSet<u32> = cpu_set.iter().copied().collect();
         let mut visited: BTreeSet<u32> = BTreeSet::new();
         let mut cells = Vec::new();
@@ -111,7 +112,7 @@ impl CpuPool {
             }
         }
         if open > 0 && self.may_cross_cells {
-            let mut open_threads = usize::try_from(open).unwrap_or(usize::MAX).saturating_mul(per_core);
+            let mut open_threads = open as usize * per_core;
             for cell in &mut self.cells {
                 let before = threads.len();
                 threads.extend(cell.take_fragments(open_threads));

@@ -153,7 +153,7 @@ fn has_pcie_topology(vmi: &VirtualMachineInstance) -> bool {
 
 fn placeholders(context: &Context<'_>) -> Result<u32, ConvertError> {
     const SLOTS: &str = "kubevirt.io/pci-interface-slot-count";
-    let interfaces = i64::try_from(context.vmi.spec.domain.devices.interfaces.len()).unwrap_or(i64::MAX);
+    let interfaces = i64::try_from(context.vmi.spec.domain.devices.interfaces.len()).unwrap_or(MOST_SLOTS);
     let wanted = if let Some(text) = context.vmi.annotation(SLOTS) {
         let invalid = |why: &dyn std::fmt::Display| {
             ConvertError::at("metadata.annotations", format!("invalid {SLOTS} annotation value {text:?}: {why}"))
@@ -168,13 +168,15 @@ fn placeholders(context: &Context<'_>) -> Result<u32, ConvertError> {
     } else {
         4
     };
-    Ok(u32::try_from(wanted.saturating_sub(interfaces).max(0)).unwrap_or(u32::MAX))
+    // Fewer slots than interfaces, and less than none, are no placeholder, as with the original.
+    Ok(u32::try_from(wanted.max(0) - interfaces).unwrap_or_default())
 }
 
 fn extra_ports(context: &Context<'_>, converted: &mut DomainSpec, placeholders: u32) -> u32 {
     if pci::on_root_complex(context) {
         return 0;
     }
+    // The original counts down to nothing here; a domain may have more devices than ports.
     let used = u32::try_from(pci::walk(converted).len()).unwrap_or(u32::MAX);
     let (total, least) = if converted.memory.value > 2_147_483_648 { (16, 6) } else { (8, 3_u32) };
     least.max(u32::saturating_sub(total, used)).saturating_sub(placeholders)
@@ -198,6 +200,7 @@ fn add_ports(domain: &mut DomainSpec, count: u32) {
         .filter(|controller| controller.type_ == "pci")
         .filter_map(|controller| controller.index.parse::<u32>().ok())
         .max();
+    // An index that libvirt or a hook gave; beyond the last port's there is nothing to number.
     let first = highest.map_or(0, |highest| highest.saturating_add(1));
     controllers.extend((first..).take(count as usize).take_while(|index| *index <= LAST_PORT_INDEX).map(|index| {
         Controller {

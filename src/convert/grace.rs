@@ -83,7 +83,7 @@ fn arrange(context: &Context<'_>, domain: &mut DomainSpec) -> Result<(), String>
             return Err(format!("Grace hostdev {:?}: no guest cell is on host NUMA node {node}", gpu.alias));
         };
         at_cell.entry(cell).or_default().push(gpu.index);
-        hole_bytes = hole_bytes.saturating_add(bytes(sysfs, gpu)?);
+        hole_bytes = hole_bytes.checked_add(bytes(sysfs, gpu)?).ok_or_else(|| too_large(gpu))?;
         let cells = add_cells(domain, &nodes.remove(&gpu.index).unwrap_or_default(), &mut host_of)?;
         if let Some(device) = domain.devices.host_devices.get_mut(gpu.index) {
             device.driver = Some(HostDevDriver { iommufd: "yes".into() });
@@ -203,6 +203,11 @@ impl NumaNode {
     }
 }
 
+fn too_large(gpu: &Gpu) -> String {
+    let Gpu { alias, address, .. } = gpu;
+    format!("Grace hostdev {alias:?} at {address} has more bytes of 64-bit prefetchable PCI BARs than can be counted")
+}
+
 /// Bytes of the GPU's memory: its 64-bit prefetchable regions.
 fn bytes(sysfs: &Sysfs, gpu: &Gpu) -> Result<u64, String> {
     /// `IORESOURCE_MEM`.
@@ -220,7 +225,8 @@ fn bytes(sysfs: &Sysfs, gpu: &Gpu) -> Result<u64, String> {
             && flags & MEMORY != 0
             && flags & 0xf == WIDE_PREFETCHABLE
         {
-            total = total.saturating_add(end - start).saturating_add(1);
+            let region = (end - start).checked_add(1);
+            total = region.and_then(|region| total.checked_add(region)).ok_or_else(|| too_large(gpu))?;
         }
     }
     if total == 0 {
@@ -238,7 +244,8 @@ fn add_cells(domain: &mut DomainSpec, nodes: &[u32], host_of: &mut BTreeMap<u32,
         return Err("GraceIOVirtualization requires guest NUMA cells".to_owned());
     };
     let highest = numa.cells.iter().filter_map(|cell| cell.id.parse::<u32>().ok()).max();
-    let first = highest.map_or(0, |highest| highest.saturating_add(1));
+    let first = highest.map_or(Some(0), |highest| highest.checked_add(1));
+    let first = first.ok_or("GraceIOVirtualization needs more guest NUMA cells than can be numbered")?;
     let mut last = first;
     for (id, node) in (first..).zip(nodes) {
         last = id;
@@ -307,7 +314,8 @@ fn smmu(bus: String) -> IommuDevice {
 }
 
 fn set_hole(domain: &mut DomainSpec, bytes: u64) -> Result<(), String> {
-    let wanted = bytes.div_ceil(1024).saturating_add(SPARE_KIB);
+    // A 1024th of 64 bits and a few more.
+    let wanted = bytes.div_ceil(1024) + SPARE_KIB;
     let Some(kib) = wanted.checked_next_power_of_two().filter(|kib| *kib <= LARGEST_HOLE_KIB) else {
         return Err(format!("a 64-bit PCI hole of {wanted} KiB is more than the largest, {LARGEST_HOLE_KIB} KiB"));
     };

@@ -59,6 +59,7 @@ pub(super) fn count(context: &Context<'_>) -> Result<IoThreadCounts, ConvertErro
             let resources = &domain.resources;
             let cpus = [resources.requests.get("cpu"), resources.limits.get("cpu")];
             let cpus = cpus.into_iter().flatten().next();
+            // The rules refuse less than no CPU. More than any machine has is as good as more than there are disks.
             let cpus = cpus.map_or(1, |quantity| u64::try_from(quantity.value()).unwrap_or(1));
             if isolated { 1 } else { 2 * cpus }
         }

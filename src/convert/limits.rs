@@ -76,14 +76,31 @@ fn most_vcpus(vmi: &VirtualMachineInstance, arch: Arch) -> u32 {
     }
 }
 
+/// Most cores, and most threads, of a socket that the machine's SMBIOS tables can tell of: QEMU refuses to start where they
+/// are those of SMBIOS 2.
+pub(super) fn most_in_socket(machine: &str) -> u32 {
+    match machine.strip_prefix("pc-q35-").and_then(version) {
+        Some(version) if version <= (8, 0) => 254,
+        Some(_) | None => u32::MAX,
+    }
+}
+
 /// `9.2` as a pair; other forms belong to distributions, whose machines have numbers of their own.
 fn version(text: &str) -> Option<(u32, u32)> {
     let (major, minor) = text.split_once('.')?;
     Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
-/// Whole bytes of memory; `path` is the field that has them.
+/// The field's bytes of memory, rounded up.
+pub fn memory_bytes(path: &str, quantity: &Quantity) -> Result<u64, ConvertError> {
+    memory(path, quantity)?;
+    u64::try_from(quantity.value()).map_err(|_| ConvertError::field(path, format!("{quantity} is less than 0 bytes")))
+}
+
+/// Whole bytes of memory; `path` is the field that has them. What is no whole number is rounded up, less one, as the
+/// original does.
 pub(super) fn memory(path: &str, quantity: &Quantity) -> Result<i64, ConvertError> {
+    // A quantity of more than 64 bits reads as the largest or least number of 64 bits: too much, or less than nothing.
     let bytes = quantity.value();
     if bytes > MOST_MEMORY {
         return Err(ConvertError::field(
@@ -91,7 +108,7 @@ pub(super) fn memory(path: &str, quantity: &Quantity) -> Result<i64, ConvertErro
             format!("{quantity} of memory are more than any guest can have ({} PiB)", MOST_MEMORY >> 50),
         ));
     }
-    Ok(bytes)
+    Ok(quantity.exact().or_else(|| bytes.checked_sub(1)).unwrap_or(bytes))
 }
 
 #[cfg(test)]
@@ -157,7 +174,8 @@ mod tests {
     #[test]
     fn memory_that_no_address_reaches_is_refused() {
         let bytes = |text: &str| memory("f", &Quantity::parse(text).unwrap()).map_err(|error| error.to_string());
-        assert_eq!(bytes("4Pi"), Ok(1 << 52));
+        // As the original counts what is no whole number of 64 bits to it.
+        assert_eq!((bytes("2Pi"), bytes("4Pi"), bytes("1n")), (Ok((1 << 51) - 1), Ok((1 << 52) - 1), Ok(0)));
         for text in ["4194305Gi", "8Ei", "9223372036854775808", "1e40"] {
             assert!(bytes(text).unwrap_err().starts_with("f: "), "{text}");
         }

@@ -36,12 +36,12 @@ pub use facts::{
     Sysfs,
 };
 pub use host_devices::CLAIM_METADATA_VERSION;
-pub use limits::vcpus;
+pub use limits::{memory_bytes, vcpus};
 pub use network_phase2::hot_pluggable_tap;
 pub use network_phase2::{Tap, taps};
 pub use options::{Cell, ClusterConfig, Distance, HostCpu, Smbios, SyncOptions, Topology};
 pub use pci_address::kernel_name;
-pub use rules::{problems, told};
+pub use rules::{problems, problems_of_running, told};
 pub use steps::{STEPS, Step, steps};
 
 use std::collections::BTreeMap;

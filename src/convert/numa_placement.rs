@@ -146,19 +146,24 @@ impl Placer {
         Placer { index: indices.max().unwrap_or(0), made: 0, bus: BUSES - 1 }
     }
 
-    fn next(&mut self) -> String {
-        self.index = self.index.saturating_add(1);
-        self.made = self.made.saturating_add(1);
-        self.index.to_string()
+    /// The next index: what a hook or libvirt has numbered so far may leave none.
+    fn next(&mut self) -> Result<String, String> {
+        let more = |number: u32| number.checked_add(1).filter(|number| *number <= BUSES);
+        let (Some(index), Some(made)) = (more(self.index), more(self.made)) else {
+            return Err(format!("no PCI controller can follow number {}", self.index));
+        };
+        (self.index, self.made) = (index, made);
+        Ok(index.to_string())
     }
 
     /// The next root port's index, as long as indices stay clear of the buses behind the expander made last. The original
     /// looks at the index of the controller before, and does not ask for expanders.
     fn next_port(&mut self) -> Result<String, String> {
-        if self.index >= self.bus.saturating_sub(1) {
+        // The bus of an expander is 256 less at most as many controllers; the port behind it has the bus after it.
+        if self.index + 1 >= self.bus {
             return Err(format!("no PCI bus is left for a root port behind controller {}", self.index));
         }
-        Ok(self.next())
+        self.next()
     }
 
     /// An expander at the cell and a root port for each of the devices, which get their address on it.
@@ -168,7 +173,7 @@ impl Placer {
         devices: &[usize],
         all: &mut [HostDevice],
     ) -> Result<Vec<Controller>, String> {
-        let expander = self.next();
+        let expander = self.next()?;
         let mut ports = Vec::new();
         for (slot, device) in devices.iter().enumerate() {
             let port = self.next_port()?;
@@ -178,7 +183,7 @@ impl Placer {
             let address = Some(address(&expander, slot));
             ports.push(Controller { address, ..controller(port, "pcie-root-port") });
         }
-        self.bus = BUSES.saturating_sub(self.made);
+        self.bus = BUSES - self.made;
         let target = ControllerTarget { bus_nr: Some(self.bus), numa_node: Some(cell), ..ControllerTarget::default() };
         let mut controllers = vec![Controller { target: Some(target), ..controller(expander, "pcie-expander-bus") }];
         controllers.append(&mut ports);

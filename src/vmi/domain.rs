@@ -185,9 +185,17 @@ impl FeatureState {
 }
 
 impl DomainSpec {
-    /// The guest's memory: `memory.guest`, else the memory request, else the limit (contract/domain-xml-qemu.md 5.3).
-    pub fn virtual_memory(&self) -> Option<&Quantity> {
+    /// The guest's memory and the path of the field that gives it: `memory.guest`, else the memory request, else the limit
+    /// (contract/domain-xml-qemu.md 5.3).
+    pub fn virtual_memory(&self) -> Option<(&'static str, &Quantity)> {
         let guest = self.memory.as_ref().and_then(|memory| memory.guest.as_ref());
-        guest.or_else(|| self.resources.requests.get("memory")).or_else(|| self.resources.limits.get("memory"))
+        let Resources { requests, limits } = &self.resources;
+        [
+            ("spec.domain.memory.guest", guest),
+            ("spec.domain.resources.requests.memory", requests.get("memory")),
+            ("spec.domain.resources.limits.memory", limits.get("memory")),
+        ]
+        .into_iter()
+        .find_map(|(path, quantity)| Some((path, quantity?)))
     }
 }

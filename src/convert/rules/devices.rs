@@ -95,7 +95,7 @@ fn clock(rules: &mut Rules<'_>) {
     let Some(timers) = &clock.timer else { return };
     const EVERY: &[&str] = &["delay", "catchup", "merge", "discard"];
     for (name, timer, policies, tracks) in [
-        ("rtc", &timers.rtc, &["delay", "catchup"][..], Some(&["guest", "wall"][..])),
+        ("rtc", &timers.rtc, &["delay", "catchup"][..], Some(&["guest", "wall", "realtime"][..])),
         ("pit", &timers.pit, &["delay", "catchup", "discard"], None),
         ("hpet", &timers.hpet, EVERY, None),
     ] {
@@ -117,6 +117,10 @@ fn hyperv_features(rules: &mut Rules<'_>, hyperv: &Hyperv) {
             None => rules.refuse(path("spinlocks.spinlocks"), "is missing"),
             Some(retries) if retries < LEAST_RETRIES => {
                 rules.refuse(path("spinlocks.spinlocks"), format!("{retries} is less than {LEAST_RETRIES}"));
+            }
+            // libvirt takes it for a negative number when it reads it back.
+            Some(retries) if i32::try_from(retries).is_err() => {
+                rules.refuse(path("spinlocks.spinlocks"), format!("{retries} is more than {}", i32::MAX));
             }
             Some(_) => {}
         }

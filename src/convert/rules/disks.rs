@@ -1,5 +1,6 @@
 //! Disks: buses, caches, serial numbers, block sizes, sharing.
 
+use super::super::facts::Profile;
 use super::super::steps::bus_of;
 use super::{Rules, shown};
 use crate::vmi::{CustomBlockSize, Disk, Volume};
@@ -17,6 +18,11 @@ pub(super) fn check(rules: &mut Rules<'_>) {
     rules.unique("spec.domain.devices.disks", "name", disks.iter().map(|disk| disk.name.as_str()));
     for (index, disk) in disks.iter().enumerate() {
         let path = format!("spec.domain.devices.disks[{index}]");
+        if rules.facts.hypervisor.profile != Profile::Qemu {
+            // Buses and the like are not the same everywhere, and `hypervisor/features.yaml` says what another one has.
+            kind(rules, &path, disk);
+            continue;
+        }
         target(rules, &path, disk);
         driver(rules, &path, disk);
         if !disk.serial.is_empty() && disk.disk.is_some() {
@@ -34,15 +40,24 @@ fn kinds(disk: &Disk) -> Vec<&'static str> {
     kinds.into_iter().filter_map(|(name, given)| given.then_some(name)).collect()
 }
 
+/// The one thing that a disk is shown as.
+fn kind(rules: &mut Rules<'_>, path: &str, disk: &Disk) -> Option<&'static str> {
+    match kinds(disk).as_slice() {
+        [] => rules.refuse(path, "has none of disk, lun and cdrom"),
+        [kind] => return Some(kind),
+        [first, second, ..] => rules.refuse(path, format!("is {first} and {second}; it can be one of them")),
+    }
+    None
+}
+
 fn target(rules: &mut Rules<'_>, path: &str, disk: &Disk) {
-    let kind = match kinds(disk).as_slice() {
-        [] => return rules.refuse(path, "has none of disk, lun and cdrom"),
-        [kind] => *kind,
-        [first, second, ..] => return rules.refuse(path, format!("is {first} and {second}; it can be one of them")),
-    };
+    let Some(kind) = kind(rules, path, disk) else { return };
     let field = format!("{path}.{kind}.bus");
     match (bus_of(disk), kind) {
         ("", _) => rules.refuse(field, "is missing"),
+        ("usb", "cdrom") if !rules.vmi.spec.volumes.iter().any(|volume| volume.name == disk.name) => {
+            rules.refuse(field, "there is no empty CD-ROM drive on usb; sata and scsi have one");
+        }
         ("virtio", "cdrom") => rules.refuse(field, "there is no CD-ROM on virtio; sata, scsi and usb have one"),
         ("sata", "lun") => rules.refuse(field, "there is no LUN on sata; scsi has one"),
         ("usb", "lun") => rules.refuse(field, "there is no LUN on usb; scsi has one"),
@@ -65,11 +80,17 @@ fn target(rules: &mut Rules<'_>, path: &str, disk: &Disk) {
     }
 }
 
-/// Whether the volume is a device on the node. Which claims are, the pod knows.
+/// Whether the volume is a device on the node. Which claims are, the pod knows, but of those that virt-handler has not
+/// mounted yet.
 fn may_be_block(rules: &Rules<'_>, volume: &Volume) -> bool {
     let facts = rules.facts;
+    let status = rules.vmi.status.volume_status.iter().rfind(|status| status.name == volume.name);
+    let is_to_come = status.is_some_and(|status| {
+        status.hotplug_volume.is_some() && !matches!(status.phase.as_str(), "MountedToPod" | "Ready")
+    });
     let is_claim = volume.persistent_volume_claim.is_some() || volume.data_volume.is_some();
-    is_claim && (facts.block_volumes.contains(&volume.name) || facts.hotplug_block_volumes.contains(&volume.name))
+    let is_block = facts.block_volumes.contains(&volume.name) || facts.hotplug_block_volumes.contains(&volume.name);
+    is_claim && (is_block || is_to_come)
 }
 
 fn driver(rules: &mut Rules<'_>, path: &str, disk: &Disk) {

@@ -22,23 +22,33 @@ use crate::vmi::VirtualMachineInstance;
 
 /// Everything that a VMI is refused for under these facts, with the first error of its conversion, if any, in front.
 pub fn problems(vmi: &VirtualMachineInstance, facts: &HostFacts) -> Vec<ConvertError> {
-    let mut rules = Rules { vmi, facts, arch: Arch::of(vmi, facts), found: Vec::new() };
-    processors::check(&mut rules);
-    volumes::check(&mut rules);
-    networks::check(&mut rules);
-    if facts.hypervisor.profile == Profile::Qemu {
-        firmware::check(&mut rules);
-        disks::check(&mut rules);
-        devices::check(&mut rules);
-        placement::check(&mut rules);
-    }
-    let mut found = rules.found;
+    let mut found = of_rules(vmi, facts, false);
     let (draft, draft_facts) = draft_of(vmi, facts);
     if let Err(error) = Defines::new(&draft, &draft_facts) {
         found.retain(|known| !concern_the_same(known, &error));
         found.insert(0, error);
     }
     found
+}
+
+/// What a VMI whose domain runs is refused for before anything of the domain is changed. The conversion, which knows the
+/// live devices, has its own errors ([`super::convert_for_running`]).
+pub fn problems_of_running(vmi: &VirtualMachineInstance, facts: &HostFacts) -> Vec<ConvertError> {
+    of_rules(vmi, facts, true)
+}
+
+fn of_rules(vmi: &VirtualMachineInstance, facts: &HostFacts, is_running: bool) -> Vec<ConvertError> {
+    let mut rules = Rules { vmi, facts, arch: Arch::of(vmi, facts), is_running, found: Vec::new() };
+    processors::check(&mut rules);
+    volumes::check(&mut rules);
+    networks::check(&mut rules);
+    disks::check(&mut rules);
+    if facts.hypervisor.profile == Profile::Qemu {
+        firmware::check(&mut rules);
+        devices::check(&mut rules);
+        placement::check(&mut rules);
+    }
+    rules.found
 }
 
 /// One text for all problems: a single one as it is, since other components know some texts; several with their fields.
@@ -69,6 +79,8 @@ struct Rules<'a> {
     vmi: &'a VirtualMachineInstance,
     facts: &'a HostFacts,
     arch: Arch,
+    /// The domain runs: what was there at its define has been looked at then.
+    is_running: bool,
     found: Vec<ConvertError>,
 }
 

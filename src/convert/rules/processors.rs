@@ -5,6 +5,7 @@ use super::super::cpu_topology::topology;
 use super::super::facts::Profile;
 use super::super::limits;
 use super::Rules;
+use crate::vmi::Quantity;
 
 pub(super) fn check(rules: &mut Rules<'_>) {
     count(rules);
@@ -17,7 +18,21 @@ pub(super) fn check(rules: &mut Rules<'_>) {
 }
 
 fn count(rules: &mut Rules<'_>) {
-    let (sockets, ..) = topology(rules.vmi);
+    let vmi = rules.vmi;
+    for (list, quantities) in
+        [("requests", &vmi.spec.domain.resources.requests), ("limits", &vmi.spec.domain.resources.limits)]
+    {
+        for (name, quantity) in quantities.iter().filter(|(_, quantity)| **quantity < Quantity::default()) {
+            rules.refuse(format!("spec.domain.resources.{list}.{name}"), format!("{quantity} is less than nothing"));
+        }
+    }
+    let (sockets, cores, threads) = topology(rules.vmi);
+    let (in_socket, most) = (u64::from(cores) * u64::from(threads), limits::most_in_socket(rules.machine()));
+    if rules.facts.hypervisor.profile == Profile::Qemu && in_socket > most.into() {
+        let machine = rules.machine().to_owned();
+        let reason = format!("{in_socket} threads of a socket are more than the {most} of a {machine} machine");
+        rules.refuse("spec.domain.cpu", reason);
+    }
     if sockets == 0 {
         rules.refuse("spec.domain.resources", "0 CPUs are no processor");
     }
@@ -36,14 +51,7 @@ fn count(rules: &mut Rules<'_>) {
 
 fn memory(rules: &mut Rules<'_>) {
     let domain = &rules.vmi.spec.domain;
-    let guest = domain.memory.as_ref().and_then(|memory| memory.guest.as_ref());
-    let resources = [
-        ("spec.domain.resources.requests.memory", &domain.resources.requests),
-        ("spec.domain.resources.limits.memory", &domain.resources.limits),
-    ];
-    let given = guest.map(|guest| ("spec.domain.memory.guest", guest));
-    let given = given.or_else(|| resources.into_iter().find_map(|(path, list)| Some((path, list.get("memory")?))));
-    let Some((path, quantity)) = given else {
+    let Some((path, quantity)) = domain.virtual_memory() else {
         rules.refuse(
             "spec.domain.memory.guest",
             "is missing, and so are spec.domain.resources.requests.memory and limits.memory",
@@ -105,6 +113,16 @@ fn names(rules: &mut Rules<'_>) {
         } else if name.len() > LONGEST_NAME {
             rules.refuse(path, format!("{} bytes are more than the {LONGEST_NAME} of a name", name.len()));
         }
+    }
+    /// Most bytes of a file's name, and libvirt's ending of the domain's.
+    const LONGEST_FILE: usize = 255 - ".xml".len();
+    let domain = &rules.facts.hypervisor.domain_name;
+    let domain = if domain.is_empty() { rules.vmi.domain_name().len() } else { domain.len() };
+    if domain > LONGEST_FILE && metadata.name.len() <= LONGEST_NAME {
+        let reason = format!(
+            "{domain} bytes with the namespace are more than the {LONGEST_FILE} of libvirt's file of the domain"
+        );
+        rules.refuse("metadata.name", reason);
     }
     let uid = &metadata.uid;
     if uid.len() > LONGEST_UID || uid.contains('/') {

@@ -137,9 +137,14 @@ fn memory_is_more_than_nothing_and_less_than_can_be_addressed() {
     let memory = |memory: Value| said(json!({"domain": {"memory": memory}}), json!({}));
     one(memory(json!({})), "spec.domain.memory.guest", "is missing");
     one(memory(json!({"guest": "0"})), "spec.domain.memory.guest", "0 bytes are no memory");
-    one(memory(json!({"guest": "-5Gi"})), "spec.domain.memory", "must be greater than or equal to 0");
-    one(memory(json!({"guest": "8Ei"})), "spec.domain.memory", "more than any guest can have");
-    one(memory(json!({"guest": "9223372036854775808"})), "spec.domain.memory", "more than any guest can have");
+    one(memory(json!({"guest": "1n"})), "spec.domain.memory.guest", "0 bytes are no memory");
+    let of_resources = said(json!({"domain": {"resources": {"requests": {"memory": "8Ei"}}}}), json!({}));
+    one(of_resources, "spec.domain.resources.requests.memory", "more than any guest can have");
+    let beside = json!({"cpu": {"cores": 1}, "resources": {"limits": {"cpu": "-1"}}});
+    one(of_domain(beside), "spec.domain.resources.limits.cpu", "-1 is less than nothing");
+    one(memory(json!({"guest": "-5Gi"})), "spec.domain.memory.guest", "must be greater than or equal to 0");
+    one(memory(json!({"guest": "8Ei"})), "spec.domain.memory.guest", "more than any guest can have");
+    one(memory(json!({"guest": "9223372036854775808"})), "spec.domain.memory.guest", "more than any guest can have");
     one(
         memory(json!({"guest": "1Gi", "maxGuest": "512Mi"})),
         "spec.domain.memory.maxGuest",
@@ -190,7 +195,7 @@ fn boot_orders_and_addresses_are_given_once_to_devices_of_all_kinds() {
         one(devices(json!({}), json!({"macAddress": mac})), &format!("{card}.macAddress"), why);
     }
     one(devices(json!({}), json!({"model": "xyz"})), &format!("{card}.model"), "is none of");
-    one(devices(json!({}), json!({"acpiIndex": 16_384})), &format!("{card}.acpiIndex"), "more than 16383");
+    one(devices(json!({}), json!({"acpiIndex": 16_384})), &format!("{card}.acpiIndex"), "not between 0 and 16383");
 }
 
 #[test]
@@ -233,8 +238,32 @@ fn texts_and_words_are_those_that_libvirt_and_qemu_read() {
 }
 
 #[test]
+fn values_that_only_a_define_or_a_start_refused_are_refused_first() {
+    let empty_drive = with_disks(json!([{"name": "none", "cdrom": {"bus": "usb"}}]));
+    one(empty_drive, "spec.domain.devices.disks[0].cdrom.bus", "no empty CD-ROM drive on usb");
+    assert_eq!(with_disks(json!([{"name": "none", "cdrom": {"bus": "sata"}}])), NONE);
+    let spinlocks = |retries: u32| of_domain(json!({"features": {"hyperv": {"spinlocks": {"spinlocks": retries}}}}));
+    assert_eq!(spinlocks(i32::MAX as u32), NONE);
+    let field = "spec.domain.features.hyperv.spinlocks.spinlocks";
+    one(spinlocks(u32::MAX), field, "4294967295 is more than 2147483647");
+    let of_machine = |machine: &str, cores: u32| {
+        of_domain(json!({"machine": {"type": machine}, "cpu": {"sockets": 1, "cores": cores, "threads": 1}}))
+    };
+    assert_eq!([of_machine("pc-q35-8.0", 254), of_machine("pc-q35-8.1", 255)].concat(), NONE);
+    one(of_machine("pc-q35-8.0", 255), "spec.domain.cpu", "more than the 254 of a pc-q35-8.0 machine");
+    let named = |length: usize| {
+        let metadata = json!({"name": "n".repeat(length), "namespace": "ns"});
+        said_of(json!({"metadata": metadata, "spec": {"domain": {"memory": {"guest": "64Mi"}}}}))
+    };
+    assert_eq!(named(248), NONE);
+    one(named(249), "metadata.name", "252 bytes with the namespace are more than the 251");
+    one(named(254), "metadata.name", "more than the 253 of a name");
+}
+
+#[test]
 fn what_was_refused_in_vain_is_not() {
     // Each runs, odd as it may look.
+    assert_eq!(of_domain(json!({"clock": {"timer": {"rtc": {"track": "realtime"}}}})), NONE);
     assert_eq!(of_domain(json!({"firmware": {"uuid": "5A9C1F0E7D0B4A539C5E0F4D9F6B2A11"}})), NONE);
     assert_eq!(of_domain(json!({"features": {"hyperv": {"spinlocks": {"enabled": false}}}})), NONE);
     assert_eq!(of_domain(json!({"clock": {"timer": {"hpet": {"tickPolicy": "merge"}}}})), NONE);
@@ -242,4 +271,77 @@ fn what_was_refused_in_vain_is_not() {
     let unknown =
         json!({"domain": {"memory": {"guest": "64Mi"}}, "volumes": [{"name": "v", "containerPath": {"path": "/x"}}]});
     assert_eq!(said(unknown, json!({})), NONE, "a volume of a newer kind without a disk");
+}
+
+#[test]
+fn a_lun_s_volume_that_is_to_be_mounted_yet_is_not_judged() {
+    let lun = |status: Value| {
+        let spec = json!({
+            "domain": {"memory": {"guest": "64Mi"}, "devices": {"disks": [{"name": "late", "lun": {"bus": "scsi"}}]}},
+            "volumes": [{"name": "late", "persistentVolumeClaim": {"claimName": "c", "hotpluggable": true}}],
+        });
+        said(spec, json!({"volumeStatus": [status]}))
+    };
+    let path = "spec.domain.devices.disks[0].lun";
+    assert_eq!(lun(json!({"name": "late", "phase": "Pending", "hotplugVolume": {}})), NONE);
+    one(lun(json!({"name": "late", "phase": "Ready", "hotplugVolume": {}})), path, "is a file");
+    one(lun(json!({"name": "late"})), path, "is a file");
+}
+
+#[test]
+fn a_running_vm_is_judged_by_the_same_rules_without_what_only_a_define_knows() {
+    let vmi = |disk: Value, options: bool| {
+        let vmi = json!({
+            "metadata": {"name": "vm", "namespace": "ns"},
+            "spec": {
+                "domain": {
+                    "memory": {"guest": "64Mi"},
+                    "devices": {"disks": [disk], "interfaces": [{"name": "late", "bridge": {}}]},
+                },
+                "networks": [{"name": "late", "multus": {"networkName": "x"}}],
+                "volumes": [{"name": "a", "emptyDisk": {"capacity": "1Gi"}}],
+            },
+        });
+        let attachment = json!({"late": "tap"});
+        let facts = json!({"allowEmulation": true, "optionsPresent": options, "interfaceDomainAttachment": attachment});
+        (crate::vmi::parse(vmi.to_string().as_bytes()).unwrap(), serde_json::from_value::<HostFacts>(facts).unwrap())
+    };
+    let while_running = |(vmi, facts): &(VirtualMachineInstance, HostFacts)| -> Vec<String> {
+        problems_of_running(vmi, facts).iter().map(ConvertError::with_path).collect()
+    };
+    for options in [true, false] {
+        // The pod's link comes later, and virt-handler sends some calls without its options.
+        let good = vmi(json!({"name": "a", "disk": {"bus": "virtio"}}), options);
+        assert_eq!(while_running(&good), NONE);
+        assert!(!problems(&good.0, &good.1).is_empty());
+        let bad = vmi(json!({"name": "a", "disk": {"bus": "virtio"}, "serial": "a'b"}), options);
+        one(while_running(&bad), "spec.domain.devices.disks[0].serial", "other characters");
+    }
+}
+
+#[test]
+fn a_device_that_breaks_a_rule_is_refused_for_every_hypervisor() {
+    let disks = json!([
+        {"name": "a", "disk": {"bus": "virtio"}}, {"name": "b", "disk": {"bus": "virtio"}, "lun": {"bus": "virtio"}},
+        {"name": "c"}, {"name": "a", "disk": {"bus": "virtio"}},
+    ]);
+    let volumes = ["a", "b", "c"].map(|name| json!({"name": name, "emptyDisk": {"capacity": "1Gi"}}));
+    let vmi = json!({
+        "metadata": {"name": "vm", "namespace": "ns"},
+        "spec": {"domain": {"memory": {"guest": "64Mi"}, "devices": {"disks": disks}}, "volumes": volumes},
+    });
+    let vmi = crate::vmi::parse(vmi.to_string().as_bytes()).unwrap();
+    for profile in ["qemu", "cloud-hypervisor"] {
+        let facts = json!({"hypervisor": {"devicePresent": true, "profile": profile, "firmwareImage": "/f"}});
+        let facts = serde_json::from_value(facts).unwrap();
+        let said: Vec<String> = problems(&vmi, &facts).iter().map(ConvertError::with_path).collect();
+        // That Cloud Hypervisor has no LUNs comes first there.
+        let of_lun = if profile == "qemu" { "is disk and lun" } else { "virtio disks only" };
+        for (path, why) in [("disks[1]", of_lun), ("disks[2]", "none of disk, lun and cdrom"), ("disks[3].name", "too")]
+        {
+            let start = format!("spec.domain.devices.{path}: ");
+            let found = said.iter().any(|line| line.starts_with(&start) && line.contains(why));
+            assert!(found, "{profile}: {path}: {said:?}");
+        }
+    }
 }

@@ -44,11 +44,13 @@ fn name(context: &Context<'_>, domain: &mut DomainSpec) -> Result {
 /// Taps by name; CH makes a virtio card of each.
 fn interfaces_on_taps(context: &Context<'_>, domain: &mut DomainSpec) -> Result {
     interfaces::interfaces(context, domain)?;
+    let all = &context.vmi.spec.domain.devices.interfaces;
     for device in &mut domain.devices.interfaces {
-        let alias = device.alias.as_ref().map(|alias| alias.name.clone()).unwrap_or_default();
         if device.type_ != "ethernet" {
+            let alias = device.alias.as_ref().map(|alias| alias.name.as_str());
+            let index = all.iter().position(|interface| Some(interface.name.as_str()) == alias).unwrap_or_default();
             return Err(ConvertError::field(
-                format!("spec.domain.devices.interfaces[{alias}]"),
+                format!("spec.domain.devices.interfaces[{index}]"),
                 "Cloud Hypervisor needs a tap, and this interface's binding gives none",
             ));
         }

@@ -1,14 +1,15 @@
 //! CPU model, topology and vCPUs (contract/domain-xml-qemu.md 6.1 to 6.3).
 
 use super::super::arch::Arch;
+use super::super::limits;
 use super::{Context, ConvertError, yes_no};
 use crate::domain::{Cpu, CpuFeature, CpuTopology, DomainSpec, Numa, NumaCell, Vcpu, Vcpus, VcpusVcpu};
 
 pub(super) fn cpu(context: &Context<'_>, domain: &mut DomainSpec) -> Result<(), ConvertError> {
     let spec = context.vmi.spec.domain.cpu.as_ref();
     let (mut sockets, cores, threads) = context.topology();
-    // The context has refused numbers that a machine cannot have.
-    let count = |sockets: u32| sockets.saturating_mul(cores).saturating_mul(threads);
+    // The context has refused numbers that a machine cannot have, also of sockets that are to be plugged.
+    let count = |sockets: u32| sockets * cores * threads;
     let enabled = count(sockets);
     let max_sockets = spec.map_or(0, |cpu| cpu.max_sockets);
     if max_sockets != 0 && context.arch != Arch::Arm64 {
@@ -17,7 +18,7 @@ pub(super) fn cpu(context: &Context<'_>, domain: &mut DomainSpec) -> Result<(), 
             .map(|id| VcpusVcpu {
                 id,
                 enabled: yes_no(id < enabled),
-                hotpluggable: yes_no(id >= cores.saturating_mul(threads)),
+                hotpluggable: yes_no(id >= cores * threads),
                 order: 0,
             })
             .collect();
@@ -26,7 +27,11 @@ pub(super) fn cpu(context: &Context<'_>, domain: &mut DomainSpec) -> Result<(), 
     domain.vcpu = Some(Vcpu { placement: "static".into(), cpus: count(sockets) });
     domain.cpu = Cpu { topology: Some(CpuTopology { sockets, cores, threads }), ..model(context) };
     if context.memfd() && spec.is_none_or(|cpu| cpu.numa.is_none()) {
-        let memory = context.vmi.spec.domain.virtual_memory().map_or(0, |memory| memory.value());
+        // The step for the memory refuses what is negative, in the words that are known.
+        let memory = match context.vmi.spec.domain.virtual_memory() {
+            Some((path, quantity)) => limits::memory(path, quantity).map(|_| quantity.value())?,
+            None => 0,
+        };
         domain.cpu.numa = Some(Numa {
             cells: vec![NumaCell {
                 id: "0".into(),

@@ -5,7 +5,7 @@ use super::{Context, ConvertError};
 use crate::domain::{
     DomainSpec, HugePages, MaxMemory, Memory, MemoryBacking, MemoryBackingAccess, MemoryBackingSource,
 };
-use crate::vmi::Quantity;
+use crate::vmi::{self, Quantity};
 
 pub(super) fn memory(context: &Context<'_>, domain: &mut DomainSpec) -> Result<(), ConvertError> {
     let spec = &context.vmi.spec.domain;
@@ -18,22 +18,26 @@ pub(super) fn memory(context: &Context<'_>, domain: &mut DomainSpec) -> Result<(
         let Some(guest) = guest else {
             return Err(ConvertError::field("spec.domain.memory.guest", "must be given beside maxGuest"));
         };
-        domain.memory = bytes(guest)?;
-        let Memory { value, unit } = bytes(max_guest)?;
+        domain.memory = bytes("spec.domain.memory.guest", guest)?;
+        let Memory { value, unit } = bytes("spec.domain.memory.maxGuest", max_guest)?;
         domain.max_memory = Some(MaxMemory { value, unit, slots: 0 });
         return Ok(());
     }
-    domain.memory = bytes(spec.virtual_memory().unwrap_or(&Quantity::default()))?;
+    domain.memory = guest_memory(&context.vmi.spec.domain)?;
     Ok(())
 }
 
-/// A quantity in bytes; one that is no whole number of them is rounded up, less one (as the original does).
-pub(super) fn bytes(quantity: &Quantity) -> Result<Memory, ConvertError> {
-    limits::memory("spec.domain.memory", quantity)?;
-    let whole = quantity.exact().unwrap_or_else(|| quantity.value().saturating_sub(1));
-    let value = u64::try_from(whole).map_err(|_| {
-        ConvertError::at("spec.domain.memory", format!("Memory size '{quantity}' must be greater than or equal to 0"))
-    })?;
+/// The guest's memory in bytes; none where the VMI gives none.
+pub(super) fn guest_memory(spec: &vmi::DomainSpec) -> Result<Memory, ConvertError> {
+    let none = Quantity::default();
+    let (path, quantity) = spec.virtual_memory().unwrap_or(("spec.domain.memory.guest", &none));
+    bytes(path, quantity)
+}
+
+/// The quantity of the field `path` in bytes.
+pub(super) fn bytes(path: &str, quantity: &Quantity) -> Result<Memory, ConvertError> {
+    let value = u64::try_from(limits::memory(path, quantity)?)
+        .map_err(|_| ConvertError::at(path, format!("Memory size '{quantity}' must be greater than or equal to 0")))?;
     Ok(Memory { value, unit: "b".into() })
 }
 

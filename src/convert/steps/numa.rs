@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::options::Cell;
-use super::memory::bytes;
+use super::memory::{bytes, guest_memory};
 use super::{Context, ConvertError};
 use crate::domain::{
     DomainSpec, HugePage, MemNode, MemoryAllocation, NoSharePages, Numa, NumaCell, NumaCellDistances, NumaCellSibling,
@@ -25,7 +25,7 @@ pub(super) fn numa_passthrough(context: &Context<'_>, domain: &mut DomainSpec) -
     let guest_cpus = guest_cpus(&topology.numa_cells, domain)?;
     let page = page_size(context)?;
     let count = guest_cpus.len() as u64;
-    let memory = bytes(context.vmi.spec.domain.virtual_memory().unwrap_or(&Quantity::default()))?;
+    let memory = guest_memory(&context.vmi.spec.domain)?;
     let shares = shares(memory.value, page, count)?;
     // A host cell that is listed twice has its guest cell where it comes first.
     let mut involved: Vec<&Cell> = Vec::new();
@@ -111,8 +111,9 @@ fn page_size(context: &Context<'_>) -> Result<u64, ConvertError> {
         |why: String| ConvertError::at(PAGE_SIZE, format!("failed to determine if hugepages are enabled: {why}"));
     let quantity =
         Quantity::parse(size).map_err(|error| failed(format!("could not parse hugepage value {size}: {error}")))?;
-    let page =
-        bytes(&quantity).map_err(|error| failed(format!("could not convert page size to MiB {size}: {error}")))?.value;
+    let page = bytes(PAGE_SIZE, &quantity)
+        .map_err(|error| failed(format!("could not convert page size to MiB {size}: {error}")))?
+        .value;
     if page == 0 { Err(ConvertError::field(PAGE_SIZE, "a page of 0 bytes")) } else { Ok(page) }
 }
 
@@ -120,8 +121,8 @@ fn page_size(context: &Context<'_>) -> Result<u64, ConvertError> {
 fn shares(memory: u64, page: u64, count: u64) -> Result<impl Iterator<Item = u64>, ConvertError> {
     let least = page.checked_mul(count).filter(|least| memory >= *least);
     if least.is_none() || count == 0 {
-        // The original counts the page's bytes as MiB here.
-        let shown = page.wrapping_mul(1024 * 1024).wrapping_mul(count);
+        // The original counts the page's bytes as MiB here. Pages have at most 2^52 bytes, and there are 4096 vCPUs.
+        let shown = u128::from(page) * (1024 * 1024) * u128::from(count);
         return Err(ConvertError::at(
             FIELD,
             format!(

@@ -59,13 +59,15 @@ fn enabled_sockets(domain: &DomainSpec, cpu: &vmi::Cpu) -> u32 {
     let disabled = vcpus.vcpu.iter().filter(|vcpu| vcpu.enabled != "yes").count();
     let per_socket = u64::from(guest.cores) * u64::from(guest.threads);
     let disabled = (disabled as u64).checked_div(per_socket).unwrap_or_default();
-    guest.sockets.saturating_sub(u32::try_from(disabled).unwrap_or(u32::MAX))
+    // There are as many vCPUs as sockets, cores and threads make, so no more sockets are disabled than there are.
+    u32::try_from(disabled).ok().and_then(|disabled| guest.sockets.checked_sub(disabled)).unwrap_or_default()
 }
 
-/// vCPUs that the VMI names: the product of what is not 0, and 0 if nothing is.
+/// vCPUs that the VMI names: the product of what is not 0, and 0 if nothing is. It is one that a machine can have
+/// (`limits::vcpus`).
 fn spec_vcpus(cpu: &vmi::Cpu) -> u64 {
     let given = [cpu.cores, cpu.sockets, cpu.threads].into_iter().filter(|count| *count != 0);
-    given.map(u64::from).reduce(u64::saturating_mul).unwrap_or_default()
+    given.map(u64::from).reduce(|product, count| product * count).unwrap_or_default()
 }
 
 /// IO threads that share CPUs with vCPUs or the emulator.

@@ -181,7 +181,11 @@ fn memory(instance: &mut Map<String, Value>, _: &Options<'_>) {
 
 fn topology(instance: &mut Map<String, Value>, _: &Options<'_>) {
     let wanted = resource(instance, "limits", "cpu").or_else(|| resource(instance, "requests", "cpu"));
-    let sockets = wanted.as_ref().and_then(quantity).map_or(1, |quantity| quantity.value());
+    // A number that no machine has is left where it is written, for the conversion to refuse it there.
+    let Ok(sockets) = wanted.as_ref().and_then(quantity).map_or(Ok(1), |quantity| u32::try_from(quantity.value()))
+    else {
+        return;
+    };
     let cpu = at(instance, &["spec", "domain", "cpu"]);
     let is_zero = |key: &str| cpu.get(key).is_none_or(|value| value.is_null() || value.as_u64() == Some(0));
     if ["cores", "sockets", "threads"].into_iter().all(is_zero) {

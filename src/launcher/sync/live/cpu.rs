@@ -2,7 +2,7 @@
 
 use crate::cmd::{Failure, SyncRequest};
 use crate::convert::{self, Arch, ConvertError};
-use crate::domain::CpuTune;
+use crate::domain::{CpuTune, DomainSpec};
 use crate::hypervisor::host_architecture;
 use crate::launcher::sync::means::Boot;
 use crate::launcher::vm::Vm;
@@ -21,9 +21,28 @@ pub enum Pin {
     Emulator(Vec<u8>),
 }
 
-/// vCPUs that the VMI wants now; the error names the field that has more of them than a machine can have.
-pub fn count(vmi: &VirtualMachineInstance) -> Result<u32, ConvertError> {
-    convert::vcpus(vmi, Arch::named(host_architecture()))
+/// vCPUs that the VMI wants now, at most those that the running domain was started with; the error names the field.
+pub fn count(vmi: &VirtualMachineInstance, live: &DomainSpec) -> Result<u32, ConvertError> {
+    let wanted = convert::vcpus(vmi, Arch::named(host_architecture()))?;
+    let most = live.vcpu.as_ref().map_or(u32::MAX, |vcpu| vcpu.cpus);
+    match wanted {
+        0 => Err(ConvertError::field("spec.domain.resources", "0 CPUs are no processor")),
+        _ if wanted > most => {
+            let reason = format!(
+                "{wanted} vCPUs are more than the {most} that the VM was started with (spec.domain.cpu.maxSockets)"
+            );
+            Err(ConvertError::field("spec.domain.cpu", reason))
+        }
+        _ => Ok(wanted),
+    }
+}
+
+/// The domain as it is with so many vCPUs: libvirt plugs the lowest numbers first, and takes the highest out.
+fn with_vcpus(mut live: DomainSpec, count: u32) -> DomainSpec {
+    for vcpu in live.vcpus.iter_mut().flat_map(|vcpus| &mut vcpus.vcpu) {
+        vcpu.enabled = if vcpu.id < count { "yes" } else { "no" }.to_owned();
+    }
+    live
 }
 
 /// The calls that carry out `tune`, in order; the error is a CPU list that is none.
@@ -38,23 +57,25 @@ fn map(cpu_set: &str) -> Result<Vec<u8>, String> {
     cpu_set.split(',').map(number).collect::<Result<Vec<u32>, String>>().map(cpu_map)
 }
 
-/// SyncVirtualMachineCPUs. vCPUs that were plugged stay if pinning fails.
+/// SyncVirtualMachineCPUs. Where the vCPUs are to be pinned is known before one is plugged; those that were plugged stay if
+/// libvirt does not pin them.
 pub async fn synchronise(vm: &Vm, boot: &Boot, request: SyncRequest) -> Result<(), Failure> {
     let SyncRequest { vmi, options, .. } = request;
     let failed = |error| Failure::wrapped(CONTEXT, error);
-    let wanted = count(&vmi).map_err(|error| Failure::text(format!("{CONTEXT}: {}", error.with_path())))?;
-    vm.connection.set_vcpus(&vm.domain, wanted).await.map_err(failed)?;
-    if !vmi.spec.domain.cpu.as_ref().is_some_and(|cpu| cpu.dedicated_cpu_placement) {
-        return Ok(());
-    }
-    let facts = boot.facts(vm, &vmi, options).await?;
-    if let Some(error) = &facts.cpu_set_error {
-        return Err(Failure::text(format!("failed to read pod cpuset: {error}")));
-    }
-    let live = super::read_live(&vm.connection.xml(&vm.domain, 0).await.map_err(failed)?)?;
     let worded = |why: String| Failure::text(format!("{CONTEXT}: {why}"));
-    let tune = convert::pinning(&vmi, &facts, &live).map_err(|error| worded(error.to_string()))?;
-    for pin in pins(&tune.unwrap_or_default()).map_err(worded)? {
+    let live = super::read_live(&vm.connection.xml(&vm.domain, 0).await.map_err(failed)?)?;
+    let wanted = count(&vmi, &live).map_err(|error| worded(error.with_path()))?;
+    let mut wanted_pins = Vec::new();
+    if vmi.spec.domain.cpu.as_ref().is_some_and(|cpu| cpu.dedicated_cpu_placement) {
+        let facts = boot.facts(vm, &vmi, options).await?;
+        if let Some(error) = &facts.cpu_set_error {
+            return Err(Failure::text(format!("failed to read pod cpuset: {error}")));
+        }
+        let tune = convert::pinning(&vmi, &facts, &with_vcpus(live, wanted));
+        wanted_pins = pins(&tune.map_err(|error| worded(error.to_string()))?.unwrap_or_default()).map_err(worded)?;
+    }
+    vm.connection.set_vcpus(&vm.domain, wanted).await.map_err(failed)?;
+    for pin in wanted_pins {
         match pin {
             Pin::Vcpu(vcpu, map) => vm.connection.pin_vcpu(&vm.domain, vcpu, map).await,
             Pin::Emulator(map) => vm.connection.pin_emulator(&vm.domain, map).await,
@@ -72,13 +93,40 @@ mod tests {
 
     #[test]
     fn vcpus_are_sockets_by_cores_by_threads_or_the_resources() {
-        let count_of =
-            |domain: &str| count(&vmi::parse(format!(r#"{{"spec":{{"domain":{domain}}}}}"#).as_bytes()).unwrap());
+        let live = DomainSpec::from_xml("<domain type='kvm'><vcpu current='2'>8</vcpu></domain>").unwrap();
+        let count_of = |domain: &str| {
+            let vmi = vmi::parse(format!(r#"{{"spec":{{"domain":{domain}}}}}"#).as_bytes()).unwrap();
+            count(&vmi, &live)
+        };
         assert_eq!(count_of(r#"{"cpu":{"sockets":2,"cores":3,"maxSockets":8}}"#), Ok(6));
         assert_eq!(count_of(r#"{"resources":{"requests":{"cpu":"1500m"}}}"#), Ok(2));
         assert_eq!(count_of("{}"), Ok(1));
-        let absurd = count_of(r#"{"cpu":{"sockets":4294967295,"cores":2}}"#).unwrap_err();
-        assert_eq!(absurd.path(), Some("spec.domain.cpu"));
+        for (domain, path, why) in [
+            (r#"{"cpu":{"sockets":4294967295,"cores":2}}"#, "spec.domain.cpu", "a machine can have"),
+            (
+                r#"{"cpu":{"sockets":3,"cores":3}}"#,
+                "spec.domain.cpu",
+                "9 vCPUs are more than the 8 that the VM was started with",
+            ),
+            (r#"{"resources":{"limits":{"cpu":"0"}}}"#, "spec.domain.resources", "0 CPUs"),
+            (r#"{"resources":{"limits":{"cpu":"-2"}}}"#, "spec.domain.resources.limits.cpu", "less than no CPU"),
+        ] {
+            let error = count_of(domain).unwrap_err();
+            assert_eq!(error.path(), Some(path), "{error}");
+            assert!(error.to_string().contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn pinning_sees_the_vcpus_that_are_about_to_be_there() {
+        let vcpus: String =
+            (0..4).map(|id| format!("<vcpu id='{id}' enabled='{}'/>", if id < 3 { "yes" } else { "no" })).collect();
+        let live = DomainSpec::from_xml(&format!("<domain type='kvm'><vcpus>{vcpus}</vcpus></domain>")).unwrap();
+        let enabled = |count| {
+            let domain = with_vcpus(live.clone(), count);
+            domain.vcpus.unwrap().vcpu.iter().filter(|vcpu| vcpu.enabled == "yes").count()
+        };
+        assert_eq!((enabled(1), enabled(2), enabled(4)), (1, 2, 4));
     }
 
     #[test]

@@ -70,9 +70,10 @@ fn guest_size(disk: &Disk, capacity: u64, actual: u64, free: u64) -> Option<u64>
     if !(0.0..=1.0).contains(&overhead) {
         return None;
     }
+    // Numbers of the machine's; more than 64 bits are room enough for any claim.
     let room = capacity.min(actual.saturating_add(free));
-    // Sizes of disks are far below 2^53.
-    let bytes = ((1.0 - overhead) * room as f64) as u64;
+    // From 2^53 on a `f64` is one of the numbers nearby, which may be above.
+    let bytes = (((1.0 - overhead) * room as f64) as u64).min(room);
     Some(bytes - bytes % MEBIBYTE)
 }
 
@@ -111,6 +112,10 @@ mod tests {
         assert_eq!(size("0", file(GIB, 2 * GIB + 5)), Some(3 * GIB));
         let with_overhead = size("0.055", file(GIB, 100 * GIB)).unwrap();
         assert_eq!(with_overhead, (10 * GIB * 945 / 1000) / MEBIBYTE * MEBIBYTE);
+        // More than 2^53: the nearest `f64` is 2^53 itself.
+        let large = (1_i64 << 53) - 1 + (1 << 54);
+        let whole = wanted_size(&disk(Some("0"), Some(large)), file(u64::MAX, u64::MAX)).unwrap().0;
+        assert!(whole <= large.unsigned_abs() && whole.is_multiple_of(MEBIBYTE), "{whole}");
         for bad in ["1.5", "-0.1", "x", "NaN"] {
             assert_eq!(size(bad, file(GIB, GIB)), None, "{bad}");
         }
