@@ -12,6 +12,7 @@ mod cpu_topology;
 mod defines;
 mod error;
 mod facts;
+mod field_of;
 mod firmware;
 mod grace;
 mod host_devices;
@@ -35,6 +36,7 @@ pub use facts::{
     BlockSizes, ContainerDiskInfo, DirectIo, HostFacts, HypervisorFacts, Link, NumaNode, Ovmf, PciDevice, Profile,
     Sysfs,
 };
+pub use field_of::field_of;
 pub use host_devices::CLAIM_METADATA_VERSION;
 pub use limits::{memory_bytes, vcpus};
 pub use network_phase2::hot_pluggable_tap;

@@ -17,6 +17,7 @@ use super::prepare::images::{LOOKING, round_up};
 use super::prepare::iommufd;
 use super::prepare::pod_network::Nics;
 use super::prepare::{cloud_init, growth, image_volumes, missing, pod_network, running, tracking};
+use super::refusal::{refusal, refusal_of_control};
 use crate::cmd::{Failure, SyncRequest};
 use crate::convert::{self, Defines, HostFacts, SyncOptions};
 use crate::daemon::DaemonState;
@@ -77,8 +78,15 @@ impl Boot {
         }
         let facts = self.facts(vm, &vmi, options).await?;
         let must_define = self.must_define(vm).await?;
-        if must_define && let Some(refusal) = convert::told(&convert::problems(&vmi, &facts)) {
-            return Err(Failure::text(refusal));
+        let hot_plugs = self.runtime.entry().launcher.hot_plug;
+        let problems = match must_define {
+            true => convert::problems(&vmi, &facts),
+            // What has come since, before a device is touched. Where none can come, nothing is made of the VMI.
+            false if hot_plugs => convert::problems_of_running(&vmi, &facts),
+            false => Vec::new(),
+        };
+        if let Some(told) = convert::told(&problems) {
+            return Err(Failure::text(told));
         }
         tracking::make_overlays(self, &vmi, &facts).await?;
         if must_define {
@@ -117,7 +125,7 @@ impl Boot {
         } else if now.status == LifeCycle::Paused && !vm.paused.contains(&vmi.metadata.uid) {
             vm.control.resume().await?;
         }
-        if self.runtime.entry().launcher.hot_plug {
+        if hot_plugs {
             live::bring_in_line(vm, &vmi, &facts).await?;
         }
         Ok(started)
@@ -223,7 +231,7 @@ impl Boot {
             tracing::info!(v = 5, facts, "converting the VMI");
         }
         let defines = Defines::new(vmi, &facts).map_err(|error| Failure::text(error.to_string()))?;
-        self.define(vm, defines, extensions).await
+        self.define(vm, vmi, defines, extensions).await
     }
 
     /// Everything that has to be there before the define, and the facts with what the disks' files can do. The cloud-init
@@ -253,7 +261,13 @@ impl Boot {
     }
 
     /// The boot's defines; a define that fails leaves no half-made domain behind.
-    async fn define(&self, vm: &Vm, mut defines: Defines, extensions: &Extensions<'_>) -> Result<(), Failure> {
+    async fn define(
+        &self,
+        vm: &Vm,
+        vmi: &VirtualMachineInstance,
+        mut defines: Defines,
+        extensions: &Extensions<'_>,
+    ) -> Result<(), Failure> {
         let result = async {
             loop {
                 let converted = defines.xml();
@@ -262,7 +276,7 @@ impl Boot {
                     defines.replace(&xml).map_err(|error| Failure::text(error.to_string()))?;
                 }
                 tracing::info!(v = 5, xml, "defining the domain");
-                vm.connection.define(xml).await?;
+                vm.connection.define(xml).await.map_err(|error| refusal(vmi, error))?;
                 if defines.is_last() {
                     return Ok(());
                 }
@@ -298,7 +312,8 @@ impl Boot {
             vm.paused.insert(&vmi.metadata.uid);
         }
         self.wait_for_virtlogd().await;
-        vm.control.start(paused_by_user || isolated).await?;
+        let started = vm.control.start(paused_by_user || isolated).await;
+        started.map_err(|error| refusal_of_control(vmi, error))?;
         vm.tracker.look();
         Ok(())
     }

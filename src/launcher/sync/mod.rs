@@ -7,4 +7,5 @@ pub mod live;
 mod look;
 pub mod means;
 mod prepare;
+mod refusal;
 mod volume_files;

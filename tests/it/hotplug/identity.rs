@@ -232,8 +232,57 @@ fn a_medium_is_the_drive_s_and_a_container_disk_keeps_its_image() {
         .push(json!({"name": "late", "persistentVolumeClaim": {"claimName": "late", "hotpluggable": true}}));
     list(&mut more, "/status/volumeStatus").push(json!({"name": "late", "phase": "Ready", "hotplugVolume": {}}));
     let said = text(&pod.sync(&more.to_string()));
-    assert!(said.contains("(late): a CD-ROM drive cannot be added to a running VM"), "{said}");
+    assert!(said.contains("] (late): a CD-ROM drive cannot be added to a running VM"), "{said}");
+    assert!(said.contains("spec.domain.devices.disks["), "{said}");
     wait_volumes(&pod, &["v-s"]);
+}
+
+#[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
+fn a_device_that_breaks_a_rule_is_refused_by_its_field_before_anything_changes() {
+    let image = image();
+    let pod = Pod::start(&image, "demo", &[]);
+    let _guest = boot(&pod, &vmi());
+    let base = running(vmi());
+    let disk = |name: &str, more: Value| {
+        let mut disk = json!({"name": name, "disk": {"bus": "virtio"}});
+        for (key, value) in more.as_object().unwrap() {
+            disk[key] = value.clone();
+        }
+        provide(&pod, name, "words\n", MIB);
+        disk
+    };
+    let place = base.pointer("/spec/domain/devices/disks").unwrap().as_array().unwrap().len() + 1;
+    let good = with_volume(base.clone(), "good", "1Mi", Some(disk("good", json!({}))));
+    for (bad, field, why) in [
+        (json!({"serial": "a'b"}), "serial", "other characters"),
+        (json!({"disk": {"bus": "virtio"}, "cdrom": {"bus": "sata"}}), "", "is disk and cdrom"),
+        (json!({"disk": {"bus": "ide"}}), "disk.bus", "is none of virtio"),
+        (json!({"blockSize": {"custom": {"logical": 513, "physical": 513}}}), "blockSize.custom.logical", "power of 2"),
+        (json!({"bootOrder": 1_u64 << 40}), "bootOrder", "is not between 1"),
+        (json!({"disk": {"bus": "sata"}}), "disk.bus", "no disk on sata can be added to a running VM"),
+    ] {
+        let vmi = with_volume(good.clone(), "bad", "1Mi", Some(disk("bad", bad)));
+        let synced = pod.sync(&vmi.to_string());
+        let said = text(&synced);
+        let path = format!("spec.domain.devices.disks[{place}]{}{field}", if field.is_empty() { "" } else { "." });
+        assert!(!synced.status.success() && said.contains(&path) && said.contains(why), "{path}: {said}");
+        let there = pod.virsh(&["domblklist", "default_demo"]);
+        // A bus that cannot be plugged is this disk's own trouble.
+        assert_eq!(there.contains("good.img"), why.contains("added to a running VM"), "{there}");
+        assert!(!there.contains("bad.img"), "{there}");
+    }
+    let mut vmi = good;
+    list(&mut vmi, "/spec/domain/devices/interfaces")
+        .push(json!({"name": "blue", "sriov": {}, "macAddress": "01:00:00:00:00:01"}));
+    list(&mut vmi, "/spec/networks").push(json!({"name": "blue", "multus": {"networkName": "blue"}}));
+    let said = text(&pod.sync(&vmi.to_string()));
+    assert!(
+        said.contains("spec.domain.devices.interfaces[0].macAddress: \"01:00:00:00:00:01\" is the address of a group"),
+        "{said}"
+    );
+    sync(&pod, &base);
+    wait_gone(&pod, "domblklist", "good.img");
 }
 
 /// The VMI with these interfaces, by name, MAC address and state.

@@ -305,7 +305,19 @@ fn interfaces_cpus_and_memory_come_and_go() {
     let refused = pod.ctl_with(&["sync-cpus"], &with_sockets(&base, 3).to_string());
     assert!(!refused.status.success());
     let said = text(&refused);
-    assert!(said.starts_with("failed to update vCPUs: virError(Code="), "{said}");
+    let why = "3 vCPUs are more than the 2 that the VM was started with";
+    assert!(said.contains(&format!("failed to update vCPUs: spec.domain.cpu: {why}")), "{said}");
+    for (guest, why) in [
+        ("257Mi", "1048576 bytes more than at boot are not a multiple of 2097152"),
+        ("2Gi", "more than the 805306368 that can be plugged"),
+        ("8Ei", "more than any guest can have"),
+    ] {
+        let mut vmi = base.clone();
+        vmi["spec"]["domain"]["memory"]["guest"] = json!(guest);
+        let said = text(&pod.ctl_with(&["sync-memory"], &vmi.to_string()));
+        assert!(said.contains("failed to update Guest Memory: spec.domain.memory.guest: "), "{said}");
+        assert!(said.contains(why), "{said}");
+    }
 
     // Memory, which the guest takes in its own time, and gives back.
     let total = |guest: &mut Console| -> u64 {
@@ -346,7 +358,8 @@ fn host_devices(pod: &Pod, base: &Value) {
     list(&mut vmi, "/status/interfaces").push(json!({"name": "red", "infoSource": "multus-status"}));
     let refused = plug(&vmi);
     let said = text(&refused);
-    assert!(!refused.status.success() && said.contains("LibvirtError(Code="), "{said}");
+    let field = "spec.domain.devices.interfaces[";
+    assert!(!refused.status.success() && said.contains(field) && said.contains("virError(Code="), "{said}");
 }
 
 fn with_sockets(vmi: &Value, sockets: u32) -> Value {

@@ -51,6 +51,14 @@ pub fn changes(live: &[Disk], wanted: &[Disk]) -> Vec<DiskChange> {
     out.chain(new).chain(media).collect()
 }
 
+/// Disks that are wanted and can be put into no running domain, for their bus. The original leaves them out without a
+/// word.
+pub fn impossible<'a>(live: &[Disk], wanted: &'a [Disk]) -> Vec<&'a Disk> {
+    let new = wanted.iter().zip(disk_partners(wanted, live)).filter(|(_, partner)| partner.is_none());
+    let new = new.map(|(disk, _)| disk);
+    new.filter(|disk| is_hotplug(disk.backend().path()) && disk.device != "cdrom" && !is_pluggable(disk)).collect()
+}
+
 /// Whether a disk of that name would be plugged as it is plugged now.
 fn is_same(live: &Disk, wanted: &Disk) -> bool {
     let bus = |disk: &Disk| if disk.target.bus.is_empty() { "virtio".to_owned() } else { disk.target.bus.clone() };
@@ -164,7 +172,14 @@ mod tests {
     fn sata_disks_stay_and_scsi_disks_go() {
         let sata = disk("disk", "sata", "sda", &format!("{HOTPLUG}a.img"));
         assert_eq!(changes(std::slice::from_ref(&sata), &[]), []);
-        assert_eq!(changes(&[], &[sata]), []);
+        assert_eq!(changes(&[], std::slice::from_ref(&sata)), []);
+        // It has come with the domain, or it never can.
+        assert!(impossible(std::slice::from_ref(&sata), std::slice::from_ref(&sata)).is_empty());
+        assert_eq!(impossible(&[], std::slice::from_ref(&sata)), [&sata]);
+        assert!(
+            impossible(&[], &[plugged("vda", "v"), disk("cdrom", "sata", "sda", &format!("{HOTPLUG}a.img"))])
+                .is_empty()
+        );
         let scsi = disk("disk", "scsi", "sda", &format!("{HOTPLUG}a.img"));
         assert_eq!(changes(std::slice::from_ref(&scsi), &[]), [DiskChange::Detach(scsi)]);
     }

@@ -61,8 +61,11 @@ pub async fn plug(vm: &Vm, boot: &Boot, request: SyncRequest) -> Result<(), Fail
     let SyncRequest { vmi, options, .. } = request;
     let live = super::read_live(&vm.connection.xml(&vm.domain, 0).await?)?;
     let facts = boot.facts(vm, &vmi, options).await?;
+    if let Some(refusal) = convert::told(&convert::problems_of_running(&vmi, &facts)) {
+        return Err(Failure::text(refusal));
+    }
     let wanted = convert::convert_for_running(&vmi, &facts, &live).map_err(super::worded)?;
-    let mut failures = Failures::default();
+    let mut failures = Failures::new(&vmi);
     for device in missing(&vmi, &live.devices.host_devices, &wanted.devices.host_devices) {
         match device {
             Ok(device) => {

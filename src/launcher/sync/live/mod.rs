@@ -47,7 +47,7 @@ impl Devices {
 
 /// Brings the devices and the metadata of a defined domain in line with the VMI; `facts` are this sync's.
 pub async fn bring_in_line(vm: &Vm, vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<(), Failure> {
-    let mut failures = Failures::default();
+    let mut failures = Failures::new(vmi);
     let snapshot = vm.connection.snapshot(&vm.domain).await?;
     if let Some(xml) = snapshot.xml.filter(|_| !snapshot.state.may_be_started()) {
         let devices = Devices::new(vmi, facts, &xml)?;
@@ -68,12 +68,15 @@ async fn carry_out(
     facts: &HostFacts,
     wanted: &mut DomainSpec,
     changes: Vec<InterfaceChange>,
-    failures: &mut Failures,
+    failures: &mut Failures<'_>,
 ) -> Result<(), Failure> {
     for change in changes {
         let (name, outcome) = match change {
             InterfaceChange::Attach(name) => {
-                convert::fill_in_taps(vmi, facts, wanted, &|other| other == name).map_err(worded)?;
+                if let Err(error) = convert::fill_in_taps(vmi, facts, wanted, &|other| other == name) {
+                    failures.refuse(&name, worded(error));
+                    continue;
+                }
                 let device = interfaces::find(&wanted.devices.interfaces, &name).ok_or_else(|| {
                     Failure::text("could not retrieve the api.Interface object from the dummy domain")
                 })?;

@@ -45,6 +45,7 @@ pub(crate) fn measure(path: &Path) -> Option<Backend> {
     if found.file_type().is_block_device() {
         return Some(Backend::Device(File::open(path).ok()?.seek(SeekFrom::End(0)).ok()?));
     }
+    // Numbers of the file system's; more than 64 bits are room enough for any claim.
     let room = nix::sys::statvfs::statvfs(path).ok()?;
     let free = room.blocks_available().saturating_mul(room.fragment_size());
     Some(Backend::File { actual: found.blocks().saturating_mul(STAT_BLOCK), free })

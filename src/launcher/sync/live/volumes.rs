@@ -5,7 +5,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use super::disks::{self, DiskChange};
-use super::failures::Failures;
+use super::failures::{Failures, field_of_device};
 use super::resize::{self, measure, wanted_size};
 use super::{Devices, worded};
 use crate::cmd::Failure;
@@ -27,7 +27,7 @@ pub(super) async fn bring_in_line(
     vmi: &VirtualMachineInstance,
     facts: &HostFacts,
     mut devices: Devices,
-    failures: &mut Failures,
+    failures: &mut Failures<'_>,
 ) -> Result<Devices, Failure> {
     vm.hotplug.forget_overlays_of_absent(&devices.live.devices.disks);
     if take_out(vm, vmi, &devices, failures).await? {
@@ -43,6 +43,12 @@ pub(super) async fn bring_in_line(
             DiskChange::ChangeMedium(disk) => change_medium(vm, vmi, &disk, failures).await?,
         }
     }
+    for disk in disks::impossible(&devices.live.devices.disks, &devices.wanted.devices.disks) {
+        let (name, bus) = (name(disk), &disk.target.bus);
+        let field = field_of_device(vmi, &name).unwrap_or_default();
+        let why = format!("{field}.disk.bus: no disk on {bus} can be added to a running VM, only on virtio and scsi");
+        failures.refuse(&name, Failure::text(why));
+    }
     grow(vm, &devices.wanted.devices.disks).await;
     Ok(devices)
 }
@@ -52,7 +58,7 @@ async fn take_out(
     vm: &Vm,
     vmi: &VirtualMachineInstance,
     devices: &Devices,
-    failures: &mut Failures,
+    failures: &mut Failures<'_>,
 ) -> Result<bool, Failure> {
     let mut asked = false;
     for change in disks::changes(&devices.live.devices.disks, &devices.wanted.devices.disks) {
@@ -76,12 +82,13 @@ async fn plug(
     vmi: &VirtualMachineInstance,
     facts: &HostFacts,
     mut disk: Disk,
-    failures: &mut Failures,
+    failures: &mut Failures<'_>,
 ) -> Result<(), Failure> {
     let name = name(&disk);
     if disk.device == "cdrom" {
         let why = "a CD-ROM drive cannot be added to a running VM, only a medium to a drive that it was started with";
-        failures.refuse(&name, Failure::text(format!("spec.domain.devices.disks ({name}): {why}")));
+        let field = field_of_device(vmi, &name).unwrap_or_else(|| "spec.domain.devices.disks".to_owned());
+        failures.refuse(&name, Failure::text(format!("{field} ({name}): {why}")));
         return Ok(());
     }
     if !is_usable(vmi, &disk, failures).await {
@@ -99,7 +106,7 @@ async fn change_medium(
     vm: &Vm,
     vmi: &VirtualMachineInstance,
     disk: &Disk,
-    failures: &mut Failures,
+    failures: &mut Failures<'_>,
 ) -> Result<(), Failure> {
     let path = disk.source.path();
     if path.is_empty() || is_usable(vmi, disk, failures).await {
@@ -111,7 +118,7 @@ async fn change_medium(
 }
 
 /// [`is_ready`]; a volume that cannot become ready is a failure of its own.
-async fn is_usable(vmi: &VirtualMachineInstance, disk: &Disk, failures: &mut Failures) -> bool {
+async fn is_usable(vmi: &VirtualMachineInstance, disk: &Disk, failures: &mut Failures<'_>) -> bool {
     is_ready(vmi, disk).await.unwrap_or_else(|failure| {
         failures.refuse(&name(disk), failure);
         false
