@@ -1,7 +1,7 @@
 //! What a VMI is refused for: `check` lists it and `domain-xml` says it, both by this one function, whose second half is the
 //! launcher's own before a define.
 
-use crate::convert::{self, ConvertError, HostFacts};
+use crate::convert::{self, ConvertError, Defines, HostFacts};
 use crate::hypervisor::{Entry, Finding, Level, Verdict, Version, features_of, host_architecture};
 use crate::vmi::VirtualMachineInstance;
 
@@ -14,7 +14,12 @@ pub(super) fn verdict(
 ) -> Result<Verdict, String> {
     let rules = features_of(name, entry).map_err(|error| error.to_string())?;
     let mut verdict = Verdict::of(name, &rules, vmi, host_architecture(), libvirt);
-    for problem in convert::problems(vmi, facts) {
+    let mut problems = convert::problems(vmi, facts);
+    if problems.is_empty() {
+        // The launcher asks before the disks' files are there; here they are known or assumed.
+        problems.extend(Defines::new(vmi, facts).err());
+    }
+    for problem in problems {
         let (path, reason) = match problem {
             ConvertError::Field { path, reason } | ConvertError::At { path, text: reason } => (path, reason),
             ConvertError::Known(text) => (String::new(), text),

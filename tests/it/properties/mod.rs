@@ -1,6 +1,7 @@
 //! What holds for every converted VMI: it converts or errors and never panics; device names, aliases and addresses occur
 //! once; reading what was written gives the same document.
 
+mod agreement;
 mod generator;
 mod hotplug;
 
