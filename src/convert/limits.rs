@@ -79,7 +79,8 @@ fn most_vcpus(vmi: &VirtualMachineInstance, arch: Arch) -> u32 {
 /// Most cores, and most threads, of a socket that the machine's SMBIOS tables can tell of: QEMU refuses to start where they
 /// are those of SMBIOS 2.
 pub(super) fn most_in_socket(machine: &str) -> u32 {
-    match machine.strip_prefix("pc-q35-").and_then(version) {
+    let of_type = machine.strip_prefix("pc-q35-").or_else(|| machine.strip_prefix("pc-i440fx-"));
+    match of_type.and_then(version) {
         Some(version) if version <= (8, 0) => 254,
         Some(_) | None => u32::MAX,
     }

@@ -114,8 +114,8 @@ fn names(rules: &mut Rules<'_>) {
             rules.refuse(path, format!("{} bytes are more than the {LONGEST_NAME} of a name", name.len()));
         }
     }
-    /// Most bytes of a file's name, and libvirt's ending of the domain's.
-    const LONGEST_FILE: usize = 255 - ".xml".len();
+    /// Most bytes of a file's name without the ending that libvirt gives the domain's while it writes it.
+    const LONGEST_FILE: usize = 255 - ".xml.new".len();
     let domain = &rules.facts.hypervisor.domain_name;
     let domain = if domain.is_empty() { rules.vmi.domain_name().len() } else { domain.len() };
     if domain > LONGEST_FILE && metadata.name.len() <= LONGEST_NAME {

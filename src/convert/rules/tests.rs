@@ -250,13 +250,16 @@ fn values_that_only_a_define_or_a_start_refused_are_refused_first() {
         of_domain(json!({"machine": {"type": machine}, "cpu": {"sockets": 1, "cores": cores, "threads": 1}}))
     };
     assert_eq!([of_machine("pc-q35-8.0", 254), of_machine("pc-q35-8.1", 255)].concat(), NONE);
-    one(of_machine("pc-q35-8.0", 255), "spec.domain.cpu", "more than the 254 of a pc-q35-8.0 machine");
+    assert_eq!([of_machine("pc-i440fx-8.0", 254), of_machine("pc-i440fx-9.0", 255)].concat(), NONE);
+    for machine in ["pc-q35-8.0", "pc-i440fx-8.0"] {
+        one(of_machine(machine, 255), "spec.domain.cpu", &format!("more than the 254 of a {machine} machine"));
+    }
     let named = |length: usize| {
         let metadata = json!({"name": "n".repeat(length), "namespace": "ns"});
         said_of(json!({"metadata": metadata, "spec": {"domain": {"memory": {"guest": "64Mi"}}}}))
     };
-    assert_eq!(named(248), NONE);
-    one(named(249), "metadata.name", "252 bytes with the namespace are more than the 251");
+    assert_eq!(named(244), NONE);
+    one(named(245), "metadata.name", "248 bytes with the namespace are more than the 247");
     one(named(254), "metadata.name", "more than the 253 of a name");
 }
 
