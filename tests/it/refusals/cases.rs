@@ -430,7 +430,7 @@ fn small_devices(list: &mut List) {
         ],
     );
     list.each("metadata.name", texts(&["a.b", "a/b", "", "a b", "a\nb"]));
-    list.each("metadata.name", [json!("n".repeat(253)), json!("n".repeat(5000))]);
+    list.each("metadata.name", [244, 245, 253, 254, 5000].map(|length| json!("n".repeat(length))));
     list.each(
         "metadata.uid",
         [json!(""), json!("x".repeat(70)), json!("x".repeat(80)), json!("x".repeat(200)), json!("a/b")],
@@ -505,7 +505,7 @@ fn features(list: &mut List) {
         list.each(&hyperv, [json!({name: {}}), json!({name: {"enabled": false}})]);
         list.each(&hyperv, [json!({name: {}, "vpindex": {}, "synic": {}, "vapic": {}})]);
     }
-    for count in [0_u32, 1, 4094, 4095, 4096, 8191, u32::MAX - 1, u32::MAX] {
+    for count in [0_u32, 1, 4094, 4095, 4096, 8191, i32::MAX as u32, (i32::MAX as u32) + 1, u32::MAX - 1, u32::MAX] {
         list.each(&hyperv, [json!({"spinlocks": {"spinlocks": count}})]);
         list.each(&hyperv, [json!({"spinlocks": {"enabled": false, "spinlocks": count}})]);
     }
@@ -731,6 +731,14 @@ fn processors(list: &mut List) {
             (cpu, json!({"sockets": sockets, "cores": cores, "threads": threads})),
             ("spec.domain.machine.type", json!("pc-q35-8.0")),
         ]);
+    }
+    for machine in ["pc-q35-8.0", "pc-q35-8.1", "pc-i440fx-8.0", "pc-i440fx-9.0"] {
+        for cores in [254, 255] {
+            list.all(&[
+                (cpu, json!({"sockets": 1, "cores": cores, "threads": 1})),
+                ("spec.domain.machine.type", json!(machine)),
+            ]);
+        }
     }
     for (sockets, most) in [(1, 1), (1, 2), (2, 1), (2, 0), (1, 255), (1, 256), (1, 4096), (1, 4097), (5, 4)] {
         list.each(cpu, [json!({"sockets": sockets, "cores": 1, "threads": 1, "maxSockets": most})]);
