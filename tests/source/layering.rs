@@ -327,7 +327,7 @@ impl House {
             for path in imported.chain(&source.paths) {
                 if let Some(target) = self.target(module, path, false, 0)
                     && target != *module
-                    && !module.split_last().is_some_and(|(_, parent)| target == parent)
+                    && module.split_last().is_none_or(|(_, parent)| target != parent)
                 {
                     let name = path.last().map(String::as_str).unwrap_or_default();
                     arrows.entry(module).or_default().entry(target).or_default().insert(name);

@@ -7,13 +7,15 @@ use virt_launcher::cmd::{
 };
 use virt_launcher::libvirt::Screenshot;
 
+type Perform = Box<dyn Fn(&Action) -> Answer<()> + Send + Sync>;
+type Domain = Box<dyn Fn() -> Result<Option<Arc<str>>, Failure> + Send + Sync>;
 type Script<Q, A> = Box<dyn Fn(Q) -> A + Send + Sync>;
 
 /// Obliges unless a test says otherwise: a launcher without a domain, whose guest has an agent that knows little.
 pub struct Scripted {
     /// What comes of an action.
-    pub perform: Box<dyn Fn(&Action) -> Answer<()> + Send + Sync>,
-    pub domain: Box<dyn Fn() -> Result<Option<Arc<str>>, Failure> + Send + Sync>,
+    pub perform: Perform,
+    pub domain: Domain,
     pub guest_info: Result<String, Failure>,
     pub users: Result<String, Failure>,
     pub filesystems: Result<String, Failure>,
