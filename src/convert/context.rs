@@ -45,7 +45,7 @@ pub struct Context<'a> {
 }
 
 /// Directories the launcher and libvirt keep for themselves.
-pub(super) const PRIVATE: &str = "/var/run/kubevirt-private";
+pub(super) use crate::domain::PRIVATE_DIR as PRIVATE;
 
 impl<'a> Context<'a> {
     /// Gathers and checks; the errors come in the original's order, [`super::grace::check`] after them.

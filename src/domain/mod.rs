@@ -17,6 +17,7 @@ mod memory;
 mod metadata;
 mod os;
 mod parts;
+mod paths;
 #[cfg(test)]
 mod property_tests;
 mod spec;
@@ -37,6 +38,7 @@ pub use memory::*;
 pub use metadata::*;
 pub use os::*;
 pub use parts::Part;
+pub use paths::PRIVATE_DIR;
 pub use spec::*;
 pub use state::{DomainState, LifeCycle, StateReason};
 pub use table::KUBEVIRT_NAMESPACE;

@@ -14,6 +14,7 @@ use super::features::{Feature, Level};
 use super::libvirt_files::{ConfigFile, LibvirtFiles};
 use super::schema::{Control, Entry, RuntimeUser};
 use super::{DaemonSpec, Hypervisor, LibvirtWrapper, RunAs};
+use crate::domain::PRIVATE_DIR;
 use crate::libvirt::{Connection, Event};
 
 /// What the control of a VM is made of.
@@ -137,9 +138,6 @@ impl Runtime {
     }
 }
 
-/// Where a session daemon keeps its configuration and logs.
-const PRIVATE: &str = "/var/run/kubevirt-private";
-
 /// By default the daemon asks its clients every five seconds whether they live, which wakes both. The end of its one client
 /// it learns from their socket; whether the daemon lives, the launcher asks. What the image's file says comes first.
 const QUIET: &str = "keepalive_interval = -1";
@@ -181,9 +179,9 @@ impl LibvirtWrapper for Runtime {
         // What virt-controller sets for a pod that does not run as root.
         let environment = [
             ("XDG_RUNTIME_DIR", "/var/run"),
-            ("HOME", PRIVATE),
-            ("XDG_CACHE_HOME", PRIVATE),
-            ("XDG_CONFIG_HOME", PRIVATE),
+            ("HOME", PRIVATE_DIR),
+            ("XDG_CACHE_HOME", PRIVATE_DIR),
+            ("XDG_CONFIG_HOME", PRIVATE_DIR),
         ];
         let environment = environment.map(|(name, value)| (name, value.into())).to_vec();
         DaemonSpec {

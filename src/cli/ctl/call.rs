@@ -11,11 +11,9 @@ use super::output::{self, Format};
 use super::{CtlError, Target, vmi_file};
 use crate::cli::vm_file::VmFile;
 use crate::cmd::client::{self, ConnectError, deadline};
+use crate::domain::PRIVATE_DIR;
 use crate::proto::cmd_v1::cmd_client::CmdClient;
 use crate::proto::cmd_v1::{EmptyRequest, Response, VirtualMachineOptions, Vmi, VmiRequest};
-
-/// Where the launcher keeps the sockets of a VM's devices, below it the VM's UID.
-const PRIVATE_DIR: &str = "/var/run/kubevirt-private";
 
 /// Commands that need nothing but to know the VM.
 #[derive(Debug, Clone, Copy)]

@@ -11,13 +11,12 @@ use serde::Deserialize;
 use crate::convert::{HostFacts, Tap, taps};
 use crate::dhcp::v4::{Extra, Lease, Route};
 use crate::dhcp::{Resolver, v4, v6};
+use crate::domain::PRIVATE_DIR;
 use crate::launcher::facts::below;
 use crate::launcher::sync::look::look;
 use crate::launcher::sync::means::Boot;
 use crate::vmi::{Interface, VirtualMachineInstance};
 
-/// Where virt-handler leaves leases of bridge bindings, in the pod.
-const PRIVATE: &str = "/var/run/kubevirt-private";
 /// What the guest's networks are if the VMI does not say.
 const MASQUERADE_V4: &str = "10.0.2.0/24";
 const MASQUERADE_V6: &str = "fd10:0:2::/120";
@@ -149,7 +148,7 @@ struct Nic<'a> {
 impl Nic<'_> {
     /// A bridged guest takes over the pod's own lease; `None` if the pod has none.
     fn bridged(&self) -> Result<Option<Server>, String> {
-        let path = below(self.pod.root, format!("{PRIVATE}/vif-cache-{}.json", self.tap.link.name));
+        let path = below(self.pod.root, format!("{PRIVATE_DIR}/vif-cache-{}.json", self.tap.link.name));
         let failed = |why: String| format!("{}: {why}", path.display());
         let text = std::fs::read(&path).map_err(|error| failed(format!("cannot be read: {error}")))?;
         let cached: Cached = serde_json::from_slice(&text).map_err(|error| failed(error.to_string()))?;
@@ -364,7 +363,7 @@ mod tests {
 
     fn pod(resolver: &str, cached: Option<(&str, &str)>) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
-        let private = below(root.path(), PRIVATE);
+        let private = below(root.path(), PRIVATE_DIR);
         std::fs::create_dir_all(&private).unwrap();
         std::fs::create_dir_all(root.path().join("etc")).unwrap();
         std::fs::write(root.path().join("etc/resolv.conf"), resolver).unwrap();
