@@ -1,13 +1,13 @@
 //! The launcher's flags and environment (contract/lifecycle.md 2.1, 2.4) → one checked [`Config`].
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::pflag::{Flag, Mistake, Parsed, Target, parse, usage};
 use crate::files::is_component;
-use crate::launcher::config::{Adoption, Config, DISK_MEMORY_LIMIT, Environment, GRACE_PERIOD_SECONDS};
-use crate::process::handover;
+use crate::launcher::config::{Adoption, AgentIntervals, Config, DISK_MEMORY_LIMIT, Environment, GRACE_PERIOD_SECONDS};
+use crate::process::adoption;
 
 /// Longest path of a unix socket: `sun_path` less its final zero.
 const SOCKET_PATH_LIMIT: usize = 107;
@@ -72,10 +72,10 @@ impl Default for Raw {
 impl Raw {
     /// Fills itself. The first value is the list of flags with their defaults.
     fn parse(&mut self, words: &[OsString]) -> (String, Parsed) {
-        use Target::{Bool, Duration, Int, OptionalDuration, OptionalPath, OptionalText, Path, Text, Uint};
+        use Target::{Bool, Duration, Int, Path, Text, Uint};
         let flag = Flag::new;
         let config = &mut self.config;
-        let mut flags = [
+        let mut flags = vec![
             flag(
                 "qemu-timeout",
                 Duration(&mut config.qemu_timeout),
@@ -124,48 +124,24 @@ impl Raw {
                 "address-space limit of the tools that read container disks, in bytes",
             ),
             flag("ovmf-path", Path(&mut config.ovmf_path), "directory of EFI firmware"),
-            flag(
-                "qemu-agent-sys-interval",
-                Duration(&mut config.agent.sys),
-                "longest pause between agent questions about interfaces and OS",
-            ),
-            flag("qemu-agent-file-interval", Duration(&mut config.agent.file), "the same for file systems"),
-            flag(
-                "qemu-agent-user-interval",
-                OptionalDuration(&mut config.agent.user),
-                "the same for users (default 10s, longer while nothing changes and nobody asks)",
-            ),
-            flag("qemu-agent-version-interval", Duration(&mut config.agent.version), "the same for the agent itself"),
-            flag(
-                "qemu-fsfreeze-status-interval",
-                OptionalDuration(&mut config.agent.fsfreeze_status),
-                "the same for the freeze status (default 5s, longer while nothing is frozen)",
-            ),
-            flag("simulate-crash", Bool(&mut config.simulate_crash), "crash after making the directories, for tests"),
-            flag(
-                "libvirt-log-filters",
-                OptionalText(&mut config.libvirt_log_filters),
-                "libvirt's log_filters, verbatim",
-            ),
-            flag("hypervisor", OptionalText(&mut config.hypervisor), "hypervisor of the catalogue (default kvm)"),
-            flag(
-                "hypervisor-catalogue",
-                OptionalPath(&mut config.hypervisor_catalogue),
-                "catalogue beside the built-in one (default /etc/virt-launcher/hypervisors.yaml if present)",
-            ),
-            Flag::verbosity(&mut self.verbosity),
         ];
+        flags.extend(agent_flags(&mut config.agent));
+        flags.push(flag(
+            "simulate-crash",
+            Bool(&mut config.simulate_crash),
+            "crash after making the directories, for tests",
+        ));
+        flags.extend(hypervisor_flags(
+            &mut config.libvirt_log_filters,
+            &mut config.hypervisor,
+            &mut config.hypervisor_catalogue,
+        ));
+        flags.push(Flag::verbosity(&mut self.verbosity));
         let usage = usage("virt-launcher", &flags);
-        let (words, garbled): (Vec<_>, Vec<_>) =
-            words.iter().cloned().map(OsString::into_string).partition(Result::is_ok);
-        let words: Vec<String> = words.into_iter().filter_map(Result::ok).collect();
+        let (words, garbled) = texts(words);
         let parsed = match parse(&words, &mut flags) {
             Parsed::Help => Parsed::Help,
-            Parsed::Done(mut mistakes) => {
-                let garbled = garbled.into_iter().filter_map(Result::err);
-                mistakes.extend(garbled.map(|word| Mistake::Unexpected(word.to_string_lossy().into_owned())));
-                Parsed::Done(mistakes)
-            }
+            Parsed::Done(mistakes) => Parsed::Done(mistakes.into_iter().chain(garbled).collect()),
         };
         (usage, parsed)
     }
@@ -244,6 +220,61 @@ impl Raw {
     }
 }
 
+/// The words that are text, and the mistake that each other one is.
+fn texts(words: &[OsString]) -> (Vec<String>, Vec<Mistake>) {
+    let (mut texts, mut garbled) = (Vec::new(), Vec::new());
+    for word in words {
+        match word.to_str() {
+            Some(text) => texts.push(text.to_owned()),
+            None => garbled.push(Mistake::Unexpected(word.to_string_lossy().into_owned())),
+        }
+    }
+    (texts, garbled)
+}
+
+/// How often the guest agent is asked.
+fn agent_flags(intervals: &mut AgentIntervals) -> [Flag<'_>; 5] {
+    use Target::{Duration, OptionalDuration};
+    let flag = Flag::new;
+    [
+        flag(
+            "qemu-agent-sys-interval",
+            Duration(&mut intervals.sys),
+            "longest pause between agent questions about interfaces and OS",
+        ),
+        flag("qemu-agent-file-interval", Duration(&mut intervals.file), "the same for file systems"),
+        flag(
+            "qemu-agent-user-interval",
+            OptionalDuration(&mut intervals.user),
+            "the same for users (default 10s, longer while nothing changes and nobody asks)",
+        ),
+        flag("qemu-agent-version-interval", Duration(&mut intervals.version), "the same for the agent itself"),
+        flag(
+            "qemu-fsfreeze-status-interval",
+            OptionalDuration(&mut intervals.fsfreeze_status),
+            "the same for the freeze status (default 5s, longer while nothing is frozen)",
+        ),
+    ]
+}
+
+/// Which hypervisor, and what libvirt says of it.
+fn hypervisor_flags<'a>(
+    log_filters: &'a mut Option<String>,
+    hypervisor: &'a mut Option<String>,
+    catalogue: &'a mut Option<PathBuf>,
+) -> [Flag<'a>; 3] {
+    let flag = Flag::new;
+    [
+        flag("libvirt-log-filters", Target::OptionalText(log_filters), "libvirt's log_filters, verbatim"),
+        flag("hypervisor", Target::OptionalText(hypervisor), "hypervisor of the catalogue (default kvm)"),
+        flag(
+            "hypervisor-catalogue",
+            Target::OptionalPath(catalogue),
+            "catalogue beside the built-in one (default /etc/virt-launcher/hypervisors.yaml if present)",
+        ),
+    ]
+}
+
 /// Name, namespace and UID become parts of paths and of the domain's name.
 fn identity_fault(value: &str, standalone: bool) -> Option<String> {
     if value.is_empty() {
@@ -286,8 +317,8 @@ fn read_environment(variables: impl Iterator<Item = (OsString, OsString)>, mista
                 }
             }
             "POD_NAME" => environment.pod_name = text("POD_NAME", value, mistakes),
-            handover::ATTEMPT => attempt = value.to_str().and_then(|text| text.parse().ok()),
-            handover::TERMINATING_FOR => {
+            adoption::ATTEMPT => attempt = value.to_str().and_then(|text| text.parse().ok()),
+            adoption::TERMINATING_FOR => {
                 terminating_for = value.to_str().and_then(|text| text.parse().ok()).map(Duration::from_millis);
             }
             "VIRT_LAUNCHER_TARGET_POD_EXIT_SIGNAL" => environment.target_pod_exit_signal = true,

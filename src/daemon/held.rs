@@ -1,4 +1,4 @@
-//! A daemon that runs: a child of this launcher, or one that an earlier launcher started and that PID 1 is the parent of
+//! A daemon that runs: a child of this launcher, or one that a previous launcher started and that PID 1 is the parent of
 //! now.
 
 use std::io;
@@ -27,7 +27,7 @@ pub(super) enum Held {
 pub(super) type End = Option<Outcome>;
 
 impl Held {
-    /// The daemon that an earlier launcher left to `parent`, if it runs. Of several the youngest has the socket; the others are
+    /// The daemon that a previous launcher left to `parent`, if it runs. Of several the youngest has the socket; the others are
     /// strays, and ended.
     pub(super) fn left_behind(spec: &DaemonSpec, parent: i32) -> Option<Self> {
         let found = find_by_command_prefix(&[&spec.name], Some(parent));

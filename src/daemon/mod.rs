@@ -1,7 +1,7 @@
 //! The libvirt daemons: their files, arguments, restarts and logs.
 //!
 //! What the reader can rely on: a daemon is a direct child of the launcher, with nothing between them, and dies with it,
-//! or is taken over by the next launcher, as its spec says;
+//! or is adopted by the next launcher, as its spec says;
 //! one that ends is started again by a policy that is data; its log never blocks it, whatever it writes; what it, the
 //! hypervisor and the firmware print becomes log records.
 

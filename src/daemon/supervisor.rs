@@ -76,7 +76,7 @@ pub struct Settings {
     /// How long it may be stopped by a signal before it is killed and started anew. None: its clients find out, and say so
     /// through a [`Watchdog`].
     pub halted: Option<Duration>,
-    /// Whose child an earlier launcher's daemon became, if it outlives its launcher: PID 1.
+    /// Whose child a previous launcher's daemon became, if it outlives its launcher: PID 1.
     pub orphans_of: Option<i32>,
 }
 
@@ -333,7 +333,7 @@ impl Task {
         drop(watch);
 
         let ready = Instant::now();
-        let whose = if adopted { ", which an earlier launcher started," } else { "" };
+        let whose = if adopted { ", which a previous launcher started," } else { "" };
         tracing::info!("{} with pid {pid}{whose} is ready after {} ms", self.spec.name, begun.elapsed().as_millis());
         self.publish.send_replace(DaemonState::Running { pid, generation });
         let hangs = async {
@@ -363,7 +363,7 @@ impl Task {
         Ok(Held::Child(Box::new(child)))
     }
 
-    /// What an earlier generation, or an earlier launcher's daemon, left behind would only refuse connections.
+    /// What an earlier generation, or a previous launcher's daemon, left behind would only refuse connections.
     fn remove_stale_socket(&self) {
         let socket = &self.spec.socket;
         match std::fs::remove_file(socket) {

@@ -9,8 +9,8 @@ use crate::domain::{FsFreeze, GuestOsInfo, InterfaceStatus};
 pub struct GuestData {
     /// The agent itself; absent until it was asked.
     pub agent: Option<AgentInfo>,
-    /// `agent` was told to a launcher before this one, and this one has not asked yet.
-    pub inherited: bool,
+    /// `agent` was told to the previous launcher, and this one has not asked yet.
+    pub restored: bool,
     /// An agent was asked for its version and commands and did not answer.
     pub refused: bool,
     /// Network interfaces but `lo`.
@@ -48,15 +48,15 @@ impl GuestData {
         self.agent.is_some() || self.refused
     }
 
-    /// What a launcher that follows this one cannot read in the last document.
+    /// What the next launcher cannot read in the last document.
     pub fn introduction(&self) -> Introduction {
         let GuestData { agent, hostname, timezone, .. } = self;
         Introduction { agent: agent.clone(), hostname: hostname.clone(), timezone: timezone.clone() }
     }
 
-    /// Takes what an agent told a launcher before this one.
-    pub fn inherit(&mut self, Introduction { agent, hostname, timezone }: Introduction) {
-        self.inherited = agent.is_some();
+    /// Takes what an agent told the previous launcher.
+    pub fn restore(&mut self, Introduction { agent, hostname, timezone }: Introduction) {
+        self.restored = agent.is_some();
         (self.agent, self.hostname, self.timezone) = (agent, hostname, timezone);
     }
 }

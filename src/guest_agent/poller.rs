@@ -119,9 +119,9 @@ async fn ask(agent: &impl Agent, first: Question, round: &mut Round, data: &watc
 }
 
 /// Those of `types` that the agent can answer, by its own account; all of them where that names no command, or was given
-/// to a launcher before this one.
+/// to the previous launcher.
 fn answerable(types: u32, data: &GuestData) -> u32 {
-    let own = data.agent.as_ref().filter(|agent| !agent.commands.is_empty() && !data.inherited);
+    let own = data.agent.as_ref().filter(|agent| !agent.commands.is_empty() && !data.restored);
     let Some(AgentInfo { commands, .. }) = own else { return types };
     let lacks = |name: &str| !commands.iter().any(|command| command.name == name && command.enabled);
     let lacking = COMMANDS.iter().filter(|(_, command)| lacks(command)).fold(0, |all, (kind, _)| all | kind);
@@ -143,7 +143,7 @@ fn store(data: &mut GuestData, answer: Answer) {
             }
         }
         Answer::FreezeStatus(freeze) => data.freeze = freeze,
-        Answer::Agent(info) => (data.agent, data.inherited) = (Some(info), false),
+        Answer::Agent(info) => (data.agent, data.restored) = (Some(info), false),
         Answer::Filesystems(filesystems) => data.filesystems = filesystems,
     }
 }
@@ -411,7 +411,7 @@ mod tests {
         let commands = vec![AgentCommand { name: "guest-get-osinfo".to_owned(), enabled: true }];
         let mut data = GuestData::default();
         let agent = AgentInfo { version: "7".into(), commands };
-        data.inherit(Introduction { agent: Some(agent.clone()), hostname: "h".into(), ..Introduction::default() });
+        data.restore(Introduction { agent: Some(agent.clone()), hostname: "h".into(), ..Introduction::default() });
         assert!(data.is_introduced() && data.hostname == "h");
         assert_eq!(answerable(guest_info::USERS, &data), guest_info::USERS);
         store(&mut data, Answer::Agent(agent));

@@ -52,7 +52,7 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, ControlError>> + 
 
 /// What the launcher does with its one VM. Methods are named after what is meant, not after the call behind it.
 pub trait VmControl: Send + Sync {
-    /// Takes up a VM that an earlier launcher, or an earlier daemon, started.
+    /// Adopts a VM that a previous launcher, or an earlier daemon, started.
     fn attach(&self) -> Answer<'_, ()>;
     /// Whether the domain is defined or runs.
     fn exists(&self) -> Answer<'_, bool>;

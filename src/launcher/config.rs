@@ -65,7 +65,7 @@ pub struct Config {
     pub environment: Environment,
 }
 
-/// A launcher that takes over the VM of one that died.
+/// A launcher that adopts the VM of one that died.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Adoption {
     /// How many launchers came before (`VIRT_LAUNCHER_ADOPTION`).

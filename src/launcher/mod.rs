@@ -21,7 +21,6 @@ use std::process::ExitCode;
 
 use shutdown::lifecycle::Ending;
 use shutdown::termination_message;
-use start::Started;
 use timings::Timings;
 
 /// Threads for calls into libvirt and small blocking work. A hung daemon can hold at most these.
@@ -48,8 +47,8 @@ pub fn run(config: Config) -> ExitCode {
     };
     let ending = runtime.block_on(async {
         let timings = Timings::default();
-        match Started::start(config, timings).await {
-            Ok(started) => started.run_to_the_end().await,
+        match start::start(config, timings).await {
+            Ok(launcher) => launcher.run_to_the_end().await,
             Err(error) => {
                 tracing::error!(reason = %error, "the launcher cannot start");
                 termination_message::write(

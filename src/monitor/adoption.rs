@@ -24,7 +24,7 @@ pub const POLICY: RestartPolicy = RestartPolicy {
 
 /// What a launcher left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Left {
+pub struct Remnants {
     /// A hypervisor that lives.
     pub hypervisor: bool,
     /// Its state file: it had begun to serve its VM.
@@ -52,7 +52,7 @@ impl Adoption {
 
     /// Whether a launcher that ended like this left work behind. Exit code 0 says that it has not; the first launcher's
     /// refusal comes before there is a VM, but an adopting one that cannot start leaves the VM without owner.
-    pub fn is_unfinished(&self, outcome: Outcome, left: &Left) -> bool {
+    pub fn is_unfinished(&self, outcome: Outcome, left: &Remnants) -> bool {
         match outcome {
             Outcome::Signaled(_) => left.hypervisor || left.begun,
             Outcome::Exited(0) => false,
@@ -83,9 +83,9 @@ mod tests {
     #[test]
     fn what_is_unfinished_depends_on_how_it_ended_and_which_launcher_it_was() {
         let mut adoption = Adoption::new(POLICY);
-        let nothing = Left { hypervisor: false, begun: false };
-        let vm = Left { hypervisor: true, begun: true };
-        let no_vm_yet = Left { hypervisor: false, begun: true };
+        let nothing = Remnants { hypervisor: false, begun: false };
+        let vm = Remnants { hypervisor: true, begun: true };
+        let no_vm_yet = Remnants { hypervisor: false, begun: true };
         for (outcome, first, later, without_vm) in [
             (Outcome::Exited(0), false, false, false),
             (Outcome::Exited(2), false, true, false),

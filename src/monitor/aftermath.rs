@@ -21,7 +21,7 @@ const BUILT_IN_DAEMONS: &[&str] = &["virtlogd"];
 pub struct Programs {
     /// Every hypervisor that it could have started.
     pub hypervisors: Vec<String>,
-    /// Daemons that outlive it, for the launcher that follows.
+    /// Daemons that outlive it, for the next launcher.
     pub daemons: Vec<String>,
 }
 

@@ -1,5 +1,5 @@
 //! PID 1: starts the launcher, reaps everything, outlives it, starts another one for a VM whose launcher has died, ends
-//! what the last launcher left behind (contract/lifecycle.md 2.2, 8.1, 8.4).
+//! what the previous launcher left behind (contract/lifecycle.md 2.2, 8.1, 8.4).
 //!
 //! There is one thread, one loop and no async runtime. Between the launcher's start and its end nothing can make the
 //! monitor give up: if PID 1 ends, the guest ends.
@@ -25,10 +25,10 @@ pub use exit::Exit;
 
 use crate::logging::{Level, Logger};
 use crate::process::{
-    Outcome, RestartPolicy, find_descendants_by_command_prefix, give_back_program_pages, handover,
+    self, Outcome, RestartPolicy, find_descendants_by_command_prefix, give_back_program_pages,
     raise_ambient_net_bind_service,
 };
-use adoption::{Adoption, Left};
+use adoption::{Adoption, Remnants};
 use aftermath::{Hypervisors, Programs};
 use flags::{Asked, Flags};
 use reaper::{Event, Reaper};
@@ -120,10 +120,10 @@ fn start_and_wait(log: &Logger, flags: &Flags, arguments: &[OsString]) -> io::Re
     loop {
         let mut environment = Vec::new();
         if adoption.attempt() > 0 {
-            environment.push((handover::ATTEMPT, adoption.attempt().to_string()));
+            environment.push((process::adoption::ATTEMPT, adoption.attempt().to_string()));
         }
         if let Some(since) = since.map(|since: Instant| since.elapsed().as_millis()) {
-            environment.push((handover::TERMINATING_FOR, since.to_string()));
+            environment.push((process::adoption::TERMINATING_FOR, since.to_string()));
         }
         let started = Instant::now();
         let ended = match reaper.start(&program, arguments, &environment) {
@@ -141,7 +141,7 @@ fn start_and_wait(log: &Logger, flags: &Flags, arguments: &[OsString]) -> io::Re
             },
         };
         outcome = Some(ended);
-        let left = || Left { hypervisor: hypervisor_lives(log, flags), begun: has_begun(&flags.uid) };
+        let left = || Remnants { hypervisor: hypervisor_lives(log, flags), begun: has_begun(&flags.uid) };
         if flags.no_adopt || !adoption.is_unfinished(ended, &left()) {
             break;
         }
@@ -169,7 +169,7 @@ fn hypervisor_lives(log: &Logger, flags: &Flags) -> bool {
 
 /// Whether a launcher has begun to remember what the next one needs.
 fn has_begun(uid: &str) -> bool {
-    handover::state_file(uid).is_some_and(|path| path.symlink_metadata().is_ok())
+    process::adoption::state_file(uid).is_some_and(|path| path.symlink_metadata().is_ok())
 }
 
 /// `virt-launcher` beside our own executable, so that a tree outside `/usr/bin` works; else the usual place. Its name is

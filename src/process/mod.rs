@@ -1,11 +1,11 @@
 //! Processes as the kernel shows them: search by command prefix, pidfd, wait status; and the pace at which what ends is begun
 //! again.
 
+pub mod adoption;
 mod appearance;
 mod capability;
 mod faults;
 mod footprint;
-pub mod handover;
 mod outcome;
 mod pidfd;
 mod pipes;

@@ -49,7 +49,7 @@ pub async fn inspect(tools: &Tools, path: &Path) -> Result<ImageInfo, StorageErr
     within_deadline(tools, path, |path| examine(path, 0, Names::None)).await
 }
 
-/// Checks an image that an earlier attempt, or an earlier launcher, has made where others can write: it may name what it was
+/// Checks an image that an earlier attempt, or a previous launcher, has made where others can write: it may name what it was
 /// made with and nothing else.
 pub(super) async fn check_own(tools: &Tools, path: &Path, names: Names<'_>) -> Result<(), StorageError> {
     let backing = if let Names::Backing(backing) = names { Some(backing.to_owned()) } else { None };

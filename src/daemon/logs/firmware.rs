@@ -35,7 +35,7 @@ pub struct FirmwareLog {
 }
 
 impl FirmwareLog {
-    /// Makes the FIFO, or takes one that an earlier launcher left, and forwards what is written into it.
+    /// Makes the FIFO, or takes one that a previous launcher left, and forwards what is written into it.
     pub fn open(path: &Path, rate: LinesPerSecond, sink: Sink) -> Result<Self, FirmwareLogError> {
         let failed = |what| {
             let path = path.to_owned();

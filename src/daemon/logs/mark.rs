@@ -1,4 +1,4 @@
-//! How far a log was forwarded, for the launcher that follows this one: a line of text in a small file, written over in place
+//! How far a log was forwarded, for the next launcher: a line of text in a small file, written over in place
 //! after each read. It goes to the page cache, which outlives the launcher.
 
 use std::fs::File;
@@ -22,7 +22,7 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// The mark `name` in `folder`. One that an earlier launcher left is of use only to a launcher that `adopts`.
+    /// The mark `name` in `folder`. One that a previous launcher left is of use only to a launcher that `adopts`.
     pub fn open(folder: &Folder, name: &str, adopts: bool) -> io::Result<Self> {
         let mode = Mode::from_bits_truncate(0o600);
         let file = folder.file(name, OFlag::O_RDWR | OFlag::O_CREAT, mode)?;

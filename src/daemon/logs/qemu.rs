@@ -20,7 +20,7 @@ pub struct QemuLog {
 }
 
 impl QemuLog {
-    /// Forwards the log from its first line, which need not be there yet, or from where an earlier launcher left its `mark`.
+    /// Forwards the log from its first line, which need not be there yet, or from where the previous launcher left its `mark`.
     pub fn follow(path: &Path, watcher: &Watcher, rate: LinesPerSecond, sink: Sink, mark: Option<Mark>) -> Self {
         let (stop, stopped) = oneshot::channel();
         let follower = Follower::resume(path, watcher, mark.as_ref().and_then(Mark::last));
@@ -82,7 +82,7 @@ impl Forward {
         let (Some(position), Some(pending)) = (self.follower.position(), self.lines.pending()) else { return };
         let position = Position { offset: position.offset.saturating_sub(pending), ..position };
         if let Err(error) = mark.set(position) {
-            tracing::warn!(reason = %error, "a launcher that follows this one will forward the hypervisor's log again");
+            tracing::warn!(reason = %error, "the next launcher will forward the hypervisor's log again");
             self.mark = None;
         }
     }

@@ -353,7 +353,7 @@ impl VmControl for CloudHypervisor {
                 (known.serial, known.xml, known.told) = (serial, xml.clone(), LifeCycle::Running);
             }
             let Some(pid) = pid else {
-                // It ran under the launcher before this one, and nobody has told its end.
+                // It ran under the previous launcher, and nobody has told its end.
                 let ended = self.cause(None).await;
                 self.vmm_ended(ended).await;
                 return Ok(());

@@ -247,7 +247,7 @@ async fn user(
 /// Makes `virt-serial0` for the VMM's user.
 fn listen(private: &Path, owner: (u32, u32)) -> io::Result<UnixListener> {
     let folder = Folder::open(private)?;
-    // One of an earlier launcher.
+    // One of a previous launcher.
     folder.remove(USERS)?;
     let directory = folder.itself()?;
     // There is no bindat(2); a link at the end of a path bind(2) does not follow.

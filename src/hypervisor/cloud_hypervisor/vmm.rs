@@ -27,7 +27,7 @@ pub struct Place {
     pub run_dir: PathBuf,
     /// Where the VMM's output goes; the driver does not make its directory.
     pub log: Option<PathBuf>,
-    /// Where the domain's XML is kept for a launcher that follows.
+    /// Where the domain's XML is kept for the next launcher.
     pub kept_xml: PathBuf,
     /// User and group of daemon and VMM.
     pub owner: (u32, u32),
@@ -58,15 +58,15 @@ impl Place {
         Ok((Folder::open(folder)?, name))
     }
 
-    /// Keeps the domain's XML for a launcher that follows.
+    /// Keeps the domain's XML for the next launcher.
     pub(super) fn keep_xml(&self, xml: &str) {
         let kept = self.open_private().and_then(|(folder, name)| folder.replace(name, xml.as_bytes()));
         if let Err(error) = kept {
-            tracing::warn!(reason = %error, "cannot keep the domain's XML for a launcher that follows");
+            tracing::warn!(reason = %error, "cannot keep the domain's XML for the next launcher");
         }
     }
 
-    /// The XML that a launcher before this one kept, and nobody else wrote.
+    /// The XML that the previous launcher kept, and nobody else wrote.
     pub(super) fn take_over_xml(&self) -> Option<String> {
         let read = self.open_private().and_then(|(folder, name)| folder.read(name, XML_LIMIT));
         let text = read.and_then(|bytes| String::from_utf8(bytes).map_err(io::Error::other));

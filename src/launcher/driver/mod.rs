@@ -5,6 +5,7 @@
 //! a stop. Work that has begun goes on when its caller has gone; work that has not begun is then left, and who waits too
 //! long for its turn is told for whom.
 
+pub(crate) mod fresh_connection;
 mod measures;
 pub mod turns;
 
@@ -19,16 +20,16 @@ use crate::daemon::Watchdog;
 use crate::hypervisor::Runtime;
 use crate::launcher::jobs::Jobs;
 use crate::launcher::publish::publisher::{Cause, Publications};
-use crate::launcher::start::first_connection::learn_version;
 use crate::launcher::statistics::{self, Statistics};
 use crate::launcher::sync::live;
 use crate::launcher::sync::means::Boot;
 use crate::launcher::vm::Vm;
 use crate::launcher::vm::migration_target;
-use crate::launcher::vm::milestones::Signs;
+use crate::launcher::vm::milestones::Milestones;
 use crate::launcher::vm::operations;
 use crate::launcher::vm::sev::{self, Sev};
-use crate::libvirt::{self, AgentChange, DomainEvent, Event, JobOperation, JobStats, Lifecycle};
+use crate::libvirt::{self, AgentChange, DomainEvent, Event, JobOperation, Lifecycle};
+use fresh_connection::{Connected, FreshConnection};
 use turns::Turns;
 
 /// Requests that may wait for the driver before callers are refused.
@@ -38,9 +39,6 @@ const TURN: Duration = Duration::from_secs(18);
 
 /// How long the answer to an operation that failed may wait for the look that follows it.
 const SETTLING: Duration = Duration::from_secs(1);
-
-/// How often a libvirt that does not answer is asked for the domain after a reconnect.
-const STATE_ATTEMPTS: u32 = 10;
 
 struct Request {
     action: Action,
@@ -55,7 +53,6 @@ pub struct DriverHandle {
     version: watch::Receiver<Option<String>>,
     pub(super) statistics: Statistics,
     vm: Vm,
-    pub(super) jobs: Jobs,
     pub(super) sev: Sev,
     pub(super) collects_vm_stats: bool,
     /// The hypervisor, whose feature table says what it does not do.
@@ -139,11 +136,11 @@ pub struct Driver {
     boot: Arc<Boot>,
     jobs: Jobs,
     publications: Publications,
-    signs: Signs,
+    milestones: Milestones,
     /// This pod's name (`POD_NAME`).
     pod_name: Option<String>,
-    /// Between two attempts to reconnect.
-    reconnect_pause: Duration,
+    /// What is due after a reconnect.
+    fresh: FreshConnection,
     /// Of the libvirt daemon.
     watchdog: Watchdog,
     /// A reconnect is under way.
@@ -190,36 +187,33 @@ fn turn_of(action: &Action) -> Turn {
 
 impl Driver {
     /// A driver and its door. `events` are those of the VM's connection.
-    pub fn new(
-        vm: Vm,
+    pub(crate) fn new(
         boot: Boot,
-        publications: Publications,
-        signs: Signs,
+        fresh: FreshConnection,
         events: mpsc::UnboundedReceiver<Event>,
-        reconnect_pause: Duration,
         watchdog: Watchdog,
     ) -> (Self, DriverHandle) {
+        let FreshConnection { vm, jobs, milestones, publications, .. } = fresh.clone();
         let (sender, requests) = mpsc::channel(WAITING);
         let published = publications.published.clone();
         let handle = DriverHandle {
             requests: sender,
             publications: publications.clone(),
-            version: signs.version.subscribe(),
+            version: milestones.version.subscribe(),
             collects_vm_stats: boot.config.vm_stats_collector,
             sev: Sev::new(vm.clone(), boot.config.ovmf_path.clone()),
             statistics: Statistics::new(vm.clone(), published, statistics::Timings::default()),
-            jobs: Jobs::new(vm.clone(), boot.watcher.clone()),
             vm: vm.clone(),
             runtime: Arc::new(boot.runtime.clone()),
         };
         let driver = Driver {
-            jobs: handle.jobs.clone(),
+            jobs,
             vm,
             pod_name: boot.config.environment.pod_name.clone(),
             boot: Arc::new(boot),
             publications,
-            signs,
-            reconnect_pause,
+            milestones,
+            fresh,
             watchdog,
             reconnecting: false,
             requests,
@@ -314,12 +308,12 @@ impl Driver {
     fn start(&mut self, turn: Turn, request: Request) {
         let (vm, boot, publications) = (self.vm.clone(), self.boot.clone(), self.publications.clone());
         let jobs = self.jobs.clone();
-        let (signs, pod_name) = (self.signs.clone(), self.pod_name.clone());
+        let (milestones, pod_name) = (self.milestones.clone(), self.pod_name.clone());
         let without_daemon = self.watchdog.waits_for().is_some();
         let Request { action, reply } = request;
         // Only now: an order that does not get its turn must not keep the launcher from asking the guest itself.
         if matches!(action, Action::Shutdown(_) | Action::Kill(_) | Action::Delete(_)) {
-            signs.end_ordered.send_replace(true);
+            milestones.end_ordered.send_replace(true);
         }
         let task = self.running.spawn(async move {
             let rpc = action.rpc();
@@ -330,7 +324,7 @@ impl Driver {
                 Action::HotplugHostDevices(sync) => live::host_devices::plug(&vm, &boot, *sync).await,
                 Action::Sync(sync) => {
                     let vmi = sync.vmi.clone();
-                    let synced = boot.sync(&vm, *sync, &signs.defined).await;
+                    let synced = boot.sync(&vm, *sync, &milestones.defined).await;
                     vm.guest.pause_probes(vmi.annotation("kubevirt.io/pause-guest-agent-probes"));
                     if synced.is_ok() {
                         vm.guest.propagate_credentials(&vmi, &vm.metadata, &boot.root);
@@ -359,7 +353,7 @@ impl Driver {
                 },
                 Action::SignalTargetPodCleanup { target_pod } => {
                     if !target_pod.is_empty() && pod_name.as_deref() == Some(target_pod.as_str()) {
-                        signs.leave_early.send_replace(true);
+                        milestones.leave_early.send_replace(true);
                     }
                     Ok(())
                 }
@@ -376,7 +370,7 @@ impl Driver {
             // A caller that is gone will ask again.
             let _ = reply.send(result);
             if never_receives.is_some() {
-                signs.never_receives.send_replace(never_receives);
+                milestones.never_receives.send_replace(never_receives);
             }
             turn
         });
@@ -393,12 +387,11 @@ impl Driver {
                     // Lost again before this was seen.
                     return self.reconnect();
                 }
-                self.publications.look(Cause::Reconnected);
-                self.find_process();
-                if self.signs.version.borrow().is_none() {
-                    learn_version(self.vm.connection.clone(), self.signs.version.clone());
-                }
-                self.look_at_backup(None);
+                let fresh = self.fresh.clone();
+                self.running.spawn(async move {
+                    fresh.on_connected(Connected::Reconnected).await;
+                    Turn::Free
+                });
                 return;
             }
             Ok((id, Turn::Free | Turn::Exclusive)) => id,
@@ -442,7 +435,12 @@ impl Driver {
         match event {
             DomainEvent::Lifecycle(lifecycle) => return self.on_lifecycle(lifecycle),
             DomainEvent::JobCompleted(stats) if stats.operation == JobOperation::BACKUP => {
-                return self.look_at_backup(Some(stats));
+                let fresh = self.fresh.clone();
+                self.running.spawn(async move {
+                    fresh.note_end_of_backup(Some(stats)).await;
+                    Turn::Free
+                });
+                return;
             }
             DomainEvent::DeviceRemoved(alias) => self.vm.hotplug.device_removed(&alias),
             DomainEvent::Agent(AgentChange::Connected) => self.vm.guest.agent_connected(),
@@ -454,45 +452,10 @@ impl Driver {
         self.publications.look(Cause::Changed);
     }
 
-    /// Notes how a backup ended: as libvirt tells, or without word of it after a lost connection.
-    fn look_at_backup(&mut self, told: Option<JobStats>) {
-        let (jobs, publications) = (self.jobs.clone(), self.publications.clone());
-        self.running.spawn(async move {
-            let ended = match told {
-                Some(stats) => jobs.backup_ended(stats).await,
-                None => jobs.backup_may_have_ended().await,
-            };
-            publications.look(if ended { Cause::BackupEnded } else { Cause::Changed });
-            Turn::Free
-        });
-    }
-
-    /// Finds the hypervisor's process, if libvirt knows of one. Until then, what has a hypervisor's name is none: libvirt, for
-    /// one, starts one to find out what it can do.
-    fn find_process(&mut self) {
-        let (vm, pause) = (self.vm.clone(), self.reconnect_pause);
-        self.running.spawn(async move {
-            for _ in 0..STATE_ATTEMPTS {
-                match vm.control.state().await {
-                    Ok(now) if now.has_hypervisor() => {
-                        vm.tracker.look();
-                        break;
-                    }
-                    Ok(_) => break,
-                    // A new connection begins with this again.
-                    Err(error) if error.is_no_domain() || !vm.connection.is_open() => break,
-                    Err(error) => tracing::warn!("cannot look for the hypervisor yet: {error}"),
-                }
-                tokio::time::sleep(pause).await;
-            }
-            Turn::Free
-        });
-    }
-
     fn on_lifecycle(&mut self, lifecycle: Lifecycle) {
         match lifecycle {
             Lifecycle::Defined { .. } => {
-                self.signs.defined.send_replace(true);
+                self.milestones.defined.send_replace(true);
             }
             Lifecycle::Started { .. } => {
                 self.vm.tracker.look();
@@ -506,7 +469,8 @@ impl Driver {
         if std::mem::replace(&mut self.reconnecting, true) {
             return;
         }
-        let (connection, pause, watchdog) = (self.vm.connection.clone(), self.reconnect_pause, self.watchdog.clone());
+        let (connection, pause, watchdog) =
+            (self.vm.connection.clone(), self.fresh.timings.reconnect_pause, self.watchdog.clone());
         self.running.spawn(async move {
             let (mut told, mut silent) = (false, None);
             loop {

@@ -14,7 +14,7 @@ use crate::cmd::{Failure, FreezeRequest};
 use crate::domain::KubeVirtMetadata;
 use crate::files::in_time;
 use crate::guest_agent::{self, AgentError, FROZEN};
-use crate::launcher::vm::state_file::SavedStore;
+use crate::launcher::vm::state_file::{Restored, StateFile};
 use crate::libvirt::Error;
 use crate::vmi::VirtualMachineInstance;
 
@@ -25,16 +25,16 @@ const THAW_ATTEMPTS: u32 = 720;
 /// How long the state of TPMs may take to reach its disk.
 const TPM_SYNC: Duration = Duration::from_secs(10);
 
-/// The one pending safety thaw, which a launcher that follows this one takes over.
+/// The one pending safety thaw, which the next launcher adopts.
 #[derive(Debug, Default)]
 pub(super) struct SafetyThaw {
     task: Mutex<Option<AbortHandle>>,
-    saved: SavedStore,
+    state_file: StateFile,
 }
 
 impl SafetyThaw {
-    pub(super) fn saved_in(saved: SavedStore) -> Self {
-        SafetyThaw { task: Mutex::default(), saved }
+    pub(super) fn restored(restored: &Restored) -> Self {
+        SafetyThaw { task: Mutex::default(), state_file: restored.file.clone() }
     }
 
     /// `next` is the pending thaw from now on, the one before is cancelled.
@@ -48,9 +48,9 @@ impl SafetyThaw {
         }
     }
 
-    /// When the thaw is due, for the launcher after this one; what was remembered before.
+    /// When the thaw is due, for the next launcher; what was remembered before.
     fn remember(&self, at: Option<u64>) -> Option<u64> {
-        self.saved.change(|state| std::mem::replace(&mut state.thaw_at, at))
+        self.state_file.change(|state| std::mem::replace(&mut state.thaw_at, at))
     }
 }
 
@@ -131,7 +131,7 @@ impl Guest {
 
     /// Thaws the guest within so long if it is known to be frozen: it is to power off, which a frozen guest cannot do.
     pub async fn thaw_if_frozen(&self, within: Duration) -> Result<(), AgentError> {
-        if !self.is_known_frozen() && self.shared.thaw.saved.state().thaw_at.is_none() {
+        if !self.is_known_frozen() && self.shared.thaw.state_file.state().thaw_at.is_none() {
             return Ok(());
         }
         let thawed = guest_agent::thaw_frozen(&self.shared.agent, within).await;
@@ -143,9 +143,9 @@ impl Guest {
         thawed
     }
 
-    /// Takes over the safety thaw of a launcher that died.
+    /// Adopts the safety thaw of the previous launcher.
     pub fn resume_safety_thaw(&self) {
-        if let Some(at) = self.shared.thaw.saved.state().thaw_at {
+        if let Some(at) = self.shared.thaw.state_file.state().thaw_at {
             self.shared.thaw.replace(Some(self.thaw_later(Duration::from_secs(at.saturating_sub(now())))));
         }
     }
@@ -265,7 +265,7 @@ mod tests {
         assert!(!second.is_finished());
         thaw.remember(Some(7));
         thaw.replace(None);
-        assert_eq!(thaw.saved.state().thaw_at, None, "nothing is left to take over");
+        assert_eq!(thaw.state_file.state().thaw_at, None, "nothing is left to adopt");
         assert!(second.await.unwrap_err().is_cancelled());
     }
 }

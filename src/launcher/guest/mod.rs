@@ -17,7 +17,7 @@ use crate::cmd::{Failure, GuestCommand, GuestOutput};
 use crate::domain::{self, Domain, DomainSpec, FsFreeze, LifeCycle};
 use crate::guest_agent::{self, AgentError, GuestData, Interest, Intervals, Introduction, LibvirtAgent, Presence};
 use crate::launcher::vm::identity::Identity;
-use crate::launcher::vm::state_file::SavedStore;
+use crate::launcher::vm::state_file::Restored;
 use crate::libvirt::Connection;
 use crate::notify::{InvolvedObject, K8sEvent, K8sEventType, Outbox};
 
@@ -65,20 +65,20 @@ struct Shared {
 }
 
 impl Guest {
-    /// The guest of the domain that `identity` names; nothing is known of it yet.
+    /// The guest of the domain that `identity` names, as the previous launcher knew it.
     pub fn new(
         identity: &Identity,
         connection: Connection,
         outbox: Outbox,
         tpm_state: PathBuf,
-        saved: SavedStore,
+        restored: &Restored,
     ) -> Self {
         let object = InvolvedObject {
             namespace: identity.namespace.clone(),
             name: identity.name.clone(),
             uid: identity.uid.clone(),
         };
-        Guest {
+        let guest = Guest {
             shared: Arc::new(Shared {
                 agent: LibvirtAgent { connection, domain: identity.domain.clone() },
                 outbox,
@@ -90,17 +90,20 @@ impl Guest {
                 connections: AtomicU64::new(1),
                 probes_paused: AtomicBool::new(false),
                 propagates: AtomicBool::new(false),
-                thaw: freeze::SafetyThaw::saved_in(saved),
+                thaw: freeze::SafetyThaw::restored(restored),
             }),
-        }
+        };
+        let (shown, before) = (restored.document.as_ref().map(|document| &*document.domain), &restored.state);
+        guest.restore(shown, before.freeze.clone(), before.agent.clone());
+        guest
     }
 
-    /// Begins with what the agent told the launcher before this one, of which `shown` is the last document: a guest that is
+    /// Begins with what the agent told the previous launcher, of which `shown` is the last document: a guest that is
     /// paused or frozen cannot be asked, and what an agent told is kept when it goes away (contract/notify.md 6.1).
-    pub fn inherit(&self, shown: Option<&Domain>, freeze: FsFreeze, agent: Introduction) {
+    pub(crate) fn restore(&self, shown: Option<&Domain>, freeze: FsFreeze, agent: Introduction) {
         self.shared.data.send_modify(|data| {
             data.freeze = freeze;
-            data.inherit(agent);
+            data.restore(agent);
             if let Some(domain) = shown {
                 data.interfaces.clone_from(&domain.status.interfaces);
                 data.os.clone_from(&domain.status.os_info);

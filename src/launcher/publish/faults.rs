@@ -10,7 +10,7 @@ use crate::domain::{Domain, DomainStatus, GuestPanicInfo, LifeCycle};
 use crate::libvirt::{DiskError, DomainSnapshot, Lifecycle};
 
 /// The guest's panics as notifications tell of them. virt-handler counts one when it is told of more than before, so that a
-/// launcher goes on from where the one before it was. It forgets what it was told when it cleans up after a VM, which it does
+/// launcher goes on from where the previous one was. It forgets what it was told when it cleans up after a VM, which it does
 /// before it reads the count of a document that says the VM is down; so that one panic is counted once, such a document
 /// tells of panics only if there is one that no document of the living VM has told of.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -18,7 +18,8 @@ use super::domain_log::DomainLog;
 use super::faults::Faults;
 use super::notification::Wanted;
 use crate::domain::{
-    Domain, DomainSpec, DomainState, DomainStatus, GracePeriodMetadata, LifeCycle, ObjectMeta, StateReason, Time,
+    Domain, DomainSpec, DomainState, DomainStatus, GracePeriodMetadata, KubeVirtMetadata, LifeCycle, ObjectMeta,
+    StateReason, Time,
 };
 use crate::guest_agent::GuestData;
 use crate::hypervisor::VmControl;
@@ -27,7 +28,7 @@ use crate::launcher::vm::Vm;
 use crate::launcher::vm::identity::Identity;
 use crate::launcher::vm::metadata::MetadataCache;
 use crate::launcher::vm::process::{HypervisorProcess, Tracker};
-use crate::launcher::vm::state_file::SavedStore;
+use crate::launcher::vm::state_file::{Document, Restored, StateFile};
 use crate::libvirt::{self, Connection, DomainSnapshot, Lifecycle};
 use crate::notify::{EventType, Outbox};
 
@@ -63,17 +64,9 @@ pub struct Published {
     pub json: Option<Arc<str>>,
 }
 
-impl Published {
-    /// What the launcher before this one showed last.
-    fn inherited(saved: &SavedStore) -> Self {
-        let Some(json) = saved.kept_domain() else { return Published::default() };
-        match serde_json::from_str(&json) {
-            Ok(domain) => Published { domain: Some(Arc::new(domain)), json: Some(json) },
-            Err(error) => {
-                tracing::warn!(reason = %error, "what the last launcher showed of the domain cannot be read");
-                Published::default()
-            }
-        }
+impl From<Document> for Published {
+    fn from(Document { domain, json }: Document) -> Self {
+        Published { domain: Some(domain), json: Some(json) }
     }
 }
 
@@ -94,8 +87,8 @@ pub struct Publisher {
     last: watch::Sender<Option<Arc<str>>>,
     /// What virt-handler has acknowledged.
     acknowledged: watch::Receiver<u64>,
-    /// Where the document is kept for a launcher that may follow.
-    saved: SavedStore,
+    /// Where the document is kept for the next launcher.
+    state_file: StateFile,
     causes: mpsc::UnboundedReceiver<Cause>,
     published: watch::Sender<Published>,
     faults: Faults,
@@ -253,14 +246,12 @@ impl Publisher {
         outbox: Outbox,
         domain_log: DomainLog,
         retry: Duration,
-        saved: SavedStore,
+        restored: &Restored,
     ) -> (Self, Publications) {
         let (sender, causes) = mpsc::unbounded_channel();
-        let (before, inherited) = (saved.state(), Published::inherited(&saved));
-        vm.guest.inherit(inherited.domain.as_deref(), before.freeze.clone(), before.agent.clone());
         // While its hypervisor lives it is true but for what has happened since, and known before there is a libvirt to ask.
-        let lives = before.process.is_some() && !before.hypervisor_ended();
-        let shown = if lives { inherited } else { Published::default() };
+        let document = restored.document.clone().filter(|_| restored.hypervisor_lives);
+        let shown = document.map(Published::from).unwrap_or_default();
         let (published, deletion) = (watch::Sender::new(shown), watch::Sender::new(None));
         let marked = watch::Sender::new(None);
         let publications = Publications {
@@ -282,19 +273,19 @@ impl Publisher {
             guest_data,
             guest_told,
             guest: vm.guest.clone(),
-            faults: Faults::new(domain_log.clone(), before.panics),
+            faults: Faults::new(domain_log.clone(), restored.state.panics.clone()),
             libvirt: vm.connection.clone(),
             tracker: vm.tracker.clone(),
             process: vm.tracker.subscribe(),
             crashed: false,
             domain_log,
-            saved,
+            state_file: restored.file.clone(),
             causes,
             published,
             deletion,
             marked,
             retry,
-            // An earlier launcher may have shown this domain to virt-handler.
+            // The previous launcher may have shown this domain to virt-handler.
             seen: vm.tracker.was_seen(),
         };
         (publisher, publications)
@@ -311,7 +302,7 @@ impl Publisher {
                 },
                 Ok(()) = self.guest_data.changed() => {
                     let now = self.guest_data.borrow_and_update().clone();
-                    self.saved.change(|state| (state.freeze, state.agent) = (now.freeze.clone(), now.introduction()));
+                    self.state_file.change(|state| (state.freeze, state.agent) = (now.freeze.clone(), now.introduction()));
                     if !now.tells_more_than(&self.guest_told) {
                         continue;
                     }
@@ -332,7 +323,7 @@ impl Publisher {
             }
             for lifecycle in due.lifecycle.drain(..) {
                 if let Some(message) = self.faults.note(lifecycle).await {
-                    self.saved.change(|state| state.panics.clone_from(self.faults.panics()));
+                    self.state_file.change(|state| state.panics.clone_from(self.faults.panics()));
                     self.guest.warning("GuestPanicked", message);
                 }
             }
@@ -423,9 +414,20 @@ impl Publisher {
             return;
         }
         self.seen = true;
+        let gone = look.is_none();
         let metadata = self.metadata.snapshot();
         let marked = metadata.grace_period.as_ref().and_then(|grace| grace.marked_for_graceful_shutdown) == Some(true);
-        let gone = look.is_none();
+        let document = self.show(look, metadata);
+        let wanted = match told {
+            Told::Always(wanted) => wanted,
+            Told::News if !gone && document.status.reason != StateReason::StartingUp => Wanted::default(),
+            Told::News | Told::Nobody => return,
+        };
+        self.notify(told, wanted, document, gone, marked);
+    }
+
+    /// Shows readers what was looked at; returns virt-handler's document of it.
+    fn show(&mut self, look: Option<Look>, metadata: KubeVirtMetadata) -> Domain {
         let (interfaces, os_info, freeze, introduced) = {
             let guest = self.guest_data.borrow();
             (guest.interfaces.clone(), guest.os.clone(), guest.freeze.clone(), guest.is_introduced())
@@ -446,7 +448,7 @@ impl Publisher {
                 document.status.reason = StateReason::NonExistent;
                 document.spec.metadata.kubevirt.uid.clone_from(&self.identity.uid);
                 self.guest.seen(None);
-                self.saved.keep_domain(None);
+                self.state_file.keep_domain(None);
                 self.published.send_replace(Published::default());
             }
             Some(Look { state: DomainState { status, reason }, spec }) => {
@@ -474,16 +476,16 @@ impl Publisher {
                 self.publish_document(&document);
             }
         }
-        let wanted = match told {
-            Told::Always(wanted) => wanted,
-            Told::News if !gone && document.status.reason != StateReason::StartingUp => Wanted::default(),
-            Told::News | Told::Nobody => return,
-        };
         document.object_meta.uid = told_uid;
         document.status.fs_freeze_status = freeze;
+        document
+    }
+
+    /// Hands the outbox virt-handler's notification of `document`, unless it was told the same last and wants news only.
+    fn notify(&mut self, told: Told, wanted: Wanted, mut document: Domain, gone: bool, marked: bool) {
         let acknowledged = *self.acknowledged.borrow();
         let news = self.faults.acknowledged(acknowledged);
-        self.saved.change(|state| {
+        self.state_file.change(|state| {
             state.virt_handler_heard |= acknowledged > 0;
             if news {
                 state.panics.clone_from(self.faults.panics());
@@ -516,7 +518,7 @@ impl Publisher {
 
     fn publish_document(&self, document: &Domain) {
         if let Some(json) = as_json(document) {
-            self.saved.keep_domain(Some(&json));
+            self.state_file.keep_domain(Some(&json));
             self.published.send_replace(Published { domain: Some(Arc::new(document.clone())), json: Some(json) });
         }
     }

@@ -2,34 +2,70 @@
 //! here, and then everything is taken down.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::lifecycle::{self, Ending, Orders};
+use super::lifecycle::{self, Ending, Orders, Watched};
 use super::termination_message;
-use crate::cmd::Activity;
+use crate::cmd::{Activity, SocketPaths};
 use crate::domain::Domain;
 use crate::hooks::Hooks;
+use crate::launcher::config::Config;
 use crate::launcher::publish::publisher::{Cause, Publications};
-use crate::launcher::start::{Started, notify_socket};
+use crate::launcher::start::daemons::RunningDaemons;
 use crate::launcher::timings::Timings;
 use crate::launcher::vm::Vm;
 use crate::launcher::vm::operations;
-use crate::notify::{InvolvedObject, K8sEvent, K8sEventType, Outbox};
+use crate::notify::{self, InvolvedObject, K8sEvent, K8sEventType, Outbox};
 use crate::process::PidFd;
 
-impl Started {
+/// A launcher that serves its VM.
+pub(crate) struct Launcher {
+    pub(crate) config: Arc<Config>,
+    pub(crate) timings: Timings,
+    pub(crate) vm: Vm,
+    pub(crate) watched: Watched,
+    pub(crate) publications: Publications,
+    pub(crate) daemons: RunningDaemons,
+    pub(crate) outbox: Outbox,
+    pub(crate) server: CommandServer,
+    /// A previous launcher was answered by virt-handler.
+    pub(crate) virt_handler_was_heard: bool,
+    pub(crate) hooks: Hooks,
+}
+
+/// The command service and its sockets.
+pub(crate) struct CommandServer {
+    pub(crate) sockets: SocketPaths,
+    pub(crate) activity: Activity,
+    pub(crate) stop: oneshot::Sender<()>,
+    pub(crate) task: JoinHandle<()>,
+}
+
+impl CommandServer {
+    /// Lets calls that run come to their end, for so long at most.
+    pub(crate) async fn stop(self, within: Duration) {
+        // The server may have ended by itself.
+        let _ = self.stop.send(());
+        let _ = tokio::time::timeout(within, self.task).await;
+    }
+}
+
+impl Launcher {
     /// Waits for the VM's end and takes everything down.
     pub(crate) async fn run_to_the_end(self) -> Ending {
         let config = &self.config;
         let orders = VmOrders {
             vm: self.vm.clone(),
-            notify_socket: notify_socket(config),
+            notify_socket: notify::socket_below(&config.kubevirt_share_dir),
             was_heard: self.virt_handler_was_heard,
-            activity: self.activity,
+            activity: self.server.activity.clone(),
             timings: self.timings,
             hooks: self.hooks,
             outbox: self.outbox.clone(),
@@ -54,21 +90,14 @@ impl Started {
                 left.k8s_events
             );
         }
-        // The server may have ended by itself.
-        let _ = self.stop_server.send(());
-        let _ = tokio::time::timeout(self.timings.stop, self.server).await;
+        let SocketPaths { init, ready } = self.server.sockets.clone();
+        self.server.stop(self.timings.stop).await;
         // A dead socket file looks like a launcher that hangs.
-        for path in [&self.sockets.init, &self.sockets.ready] {
+        for path in [init, ready] {
             let _ = std::fs::remove_file(path);
         }
         self.vm.connection.close();
-        for daemon in self.daemons {
-            daemon.stop().await;
-        }
-        // After virtlogd, which has written its last line by now.
-        if tokio::time::timeout(self.timings.stop, self.logs.stop()).await.is_err() {
-            tracing::warn!("the last lines of the hypervisor's log are missing here: they took too long to read");
-        }
+        self.daemons.stop(self.timings.stop).await;
         tracing::info!("Exiting...");
         ending
     }
@@ -77,7 +106,7 @@ impl Started {
 struct VmOrders {
     vm: Vm,
     notify_socket: PathBuf,
-    /// A launcher before this one has heard of virt-handler.
+    /// A previous launcher has heard of virt-handler.
     was_heard: bool,
     /// Who uses the command socket.
     activity: Activity,

@@ -33,7 +33,7 @@ pub enum Ending {
 /// What the main line watches; each is published by its owner.
 #[derive(Debug, Clone)]
 pub struct Watched {
-    /// When the first termination signal came. An earlier launcher may have heard it.
+    /// When the first termination signal came. A previous launcher may have heard it.
     pub signalled: watch::Receiver<Option<Instant>>,
     /// virt-handler has acknowledged that the VM is to shut down.
     pub mark_told: watch::Receiver<bool>,

@@ -11,7 +11,7 @@ use crate::launcher::vm::metadata::MetadataCache;
 use crate::launcher::vm::process::Tracker;
 
 /// Receives the termination signals from now on; the first one counts, later ones are swallowed. `earlier`: one came so long
-/// ago, to a launcher before this one.
+/// ago, to the previous launcher.
 pub(crate) fn watch_signals(earlier: Option<Duration>) -> std::io::Result<watch::Receiver<Option<Instant>>> {
     let now = Instant::now();
     let (sender, receiver) = watch::channel(earlier.map(|ago| now.checked_sub(ago).unwrap_or(now)));

@@ -20,7 +20,7 @@ use crate::storage::Owner;
 pub const QEMU_USER: &str = "qemu";
 
 /// Where the private files of a VM are.
-pub use crate::process::handover::PRIVATE_DIR;
+pub use crate::domain::PRIVATE_DIR;
 
 /// In a VM's private directory: what the guest says on its serial console.
 pub const SERIAL_LOG: &str = "virt-serial0-log";

@@ -59,13 +59,13 @@ fn reader(state: &DaemonState) -> Reader {
 /// Pipes that virtlogd reads, by their numbers.
 type Held = BTreeMap<u64, HeldPipe>;
 
-/// Takes over what virtlogd leaves unread, for as long as both can be watched. `inherited`: the hypervisor runs since an
-/// earlier launcher, which may have been the reader. While neither is so, only pipes that virtlogd has read are touched: a
+/// Reads what virtlogd leaves unread, for as long as both can be watched. `was_started`: the hypervisor runs since a
+/// previous launcher, which may have been the reader. While neither is so, only pipes that virtlogd has read are touched: a
 /// hypervisor that is being started has others, with which libvirt leads it.
 pub(super) async fn watch(
     mut virtlogd: watch::Receiver<DaemonState>,
     tracker: Tracker,
-    inherited: bool,
+    was_started: bool,
     files: LogFiles,
     guest: Guest,
 ) {
@@ -84,7 +84,7 @@ pub(super) async fn watch(
             }
             continue;
         };
-        let wanted = |number: &u64| died || inherited || held.contains_key(number);
+        let wanted = |number: &u64| died || was_started || held.contains_key(number);
         match take_over(hypervisor, reader, &files, &mut taken, wanted) {
             Ok(0) => {}
             Ok(count) => tracing::warn!(

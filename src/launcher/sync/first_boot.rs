@@ -39,6 +39,12 @@ enum Started {
     Before,
 }
 
+/// What the machine and the pod look like, and what a VMI becomes on them as far as it does not depend on the disks' files.
+struct Converted {
+    facts: HostFacts,
+    draft: DomainSpec,
+}
+
 fn refused_by(verdict: &Verdict) -> Result<(), Failure> {
     verdict.refusal().map_or(Ok(()), |refusal| Err(Failure::text(refusal)))
 }
@@ -91,11 +97,12 @@ impl Boot {
         tracking::make_overlays(self, &vmi, &facts).await?;
         if must_define {
             self.check_version(vm, &vmi).await?;
-            let domain = facts::draft(&vmi, &facts).map_err(|error| Failure::text(error.to_string()))?;
+            let draft = facts::draft(&vmi, &facts).map_err(|error| Failure::text(error.to_string()))?;
+            let converted = Converted { facts: facts.clone(), draft };
             let data = self.gather_cloud_init(&vmi, &extensions).await?;
             // The disk is another process's work, while which everything else gets ready for the start.
             let (ready, disk) = tokio::join!(
-                self.prepare_and_define(vm, &vmi, (facts.clone(), domain), &extensions),
+                self.prepare_and_define(vm, &vmi, converted, &extensions),
                 self.stage_cloud_init(&vmi, data)
             );
             ready?;
@@ -111,7 +118,7 @@ impl Boot {
             self.prepared.store(true, Ordering::Relaxed);
             defined.send_replace(true);
         } else {
-            // NICs that came while the VM runs, or that a launcher before this one served.
+            // NICs that came while the VM runs, or that the previous launcher served.
             let served = pod_network::serve(self, &vmi, &facts, Nics::ThatAreThere).await;
             served.unwrap_or_else(|why| tracing::warn!("DHCP: {why}"));
         }
@@ -223,10 +230,10 @@ impl Boot {
         &self,
         vm: &Vm,
         vmi: &VirtualMachineInstance,
-        (facts, draft): (HostFacts, DomainSpec),
+        converted: Converted,
         extensions: &Extensions<'_>,
     ) -> Result<(), Failure> {
-        let facts = self.prepare(vmi, facts, draft).await?;
+        let facts = self.prepare(vmi, converted).await?;
         if let Ok(facts) = serde_json::to_string(&facts) {
             tracing::info!(v = 5, facts, "converting the VMI");
         }
@@ -236,12 +243,8 @@ impl Boot {
 
     /// Everything that has to be there before the define, and the facts with what the disks' files can do. The cloud-init
     /// disk comes under its name later: its place is looked at as it was for the original, which made it last.
-    async fn prepare(
-        &self,
-        vmi: &VirtualMachineInstance,
-        mut facts: HostFacts,
-        domain: DomainSpec,
-    ) -> Result<HostFacts, Failure> {
+    async fn prepare(&self, vmi: &VirtualMachineInstance, converted: Converted) -> Result<HostFacts, Failure> {
+        let Converted { mut facts, draft: domain } = converted;
         let served = pod_network::serve(self, vmi, &facts, Nics::All).await;
         served.map_err(|why| Failure::text(format!("preparing the pod network failed: {why}")))?;
         let domain = self.check_volumes(vmi, domain).await?;

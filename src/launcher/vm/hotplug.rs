@@ -4,22 +4,22 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::state_file::SavedStore;
+use super::state_file::{Restored, StateFile};
 use crate::domain::Disk;
 
 /// What is remembered between syncs. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Hotplug {
-    /// Sizes of claims, and overlays of disks that are leaving; for a launcher that follows, too.
-    pub(crate) saved: SavedStore,
+    /// Sizes of claims, and overlays of disks that are leaving; for the next launcher, too.
+    pub(crate) state_file: StateFile,
     /// Whether host devices are being plugged.
     pub host_devices: Gate,
 }
 
 impl Hotplug {
-    /// Begins with what is in `saved`, and keeps it current.
-    pub fn saved_in(saved: SavedStore) -> Self {
-        Hotplug { saved, ..Hotplug::default() }
+    /// What the previous launcher remembered.
+    pub fn restored(restored: &Restored) -> Self {
+        Hotplug { state_file: restored.file.clone(), ..Hotplug::default() }
     }
 
     /// Keeps in mind the overlay of a disk that is about to go. The original deletes it while the guest may still write
@@ -27,13 +27,13 @@ impl Hotplug {
     pub(crate) fn remember_overlay(&self, disk: &Disk) {
         if let (Some(alias), Some(_)) = (&disk.alias, &disk.source.data_store) {
             let (alias, overlay) = (alias.xml_name().into_owned(), PathBuf::from(&disk.source.file));
-            self.saved.change(|state| state.leaving_overlays.insert(alias, overlay));
+            self.state_file.change(|state| state.leaving_overlays.insert(alias, overlay));
         }
     }
 
     /// The guest has let go of a device: its overlay goes too.
     pub fn device_removed(&self, alias: &str) {
-        let overlay = self.saved.change(|state| state.leaving_overlays.remove(alias));
+        let overlay = self.state_file.change(|state| state.leaving_overlays.remove(alias));
         if let Some(overlay) = overlay {
             match std::fs::remove_file(&overlay) {
                 Ok(()) => tracing::info!("deleted the overlay {}", overlay.display()),
@@ -49,7 +49,7 @@ impl Hotplug {
     pub(crate) fn forget_overlays_of_absent(&self, live: &[Disk]) {
         let there =
             |alias: &str| live.iter().any(|disk| disk.alias.as_ref().is_some_and(|known| known.xml_name() == alias));
-        let leaving = self.saved.state().leaving_overlays;
+        let leaving = self.state_file.state().leaving_overlays;
         leaving.keys().filter(|alias| !there(alias)).for_each(|alias| self.device_removed(alias));
     }
 }
@@ -102,15 +102,15 @@ mod tests {
         let mut disk = Disk { alias: Some(Alias::user("v")), ..Disk::default() };
         disk.source.file = overlay.display().to_string();
         let state = tempfile::tempdir().unwrap();
-        let hotplug = Hotplug::saved_in(SavedStore::open(state.path(), false));
+        let hotplug = Hotplug::restored(&Restored::open(state.path(), false));
         hotplug.remember_overlay(&disk);
         hotplug.device_removed("ua-v");
         assert!(overlay.exists(), "a disk without changed block tracking has no overlay");
         disk.source.data_store = Some(DataStore::default());
         hotplug.remember_overlay(&disk);
         drop(hotplug);
-        // Another launcher has taken over.
-        let hotplug = Hotplug::saved_in(SavedStore::open(state.path(), true));
+        // The next launcher adopts the VM.
+        let hotplug = Hotplug::restored(&Restored::open(state.path(), true));
         hotplug.forget_overlays_of_absent(std::slice::from_ref(&disk));
         hotplug.device_removed("ua-other");
         assert!(overlay.exists());

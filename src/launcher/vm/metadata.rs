@@ -1,11 +1,11 @@
 //! What the launcher remembers of its VM and tells virt-handler with every domain document
-//! (contract/notify.md 4.4). Every change is saved for a launcher that may follow this one.
+//! (contract/notify.md 4.4). Every change goes into the state file.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::state_file::SavedStore;
+use super::state_file::{Restored, StateFile};
 use crate::domain::KubeVirtMetadata;
 
 /// The metadata cache. Clones share it.
@@ -13,14 +13,14 @@ use crate::domain::KubeVirtMetadata;
 pub struct MetadataCache {
     value: Arc<Mutex<KubeVirtMetadata>>,
     changed: Arc<Notify>,
-    saved: SavedStore,
+    state_file: StateFile,
 }
 
 impl MetadataCache {
-    /// The cache as the launcher before this one left it.
-    pub fn saved_in(saved: SavedStore) -> Self {
-        let value = saved.state().metadata;
-        MetadataCache { value: Arc::new(Mutex::new(value)), changed: Arc::default(), saved }
+    /// The cache as the previous launcher left it.
+    pub fn restored(restored: &Restored) -> Self {
+        let value = Arc::new(Mutex::new(restored.state.metadata.clone()));
+        MetadataCache { value, changed: Arc::default(), state_file: restored.file.clone() }
     }
 
     /// The present value.
@@ -32,7 +32,7 @@ impl MetadataCache {
     pub fn set(&self, change: impl FnOnce(&mut KubeVirtMetadata)) {
         let mut value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut value);
-        self.saved.change(|state| state.metadata.clone_from(&value));
+        self.state_file.change(|state| state.metadata.clone_from(&value));
     }
 
     /// Changes the value; if it is another one afterwards, virt-handler is told.
@@ -41,7 +41,7 @@ impl MetadataCache {
         let before = value.clone();
         change(&mut value);
         if *value != before {
-            self.saved.change(|state| state.metadata.clone_from(&value));
+            self.state_file.change(|state| state.metadata.clone_from(&value));
             self.changed.notify_one();
         }
     }

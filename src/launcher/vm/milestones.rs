@@ -4,7 +4,7 @@ use tokio::sync::watch;
 
 /// What the driver publishes for the main line.
 #[derive(Debug, Clone)]
-pub struct Signs {
+pub struct Milestones {
     /// libvirt knows a domain.
     pub defined: watch::Sender<bool>,
     /// This pod was told to leave.
@@ -17,9 +17,9 @@ pub struct Signs {
     pub version: watch::Sender<Option<String>>,
 }
 
-impl Default for Signs {
+impl Default for Milestones {
     fn default() -> Self {
-        Signs {
+        Milestones {
             defined: watch::Sender::new(false),
             leave_early: watch::Sender::new(false),
             end_ordered: watch::Sender::new(false),

@@ -124,7 +124,7 @@ mod tests {
     use crate::launcher::vm::power_off::AskedAgent;
     use crate::launcher::vm::process::Search;
     use crate::launcher::vm::process::Tracker;
-    use crate::launcher::vm::state_file::SavedStore;
+    use crate::launcher::vm::state_file::Restored;
     use crate::libvirt::{Connection, Deadlines, DomainSnapshot, Error, VirError};
     use crate::notify::Outbox;
 
@@ -141,10 +141,10 @@ mod tests {
             control: Arc::new(ControlDouble::new(RUNNING, answer.into())),
             metadata: MetadataCache::default(),
             paused: PausedSet::default(),
-            guest: Guest::new(&identity, connection.clone(), outbox, "/nowhere".into(), SavedStore::default()),
+            guest: Guest::new(&identity, connection.clone(), outbox, "/nowhere".into(), &Restored::default()),
             asked_agent: AskedAgent::default(),
             clock: GuestClock::default(),
-            tracker: Tracker::new("d".into(), search, SavedStore::default()),
+            tracker: Tracker::new("d".into(), search, &Restored::default()),
             hotplug: Hotplug::default(),
             connection,
         }

@@ -1,16 +1,16 @@
 //! VMIs that were paused on purpose.
 
-use super::state_file::SavedStore;
+use super::state_file::{Restored, StateFile};
 
-/// UIDs of VMIs that were paused on purpose, which a sync therefore does not resume. A launcher that follows this one
-/// knows them, too.
+/// UIDs of VMIs that were paused on purpose, which a sync therefore does not resume. The next launcher knows
+/// them, too.
 #[derive(Debug, Clone, Default)]
-pub struct PausedSet(SavedStore);
+pub struct PausedSet(StateFile);
 
 impl PausedSet {
-    /// The set as the launcher before this one left it.
-    pub fn saved_in(saved: SavedStore) -> Self {
-        PausedSet(saved)
+    /// The set as the previous launcher left it.
+    pub fn restored(restored: &Restored) -> Self {
+        PausedSet(restored.file.clone())
     }
 
     /// Adds a VMI.

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::sys::signal::Signal;
 use tokio::sync::watch;
 
-use super::state_file::SavedStore;
-use crate::process::{Outcome, PidFd, find_by_command_prefix, handover, identify, read_pid_file};
+use super::state_file::{Restored, StateFile};
+use crate::process::{Outcome, PidFd, adoption, find_by_command_prefix, identify, read_pid_file};
 
 /// What is known of the hypervisor's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,18 +59,24 @@ pub struct Tracker {
     search: Search,
     state: watch::Sender<HypervisorProcess>,
     end_is_expected: Arc<AtomicBool>,
-    saved: SavedStore,
+    state_file: StateFile,
 }
 
 impl Tracker {
-    /// A tracker that has not looked yet. `domain` is libvirt's name, for the log. A process that the launcher before this
-    /// one saw, and that has ended since, is gone: there will be no other.
-    pub fn new(domain: String, search: Search, saved: SavedStore) -> Self {
-        let state = match saved.state().hypervisor_ended() {
+    /// A tracker that has not looked yet. `domain` is libvirt's name, for the log. A process that the previous
+    /// launcher saw, and that has ended since, is gone: there will be no other.
+    pub fn new(domain: String, search: Search, restored: &Restored) -> Self {
+        let state = match restored.was_started() && !restored.hypervisor_lives {
             true => HypervisorProcess::Gone,
             false => HypervisorProcess::Unknown,
         };
-        Tracker { domain, search, state: watch::Sender::new(state), end_is_expected: Arc::default(), saved }
+        Tracker {
+            domain,
+            search,
+            state: watch::Sender::new(state),
+            end_is_expected: Arc::default(),
+            state_file: restored.file.clone(),
+        }
     }
 
     /// The process's state and its changes.
@@ -86,9 +92,9 @@ impl Tracker {
         }
     }
 
-    /// Whether a process was seen, by this launcher or by the one before it.
+    /// Whether a process was seen, by this launcher or by a previous one.
     pub fn was_seen(&self) -> bool {
-        *self.state.borrow() != HypervisorProcess::Unknown || self.saved.state().process.is_some()
+        *self.state.borrow() != HypervisorProcess::Unknown || self.state_file.state().process.is_some()
     }
 
     /// Whether the process was seen and is no more.
@@ -105,7 +111,7 @@ impl Tracker {
     /// this is called when libvirt knows of none that runs. It never ran its guest: libvirt lets it go on as its last step.
     pub fn end_strays(&self) {
         // Hypervisors are re-parented to the monitor; nobody else's are touched.
-        let Some(monitor) = handover::monitor() else { return };
+        let Some(monitor) = adoption::monitor() else { return };
         if self.was_seen() {
             return;
         }
@@ -118,10 +124,10 @@ impl Tracker {
         }
     }
 
-    /// Notices the end of a process that the launcher before this one saw and that was gone before this one found it.
+    /// Notices the end of a process that the previous launcher saw and that was gone before this one found it.
     pub fn note_end(&self) {
         self.state.send_if_modified(|state| {
-            let ended = *state == HypervisorProcess::Unknown && self.saved.state().hypervisor_ended();
+            let ended = *state == HypervisorProcess::Unknown && self.state_file.state().hypervisor_ended();
             if ended {
                 *state = HypervisorProcess::Gone;
             }
@@ -154,7 +160,7 @@ impl Tracker {
             tracing::info!("Found PID for {}: {pid}", self.domain);
             // Held by the pidfd, so that the number is still its own; if it has ended, nobody knows its start any more.
             if let Some(process) = identify(pid) {
-                self.saved.change(|state| state.process = Some(process));
+                self.state_file.change(|state| state.process = Some(process));
             }
             let (state, expected) = (self.state.clone(), Arc::clone(&self.end_is_expected));
             tokio::spawn(async move {

@@ -1,5 +1,5 @@
-//! What a launcher leaves for the one that follows it should it die: written before an answer is given that depends on it,
-//! whole or not at all, below the VM's private directory.
+//! The state file: what a launcher leaves for the next one should it die. It is written before an answer is given that depends
+//! on it, whole or not at all, below the VM's private directory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -8,14 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{FsFreeze, KubeVirtMetadata};
+use crate::domain::{Domain, FsFreeze, KubeVirtMetadata};
 use crate::files::Folder;
 use crate::guest_agent::Introduction;
 use crate::launcher::publish::faults::Panics;
-use crate::process::handover::STATE_FILE as FILE;
+use crate::process::adoption::STATE_FILE as FILE;
 use crate::process::{ProcessId, identify};
 
-/// The last document that GetDomain answered; by itself, since the launcher that follows can do without it.
+/// The last document that GetDomain answered; by itself, since the next launcher can do without it.
 const DOMAIN_FILE: &str = "launcher-domain.json";
 /// No state is that large; a larger file is not ours.
 const LIMIT: u64 = 1024 * 1024;
@@ -48,7 +48,7 @@ pub struct SavedState {
     /// virt-handler has acknowledged a notification.
     #[serde(default)]
     pub virt_handler_heard: bool,
-    /// What the guest's agent told last of itself, to this launcher or to one before it.
+    /// What the guest's agent told last of itself, to this launcher or to a previous one.
     #[serde(default)]
     pub agent: Introduction,
     /// The guest's panics that were told.
@@ -81,6 +81,49 @@ impl SavedState {
     }
 }
 
+/// What the previous launcher of this pod left, read once, and the file that is written from now on. Everything that survives a
+/// launcher's death is in here.
+#[derive(Debug, Clone, Default)]
+pub struct Restored {
+    /// The file. What begins as the previous launcher left it goes on there.
+    pub file: StateFile,
+    /// The state at the start of this launcher; the default for a pod's first one.
+    pub state: SavedState,
+    /// Whether the hypervisor that the previous launcher saw is alive.
+    pub hypervisor_lives: bool,
+    /// What GetDomain answered last.
+    pub document: Option<Document>,
+}
+
+/// A document that GetDomain answers.
+#[derive(Debug, Clone)]
+pub struct Document {
+    /// As a value.
+    pub domain: Arc<Domain>,
+    /// As JSON.
+    pub json: Arc<str>,
+}
+
+impl Restored {
+    /// What is in `directory`; nothing for a launcher that does not adopt. Its state file is there from now on.
+    pub fn open(directory: &Path, adopts: bool) -> Self {
+        let file = StateFile::open(directory, adopts);
+        let (state, json) = (file.state(), file.kept_domain());
+        let document = json.and_then(|json| {
+            let read = serde_json::from_str(&json).inspect_err(|error| {
+                tracing::warn!(reason = %error, "what the previous launcher showed of the domain cannot be read");
+            });
+            Some(Document { domain: Arc::new(read.ok()?), json })
+        });
+        Restored { hypervisor_lives: state.process.is_some() && !state.hypervisor_ended(), file, state, document }
+    }
+
+    /// Whether the previous launcher saw the hypervisor.
+    pub fn was_started(&self) -> bool {
+        self.state.process.is_some()
+    }
+}
+
 struct Inner {
     directory: Option<Folder>,
     state: SavedState,
@@ -91,42 +134,42 @@ struct Inner {
 
 /// The one writer of the file; clones share it.
 #[derive(Clone)]
-pub struct SavedStore {
+pub struct StateFile {
     inner: Arc<Mutex<Inner>>,
 }
 
-impl std::fmt::Debug for SavedStore {
+impl std::fmt::Debug for StateFile {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("SavedStore").finish_non_exhaustive()
+        out.debug_struct("StateFile").finish_non_exhaustive()
     }
 }
 
-impl Default for SavedStore {
+impl Default for StateFile {
     /// Remembers, but writes nothing.
     fn default() -> Self {
-        SavedStore::with(None, SavedState::default())
+        StateFile::with(None, SavedState::default())
     }
 }
 
-impl SavedStore {
+impl StateFile {
     fn with(directory: Option<Folder>, state: SavedState) -> Self {
-        SavedStore { inner: Arc::new(Mutex::new(Inner { directory, state, domain: None, complaint: None })) }
+        StateFile { inner: Arc::new(Mutex::new(Inner { directory, state, domain: None, complaint: None })) }
     }
 
-    /// The store in `directory`. The first launcher of a pod begins with nothing; one that `adopts` takes what is there. A
+    /// The file in `directory`. The first launcher of a pod begins with nothing; one that `adopts` takes what is there. A
     /// directory or a file that cannot be used is told, and costs what would have been remembered.
-    pub fn open(directory: &Path, adopts: bool) -> Self {
+    fn open(directory: &Path, adopts: bool) -> Self {
         let path = directory.join(FILE);
         let directory = match Folder::open(directory) {
             Ok(directory) => directory,
             Err(error) => {
-                tracing::warn!(reason = %error, "a launcher that follows this one will know nothing: {}", path.display());
-                return SavedStore::default();
+                tracing::warn!(reason = %error, "the next launcher will know nothing: {}", path.display());
+                return StateFile::default();
             }
         };
         let state = match adopts {
             true => load(&directory).unwrap_or_else(|error| {
-                tracing::warn!(reason = %error, "{} cannot be used, the launcher before this one left nothing", path.display());
+                tracing::warn!(reason = %error, "{} cannot be used, the previous launcher left nothing", path.display());
                 SavedState::default()
             }),
             // A file would only be there if the pod's first launcher were not the first.
@@ -135,8 +178,8 @@ impl SavedStore {
         if !adopts && let Err(error) = directory.remove(DOMAIN_FILE) {
             tracing::warn!(reason = %error, "cannot remove {DOMAIN_FILE}");
         }
-        let store = SavedStore::with(Some(directory), state);
-        // From now on there is something to take over, and the monitor sees it.
+        let store = StateFile::with(Some(directory), state);
+        // From now on there is something to adopt, and the monitor sees it.
         store.write(&mut store.locked());
         store
     }
@@ -150,7 +193,7 @@ impl SavedStore {
         self.locked().state.clone()
     }
 
-    /// Changes the state; when this returns, a launcher that follows would know it.
+    /// Changes the state; when this returns, the next launcher would know it.
     ///
     /// The file is small and goes to the page cache, which outlives the launcher; nothing here waits for a disk.
     pub fn change<T>(&self, change: impl FnOnce(&mut SavedState) -> T) -> T {
@@ -171,7 +214,7 @@ impl SavedStore {
         }
         inner.domain = document.cloned();
         let Some(directory) = &inner.directory else { return };
-        // An old document would be wrong, none is only slow.
+        // A stale file is worse than no file.
         let kept = match document {
             Some(document) => {
                 directory.replace(DOMAIN_FILE, document.as_bytes()).or_else(|_| directory.remove(DOMAIN_FILE))
@@ -179,12 +222,12 @@ impl SavedStore {
             None => directory.remove(DOMAIN_FILE),
         };
         if let Err(error) = kept {
-            tracing::warn!(reason = %error, "cannot write {DOMAIN_FILE}; a launcher that follows this one may show an old state first");
+            tracing::warn!(reason = %error, "cannot write {DOMAIN_FILE}; the next launcher may show an old state first");
         }
     }
 
-    /// The document that the launcher before this one answered last.
-    pub fn kept_domain(&self) -> Option<Arc<str>> {
+    /// The document that the previous launcher answered last.
+    fn kept_domain(&self) -> Option<Arc<str>> {
         let inner = self.locked();
         let bytes = inner.directory.as_ref()?.read(DOMAIN_FILE, LIMIT).ok()?;
         String::from_utf8(bytes).ok().map(Arc::from)
@@ -198,7 +241,7 @@ impl SavedStore {
             Ok(()) => inner.complaint = None,
             Err(error) => {
                 if inner.complaint.replace(error.kind()) != Some(error.kind()) {
-                    tracing::warn!(reason = %error, "cannot write {FILE}; a launcher that follows this one would not know everything");
+                    tracing::warn!(reason = %error, "cannot write {FILE}; the next launcher would not know everything");
                 }
             }
         }
@@ -207,7 +250,7 @@ impl SavedStore {
 
 fn load(directory: &Folder) -> io::Result<SavedState> {
     let bytes = match directory.read(FILE, LIMIT) {
-        // The launcher died before there was anything to remember.
+        // The previous launcher died before there was anything to remember.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(SavedState::default()),
         result => result?,
     };
@@ -226,8 +269,8 @@ mod tests {
     #[test]
     fn what_was_changed_is_there_for_the_next_and_gone_for_a_first_one() {
         let folder = tempfile::tempdir().unwrap();
-        let store = SavedStore::open(folder.path(), false);
-        assert!(folder.path().join(FILE).exists(), "the monitor sees that there is something to take over");
+        let store = StateFile::open(folder.path(), false);
+        assert!(folder.path().join(FILE).exists(), "the monitor sees that there is something to adopt");
         let own = identify(i32::try_from(std::process::id()).unwrap()).unwrap();
         store.change(|state| {
             state.metadata.uid = "u".into();
@@ -236,28 +279,28 @@ mod tests {
             state.paused.insert("u".into());
             state.process = Some(own);
         });
-        let next = SavedStore::open(folder.path(), true).state();
+        let next = Restored::open(folder.path(), true).state;
         assert_eq!(next, store.state());
         assert!(!next.hypervisor_ended());
         let ended = SavedState { process: Some(ProcessId { started: own.started + 1, ..own }), ..next };
         assert!(ended.hypervisor_ended(), "another process with the same number");
-        assert_eq!(SavedStore::open(folder.path(), false).state(), SavedState::default());
-        assert_eq!(SavedStore::open(folder.path(), true).state(), SavedState::default());
+        assert_eq!(Restored::open(folder.path(), false).state, SavedState::default());
+        assert_eq!(Restored::open(folder.path(), true).state, SavedState::default());
     }
 
     #[test]
     fn the_last_document_is_there_for_the_next_until_there_is_no_domain() {
         let folder = tempfile::tempdir().unwrap();
         let document: Arc<str> = Arc::from("{}");
-        SavedStore::open(folder.path(), false).keep_domain(Some(&document));
-        let next = SavedStore::open(folder.path(), true);
+        StateFile::open(folder.path(), false).keep_domain(Some(&document));
+        let next = StateFile::open(folder.path(), true);
         assert_eq!(next.kept_domain(), Some(document.clone()));
         next.keep_domain(None);
         next.keep_domain(Some(&document));
         next.keep_domain(None);
         assert_eq!(next.kept_domain(), None);
         next.keep_domain(Some(&document));
-        assert_eq!(SavedStore::open(folder.path(), false).kept_domain(), None, "a first launcher begins with nothing");
+        assert_eq!(StateFile::open(folder.path(), false).kept_domain(), None, "the first launcher begins with nothing");
     }
 
     #[test]
@@ -265,9 +308,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for text in ["", "{", "{\"version\":1}", "{\"version\":99,\"metadata\":{},\"paused\":[],\"process\":null}"] {
             std::fs::write(folder.path().join(FILE), text).unwrap();
-            assert_eq!(SavedStore::open(folder.path(), true).state(), SavedState::default(), "{text}");
+            assert_eq!(Restored::open(folder.path(), true).state, SavedState::default(), "{text}");
         }
-        let nowhere = SavedStore::open(&folder.path().join("missing"), true);
+        let nowhere = StateFile::open(&folder.path().join("missing"), true);
         nowhere.change(|state| state.metadata.uid = "u".into());
         assert_eq!(nowhere.state().metadata.uid, "u");
     }

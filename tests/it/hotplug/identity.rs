@@ -127,7 +127,7 @@ fn disks_stay_whatever_comes_and_goes_before_them() {
     list(&mut shuffled, "/status/volumeStatus").retain(|status| status["name"] != "v-a");
     list(&mut shuffled, "/status/volumeStatus").push(json!({"name": "scratch", "target": "vdz"}));
     settled(&pod, &shuffled);
-    // The launcher that follows does not find the image under its new number.
+    // The next launcher does not find the image under its new number.
     pod.replace_launcher();
     settled(&pod, &shuffled);
 

@@ -30,7 +30,7 @@ const WAIT: Duration = Duration::from_secs(10);
 struct World {
     shown: Arc<ControlDouble>,
     guest: Guest,
-    saved: SavedStore,
+    state_file: StateFile,
     outbox: Outbox,
     publications: Publications,
     /// Until it runs.
@@ -40,10 +40,10 @@ struct World {
 impl World {
     /// Of a launcher whose files are in `folder`; `connection` need not be open.
     fn new(folder: &Path, adopts: bool, connection: Connection) -> Self {
-        let saved = SavedStore::open(folder, adopts);
+        let restored = Restored::open(folder, adopts);
         let identity = Identity { domain: DOMAIN.into(), namespace: "ns".into(), name: "vm".into(), uid: "u".into() };
         let outbox = Outbox::start(folder.join("notify.sock"), Timings::default());
-        let guest = Guest::new(&identity, connection.clone(), outbox.clone(), folder.join("tpm"), saved.clone());
+        let guest = Guest::new(&identity, connection.clone(), outbox.clone(), folder.join("tpm"), &restored);
         let snapshot = DomainSnapshot { state: DomainState::RUNNING, xml: Some(XML.into()) };
         let shown = Arc::new(ControlDouble::new(snapshot, ControlError::Hypervisor("the publisher only looks".into())));
         let search = Search { pid_file: folder.join("pid"), command_prefixes: Vec::new() };
@@ -56,13 +56,14 @@ impl World {
             guest: guest.clone(),
             asked_agent: AskedAgent::default(),
             clock: GuestClock::default(),
-            tracker: Tracker::new(DOMAIN.into(), search, saved.clone()),
+            tracker: Tracker::new(DOMAIN.into(), search, &restored),
             hotplug: Hotplug::default(),
         };
         let retry = Duration::from_millis(10);
         let (publisher, publications) =
-            Publisher::new(identity, &vm, outbox.clone(), DomainLog::default(), retry, saved.clone());
-        World { shown, guest, saved, outbox, publications, publisher: Some(publisher) }
+            Publisher::new(identity, &vm, outbox.clone(), DomainLog::default(), retry, &restored);
+        let state_file = restored.file;
+        World { shown, guest, state_file, outbox, publications, publisher: Some(publisher) }
     }
 
     fn run(&mut self) {
@@ -98,11 +99,11 @@ async fn the_next_launcher_tells_what_the_agent_and_the_panics_have_told_before(
     let folder = tempfile::tempdir().unwrap();
     let mut first = World::new(folder.path(), false, closed());
     let own = identify(i32::try_from(std::process::id()).unwrap()).unwrap();
-    first.saved.change(|state| state.process = Some(own));
+    first.state_file.change(|state| state.process = Some(own));
     first.run();
     let shown = Domain { status: told(), ..Domain::default() };
     let agent = Introduction { agent: Some(AgentInfo::default()), hostname: "guest".into(), ..Introduction::default() };
-    first.guest.inherit(Some(&shown), FsFreeze { status: "frozen".into() }, agent);
+    first.guest.restore(Some(&shown), FsFreeze { status: "frozen".into() }, agent);
     first.publications.look(Cause::Lifecycle(Lifecycle::Crashed { panicked: false }));
     first.shown.set(PAUSED, Some(XML));
     timeout(WAIT, async {
@@ -111,7 +112,7 @@ async fn the_next_launcher_tells_what_the_agent_and_the_panics_have_told_before(
             .wait_for(|now| now.domain.as_ref().is_some_and(|domain| domain.status.os_info.name == "Debian"))
             .await
             .unwrap();
-        while first.saved.state().freeze.status.is_empty() || first.saved.state().panics.count == 0 {
+        while first.state_file.state().freeze.status.is_empty() || first.state_file.state().panics.count == 0 {
             first.publications.refreshed().await;
         }
     })
@@ -124,7 +125,7 @@ async fn the_next_launcher_tells_what_the_agent_and_the_panics_have_told_before(
     {
         let known = publisher.guest_data.borrow();
         assert_eq!((known.freeze.status.as_str(), known.hostname.as_str()), ("frozen", "guest"));
-        assert!(known.is_introduced() && known.inherited, "no agent that was supported is so no more");
+        assert!(known.is_introduced() && known.restored, "no agent that was supported is so no more");
     }
     let mut status = DomainStatus::default();
     publisher.faults.show(&mut status);
@@ -272,7 +273,7 @@ async fn a_document_that_says_the_domain_is_down_shows_nothing_live() {
             let mut show = |state, spec| {
                 publisher.publish(Told::Always(Wanted::default()), Some(Look { state, spec }));
             };
-            world.guest.inherit(None, FsFreeze::default(), known());
+            world.guest.restore(None, FsFreeze::default(), known());
             show(DomainState::RUNNING, Some(DomainSpec::from_xml(XML).unwrap()));
             assert!(told_by(&last).2, "virt-handler asks for the agent");
             show(state, spec);
@@ -304,7 +305,7 @@ async fn an_agent_is_shown_once_it_has_told_of_itself() {
     world.publications.refreshed().await;
     assert!(!told_by(&last).2);
     world.shown.set(DomainState::RUNNING, Some(XML));
-    world.guest.inherit(None, FsFreeze::default(), known());
+    world.guest.restore(None, FsFreeze::default(), known());
     let mut told = last.clone();
     timeout(WAIT, told.wait_for(|told| told.as_ref().is_some_and(|told| told.contains("\"connected\""))))
         .await

@@ -186,13 +186,13 @@ async fn probe(vmi: &VirtualMachineInstance, facts: &HostFacts, disk: &mut Disk)
 async fn grow(vm: &Vm, wanted: &[Disk]) {
     let claims: Vec<Disk> = wanted.iter().filter(|disk| disk.capacity.is_some()).cloned().collect();
     let sizes = look(LOOKING, move || claims.iter().filter_map(size).collect::<Vec<_>>()).await.unwrap_or_default();
-    let saved = &vm.hotplug.saved;
-    let resizes = saved.change(|state| resize::resizes(&mut state.claim_sizes, sizes));
+    let state_file = &vm.hotplug.state_file;
+    let resizes = state_file.change(|state| resize::resizes(&mut state.claim_sizes, sizes));
     for resize in resizes {
         match vm.connection.block_resize(&vm.domain, &resize.path, resize.size).await {
             Ok(()) => {
                 tracing::info!("{} has grown to {} bytes", resize.path, resize.bytes);
-                saved.change(|state| state.claim_sizes.insert(resize.path, resize.bytes));
+                state_file.change(|state| state.claim_sizes.insert(resize.path, resize.bytes));
             }
             Err(error) => tracing::warn!("{} has grown, but the guest cannot be told: {error}", resize.path),
         }

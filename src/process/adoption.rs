@@ -1,7 +1,8 @@
-//! What the monitor and a launcher that follows another one know of each other: names, and nothing more.
+//! What the monitor and a launcher that adopts a VM know of each other: names, and nothing more.
 
 use std::path::{Path, PathBuf};
 
+use crate::domain::PRIVATE_DIR;
 use crate::files::is_component;
 
 /// The environment variable that tells a launcher how many came before it; absent for the first one.
@@ -9,8 +10,6 @@ pub const ATTEMPT: &str = "VIRT_LAUNCHER_ADOPTION";
 /// The environment variable with the milliseconds since the first termination signal, if there was one.
 pub const TERMINATING_FOR: &str = "VIRT_LAUNCHER_TERMINATING_FOR_MS";
 
-/// The pod's private directory (contract/lifecycle.md 1.4).
-pub const PRIVATE_DIR: &str = "/var/run/kubevirt-private";
 /// What a launcher remembers for the next one, in the VM's folder below [`PRIVATE_DIR`].
 pub const STATE_FILE: &str = "launcher-state.json";
 
