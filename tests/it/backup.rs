@@ -183,6 +183,7 @@ async fn fetched(fetcher: &mut Fetcher, bitmap: &str) -> (Vec<(u64, u64)>, Vec<u
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
+#[allow(clippy::too_many_lines, reason = "one VM, one chain of backups")]
 fn backups_hold_what_the_guest_wrote_and_go_on_from_checkpoints() {
     let image = image();
     let pod = Pod::start(&image, "demo", &[]);

@@ -230,6 +230,7 @@ impl Choices {
         domain["memory"] = memory;
     }
 
+    #[allow(clippy::too_many_lines, reason = "a table")]
     fn features(&mut self, domain: &mut Value) {
         if self.below(2) == 1 {
             let mut features = json!({});

@@ -105,6 +105,7 @@ pub fn all() -> Vec<Case> {
     list.0
 }
 
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn disks(list: &mut List) {
     let disk = format!("{D}.disks[1]");
     let disk = disk.as_str();
@@ -257,6 +258,7 @@ fn addresses() -> [&'static str; 20] {
     ]
 }
 
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn interfaces(list: &mut List) {
     let card = format!("{D}.interfaces[0]");
     let field = |name: &str| format!("{card}.{name}");
@@ -545,6 +547,7 @@ fn features(list: &mut List) {
     }
 }
 
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn firmware(list: &mut List) {
     let firmware = "spec.domain.firmware";
     list.each(
@@ -662,6 +665,7 @@ fn firmware(list: &mut List) {
     list.each("spec.domain.launchSecurity", [json!({}), json!({"sev": {}, "tdx": {}})]);
 }
 
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn processors(list: &mut List) {
     let cpu = "spec.domain.cpu";
     list.each(
