@@ -46,6 +46,11 @@ pub(super) fn with_names(
                 own.clone_from(theirs);
             }
         }
+        if config.uid.is_empty() {
+            // The same for each launcher of the pod: what one leaves to the next is below a directory of this name.
+            let of = format!("{}/{}", config.namespace, config.name);
+            config.uid = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, of.as_bytes()).to_string();
+        }
     }
     Ok(config)
 }

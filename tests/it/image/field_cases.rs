@@ -36,11 +36,8 @@ spec:
 "
         )
     };
-    for vmi in [
-        &file("{name: hd, disk: {}}", ""),
-        &file("{name: hd, cdrom: {}}", ""),
-        &file("{name: hd}", "    machine: {type: pc}\n"),
-    ] {
+    let as_written = file("{name: hd, disk: {}}", "");
+    for vmi in [&as_written, &file("{name: hd, cdrom: {}}", ""), &file("{name: hd}", "    machine: {type: pc}\n")] {
         let pod = Setup::new(&image, "as-written").flags(&["--namespace", "lab"]).start();
         pod.wait_ready();
         ok(pod.sync(vmi));
@@ -52,6 +49,10 @@ spec:
         assert_eq!((uuid(), the_hypervisor(&pod)), (before, hypervisor), "{vmi}");
         ok(pod.ctl(&["kill"]));
     }
+    let flags = ["--name", "", "--namespace", "", "--uid", ""];
+    let pod = Setup::new(&image, "").flags(&flags).env("STANDALONE_VMI", &as_written).start();
+    pod.wait_ready();
+    pod.wait_status("Running");
 }
 
 /// No VMI kills or hangs the libvirt daemon: the field is named, and the next VMI runs.
