@@ -92,6 +92,15 @@ fn a_full_disk_and_a_panic_are_events() {
     assert_eq!((vmi.phase, vmi.panics), ("Failed", 1));
     pod.wait_exit();
     assert_eq!(virt_handler.vmi().panics, 1);
+    // However its looks fell together: a guest that is going down has one document more to come, which tells of the panic.
+    let told = virt_handler.pipe.received();
+    let early = told.iter().filter(|received| match received {
+        Received::Domain { domain, .. } => {
+            domain["Status"]["Status"] == "ShuttingDown" && domain["Status"]["PanicCount"] != json!(0)
+        }
+        Received::K8s(_) => false,
+    });
+    assert_eq!(early.count(), 0, "{told:#?}");
     assert_eq!(events(&virt_handler, "GuestPanicked").len(), 1);
     assert_eq!(events(&virt_handler, "IOerror").len(), 2);
 }

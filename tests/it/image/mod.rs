@@ -15,6 +15,7 @@ mod life;
 mod log_pipes;
 mod migration_target;
 mod power_off;
+mod reboot;
 mod slow_agent;
 mod status;
 mod users;
