@@ -240,6 +240,7 @@ fn a_disk_that_libvirt_has_forgotten_is_plugged_anew() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
+#[allow(clippy::too_many_lines, reason = "one VM, one story")]
 fn interfaces_cpus_and_memory_come_and_go() {
     /// Of the network `blue`: the first digits of its name's SHA-256.
     const HASH: &str = "16477688c0e";
