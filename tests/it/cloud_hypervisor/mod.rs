@@ -149,7 +149,7 @@ fn what_cannot_be_said_to_the_driver_is_an_error_with_its_path() {
         (VMI, &no_device, "/dev/kvm"),
         (&sata, &plain, "spec.domain.devices.disks[1]"),
         (&empty, &plain, "spec.domain.devices.disks[3]"),
-        (VMI, &no_tap, "spec.domain.devices.interfaces[default]"),
+        (VMI, &no_tap, "spec.domain.devices.interfaces[0]"),
     ] {
         let error = Defines::new(&document(vmi), facts).unwrap_err().to_string();
         assert!(error.contains(said), "{said}: {error}");
