@@ -284,10 +284,7 @@ fn a_start_whose_daemon_goes_in_the_middle_is_not_left_starting() {
     std::thread::scope(|scope| {
         let synced = scope.spawn(|| pod.sync(&vmi().to_string()));
         wait_for("the middle of the start", KNOWN, || expect(starting.exists(), pod.log()));
-        wait_for("word of it", KNOWN, || {
-            let shown = pod.ctl(&["-o", "json", "get-domain"]);
-            expect(text(&shown).contains("StartingUp"), text(&shown))
-        });
+        // Whether a look has seen this moment depends on when libvirt tells of the define.
         send(the_daemon(launcher).unwrap(), Signal::SIGKILL);
         let synced = synced.join().unwrap();
         assert!(!synced.status.success(), "{}", text(&synced));
