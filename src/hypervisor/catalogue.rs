@@ -144,23 +144,7 @@ pub fn features_of(name: &str, entry: &Entry) -> Result<Vec<Feature>, FeatureErr
 }
 
 #[cfg(test)]
-pub(super) const DRAFT: &str = r#"
-hypervisors:
-  qemu-kvm:
-    aliases: [kvm]
-    virtLauncherOverheads: { virtLauncherMonitorOverhead: 25Mi, virtLauncherOverhead: 100Mi, virtlogdOverhead: 20Mi,
-                             hypervisorDaemonOverhead: 35Mi, hypervisorOverhead: 30Mi }
-    hypervisorDevice: devices.kubevirt.io/kvm
-    shouldRunPrivileged: false
-    vcpuRegex: ^CPU (\d+)/KVM\n$
-    runtimeUser:
-      root:    { pidDir: /run/libvirt/qemu,     libvirtUri: "qemu:///system" }
-      nonRoot: { pidDir: /run/libvirt/qemu/run, libvirtUri: "qemu+unix:///session?socket=/var/run/libvirt/virtqemud-sock" }
-    hypervisorCommandPrefixes: [qemu-system, qemu-kvm]
-    libvirtDaemon: { libvirtDaemonExecutable: /usr/sbin/virtqemud, libvirtDaemonConfig: /var/run/libvirt/virtqemud.conf }
-    diskDriver: qemu
-    cloudInitFileType: iso
-"#;
+pub(super) const DRAFT: &str = include_str!("draft.yaml");
 
 #[cfg(test)]
 mod tests {

@@ -60,7 +60,7 @@ pub struct DriverHandle {
 }
 
 impl DriverHandle {
-    /// Refuses what the hypervisor's feature table says no to. Every order and every question passes here.
+    /// Refuses what the hypervisor's feature table says no to. Orders pass here, and questions that libvirt or the guest answers.
     fn supported(&self, rpc: &str) -> Result<(), Failure> {
         self.runtime.refusal(rpc).map_or(Ok(()), |why| Err(Failure::text(why)))
     }

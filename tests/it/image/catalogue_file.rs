@@ -7,23 +7,10 @@ use std::fs;
 use super::{CATALOGUE, boot, vmi};
 use crate::support::pod::{Pod, Setup, image};
 
-/// As in the design, where the name `kvm` and everything below `launcher:` are the built-in entry's.
-const DRAFT: &str = r#"
-hypervisors:
-  qemu-kvm:
-    virtLauncherOverheads: { virtLauncherMonitorOverhead: 25Mi, virtLauncherOverhead: 100Mi, virtlogdOverhead: 20Mi,
-                             hypervisorDaemonOverhead: 35Mi, hypervisorOverhead: 30Mi }
-    hypervisorDevice: devices.kubevirt.io/kvm
-    shouldRunPrivileged: false
-    vcpuRegex: ^CPU (\d+)/KVM\n$
-    runtimeUser:
-      root:    { pidDir: /run/libvirt/qemu,     libvirtUri: "qemu:///system" }
-      nonRoot: { pidDir: /run/libvirt/qemu/run, libvirtUri: "qemu+unix:///session?socket=/var/run/libvirt/virtqemud-sock" }
-    hypervisorCommandPrefixes: [qemu-system, qemu-kvm]
-    libvirtDaemon: { libvirtDaemonExecutable: /usr/sbin/virtqemud, libvirtDaemonConfig: /var/run/libvirt/virtqemud.conf }
-    diskDriver: qemu
-    cloudInitFileType: iso
-"#;
+/// As in the design, but without the alias: the name `kvm` and everything below `launcher:` are the built-in entry's.
+fn draft() -> String {
+    include_str!("../../../src/hypervisor/draft.yaml").replace("    aliases: [kvm]\n", "")
+}
 
 /// Boots a VM with this catalogue in the image, as virt-controller names the hypervisor.
 fn booted(image: &str, catalogue: &str, root: bool) -> Pod {
@@ -46,7 +33,7 @@ fn remarks(pod: &Pod, level: &str) -> Vec<String> {
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn the_draft_boots_a_vm_and_a_daemon_that_is_not_there_is_named() {
     let image = image();
-    let pod = booted(&image, DRAFT, false);
+    let pod = booted(&image, &draft(), false);
     assert_eq!(remarks(&pod, "warning"), [""; 0]);
     let modular = support::pod::has_program(&image, "/usr/sbin/virtqemud");
     let other = remarks(&pod, "info");
@@ -63,7 +50,7 @@ fn swapped_uris_are_named_and_a_vm_boots_for_either_user() {
     let image = image();
     let session = "qemu+unix:///session?socket=/var/run/libvirt/virtqemud-sock";
     let swapped =
-        DRAFT.replace("qemu:///system", "SYSTEM").replace(session, "qemu:///system").replace("SYSTEM", session);
+        draft().replace("qemu:///system", "SYSTEM").replace(session, "qemu:///system").replace("SYSTEM", session);
     // Where only the monolithic daemon is there, its own URIs count; so they are swapped in turn.
     let monolithic = swapped.clone()
         + "    launcher: { monolithic: { rootUri: \"qemu:///session\", nonRootUri: \"qemu:///system\" } }\n";
