@@ -9,15 +9,14 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A resource quantity.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A resource quantity. Two are equal if their values are, however they are written (the API's `Equal`).
+#[derive(Debug, Clone)]
 pub struct Quantity {
     text: String,
     /// Nanounits, the API's finest grain (finer values are rounded up).
     nano: i128,
     /// The value, where the original holds it as a whole 64-bit number.
     whole: Option<i64>,
-    notation: Notation,
 }
 
 /// How the value is written.
@@ -76,10 +75,8 @@ impl Quantity {
             .filter(|_| is_fast(whole.len().max(1), fraction.len(), &factor))
             .and_then(|value| as_int64(value, fraction.len(), &factor));
         let notation = if notation == Notation::Binary && nano < NANO { Notation::Decimal } else { notation };
-        let mut quantity =
-            Quantity { text: String::new(), nano: sign * nano, whole: whole.map(|n| sign as i64 * n), notation };
-        quantity.text = quantity.canonical();
-        Ok(quantity)
+        let nano = sign * nano;
+        Ok(Quantity { text: canonical(nano, notation), nano, whole: whole.map(|n| sign as i64 * n) })
     }
 
     /// Whole units, rounded up (the API's `Value`).
@@ -98,33 +95,33 @@ impl Quantity {
     pub fn is_zero(&self) -> bool {
         self.nano == 0
     }
+}
 
-    /// The one way to write this value: no fraction, the largest suffix that loses nothing.
-    fn canonical(&self) -> String {
-        if self.nano == 0 {
-            return "0".into();
-        }
-        let whole = self.nano / NANO;
-        if self.notation == Notation::Binary && self.nano % NANO == 0 && whole.unsigned_abs() >= 1024 {
-            let (mut number, mut suffix) = (whole, "");
-            for (next, _) in BINARY_SUFFIXES {
-                if number % 1024 != 0 {
-                    break;
-                }
-                (number, suffix) = (number / 1024, next);
+/// The one way to write a value: no fraction, the largest suffix that loses nothing.
+fn canonical(nano: i128, notation: Notation) -> String {
+    if nano == 0 {
+        return "0".into();
+    }
+    let whole = nano / NANO;
+    if notation == Notation::Binary && nano % NANO == 0 && whole.unsigned_abs() >= 1024 {
+        let (mut number, mut suffix) = (whole, "");
+        for (next, _) in BINARY_SUFFIXES {
+            if number % 1024 != 0 {
+                break;
             }
-            return format!("{number}{suffix}");
+            (number, suffix) = (number / 1024, next);
         }
-        let (mut number, mut exponent) = (self.nano, -9);
-        while number % 1000 == 0 {
-            (number, exponent) = (number / 1000, exponent + 3);
-        }
-        let suffix = DECIMAL_SUFFIXES.iter().find(|(_, power)| *power == exponent);
-        match (self.notation, suffix) {
-            (Notation::Exponent, _) if exponent == 0 => number.to_string(),
-            (Notation::Exponent, _) | (_, None) => format!("{number}e{exponent}"),
-            (Notation::Binary | Notation::Decimal, Some((suffix, _))) => format!("{number}{suffix}"),
-        }
+        return format!("{number}{suffix}");
+    }
+    let (mut number, mut exponent) = (nano, -9);
+    while number % 1000 == 0 {
+        (number, exponent) = (number / 1000, exponent + 3);
+    }
+    let suffix = DECIMAL_SUFFIXES.iter().find(|(_, power)| *power == exponent);
+    match (notation, suffix) {
+        (Notation::Exponent, _) if exponent == 0 => number.to_string(),
+        (Notation::Exponent, _) | (_, None) => format!("{number}e{exponent}"),
+        (Notation::Binary | Notation::Decimal, Some((suffix, _))) => format!("{number}{suffix}"),
     }
 }
 
@@ -198,9 +195,17 @@ fn as_int64(digits: i128, places: usize, factor: &Factor) -> Option<i64> {
 
 impl Default for Quantity {
     fn default() -> Self {
-        Quantity { text: "0".into(), nano: 0, whole: Some(0), notation: Notation::Decimal }
+        Quantity { text: "0".into(), nano: 0, whole: Some(0) }
     }
 }
+
+impl PartialEq for Quantity {
+    fn eq(&self, other: &Self) -> bool {
+        self.nano == other.nano
+    }
+}
+
+impl Eq for Quantity {}
 
 impl PartialOrd for Quantity {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
@@ -285,6 +290,15 @@ mod tests {
             let quantity = Quantity::parse(text).unwrap();
             assert_eq!(quantity.exact(), Some(quantity.value()), "{text}");
         }
+    }
+
+    #[test]
+    fn a_quantity_equals_itself_as_it_is_written() {
+        for text in [".5Ki", "1.5Gi", "0.001Ki", "128974848000m", "99999999999Ei", "2e3", "-1.5Gi"] {
+            let quantity = Quantity::parse(text).unwrap();
+            assert_eq!(Quantity::parse(&quantity.to_string()).unwrap(), quantity, "{text}");
+        }
+        assert_ne!(Quantity::parse("1G").unwrap(), Quantity::parse("1Gi").unwrap());
     }
 
     #[test]
