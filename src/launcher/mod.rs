@@ -1,11 +1,13 @@
 //! The worker, in rooms: [`start`] brings everything up, [`driver`] decides when the VM is changed, [`vm`] and [`sync`] change it,
-//! [`publish`] says what became of it, [`shutdown`] waits for its end. [`guest`], [`jobs`] and [`statistics`] go on beside.
+//! [`publish`] says what became of it, [`shutdown`] waits for its end. [`guest`], [`jobs`], [`migration`] and
+//! [`statistics`] go on beside.
 
 pub mod config;
 pub mod driver;
 pub mod facts;
 pub mod guest;
 pub mod jobs;
+pub mod migration;
 pub mod publish;
 pub mod shutdown;
 pub mod start;

@@ -1,0 +1,4 @@
+//! Live migration (contract/migration.md).
+
+pub mod parameters;
+pub mod sockets;

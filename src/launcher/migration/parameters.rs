@@ -1,0 +1,314 @@
+//! What `virDomainMigrateToURI3` is called with (contract/migration.md 5.3, 5.4).
+//!
+//! Some wishes of a request contradict each other, and libvirt refuses the migration that has both. One of them is then left
+//! out and named in [`Parameters::notes`]; no peer sees a difference.
+
+use std::path::Path;
+
+use super::sockets::{self, Channel};
+use crate::domain::{DomainState, LifeCycle, StateReason};
+use crate::vmi::VirtualMachineInstance;
+
+/// Bytes in a unit of libvirt's bandwidth.
+const MEBIBYTE: u64 = 1024 * 1024;
+
+/// The wishes of a request that reach libvirt (contract/migration.md 4.2).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// `Bandwidth` in bytes per second; 0 for no limit.
+    pub bandwidth: u64,
+    /// `UnsafeMigration`.
+    pub allow_unsafe: bool,
+    /// `AllowAutoConverge`.
+    pub auto_converge: bool,
+    /// `AllowPostCopy`.
+    pub post_copy: bool,
+    /// `ParallelMigrationThreads`.
+    pub threads: Option<u32>,
+    /// `Compression`.
+    pub compression: Option<String>,
+}
+
+/// What the parameters depend on.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// The VMI as the request has it.
+    pub vmi: &'a VirtualMachineInstance,
+    /// What is wished for.
+    pub wishes: &'a Wishes,
+    /// `--kubevirt-share-dir`.
+    pub share_dir: &'a Path,
+    /// The guest's state just before.
+    pub state: DomainState,
+    /// Target names of the disks to copy, such as `vda` (6.5).
+    pub disks: &'a [String],
+    /// The migration XML (6).
+    pub xml: &'a str,
+}
+
+/// Arguments of the call; a parameter that is `None` or empty is not given.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Parameters {
+    /// The target's libvirt daemon (`dconnuri`).
+    pub destination: String,
+    /// The flags.
+    pub flags: Flags,
+    /// `migrate_uri`.
+    pub migrate_uri: String,
+    /// `destination_xml`.
+    pub destination_xml: String,
+    /// `persistent_xml`.
+    pub persistent_xml: String,
+    /// `destination_name`.
+    pub destination_name: String,
+    /// `bandwidth` in MiB/s. `bandwidth.postcopy` is never given: a limit there would slow down page faults.
+    pub bandwidth: Option<u64>,
+    /// `parallel.connections`.
+    pub parallel_connections: Option<i32>,
+    /// `compression`.
+    pub compression: Option<&'static str>,
+    /// `migrate_disks` and `migrate_disks_detect_zeroes`.
+    pub disks: Vec<String>,
+    /// `disks_uri`.
+    pub disks_uri: Option<String>,
+    /// What was wished for and left out, and why, for the log.
+    pub notes: Vec<String>,
+}
+
+/// Flags besides LIVE, PEER2PEER and PERSIST_DEST, which are always set.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Flags {
+    /// PAUSED: the guest stays paused at the target.
+    pub paused: bool,
+    /// NON_SHARED_INC: disks are copied.
+    pub copy_disks: bool,
+    /// UNSAFE: cache modes and storage are not checked.
+    pub allow_unsafe: bool,
+    /// COMPRESSED.
+    pub compressed: bool,
+    /// AUTO_CONVERGE: the guest is slowed down until the transfer keeps up.
+    pub auto_converge: bool,
+    /// POSTCOPY: the guest may go on at the target before all of its memory is there.
+    pub post_copy: bool,
+    /// PARALLEL: memory goes over several connections.
+    pub parallel: bool,
+}
+
+/// The arguments for a request.
+pub fn parameters(request: &Request<'_>) -> Parameters {
+    let Request { vmi, wishes, share_dir, state, disks, xml } = *request;
+    let mut notes = Vec::new();
+    let uid = &vmi.metadata.uid;
+    let socket = |channel| sockets::path(share_dir, uid, channel).display().to_string();
+    let driver = if vmi.is_non_root() { "session" } else { "system" };
+    let parallel_connections = wishes.threads.filter(|threads| *threads > 0).map(|threads| {
+        // More than libvirt's number holds it refuses anyhow.
+        i32::try_from(threads).unwrap_or(i32::MAX)
+    });
+    let is_paused = state.status == LifeCycle::Paused;
+    if wishes.post_copy && is_paused {
+        notes.push("post-copy is left out: libvirt refuses it for a paused guest".to_owned());
+    }
+    if vmi.status.is_block_migration() && disks.is_empty() {
+        // With the flag and no list libvirt would copy shared disks onto themselves.
+        notes.push("no disk is copied: all are shared, or are at the target already".to_owned());
+    }
+    let compression = compression(wishes, parallel_connections.is_some(), &mut notes);
+    let copies = vmi.status.is_block_migration() && !disks.is_empty();
+    Parameters {
+        destination: format!("qemu+unix:///{driver}?socket={}", socket(Channel::Control)),
+        flags: Flags {
+            paused: is_paused && state.reason == StateReason::User,
+            copy_disks: copies,
+            allow_unsafe: wishes.allow_unsafe,
+            compressed: compression.is_some(),
+            auto_converge: wishes.auto_converge,
+            post_copy: wishes.post_copy && !is_paused,
+            parallel: parallel_connections.is_some(),
+        },
+        migrate_uri: format!("unix://{}", socket(Channel::Memory)),
+        destination_xml: xml.to_owned(),
+        persistent_xml: xml.to_owned(),
+        destination_name: destination_name(vmi),
+        bandwidth: bandwidth(wishes.bandwidth),
+        parallel_connections,
+        compression,
+        disks: disks.to_vec(),
+        disks_uri: (!disks.is_empty()).then(|| format!("unix://{}", socket(Channel::Disks))),
+        notes,
+    }
+}
+
+/// The domain's name at the target: another VMI's in a decentralised migration.
+pub fn destination_name(vmi: &VirtualMachineInstance) -> String {
+    let state = vmi.status.migration_state.as_ref().and_then(|state| state.target_state.as_ref());
+    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let target = state.and_then(|target| Some((given(&target.domain_namespace)?, given(&target.domain_name)?)));
+    target.map_or_else(|| vmi.domain_name(), |(namespace, name)| format!("{namespace}_{name}"))
+}
+
+/// libvirt's unit, rounded, and never so small that it would mean no limit.
+fn bandwidth(bytes: u64) -> Option<u64> {
+    (bytes > 0).then(|| (bytes / MEBIBYTE + (bytes % MEBIBYTE) / (MEBIBYTE / 2)).max(1))
+}
+
+/// The method; libvirt compresses parallel connections only.
+fn compression(wishes: &Wishes, parallel: bool, notes: &mut Vec<String>) -> Option<&'static str> {
+    match wishes.compression.as_deref() {
+        None | Some("" | "none") => None,
+        Some("zstd") if parallel => Some("zstd"),
+        Some("zstd") => {
+            notes.push("compression is left out: libvirt compresses parallel connections only".to_owned());
+            None
+        }
+        Some(other) => {
+            notes.push(format!("Unsupported migration compression method {other:?}, compression will be disabled"));
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vmi(status: &str) -> VirtualMachineInstance {
+        let text = format!(r#"{{"metadata":{{"name":"vm","namespace":"ns","uid":"u-1"}},"status":{status}}}"#);
+        crate::vmi::parse(text.as_bytes()).unwrap()
+    }
+
+    const RUNNING: DomainState = DomainState { status: LifeCycle::Running, reason: StateReason::Unset };
+
+    fn made(status: &str, wishes: &Wishes, state: DomainState, disks: &[&str]) -> Parameters {
+        let disks: Vec<String> = disks.iter().map(|disk| (*disk).to_owned()).collect();
+        parameters(&Request {
+            vmi: &vmi(status),
+            wishes,
+            share_dir: Path::new("/var/run/kubevirt"),
+            state,
+            disks: &disks,
+            xml: "<domain/>",
+        })
+    }
+
+    fn eight() -> Wishes {
+        Wishes { threads: Some(8), ..Wishes::default() }
+    }
+
+    /// What is the same in every migration of this VMI.
+    fn plain() -> Parameters {
+        let socket = |name: &str| format!("/var/run/kubevirt/migrationproxy/{name}-source.sock");
+        Parameters {
+            destination: format!("qemu+unix:///system?socket={}", socket("u-1")),
+            migrate_uri: format!("unix://{}", socket("u-1-49152")),
+            destination_xml: "<domain/>".to_owned(),
+            persistent_xml: "<domain/>".to_owned(),
+            destination_name: "ns_vm".to_owned(),
+            ..Parameters::default()
+        }
+    }
+
+    fn in_parallel() -> Parameters {
+        let flags = Flags { parallel: true, ..Flags::default() };
+        Parameters { flags, parallel_connections: Some(8), ..plain() }
+    }
+
+    #[test]
+    fn plain_migrations_differ_in_connections_alone() {
+        assert_eq!(made("{}", &eight(), RUNNING, &[]), in_parallel());
+        assert_eq!(made("{}", &Wishes::default(), RUNNING, &[]), plain());
+        let none = Wishes { threads: Some(0), ..Wishes::default() };
+        assert_eq!(made("{}", &none, RUNNING, &[]), plain(), "no connections are none");
+    }
+
+    #[test]
+    fn block_migrations_name_their_disks() {
+        let block = r#"{"migrationMethod":"BlockMigration"}"#;
+        let expected = Parameters {
+            flags: Flags { copy_disks: true, ..in_parallel().flags },
+            disks: vec!["vda".to_owned(), "vdb".to_owned()],
+            disks_uri: Some("unix:///var/run/kubevirt/migrationproxy/u-1-49153-source.sock".to_owned()),
+            ..in_parallel()
+        };
+        assert_eq!(made(block, &eight(), RUNNING, &["vda", "vdb"]), expected);
+        let volumes = r#"{"migrationMethod":"LiveMigration","migratedVolumes":[{"volumeName":"v"}]}"#;
+        assert_eq!(made(volumes, &eight(), RUNNING, &["vda", "vdb"]), expected);
+    }
+
+    #[test]
+    fn a_block_migration_without_disks_copies_none() {
+        let made = made(r#"{"migrationMethod":"BlockMigration"}"#, &eight(), RUNNING, &[]);
+        assert_eq!(made.notes, ["no disk is copied: all are shared, or are at the target already"]);
+        assert_eq!(Parameters { notes: vec![], ..made }, in_parallel(), "libvirt would choose shared disks");
+    }
+
+    #[test]
+    fn a_paused_guest_gets_no_post_copy() {
+        let wishes = Wishes { post_copy: true, ..eight() };
+        let flags = Flags { post_copy: true, ..in_parallel().flags };
+        assert_eq!(made("{}", &wishes, RUNNING, &[]), Parameters { flags, ..in_parallel() });
+        let notes = vec!["post-copy is left out: libvirt refuses it for a paused guest".to_owned()];
+        for (reason, paused) in [(StateReason::User, true), (StateReason::IoError, false)] {
+            let state = DomainState { status: LifeCycle::Paused, reason };
+            let flags = Flags { paused, ..in_parallel().flags };
+            assert_eq!(made("{}", &eight(), state, &[]), Parameters { flags, ..in_parallel() });
+            let expected = Parameters { flags, notes: notes.clone(), ..in_parallel() };
+            assert_eq!(made("{}", &wishes, state, &[]), expected);
+        }
+    }
+
+    #[test]
+    fn means_of_convergence_are_flags() {
+        let compression = Some("zstd".to_owned());
+        let wishes = Wishes { auto_converge: true, allow_unsafe: true, compression: compression.clone(), ..eight() };
+        let flags = Flags { auto_converge: true, allow_unsafe: true, compressed: true, ..in_parallel().flags };
+        let expected = Parameters { flags, compression: Some("zstd"), ..in_parallel() };
+        assert_eq!(made("{}", &wishes, RUNNING, &[]), expected);
+        let single = made("{}", &Wishes { compression, ..Wishes::default() }, RUNNING, &[]);
+        assert_eq!(single.notes, ["compression is left out: libvirt compresses parallel connections only"]);
+        assert_eq!(Parameters { notes: vec![], ..single }, plain());
+        for none in ["", "none"] {
+            let wishes = Wishes { compression: Some(none.to_owned()), ..eight() };
+            assert_eq!(made("{}", &wishes, RUNNING, &[]), in_parallel(), "{none:?}");
+        }
+        let unknown = made("{}", &Wishes { compression: Some("lz\"4".to_owned()), ..eight() }, RUNNING, &[]);
+        let note = r#"Unsupported migration compression method "lz\"4", compression will be disabled"#;
+        assert_eq!(unknown.notes, [note]);
+        assert_eq!(Parameters { notes: vec![], ..unknown }, in_parallel());
+    }
+
+    #[test]
+    fn bandwidth_is_rounded_to_mebibytes() {
+        let half = MEBIBYTE / 2;
+        for (bytes, expected) in [
+            (0, None),
+            (1, Some(1)),
+            (MEBIBYTE - 1, Some(1)),
+            (MEBIBYTE, Some(1)),
+            (MEBIBYTE + half - 1, Some(1)),
+            (MEBIBYTE + half, Some(2)),
+            (64 * MEBIBYTE, Some(64)),
+            (u64::MAX, Some(1 << 44)),
+        ] {
+            let wishes = Wishes { bandwidth: bytes, ..Wishes::default() };
+            assert_eq!(made("{}", &wishes, RUNNING, &[]), Parameters { bandwidth: expected, ..plain() }, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn a_vmi_without_root_goes_to_the_session_daemon() {
+        let made = made(r#"{"runtimeUser":107}"#, &Wishes::default(), RUNNING, &[]);
+        let destination = "qemu+unix:///session?socket=/var/run/kubevirt/migrationproxy/u-1-source.sock";
+        assert_eq!(made, Parameters { destination: destination.to_owned(), ..plain() });
+    }
+
+    #[test]
+    fn the_target_s_domain_has_the_name_that_the_target_knows() {
+        let name =
+            |target: &str| destination_name(&vmi(&format!(r#"{{"migrationState":{{"targetState":{target}}}}}"#)));
+        assert_eq!(name(r#"{"domainNamespace":"other","domainName":"new"}"#), "other_new");
+        for partly in ["null", "{}", r#"{"domainNamespace":"other"}"#, r#"{"domainNamespace":"","domainName":"new"}"#] {
+            assert_eq!(name(partly), "ns_vm", "{partly}");
+        }
+    }
+}
