@@ -17,6 +17,7 @@ pub use cloud_init::{CLOUD_INIT_KEYS, CloudInitData, CloudInitKind};
 pub use devices::*;
 pub use domain::*;
 pub use manifest::parse_document;
+pub(crate) use parse::parse_json;
 pub use parse::{ParseError, parse};
 pub use quantity::Quantity;
 pub use status::*;

@@ -1,10 +1,11 @@
 //! Reading VMI documents.
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::VirtualMachineInstance;
 
-/// Why a VMI document cannot be used.
+/// Why a document cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ParseError {
     /// It is not JSON.
@@ -22,12 +23,17 @@ pub enum ParseError {
 
 /// Reads the JSON of a VirtualMachineInstance.
 pub fn parse(json: &[u8]) -> Result<VirtualMachineInstance, ParseError> {
+    parse_json(json)
+}
+
+/// Reads an object of virt-handler's from JSON of the same dialect.
+pub(crate) fn parse_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, ParseError> {
     let value: Value = serde_json::from_slice(json).map_err(|error| ParseError::Syntax(error.to_string()))?;
     from_value(value)
 }
 
-/// Reads a VirtualMachineInstance from its JSON value.
-pub(super) fn from_value(mut value: Value) -> Result<VirtualMachineInstance, ParseError> {
+/// Reads an object from its JSON value.
+pub(super) fn from_value<T: DeserializeOwned>(mut value: Value) -> Result<T, ParseError> {
     if !value.is_object() {
         return Err(ParseError::Syntax("the document is not an object".into()));
     }

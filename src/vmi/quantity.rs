@@ -91,6 +91,17 @@ impl Quantity {
         self.whole
     }
 
+    /// Thousandths, such as 1500 for `1.5`.
+    pub fn from_milli(milli: i64) -> Self {
+        let nano = i128::from(milli) * (NANO / 1000);
+        Quantity { text: canonical(nano, Notation::Decimal), nano, whole: (milli % 1000 == 0).then_some(milli / 1000) }
+    }
+
+    /// The nearest floating-point number (the API's `AsApproximateFloat64`).
+    pub fn approximate(&self) -> f64 {
+        self.nano as f64 / NANO as f64
+    }
+
     /// Whether it is nothing.
     pub fn is_zero(&self) -> bool {
         self.nano == 0
@@ -299,6 +310,20 @@ mod tests {
             assert_eq!(Quantity::parse(&quantity.to_string()).unwrap(), quantity, "{text}");
         }
         assert_ne!(Quantity::parse("1G").unwrap(), Quantity::parse("1Gi").unwrap());
+    }
+
+    #[test]
+    fn fractions_have_a_floating_point_number() {
+        for (text, number) in [("400m", 0.4), ("1.5", 1.5), ("2", 2.0), ("-1500m", -1.5), ("1Ki", 1024.0), ("0", 0.0)] {
+            assert_eq!(Quantity::parse(text).unwrap().approximate(), number, "{text}");
+        }
+        for (milli, text, exact) in
+            [(400, "400m", None), (2000, "2", Some(2)), (-1500, "-1500m", None), (0, "0", Some(0))]
+        {
+            let quantity = Quantity::from_milli(milli);
+            assert_eq!((quantity.to_string().as_str(), quantity.exact()), (text, exact));
+            assert_eq!(quantity, Quantity::parse(text).unwrap());
+        }
     }
 
     #[test]

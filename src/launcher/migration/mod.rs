@@ -1,4 +1,5 @@
 //! Live migration (contract/migration.md).
 
+pub mod options;
 pub mod parameters;
 pub mod sockets;
