@@ -2,4 +2,6 @@
 
 pub mod options;
 pub mod parameters;
+pub mod policy;
+pub mod progress;
 pub mod sockets;
