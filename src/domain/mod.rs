@@ -27,6 +27,7 @@ pub mod stats;
 mod table;
 mod time;
 mod xml_reader;
+pub mod xml_text;
 mod xml_writer;
 
 pub use alias::{Alias, XmlName};

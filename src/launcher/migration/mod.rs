@@ -1,7 +1,9 @@
 //! Live migration (contract/migration.md).
 
+pub mod document;
 pub mod options;
 pub mod parameters;
 pub mod policy;
 pub mod progress;
 pub mod sockets;
+pub mod volumes;

@@ -1,10 +1,11 @@
 //! What `virDomainMigrateToURI3` is called with (contract/migration.md 5.3, 5.4).
 //!
-//! Some wishes of a request contradict each other, and libvirt refuses the migration that has both. One of them is then left
+//! Some options of a request contradict each other, and libvirt refuses the migration that has both. One of them is then left
 //! out and named in [`Parameters::notes`]; no peer sees a difference.
 
 use std::path::Path;
 
+use super::options::MigrationOptions;
 use super::sockets::{self, Channel};
 use crate::domain::{DomainState, LifeCycle, StateReason};
 use crate::vmi::VirtualMachineInstance;
@@ -12,30 +13,13 @@ use crate::vmi::VirtualMachineInstance;
 /// Bytes in a unit of libvirt's bandwidth.
 const MEBIBYTE: u64 = 1024 * 1024;
 
-/// The wishes of a request that reach libvirt (contract/migration.md 4.2).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wishes {
-    /// `Bandwidth` in bytes per second; 0 for no limit.
-    pub bandwidth: u64,
-    /// `UnsafeMigration`.
-    pub allow_unsafe: bool,
-    /// `AllowAutoConverge`.
-    pub auto_converge: bool,
-    /// `AllowPostCopy`.
-    pub post_copy: bool,
-    /// `ParallelMigrationThreads`.
-    pub threads: Option<u32>,
-    /// `Compression`.
-    pub compression: Option<String>,
-}
-
 /// What the parameters depend on.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
     /// The VMI as the request has it.
     pub vmi: &'a VirtualMachineInstance,
-    /// What is wished for.
-    pub wishes: &'a Wishes,
+    /// What virt-handler asks for.
+    pub options: &'a MigrationOptions,
     /// `--kubevirt-share-dir`.
     pub share_dir: &'a Path,
     /// The guest's state just before.
@@ -71,7 +55,7 @@ pub struct Parameters {
     pub disks: Vec<String>,
     /// `disks_uri`.
     pub disks_uri: Option<String>,
-    /// What was wished for and left out, and why, for the log.
+    /// What was asked for and left out, and why, for the log.
     pub notes: Vec<String>,
 }
 
@@ -96,41 +80,41 @@ pub struct Flags {
 
 /// The arguments for a request.
 pub fn parameters(request: &Request<'_>) -> Parameters {
-    let Request { vmi, wishes, share_dir, state, disks, xml } = *request;
+    let Request { vmi, options, share_dir, state, disks, xml } = *request;
     let mut notes = Vec::new();
     let uid = &vmi.metadata.uid;
     let socket = |channel| sockets::path(share_dir, uid, channel).display().to_string();
     let driver = if vmi.is_non_root() { "session" } else { "system" };
-    let parallel_connections = wishes.threads.filter(|threads| *threads > 0).map(|threads| {
+    let parallel_connections = options.parallel_migration_threads.filter(|threads| *threads > 0).map(|threads| {
         // More than libvirt's number holds it refuses anyhow.
         i32::try_from(threads).unwrap_or(i32::MAX)
     });
     let is_paused = state.status == LifeCycle::Paused;
-    if wishes.post_copy && is_paused {
+    if options.allow_post_copy && is_paused {
         notes.push("post-copy is left out: libvirt refuses it for a paused guest".to_owned());
     }
     if vmi.status.is_block_migration() && disks.is_empty() {
         // With the flag and no list libvirt would copy shared disks onto themselves.
         notes.push("no disk is copied: all are shared, or are at the target already".to_owned());
     }
-    let compression = compression(wishes, parallel_connections.is_some(), &mut notes);
+    let compression = compression(options, parallel_connections.is_some(), &mut notes);
     let copies = vmi.status.is_block_migration() && !disks.is_empty();
     Parameters {
         destination: format!("qemu+unix:///{driver}?socket={}", socket(Channel::Control)),
         flags: Flags {
             paused: is_paused && state.reason == StateReason::User,
             copy_disks: copies,
-            allow_unsafe: wishes.allow_unsafe,
+            allow_unsafe: options.unsafe_migration,
             compressed: compression.is_some(),
-            auto_converge: wishes.auto_converge,
-            post_copy: wishes.post_copy && !is_paused,
+            auto_converge: options.allow_auto_converge,
+            post_copy: options.allow_post_copy && !is_paused,
             parallel: parallel_connections.is_some(),
         },
         migrate_uri: format!("unix://{}", socket(Channel::Memory)),
         destination_xml: xml.to_owned(),
         persistent_xml: xml.to_owned(),
         destination_name: destination_name(vmi),
-        bandwidth: bandwidth(wishes.bandwidth),
+        bandwidth: bandwidth(options.bandwidth.value()),
         parallel_connections,
         compression,
         disks: disks.to_vec(),
@@ -148,13 +132,14 @@ pub fn destination_name(vmi: &VirtualMachineInstance) -> String {
 }
 
 /// libvirt's unit, rounded, and never so small that it would mean no limit.
-fn bandwidth(bytes: u64) -> Option<u64> {
+fn bandwidth(bytes: i64) -> Option<u64> {
+    let bytes = u64::try_from(bytes).unwrap_or_default();
     (bytes > 0).then(|| (bytes / MEBIBYTE + (bytes % MEBIBYTE) / (MEBIBYTE / 2)).max(1))
 }
 
 /// The method; libvirt compresses parallel connections only.
-fn compression(wishes: &Wishes, parallel: bool, notes: &mut Vec<String>) -> Option<&'static str> {
-    match wishes.compression.as_deref() {
+fn compression(options: &MigrationOptions, parallel: bool, notes: &mut Vec<String>) -> Option<&'static str> {
+    match options.compression.as_deref() {
         None | Some("" | "none") => None,
         Some("zstd") if parallel => Some("zstd"),
         Some("zstd") => {
@@ -179,11 +164,11 @@ mod tests {
 
     const RUNNING: DomainState = DomainState { status: LifeCycle::Running, reason: StateReason::Unset };
 
-    fn made(status: &str, wishes: &Wishes, state: DomainState, disks: &[&str]) -> Parameters {
+    fn made(status: &str, options: &MigrationOptions, state: DomainState, disks: &[&str]) -> Parameters {
         let disks: Vec<String> = disks.iter().map(|disk| (*disk).to_owned()).collect();
         parameters(&Request {
             vmi: &vmi(status),
-            wishes,
+            options,
             share_dir: Path::new("/var/run/kubevirt"),
             state,
             disks: &disks,
@@ -191,8 +176,8 @@ mod tests {
         })
     }
 
-    fn eight() -> Wishes {
-        Wishes { threads: Some(8), ..Wishes::default() }
+    fn eight() -> MigrationOptions {
+        MigrationOptions { parallel_migration_threads: Some(8), ..MigrationOptions::default() }
     }
 
     /// What is the same in every migration of this VMI.
@@ -216,8 +201,8 @@ mod tests {
     #[test]
     fn plain_migrations_differ_in_connections_alone() {
         assert_eq!(made("{}", &eight(), RUNNING, &[]), in_parallel());
-        assert_eq!(made("{}", &Wishes::default(), RUNNING, &[]), plain());
-        let none = Wishes { threads: Some(0), ..Wishes::default() };
+        assert_eq!(made("{}", &MigrationOptions::default(), RUNNING, &[]), plain());
+        let none = MigrationOptions { parallel_migration_threads: Some(0), ..MigrationOptions::default() };
         assert_eq!(made("{}", &none, RUNNING, &[]), plain(), "no connections are none");
     }
 
@@ -244,34 +229,39 @@ mod tests {
 
     #[test]
     fn a_paused_guest_gets_no_post_copy() {
-        let wishes = Wishes { post_copy: true, ..eight() };
+        let options = MigrationOptions { allow_post_copy: true, ..eight() };
         let flags = Flags { post_copy: true, ..in_parallel().flags };
-        assert_eq!(made("{}", &wishes, RUNNING, &[]), Parameters { flags, ..in_parallel() });
+        assert_eq!(made("{}", &options, RUNNING, &[]), Parameters { flags, ..in_parallel() });
         let notes = vec!["post-copy is left out: libvirt refuses it for a paused guest".to_owned()];
         for (reason, paused) in [(StateReason::User, true), (StateReason::IoError, false)] {
             let state = DomainState { status: LifeCycle::Paused, reason };
             let flags = Flags { paused, ..in_parallel().flags };
             assert_eq!(made("{}", &eight(), state, &[]), Parameters { flags, ..in_parallel() });
             let expected = Parameters { flags, notes: notes.clone(), ..in_parallel() };
-            assert_eq!(made("{}", &wishes, state, &[]), expected);
+            assert_eq!(made("{}", &options, state, &[]), expected);
         }
     }
 
     #[test]
     fn means_of_convergence_are_flags() {
         let compression = Some("zstd".to_owned());
-        let wishes = Wishes { auto_converge: true, allow_unsafe: true, compression: compression.clone(), ..eight() };
+        let options = MigrationOptions {
+            allow_auto_converge: true,
+            unsafe_migration: true,
+            compression: compression.clone(),
+            ..eight()
+        };
         let flags = Flags { auto_converge: true, allow_unsafe: true, compressed: true, ..in_parallel().flags };
         let expected = Parameters { flags, compression: Some("zstd"), ..in_parallel() };
-        assert_eq!(made("{}", &wishes, RUNNING, &[]), expected);
-        let single = made("{}", &Wishes { compression, ..Wishes::default() }, RUNNING, &[]);
+        assert_eq!(made("{}", &options, RUNNING, &[]), expected);
+        let single = made("{}", &MigrationOptions { compression, ..MigrationOptions::default() }, RUNNING, &[]);
         assert_eq!(single.notes, ["compression is left out: libvirt compresses parallel connections only"]);
         assert_eq!(Parameters { notes: vec![], ..single }, plain());
         for none in ["", "none"] {
-            let wishes = Wishes { compression: Some(none.to_owned()), ..eight() };
-            assert_eq!(made("{}", &wishes, RUNNING, &[]), in_parallel(), "{none:?}");
+            let options = MigrationOptions { compression: Some(none.to_owned()), ..eight() };
+            assert_eq!(made("{}", &options, RUNNING, &[]), in_parallel(), "{none:?}");
         }
-        let unknown = made("{}", &Wishes { compression: Some("lz\"4".to_owned()), ..eight() }, RUNNING, &[]);
+        let unknown = made("{}", &MigrationOptions { compression: Some("lz\"4".to_owned()), ..eight() }, RUNNING, &[]);
         let note = r#"Unsupported migration compression method "lz\"4", compression will be disabled"#;
         assert_eq!(unknown.notes, [note]);
         assert_eq!(Parameters { notes: vec![], ..unknown }, in_parallel());
@@ -288,16 +278,19 @@ mod tests {
             (MEBIBYTE + half - 1, Some(1)),
             (MEBIBYTE + half, Some(2)),
             (64 * MEBIBYTE, Some(64)),
-            (u64::MAX, Some(1 << 44)),
+            (i64::MAX as u64, Some(1 << 43)),
         ] {
-            let wishes = Wishes { bandwidth: bytes, ..Wishes::default() };
-            assert_eq!(made("{}", &wishes, RUNNING, &[]), Parameters { bandwidth: expected, ..plain() }, "{bytes}");
+            let options = MigrationOptions {
+                bandwidth: crate::vmi::Quantity::parse(&bytes.to_string()).unwrap(),
+                ..MigrationOptions::default()
+            };
+            assert_eq!(made("{}", &options, RUNNING, &[]), Parameters { bandwidth: expected, ..plain() }, "{bytes}");
         }
     }
 
     #[test]
     fn a_vmi_without_root_goes_to_the_session_daemon() {
-        let made = made(r#"{"runtimeUser":107}"#, &Wishes::default(), RUNNING, &[]);
+        let made = made(r#"{"runtimeUser":107}"#, &MigrationOptions::default(), RUNNING, &[]);
         let destination = "qemu+unix:///session?socket=/var/run/kubevirt/migrationproxy/u-1-source.sock";
         assert_eq!(made, Parameters { destination: destination.to_owned(), ..plain() });
     }
