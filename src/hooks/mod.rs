@@ -1,4 +1,4 @@
-//! Extensions that change a VM on its way: hook sidecars and plugins (contract/lifecycle.md 10.1, 10.2).
+//! Extensions that change a VM on its way: hook sidecars and plugins (contract/lifecycle.md 10.1, 10.2), and libvirt's own hook.
 //!
 //! What the reader can rely on: sidecars are called in the order of their priorities, highest first, then by name; each
 //! call has a connection and a deadline of its own, and an answer is bounded by gRPC's 4 MiB; an error says which
@@ -6,6 +6,7 @@
 
 mod collect;
 mod plugins;
+pub mod pre_migration;
 mod sidecar;
 
 use std::path::PathBuf;

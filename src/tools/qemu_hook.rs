@@ -3,21 +3,18 @@
 #![allow(unsafe_code, reason = "a test changes the length of a queue")]
 
 use std::ffi::OsString;
-use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-/// The launcher's pre-migration hook server.
-const SOCKET: &str = "/var/run/kubevirt/migration-hook-socket";
+use crate::hooks::pre_migration::{SOCKET, exchange};
+
 /// Made when a migration away from here is complete.
 const MIGRATED: &str = "/run/kubevirt-private/backend-storage-meta/migrated";
 /// For the whole exchange, from the first byte that libvirt hands over on.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// Longest document either way.
-const LONGEST: u64 = 16 * 1024 * 1024;
 
 /// Runs the hook: `arguments` are `<domain> <operation> <sub-operation> <extra>`.
 pub fn run(arguments: &[OsString]) -> ExitCode {
@@ -34,7 +31,7 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("qemu hook: {error}");
+            eprintln!("Hook failed: {error}");
             ExitCode::FAILURE
         }
     }
@@ -75,62 +72,12 @@ fn within(
     }
 }
 
-/// Sends the XML without closing, since the server answers as soon as the root element is complete, and prints the answer.
-/// Says what it is about to do each time.
-fn exchange(socket: &Path, step: &dyn Fn(&'static str), xml: &mut dyn Read, out: &mut dyn Write) -> io::Result<()> {
-    let named = |what: &str, error: io::Error| {
-        io::Error::new(error.kind(), format!("cannot {what} {}: {error}", socket.display()))
-    };
-    step("read libvirt's XML");
-    let mut document = Vec::new();
-    xml.take(LONGEST).read_to_end(&mut document)?;
-    step("connect to the launcher");
-    let mut stream = UnixStream::connect(socket).map_err(|error| named("connect to", error))?;
-    step("write to the launcher");
-    stream.write_all(&document).map_err(|error| named("write to", error))?;
-    step("read the launcher's answer");
-    let mut answer = Vec::new();
-    (&stream).take(LONGEST + 1).read_to_end(&mut answer).map_err(|error| named("read from", error))?;
-    if answer.len() as u64 > LONGEST {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the launcher's answer is too long"));
-    }
-    if answer.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the launcher refused the migration"));
-    }
-    step("write to libvirt");
-    out.write_all(&answer)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixListener;
+    use std::io::Read;
+    use std::os::unix::net::{UnixListener, UnixStream};
 
     use super::*;
-
-    fn served(answer: &'static [u8]) -> (io::Result<()>, Vec<u8>, Vec<u8>) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("hook.sock");
-        let listener = UnixListener::bind(&path).unwrap();
-        let server = std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut asked = vec![0; 9];
-            stream.read_exact(&mut asked).unwrap();
-            stream.write_all(answer).unwrap();
-            asked
-        });
-        let mut out = Vec::new();
-        let result = exchange(&path, &|_| {}, &mut b"<domain/>".as_slice(), &mut out);
-        (result, server.join().unwrap(), out)
-    }
-
-    #[test]
-    fn the_answer_is_printed_and_an_empty_one_refuses() {
-        let (result, asked, out) = served(b"<domain>x</domain>");
-        result.unwrap();
-        assert_eq!((asked.as_slice(), out.as_slice()), (b"<domain/>".as_slice(), b"<domain>x</domain>".as_slice()));
-        let (result, _, out) = served(b"");
-        assert!(result.is_err() && out.is_empty());
-    }
 
     /// Why the exchange over `path` is given up, when libvirt's end of `xml` is read first.
     fn given_up(path: &Path, mut xml: impl Read + Send + 'static) -> String {
