@@ -37,7 +37,7 @@ pub use facts::{
     Sysfs,
 };
 pub use field_of::field_of;
-pub use host_devices::CLAIM_METADATA_VERSION;
+pub use host_devices::{CLAIM_METADATA_VERSION, gpus};
 pub use limits::{memory_bytes, vcpus};
 pub use network_phase2::hot_pluggable_tap;
 pub use network_phase2::{Tap, taps};

@@ -34,6 +34,13 @@ pub(super) fn assign(vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<
     Ok([generic, generic_claimed, gpus, gpus_claimed, sriov, sriov_claimed].into_iter().flatten().collect())
 }
 
+/// GPUs alone, of device plugins and of dynamic resource allocation.
+pub fn gpus(vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<Vec<HostDevice>, ConvertError> {
+    let mut gpus = gpu::by_plugin(vmi, facts)?;
+    gpus.extend(gpu::by_claim(vmi, facts)?);
+    Ok(gpus)
+}
+
 /// A device entry of the VMI, whatever list it stands in.
 #[derive(Debug, Clone, Copy)]
 struct Entry<'a> {

@@ -1,6 +1,7 @@
 //! Live migration (contract/migration.md).
 
 pub mod document;
+pub mod hook;
 pub mod options;
 pub mod parameters;
 pub mod policy;
