@@ -205,6 +205,18 @@ fn completion_time_out_judges_by_the_last_iteration() {
 }
 
 #[test]
+fn paused_guest_s_polls_tell_what_remains_but_not_the_speed() {
+    let mut policy = policy(DISRUPTION, facts());
+    follow(&mut policy, poll(0, 1000));
+    // Far too much, when it was seen.
+    follow(&mut policy, iteration(1, 10_000_000));
+    // 900 s at the speed before the pause fit into the 999 s that are left.
+    let rest = JobSample { memory_bps: Some(1), ..job(1001, 900_000) };
+    let paused = Look { state: Some(PAUSED_BY_MIGRATION), ..look(1001, Some(rest)) };
+    assert_eq!(follow(&mut policy, paused), [downtime(2_000_000)]);
+}
+
+#[test]
 fn last_attempt_has_the_scaled_time() {
     let mut policy = policy(DISRUPTION, facts());
     follow(&mut policy, poll(0, 1000));
