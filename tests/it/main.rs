@@ -25,6 +25,7 @@ mod images_of_strangers;
 mod lifecycle;
 mod lxc;
 mod manifests;
+mod migration;
 mod monitor;
 mod notify;
 mod properties;

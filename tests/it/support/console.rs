@@ -30,6 +30,13 @@ impl Console {
         console
     }
 
+    /// Connects to the serial port of a guest that has booted already.
+    pub fn of_a_booted_guest(socket: &Path) -> Console {
+        let stream = wait_for("serial port", COMMAND, || UnixStream::connect(socket));
+        stream.set_read_timeout(Some(TICK)).unwrap();
+        Console { stream, seen: String::new() }
+    }
+
     /// Runs a command in the guest and returns what it printed; the test fails unless it succeeds.
     pub fn run(&mut self, command: &str) -> String {
         let (code, output) = self.attempt(command);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub mod beats;
+pub mod bridge;
 pub mod console;
 pub mod daemon;
 pub mod driver;

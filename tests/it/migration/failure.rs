@@ -1,0 +1,106 @@
+//! Links that cannot be made, or break.
+
+use serde_json::{Value, json};
+
+use super::Shell;
+use super::pair::{Move, source, target};
+use super::side::Record;
+use super::vm::Vm;
+use crate::support::bridge::{Faults, Line};
+
+/// A migration that fails because of this line, whose target is then ended.
+fn fails(name: &str, line: Line, faults: Faults, options: &Value) -> Record {
+    let vm = Vm::on_a_shared_disk(name);
+    let source = source(&vm);
+    let checksum = Shell::of(&source).fill_memory();
+    let target = target(&vm);
+    let failed = Move::prepare(&vm, &source, &target, "m1");
+    failed.bridge.faults(line, faults);
+    failed.start(options);
+    let record = failed.wait_failure();
+    assert_eq!((record.abort.as_str(), record.mode.as_str()), ("", "PreCopy"), "{record:?}");
+    println!("{}: the target ended with {}", record.reason, failed.end_target());
+    assert_eq!(Shell::of(&source).checksum(), checksum);
+    record
+}
+
+#[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
+fn a_vm_stays_if_the_connection_for_its_memory_is_refused() {
+    let faults = Faults { refuses: vec![1], ..Faults::default() };
+    fails("refused", Line::Memory, faults, &json!({ "ParallelMigrationThreads": null }));
+}
+
+/// QEMU at the source does not look at its main channel while its threads wait for the target: no error comes, but there is
+/// no progress either.
+#[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
+fn a_migration_whose_main_connection_of_several_is_refused_is_aborted_without_progress() {
+    let vm = Vm::on_a_shared_disk("refused-main");
+    let (source, target) = (source(&vm), target(&vm));
+    let aborted = Move::prepare(&vm, &source, &target, "m1");
+    aborted.bridge.faults(Line::Memory, Faults { refuses: vec![1], ..Faults::default() });
+    aborted.start(&json!({ "ProgressTimeout": 5 }));
+    aborted.wait_aborted();
+    println!("the target ended with {}", aborted.end_target());
+}
+
+#[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
+fn a_vm_stays_if_one_of_the_connections_for_its_memory_is_refused() {
+    fails("refused-thread", Line::Memory, Faults { refuses: vec![5], ..Faults::default() }, &json!({}));
+}
+
+#[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
+fn a_vm_stays_if_its_memory_is_cut_in_the_middle() {
+    let faults = Faults { cut_after: Some(8 << 20), ..Faults::default() };
+    fails("memory-cut", Line::Memory, faults, &json!({ "Bandwidth": "8388608" }));
+}
+
+#[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
+fn a_vm_stays_if_the_only_connection_for_its_memory_is_reset_in_the_middle() {
+    let faults = Faults { cut_after: Some(8 << 20), resets: true, ..Faults::default() };
+    fails("memory-reset", Line::Memory, faults, &json!({ "Bandwidth": "8388608", "ParallelMigrationThreads": null }));
+}
+
+#[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
+fn a_vm_stays_if_the_whole_link_is_cut_in_the_middle() {
+    let vm = Vm::on_a_shared_disk("cut");
+    let (source, target) = (source(&vm), target(&vm));
+    let failed = Move::prepare(&vm, &source, &target, "m1");
+    failed.start(&json!({ "Bandwidth": "4194304" }));
+    failed.wait_transfer(2 << 20);
+    failed.bridge.cut();
+    let record = failed.wait_failure();
+    println!("{}: the target ended with {}", record.reason, failed.end_target());
+}
+
+#[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
+fn a_migration_that_has_failed_is_not_executed_again_but_another_one_is() {
+    let vm = Vm::on_a_shared_disk("once");
+    let (source, target) = (source(&vm), target(&vm));
+    let failed = Move::prepare(&vm, &source, &target, "m1");
+    failed.bridge.faults(Line::Control, Faults { refuses: vec![1], ..Faults::default() });
+    failed.start(&json!({}));
+    let record = failed.wait_failure();
+    println!("{}", record.reason);
+    let again = source.migrate(&failed.document(), &super::vm::options(&json!({})));
+    assert!(
+        !again.success && again.message.starts_with("migration job m1 already executed, finished at "),
+        "{again:?}"
+    );
+    assert!(again.message.ends_with(", failed: true, abortStatus: "), "{again:?}");
+    assert_eq!(source.record(), Some(record), "the record stays as it is");
+    drop(failed);
+    // The target never saw the VM, and is prepared anew.
+    let moved = Move::prepare(&vm, &source, &target, "m2");
+    moved.start(&json!({}));
+    moved.wait_success("PreCopy");
+    let late = target.prepare(&moved.document());
+    assert!(!late.success && late.message.starts_with("migration job m2 already executed, finished at "), "{late:?}");
+    moved.finish();
+}
