@@ -31,18 +31,16 @@ fn a_vm_stays_if_the_connection_for_its_memory_is_refused() {
     fails("refused", Line::Memory, faults, &json!({ "ParallelMigrationThreads": null }));
 }
 
-/// QEMU at the source does not look at its main channel while its threads wait for the target: no error comes, but there is
-/// no progress either.
+/// At times QEMU's threads wait for the target and no error comes: then the missing progress ends it (M42).
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_migration_whose_main_connection_of_several_is_refused_is_aborted_without_progress() {
+fn a_vm_stays_if_the_main_one_of_several_connections_is_refused() {
     let vm = Vm::on_a_shared_disk("refused-main");
     let (source, target) = (source(&vm), target(&vm));
-    let aborted = Move::prepare(&vm, &source, &target, "m1");
-    aborted.bridge.faults(Line::Memory, Faults { refuses: vec![1], ..Faults::default() });
-    aborted.start(&json!({ "ProgressTimeout": 5 }));
-    aborted.wait_aborted();
-    println!("the target ended with {}", aborted.end_target());
+    let failed = Move::prepare(&vm, &source, &target, "m1");
+    failed.bridge.faults(Line::Memory, Faults { refuses: vec![1], ..Faults::default() });
+    failed.start(&json!({ "ProgressTimeout": 5 }));
+    println!("{:?}: the target ended with {}", failed.wait_failure(), failed.end_target());
 }
 
 #[test]
@@ -65,17 +63,39 @@ fn a_vm_stays_if_the_only_connection_for_its_memory_is_reset_in_the_middle() {
     fails("memory-reset", Line::Memory, faults, &json!({ "Bandwidth": "8388608", "ParallelMigrationThreads": null }));
 }
 
-#[test]
-#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_vm_stays_if_the_whole_link_is_cut_in_the_middle() {
-    let vm = Vm::on_a_shared_disk("cut");
-    let (source, target) = (source(&vm), target(&vm));
+/// All connections end once so many bytes of memory have been sent; the guest goes on at the source.
+fn stays_after_a_cut(name: &str, sent: u64, options: &Value) {
+    let vm = Vm::on_a_shared_disk(name);
+    let source = source(&vm);
+    let checksum = Shell::of(&source).fill_memory();
+    let target = target(&vm);
     let failed = Move::prepare(&vm, &source, &target, "m1");
-    failed.start(&json!({ "Bandwidth": "4194304" }));
-    failed.wait_transfer(2 << 20);
+    failed.start(options);
+    failed.wait_transfer(sent);
     failed.bridge.cut();
     let record = failed.wait_failure();
     println!("{}: the target ended with {}", record.reason, failed.end_target());
+    assert_eq!(Shell::of(&source).checksum(), checksum);
+}
+
+#[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
+fn a_vm_stays_if_the_whole_link_is_cut_in_the_middle() {
+    stays_after_a_cut("cut", 8 << 20, &json!({ "Bandwidth": "4194304", "ParallelMigrationThreads": null }));
+}
+
+#[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
+fn a_vm_stays_if_the_whole_link_of_several_connections_is_cut_in_the_middle() {
+    stays_after_a_cut("cut-threads", 8 << 20, &json!({ "Bandwidth": "4194304" }));
+}
+
+/// With several connections QEMU 10.0.13 ends here, and its guest with it, whoever started the migration: "util/yank.c:107:
+/// yank_unregister_instance: Assertion `QLIST_EMPTY(&entry->yankfns)' failed" (contract/migration.md, M41).
+#[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
+fn a_vm_stays_if_the_whole_link_is_cut_at_once() {
+    stays_after_a_cut("cut-early", 1, &json!({ "Bandwidth": "4194304", "ParallelMigrationThreads": null }));
 }
 
 #[test]

@@ -31,6 +31,7 @@ fn local_disks_are_copied_with_what_the_guest_has_written() {
     assert_eq!(shell.checksum(), checksum);
     moved.finish();
     let disks = moved.bridge.counted(Line::Disks);
+    println!("{disks:?}");
     assert!(disks.connections >= 3 && disks.to_target > 2 << 20, "{}", moved.bridge.log());
 }
 

@@ -24,10 +24,16 @@ impl Shell {
         Shell(Console::of_a_booted_guest(&side.pod.serial_port()))
     }
 
-    /// What a command prints, without the heartbeats between.
+    /// What a command prints, without what the heartbeat and the kernel print between.
     fn run(&mut self, command: &str) -> String {
         let output = self.0.run(command);
-        output.lines().filter(|line| !line.starts_with("heartbeat ")).collect::<Vec<_>>().join("\n").trim().to_owned()
+        output
+            .lines()
+            .filter(|line| !line.starts_with("heartbeat ") && !line.starts_with('['))
+            .collect::<Vec<_>>()
+            .join("\n")
+            .trim()
+            .to_owned()
     }
 
     /// Fills some MiB of memory, of which no page is like another; returns their checksum.
@@ -41,10 +47,9 @@ impl Shell {
         self.run("md5sum </run/payload")
     }
 
-    /// Writes to so many MiB of memory again and again.
-    fn dirty_memory(&mut self, mib: u32) {
-        // Another text each time, so that no page stays the same.
-        let write = format!("yes $n$n$n | dd of=/run/dirty conv=notrunc bs=64k count={} iflag=fullblock", mib * 16);
-        self.run(&format!("(n=1; while :; do n=$((n + 1)); {write}; done) >/dev/null 2>&1 & :"));
+    /// Writes to so many times the memory of [`Shell::fill_memory`], about 2 MB each, again and again, as fast as it can.
+    fn dirty_memory(&mut self, times: u32) {
+        self.run(&format!("for i in $(seq {times}); do cat /run/payload; done >/run/text"));
+        self.run("(while :; do dd if=/run/text of=/run/dirty bs=1M conv=notrunc; done) >/dev/null 2>&1 & :");
     }
 }

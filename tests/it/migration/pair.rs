@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::side::{Record, Seen, Side};
 use super::vm::{Order, VMI, Vm, options, paused};
 use crate::support::bridge::{Bridge, Line};
-use crate::support::wait_for;
+use crate::support::{expect, wait_for};
 
 /// For a whole migration of a small guest in emulation, on a busy machine.
 pub const MOVED: Duration = Duration::from_secs(180);
@@ -239,8 +239,8 @@ impl<'a> Move<'a> {
         let before = self.source.beats();
         wait_for("the guest's heartbeat at the source", SOON, || {
             let beats = self.source.beats();
-            let complaint = || format!("{beats:?}; {:?}", self.source.seen());
-            if beats.len() >= before.len() + 2 { Ok(()) } else { Err(complaint()) }
+            assert!(self.source.pod.running(), "{}", self.story());
+            expect(beats.len() >= before.len() + 2, beats)
         });
         let beats = self.source.beats();
         assert!(beats.is_sorted_by(|before, after| before < after), "{beats:?}");

@@ -60,15 +60,20 @@ impl Vm {
     fn new(name: &str, disks: &Value, volumes: &Value, method: &str, shared: Option<tempfile::TempDir>) -> Vm {
         let mut document: Value = serde_norway::from_str(&demo_vmi()).unwrap();
         document["metadata"]["name"] = json!(name);
-        for memory in ["/spec/domain/memory/guest", "/spec/domain/resources/requests/memory"] {
-            *document.pointer_mut(memory).unwrap() = json!("128Mi");
-        }
         document["spec"]["domain"]["devices"]["disks"] = disks.clone();
         document["spec"]["volumes"] = volumes.clone();
         document["status"] = json!({
             "phase": "Running", "runtimeUser": 107, "migrationMethod": method, "migrationTransport": "Unix",
         });
-        Vm { document, shared }
+        Vm { document, shared }.memory("128Mi")
+    }
+
+    /// The guest has so much; it needs about 100 MiB itself.
+    pub fn memory(mut self, size: &str) -> Vm {
+        for memory in ["/spec/domain/memory/guest", "/spec/domain/resources/requests/memory"] {
+            *self.document.pointer_mut(memory).unwrap() = json!(size);
+        }
+        self
     }
 
     pub fn name(&self) -> &str {
