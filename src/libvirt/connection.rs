@@ -49,6 +49,8 @@ pub struct Deadlines {
     pub backup: Duration,
     /// A memory dump, which nobody waits for.
     pub dump: Duration,
+    /// A migration, which its own monitor ends long before.
+    pub migration: Duration,
 }
 
 impl Default for Deadlines {
@@ -69,6 +71,8 @@ impl Default for Deadlines {
             backup: Duration::from_secs(3600),
             // A terabyte to storage that takes 100 MB/s, twice over.
             dump: Duration::from_secs(6 * 3600),
+            // After a switch to post-copy nothing ends it but itself.
+            migration: Duration::from_secs(7 * 24 * 3600),
         }
     }
 }

@@ -37,9 +37,11 @@ pub enum DomainEvent {
     /// Event 15, with the device's alias.
     DeviceRemoved(String),
     /// Event 21, with what it says about the job; the job's type is not part of it.
-    JobCompleted(JobStats),
+    JobCompleted(Box<JobStats>),
     /// Event 26.
     MemoryDeviceSize,
+    /// Event 20: an outgoing migration begins to send the guest's memory again.
+    MigrationIteration,
 }
 
 /// What libvirt tells without being asked.
@@ -76,6 +78,7 @@ const LIFECYCLE: c_int = 0;
 const DEVICE_REMOVED: c_int = 15;
 const AGENT_LIFECYCLE: c_int = 18;
 const DEVICE_ADDED: c_int = 19;
+const MIGRATION_ITERATION: c_int = 20;
 const JOB_COMPLETED: c_int = 21;
 const MEMORY_DEVICE_SIZE_CHANGE: c_int = 26;
 
@@ -132,7 +135,7 @@ impl Callbacks {
         type Generic = unsafe extern "C" fn(virt_sys::virConnectPtr, virt_sys::virDomainPtr, *mut c_void);
         // SAFETY: libvirt calls each callback with the argument list that belongs to its event id; the C API itself asks
         // for this cast (VIR_DOMAIN_EVENT_CALLBACK). The types below match libvirt-domain.h.
-        let callbacks: [(c_int, Generic); 6] = unsafe {
+        let callbacks: [(c_int, Generic); 7] = unsafe {
             [
                 (LIFECYCLE, std::mem::transmute::<*const (), Generic>(on_lifecycle as *const ())),
                 (DEVICE_ADDED, std::mem::transmute::<*const (), Generic>(on_device_added as *const ())),
@@ -141,6 +144,7 @@ impl Callbacks {
                     MEMORY_DEVICE_SIZE_CHANGE,
                     std::mem::transmute::<*const (), Generic>(on_memory_device_size as *const ()),
                 ),
+                (MIGRATION_ITERATION, std::mem::transmute::<*const (), Generic>(on_migration_iteration as *const ())),
                 (JOB_COMPLETED, std::mem::transmute::<*const (), Generic>(on_job_completed as *const ())),
                 (AGENT_LIFECYCLE, std::mem::transmute::<*const (), Generic>(on_agent as *const ())),
             ]
@@ -307,7 +311,17 @@ unsafe extern "C" fn on_job_completed(
     // SAFETY: libvirt's list, which is valid for the call.
     let stats = JobStats::new(0, &unsafe { Params::copy(params, count) });
     // SAFETY: what every callback relies on.
-    unsafe { tell_of(domain, DomainEvent::JobCompleted(stats), opaque) };
+    unsafe { tell_of(domain, DomainEvent::JobCompleted(Box::new(stats)), opaque) };
+}
+
+unsafe extern "C" fn on_migration_iteration(
+    _: virt_sys::virConnectPtr,
+    domain: virt_sys::virDomainPtr,
+    _iteration: c_int,
+    opaque: *mut c_void,
+) {
+    // SAFETY: what every callback relies on.
+    unsafe { tell_of(domain, DomainEvent::MigrationIteration, opaque) };
 }
 
 unsafe extern "C" fn on_memory_device_size(

@@ -2,6 +2,10 @@
 
 /// `DOMAIN_XML_INACTIVE`: the persistent definition.
 pub const DOMAIN_XML_INACTIVE: u32 = 2;
+/// `DOMAIN_XML_MIGRATABLE`: what a peer of another version understands.
+pub const DOMAIN_XML_MIGRATABLE: u32 = 8;
+/// `DOMAIN_XML_SECURE | DOMAIN_XML_MIGRATABLE`.
+pub const DOMAIN_XML_SECURE_MIGRATABLE: u32 = 1 | 8;
 /// `DOMAIN_START_PAUSED`.
 pub const DOMAIN_START_PAUSED: u32 = 1;
 /// `DOMAIN_DESTROY_GRACEFUL`: SIGTERM only, never SIGKILL.

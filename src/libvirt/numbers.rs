@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::params::Params;
 use super::types::{DiskError, JobOperation, JobStats, JobType, Lifecycle};
-use crate::domain::{DomainState, LifeCycle, StateReason};
+use crate::domain::{DomainState, JobSample, LifeCycle, StateReason};
 
 /// `virDomainState` and the reason that belongs to it, such as `virDomainPausedReason`. A reason that libvirt has learnt since is
 /// [`StateReason::Unset`], which the original does not name either.
@@ -115,7 +115,35 @@ impl JobStats {
             job_type: job_type(number),
             operation: JobOperation(operation),
             error: params.text("errmsg").map(str::to_owned),
+            migration: job_sample(params),
         }
+    }
+}
+
+fn job_sample(params: &Params) -> JobSample {
+    let figure = |name| params.unsigned(name);
+    JobSample {
+        time_elapsed: figure("time_elapsed"),
+        data_total: figure("data_total"),
+        data_processed: figure("data_processed"),
+        data_remaining: figure("data_remaining"),
+        memory_total: figure("memory_total"),
+        memory_processed: figure("memory_processed"),
+        memory_remaining: figure("memory_remaining"),
+        memory_bps: figure("memory_bps"),
+        memory_constant: figure("memory_constant"),
+        memory_normal: figure("memory_normal"),
+        memory_normal_bytes: figure("memory_normal_bytes"),
+        memory_page_size: figure("memory_page_size"),
+        memory_dirty_rate: figure("memory_dirty_rate"),
+        memory_iteration: figure("memory_iteration"),
+        memory_postcopy_requests: figure("memory_postcopy_requests"),
+        disk_total: figure("disk_total"),
+        disk_processed: figure("disk_processed"),
+        disk_remaining: figure("disk_remaining"),
+        disk_bps: figure("disk_bps"),
+        downtime: figure("downtime"),
+        downtime_net: figure("downtime_net"),
     }
 }
 

@@ -121,6 +121,19 @@ unsafe fn named(param: &virt_sys::virTypedParameter) -> Option<(String, TypedVal
 pub(super) struct Owned {
     params: virt_sys::virTypedParameterPtr,
     count: c_int,
+    /// Parameters that fit without another allocation.
+    room: c_int,
+}
+
+/// A value for libvirt, in the type that the parameter's documentation names.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Given<'a> {
+    /// A string.
+    Text(&'a str),
+    /// `int`.
+    Int(i32),
+    /// `unsigned long long`.
+    Unsigned(u64),
 }
 
 impl Owned {
@@ -128,7 +141,7 @@ impl Owned {
     pub(super) fn filled(
         fill: impl FnOnce(*mut virt_sys::virTypedParameterPtr, *mut c_int) -> c_int,
     ) -> Result<Self, VirError> {
-        let mut owned = Owned { params: std::ptr::null_mut(), count: 0 };
+        let mut owned = Owned::empty();
         match fill(&mut owned.params, &mut owned.count) {
             0.. => Ok(owned),
             _ => Err(last_error()),
@@ -137,25 +150,36 @@ impl Owned {
 
     /// A list of texts for libvirt to read.
     pub(super) fn of_texts(texts: &[(&str, &str)]) -> Result<Self, VirError> {
-        let mut owned = Owned { params: std::ptr::null_mut(), count: 0 };
-        let mut room: c_int = 0;
+        let mut list = Owned::empty();
         for (name, value) in texts {
-            let (name, value) = (c_string(name)?, c_string(value)?);
-            // SAFETY: list, length and room belong together and start empty; libvirt copies both strings.
-            let added = unsafe {
-                virt_sys::virTypedParamsAddString(
-                    &mut owned.params,
-                    &mut owned.count,
-                    &mut room,
-                    name.as_ptr(),
-                    value.as_ptr(),
-                )
-            };
-            if added < 0 {
-                return Err(last_error());
-            }
+            list.add(name, Given::Text(value))?;
         }
-        Ok(owned)
+        Ok(list)
+    }
+
+    /// A list without parameters.
+    pub(super) fn empty() -> Self {
+        Owned { params: std::ptr::null_mut(), count: 0, room: 0 }
+    }
+
+    /// Adds a parameter for libvirt to read. A name may be there more than once.
+    pub(super) fn add(&mut self, name: &str, value: Given<'_>) -> Result<(), VirError> {
+        let name = c_string(name)?;
+        let (params, count, room) = (&raw mut self.params, &raw mut self.count, &raw mut self.room);
+        // SAFETY: list, length and room belong together; libvirt copies name and text.
+        let added = unsafe {
+            match value {
+                Given::Text(text) => {
+                    let text = c_string(text)?;
+                    virt_sys::virTypedParamsAddString(params, count, room, name.as_ptr(), text.as_ptr())
+                }
+                Given::Int(number) => virt_sys::virTypedParamsAddInt(params, count, room, name.as_ptr(), number),
+                Given::Unsigned(number) => {
+                    virt_sys::virTypedParamsAddULLong(params, count, room, name.as_ptr(), number)
+                }
+            }
+        };
+        if added < 0 { Err(last_error()) } else { Ok(()) }
     }
 
     /// What is in the list.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::domain::StateReason;
+use crate::domain::{JobSample, StateReason};
 
 /// A lifecycle event (`virDomainEventType`), with as much of its detail as something depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub struct JobStats {
     pub operation: JobOperation,
     /// What libvirt says about the failure.
     pub error: Option<String>,
+    /// A migration's figures.
+    pub migration: JobSample,
 }
 
 /// Whether a job runs, or how it ended (`virDomainJobType`).
@@ -74,6 +76,10 @@ pub enum JobType {
 pub struct JobOperation(pub(super) i32);
 
 impl JobOperation {
+    /// A migration that comes in.
+    pub const MIGRATION_IN: Self = JobOperation(4);
+    /// A migration that goes out.
+    pub const MIGRATION_OUT: Self = JobOperation(5);
     /// A backup of the disks.
     pub const BACKUP: Self = JobOperation(9);
 }

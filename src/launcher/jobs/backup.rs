@@ -26,7 +26,9 @@ const BAD_CHECKPOINT: [i32; 3] =
     [code::NO_DOMAIN_CHECKPOINT, code::INVALID_DOMAIN_CHECKPOINT, code::CHECKPOINT_INCONSISTENT];
 
 /// A backup of whose end nobody has told.
-const LOST: JobStats = JobStats { job_type: JobType::Failed, operation: JobOperation::BACKUP, error: None };
+fn lost() -> JobStats {
+    JobStats { job_type: JobType::Failed, operation: JobOperation::BACKUP, ..JobStats::default() }
+}
 
 impl Jobs {
     /// BackupVirtualMachine.
@@ -151,7 +153,7 @@ impl Jobs {
             return false;
         }
         match self.vm.connection.job_stats(&self.vm.domain).await {
-            Ok(stats) if stats.job_type == JobType::None => self.backup_ended(LOST).await,
+            Ok(stats) if stats.job_type == JobType::None => self.backup_ended(lost()).await,
             Ok(_) => false,
             Err(error) => {
                 tracing::warn!("whether the backup goes on cannot be asked: {error}");
@@ -164,7 +166,7 @@ impl Jobs {
     /// ended last may be an earlier one's.
     async fn settle(&self, backup: &BackupMetadata) {
         match self.vm.connection.job_stats(&self.vm.domain).await {
-            Ok(stats) if stats.job_type == JobType::None => edit(&self.vm.metadata, backup, |now| end(now, &LOST)),
+            Ok(stats) if stats.job_type == JobType::None => edit(&self.vm.metadata, backup, |now| end(now, &lost())),
             Ok(_) => {}
             // The next connection looks.
             Err(error) => tracing::warn!("whether the backup goes on cannot be asked: {error}"),
@@ -405,7 +407,8 @@ mod tests {
     fn the_end_is_told_as_documented() {
         let ended = |mode: &str, job_type: JobType, error: Option<&str>| {
             let mut backup = BackupMetadata { name: "b".into(), mode: mode.into(), ..BackupMetadata::default() };
-            end(&mut backup, &JobStats { job_type, operation: JobOperation::BACKUP, error: error.map(str::to_owned) });
+            let error = error.map(str::to_owned);
+            end(&mut backup, &JobStats { job_type, operation: JobOperation::BACKUP, error, ..JobStats::default() });
             assert!(backup.completed && backup.end_timestamp.is_some());
             (backup.failed, backup.backup_msg)
         };
