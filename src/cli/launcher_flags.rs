@@ -109,8 +109,16 @@ impl Raw {
             ),
             flag("run-as-nonroot", Bool(&mut config.run_as_nonroot), "run libvirt in session mode as the qemu user"),
             flag("image-volume", Bool(&mut config.image_volume), "container disks come from image volumes"),
-            flag("upgrade-ordinal-ifaces", Bool(&mut config.upgrade_ordinal_ifaces), "accepted, without effect"),
-            flag("vgpu-dedicated-hook", Bool(&mut config.vgpu_dedicated_hook), "accepted, without effect"),
+            flag(
+                "upgrade-ordinal-ifaces",
+                Bool(&mut config.upgrade_ordinal_ifaces),
+                "rename ordinal taps of a VM that comes by migration",
+            ),
+            flag(
+                "vgpu-dedicated-hook",
+                Bool(&mut config.vgpu_dedicated_hook),
+                "give a VM that comes by migration this pod's vGPU",
+            ),
             flag("vm-stats-collector", Bool(&mut config.vm_stats_collector), "serve GetVMStats"),
             flag(
                 "firmware-auto-selection",

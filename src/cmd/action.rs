@@ -53,7 +53,16 @@ pub enum Action {
     /// Make libvirt know a checkpoint again whose bitmaps are in the images.
     RedefineCheckpoint(Checkpoint),
     /// Get ready to receive the VM from another node, in a pod that was made for that.
-    ReceiveMigration(Box<VirtualMachineInstance>),
+    ReceiveMigration(Box<SyncRequest>),
+    /// Send the VM to another node; the answer comes when that has begun.
+    Migrate(Box<MigrateRequest>),
+    /// Stop sending it.
+    CancelMigration,
+    /// Do what is left to do after the VM has come here.
+    FinalizeMigration {
+        /// Interfaces whose links go down and up again.
+        refresh: Vec<String>,
+    },
     /// A migration target that is not needed any more: `target_pod` is `status.migrationState.targetPod` of the VMI.
     /// It means this launcher if it is the name of its own pod (`POD_NAME`); otherwise nothing is to be done.
     SignalTargetPodCleanup {
@@ -73,6 +82,15 @@ pub struct SyncRequest {
     pub plugins: Vec<serde_json::Value>,
     /// The VMI as it was sent, with what this launcher does not know of it; for hook sidecars.
     pub vmi_json: Vec<u8>,
+}
+
+/// What [`Action::Migrate`] carries.
+#[derive(Debug)]
+pub struct MigrateRequest {
+    /// The VMI.
+    pub vmi: VirtualMachineInstance,
+    /// How to migrate, as JSON (contract/migration.md 4.2).
+    pub options: Vec<u8>,
 }
 
 /// What [`Action::Freeze`] carries.
@@ -209,6 +227,9 @@ impl Action {
             Action::Backup(_) => "BackupVirtualMachine",
             Action::RedefineCheckpoint(_) => "RedefineCheckpoint",
             Action::ReceiveMigration(_) => "SyncMigrationTarget",
+            Action::Migrate(_) => "MigrateVirtualMachine",
+            Action::CancelMigration => "CancelVirtualMachineMigration",
+            Action::FinalizeMigration { .. } => "FinalizeVirtualMachineMigration",
             Action::SignalTargetPodCleanup { .. } => "SignalTargetPodCleanup",
         }
     }

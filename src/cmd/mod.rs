@@ -27,7 +27,7 @@ mod vm_stats;
 
 pub use action::{
     Action, BackupCommand, BackupRequest, BackupStart, Checkpoint, ExportServer, FreezeRequest, GuestCommand,
-    GuestOutput, SyncRequest,
+    GuestOutput, MigrateRequest, SyncRequest,
 };
 pub use activity::Activity;
 pub use agent_stats::AgentStats;

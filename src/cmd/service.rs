@@ -154,22 +154,25 @@ impl Cmd for CmdService {
     }
 
     async fn sync_migration_target(&self, request: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
-        self.steer("SyncMigrationTarget", Action::ReceiveMigration, request).await
+        let request = request.into_inner();
+        let prepared =
+            lifecycle::with_options(&*self.driver, "SyncMigrationTarget", Action::ReceiveMigration, request).await;
+        Ok(Reply::new(prepared))
     }
 
     async fn migrate_virtual_machine(&self, request: Request<MigrationRequest>) -> Result<Reply<Response>, Status> {
-        Ok(Reply::new(migration::migrate(request.into_inner())))
+        Ok(Reply::new(migration::migrate(&*self.driver, request.into_inner()).await))
     }
 
     async fn cancel_virtual_machine_migration(&self, request: Request<VmiRequest>) -> Result<Reply<Response>, Status> {
-        Ok(Reply::new(migration::cancel(request.into_inner())))
+        Ok(Reply::new(migration::cancel(&*self.driver, request.into_inner()).await))
     }
 
     async fn finalize_virtual_machine_migration(
         &self,
         request: Request<VmiRequest>,
     ) -> Result<Reply<Response>, Status> {
-        Ok(Reply::new(migration::finalize(request.into_inner())))
+        Ok(Reply::new(migration::finalize(&*self.driver, request.into_inner()).await))
     }
 
     async fn hotplug_host_devices(&self, request: Request<VmiRequest>) -> Result<Reply<Response>, Status> {

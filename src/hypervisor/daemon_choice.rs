@@ -23,6 +23,8 @@ pub(super) struct ResolvedDaemon {
     pub config: PathBuf,
     pub shipped: PathBuf,
     pub socket: PathBuf,
+    /// The socket of the modular daemon whose place this one takes.
+    pub in_place_of: Option<PathBuf>,
     pub uri: String,
 }
 
@@ -54,6 +56,7 @@ impl ResolvedDaemon {
                 config: entry.libvirt_daemon.libvirt_daemon_config.clone(),
                 shipped: shipped.unwrap_or_else(|| PathBuf::from(format!("/etc/libvirt/{executable}.conf"))),
                 socket,
+                in_place_of: None,
                 uri,
             });
         }
@@ -82,6 +85,7 @@ impl ResolvedDaemon {
             shipped: monolithic.shipped_daemon_config.clone(),
             uri: checked_uri(uris, root, never_root, (name, &monolithic.socket), remarks),
             socket: monolithic.socket.clone(),
+            in_place_of: Some(socket),
         })
     }
 }

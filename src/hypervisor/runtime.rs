@@ -108,6 +108,11 @@ impl Runtime {
             .then(|| format!("{operation} is not supported by {}: {}", self.name, rule.reason))
     }
 
+    /// The socket at which others look for the modular daemon, and the one at which the daemon that took its place listens.
+    pub fn other_socket(&self) -> Option<(&Path, &Path)> {
+        Some((self.daemon.in_place_of.as_deref()?, &self.daemon.socket))
+    }
+
     /// The way to handle the VM.
     pub fn vm_control(&self, setup: VmSetup) -> Arc<dyn VmControl> {
         let VmSetup { connection, events, domain, private, owner } = setup;

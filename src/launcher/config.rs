@@ -35,9 +35,9 @@ pub struct Config {
     pub run_as_nonroot: bool,
     /// Container disks come from image volumes (contract/lifecycle.md 9.3).
     pub image_volume: bool,
-    /// Accepted; the NIC renaming hook that it asks for runs before a migration, which is not there.
+    /// Renames ordinal taps of a VM that comes by migration (contract/migration.md 9.4).
     pub upgrade_ordinal_ifaces: bool,
-    /// Accepted; the vGPU hook that it asks for runs before a migration, which is not there.
+    /// Gives a VM that comes by migration this pod's vGPU (contract/migration.md 9.4).
     pub vgpu_dedicated_hook: bool,
     /// Enables `GetVMStats` and its agent caches.
     pub vm_stats_collector: bool,

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::domain::{DomainState, LifeCycle};
 use crate::hypervisor::ControlError;
 use crate::launcher::jobs::Jobs;
+use crate::launcher::migration::Migrations;
 use crate::launcher::publish::publisher::{Cause, Publications};
 use crate::launcher::timings::Timings;
 use crate::launcher::vm::Vm;
@@ -31,6 +32,7 @@ pub(crate) enum Connected {
 pub(crate) struct FreshConnection {
     pub(crate) vm: Vm,
     pub(crate) jobs: Jobs,
+    pub(crate) migrations: Migrations,
     pub(crate) milestones: Milestones,
     pub(crate) publications: Publications,
     pub(crate) timings: Timings,
@@ -55,6 +57,9 @@ impl FreshConnection {
         }
         let fresh = self.clone();
         tokio::spawn(async move { fresh.note_end_of_backup(None).await });
+        if kind == Connected::Adopted {
+            self.migrations.go_on();
+        }
         self.publications.look(match kind {
             Connected::FirstStart => Cause::Changed,
             // Whatever happened meanwhile has to be told now.

@@ -19,12 +19,13 @@ use crate::cmd::{self, Action, Answer, Failure, GuestCommand, GuestOutput};
 use crate::daemon::Watchdog;
 use crate::hypervisor::Runtime;
 use crate::launcher::jobs::Jobs;
+use crate::launcher::migration::options::MigrationOptions;
+use crate::launcher::migration::{Migrations, finalize, outgoing};
 use crate::launcher::publish::publisher::{Cause, Publications};
 use crate::launcher::statistics::{self, Statistics};
 use crate::launcher::sync::live;
 use crate::launcher::sync::means::Boot;
 use crate::launcher::vm::Vm;
-use crate::launcher::vm::migration_target;
 use crate::launcher::vm::milestones::Milestones;
 use crate::launcher::vm::operations;
 use crate::launcher::vm::sev::{self, Sev};
@@ -135,6 +136,7 @@ pub struct Driver {
     vm: Vm,
     boot: Arc<Boot>,
     jobs: Jobs,
+    migrations: Migrations,
     publications: Publications,
     milestones: Milestones,
     /// This pod's name (`POD_NAME`).
@@ -170,7 +172,9 @@ fn turn_of(action: &Action) -> Turn {
         | Action::Pause(_)
         | Action::Unpause(_)
         | Action::Shutdown(_)
-        | Action::ReceiveMigration(_) => Turn::Exclusive,
+        | Action::ReceiveMigration(_)
+        | Action::Migrate(_)
+        | Action::FinalizeMigration { .. } => Turn::Exclusive,
         Action::Reset(_)
         | Action::SoftReboot(_)
         | Action::Kill(_)
@@ -181,8 +185,18 @@ fn turn_of(action: &Action) -> Turn {
         | Action::InjectLaunchSecret { .. }
         | Action::Backup(_)
         | Action::RedefineCheckpoint(_)
+        | Action::CancelMigration
         | Action::SignalTargetPodCleanup { .. } => Turn::Free,
     }
+}
+
+/// MigrateVirtualMachine.
+fn migrate(migrations: &Migrations, request: cmd::MigrateRequest) -> Result<(), Failure> {
+    let cmd::MigrateRequest { vmi, options } = request;
+    let options = MigrationOptions::parse(&options).map_err(|error| {
+        Failure::text(format!("no valid migration options object present in command server request: {error}"))
+    })?;
+    migrations.outgoing.migrate(outgoing::Order { vmi, options })
 }
 
 impl Driver {
@@ -193,7 +207,7 @@ impl Driver {
         events: mpsc::UnboundedReceiver<Event>,
         watchdog: Watchdog,
     ) -> (Self, DriverHandle) {
-        let FreshConnection { vm, jobs, milestones, publications, .. } = fresh.clone();
+        let FreshConnection { vm, jobs, migrations, milestones, publications, .. } = fresh.clone();
         let (sender, requests) = mpsc::channel(WAITING);
         let published = publications.published.clone();
         let handle = DriverHandle {
@@ -208,6 +222,7 @@ impl Driver {
         };
         let driver = Driver {
             jobs,
+            migrations,
             vm,
             pod_name: boot.config.environment.pod_name.clone(),
             boot: Arc::new(boot),
@@ -281,7 +296,7 @@ impl Driver {
         match action {
             // What is to be ended is not there.
             Action::Shutdown(_) | Action::Kill(_) | Action::Delete(_) => Some(Ok(())),
-            Action::SignalTargetPodCleanup { .. } | Action::ReceiveMigration(_) => None,
+            Action::SignalTargetPodCleanup { .. } | Action::ReceiveMigration(_) | Action::CancelMigration => None,
             Action::Sync(_)
             | Action::SyncCpus(_)
             | Action::SyncMemory(_)
@@ -295,6 +310,8 @@ impl Driver {
             | Action::MemoryDump { .. }
             | Action::InjectLaunchSecret { .. }
             | Action::Backup(_)
+            | Action::Migrate(_)
+            | Action::FinalizeMigration { .. }
             | Action::RedefineCheckpoint(_) => Some(Err(Failure::text(format!("{}: {why}", action.rpc())))),
         }
     }
@@ -307,7 +324,7 @@ impl Driver {
 
     fn start(&mut self, turn: Turn, request: Request) {
         let (vm, boot, publications) = (self.vm.clone(), self.boot.clone(), self.publications.clone());
-        let jobs = self.jobs.clone();
+        let (jobs, migrations) = (self.jobs.clone(), self.migrations.clone());
         let (milestones, pod_name) = (self.milestones.clone(), self.pod_name.clone());
         let without_daemon = self.watchdog.waits_for().is_some();
         let Request { action, reply } = request;
@@ -344,7 +361,14 @@ impl Driver {
                 Action::Backup(request) => jobs.backup(*request).await,
                 Action::RedefineCheckpoint(checkpoint) => jobs.redefine_checkpoint(&checkpoint).await,
                 Action::InjectLaunchSecret { header, secret } => sev::inject_secret(&vm, &header, &secret).await,
-                Action::ReceiveMigration(_) => match migration_target::receive(&vm, without_daemon).await {
+                Action::Migrate(request) => migrate(&migrations, *request),
+                Action::CancelMigration => {
+                    migrations.outgoing.abort();
+                    Ok(())
+                }
+                Action::FinalizeMigration { refresh } => finalize::finalize(&vm, &refresh).await,
+                Action::ReceiveMigration(sync) => match migrations.incoming.receive(&boot, *sync, without_daemon).await
+                {
                     Ok(()) => Ok(()),
                     Err(refusal) => {
                         never_receives = refusal.never();
@@ -437,7 +461,7 @@ impl Driver {
             DomainEvent::JobCompleted(stats) if stats.operation == JobOperation::BACKUP => {
                 let fresh = self.fresh.clone();
                 self.running.spawn(async move {
-                    fresh.note_end_of_backup(Some(stats)).await;
+                    fresh.note_end_of_backup(Some(*stats)).await;
                     Turn::Free
                 });
                 return;
@@ -448,17 +472,23 @@ impl Driver {
             | DomainEvent::JobCompleted(_)
             | DomainEvent::DeviceAdded
             | DomainEvent::MemoryDeviceSize => {}
+            DomainEvent::MigrationIteration => return self.migrations.outgoing.iteration_begins(),
         }
         self.publications.look(Cause::Changed);
     }
 
     fn on_lifecycle(&mut self, lifecycle: Lifecycle) {
+        self.migrations.incoming.note_event();
         match lifecycle {
             Lifecycle::Defined { .. } => {
                 self.milestones.defined.send_replace(true);
             }
-            Lifecycle::Started { .. } => {
+            Lifecycle::Started { migrated } => {
                 self.vm.tracker.look();
+                if migrated {
+                    // It is defined only when all of it has come.
+                    self.milestones.defined.send_replace(true);
+                }
             }
             _ => self.vm.tracker.note_end(),
         }

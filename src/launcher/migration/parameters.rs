@@ -8,6 +8,7 @@ use std::path::Path;
 use super::options::MigrationOptions;
 use super::sockets::{self, Channel};
 use crate::domain::{DomainState, LifeCycle, StateReason};
+use crate::libvirt::{Migration, MigrationFlags};
 use crate::vmi::VirtualMachineInstance;
 
 /// Bytes in a unit of libvirt's bandwidth.
@@ -30,52 +31,13 @@ pub struct Request<'a> {
     pub xml: &'a str,
 }
 
-/// Arguments of the call; a parameter that is `None` or empty is not given.
+/// What to call libvirt with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Parameters {
-    /// The target's libvirt daemon (`dconnuri`).
-    pub destination: String,
-    /// The flags.
-    pub flags: Flags,
-    /// `migrate_uri`.
-    pub migrate_uri: String,
-    /// `destination_xml`.
-    pub destination_xml: String,
-    /// `persistent_xml`.
-    pub persistent_xml: String,
-    /// `destination_name`.
-    pub destination_name: String,
-    /// `bandwidth` in MiB/s. `bandwidth.postcopy` is never given: a limit there would slow down page faults.
-    pub bandwidth: Option<u64>,
-    /// `parallel.connections`.
-    pub parallel_connections: Option<i32>,
-    /// `compression`.
-    pub compression: Option<&'static str>,
-    /// `migrate_disks` and `migrate_disks_detect_zeroes`.
-    pub disks: Vec<String>,
-    /// `disks_uri`.
-    pub disks_uri: Option<String>,
-    /// What was asked for and left out, and why, for the log.
+    /// The call's arguments.
+    pub call: Migration,
+    /// What was wished for and left out, and why, for the log.
     pub notes: Vec<String>,
-}
-
-/// Flags besides LIVE, PEER2PEER and PERSIST_DEST, which are always set.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Flags {
-    /// PAUSED: the guest stays paused at the target.
-    pub paused: bool,
-    /// NON_SHARED_INC: disks are copied.
-    pub copy_disks: bool,
-    /// UNSAFE: cache modes and storage are not checked.
-    pub allow_unsafe: bool,
-    /// COMPRESSED.
-    pub compressed: bool,
-    /// AUTO_CONVERGE: the guest is slowed down until the transfer keeps up.
-    pub auto_converge: bool,
-    /// POSTCOPY: the guest may go on at the target before all of its memory is there.
-    pub post_copy: bool,
-    /// PARALLEL: memory goes over several connections.
-    pub parallel: bool,
 }
 
 /// The arguments for a request.
@@ -99,9 +61,9 @@ pub fn parameters(request: &Request<'_>) -> Parameters {
     }
     let compression = compression(options, parallel_connections.is_some(), &mut notes);
     let copies = vmi.status.is_block_migration() && !disks.is_empty();
-    Parameters {
+    let call = Migration {
         destination: format!("qemu+unix:///{driver}?socket={}", socket(Channel::Control)),
-        flags: Flags {
+        flags: MigrationFlags {
             paused: is_paused && state.reason == StateReason::User,
             copy_disks: copies,
             allow_unsafe: options.unsafe_migration,
@@ -119,8 +81,8 @@ pub fn parameters(request: &Request<'_>) -> Parameters {
         compression,
         disks: disks.to_vec(),
         disks_uri: (!disks.is_empty()).then(|| format!("unix://{}", socket(Channel::Disks))),
-        notes,
-    }
+    };
+    Parameters { call, notes }
 }
 
 /// The domain's name at the target: another VMI's in a decentralised migration.
@@ -164,7 +126,11 @@ mod tests {
 
     const RUNNING: DomainState = DomainState { status: LifeCycle::Running, reason: StateReason::Unset };
 
-    fn made(status: &str, options: &MigrationOptions, state: DomainState, disks: &[&str]) -> Parameters {
+    fn made(status: &str, options: &MigrationOptions, state: DomainState, disks: &[&str]) -> Migration {
+        with_notes(status, options, state, disks).call
+    }
+
+    fn with_notes(status: &str, options: &MigrationOptions, state: DomainState, disks: &[&str]) -> Parameters {
         let disks: Vec<String> = disks.iter().map(|disk| (*disk).to_owned()).collect();
         parameters(&Request {
             vmi: &vmi(status),
@@ -181,21 +147,21 @@ mod tests {
     }
 
     /// What is the same in every migration of this VMI.
-    fn plain() -> Parameters {
+    fn plain() -> Migration {
         let socket = |name: &str| format!("/var/run/kubevirt/migrationproxy/{name}-source.sock");
-        Parameters {
+        Migration {
             destination: format!("qemu+unix:///system?socket={}", socket("u-1")),
             migrate_uri: format!("unix://{}", socket("u-1-49152")),
             destination_xml: "<domain/>".to_owned(),
             persistent_xml: "<domain/>".to_owned(),
             destination_name: "ns_vm".to_owned(),
-            ..Parameters::default()
+            ..Migration::default()
         }
     }
 
-    fn in_parallel() -> Parameters {
-        let flags = Flags { parallel: true, ..Flags::default() };
-        Parameters { flags, parallel_connections: Some(8), ..plain() }
+    fn in_parallel() -> Migration {
+        let flags = MigrationFlags { parallel: true, ..MigrationFlags::default() };
+        Migration { flags, parallel_connections: Some(8), ..plain() }
     }
 
     #[test]
@@ -209,8 +175,8 @@ mod tests {
     #[test]
     fn block_migrations_name_their_disks() {
         let block = r#"{"migrationMethod":"BlockMigration"}"#;
-        let expected = Parameters {
-            flags: Flags { copy_disks: true, ..in_parallel().flags },
+        let expected = Migration {
+            flags: MigrationFlags { copy_disks: true, ..in_parallel().flags },
             disks: vec!["vda".to_owned(), "vdb".to_owned()],
             disks_uri: Some("unix:///var/run/kubevirt/migrationproxy/u-1-49153-source.sock".to_owned()),
             ..in_parallel()
@@ -222,23 +188,24 @@ mod tests {
 
     #[test]
     fn a_block_migration_without_disks_copies_none() {
-        let made = made(r#"{"migrationMethod":"BlockMigration"}"#, &eight(), RUNNING, &[]);
+        let made = with_notes(r#"{"migrationMethod":"BlockMigration"}"#, &eight(), RUNNING, &[]);
         assert_eq!(made.notes, ["no disk is copied: all are shared, or are at the target already"]);
-        assert_eq!(Parameters { notes: vec![], ..made }, in_parallel(), "libvirt would choose shared disks");
+        assert_eq!(made.call, in_parallel(), "libvirt would choose shared disks");
     }
 
     #[test]
     fn a_paused_guest_gets_no_post_copy() {
         let options = MigrationOptions { allow_post_copy: true, ..eight() };
-        let flags = Flags { post_copy: true, ..in_parallel().flags };
-        assert_eq!(made("{}", &options, RUNNING, &[]), Parameters { flags, ..in_parallel() });
+        let flags = MigrationFlags { post_copy: true, ..in_parallel().flags };
+        assert_eq!(made("{}", &options, RUNNING, &[]), Migration { flags, ..in_parallel() });
         let notes = vec!["post-copy is left out: libvirt refuses it for a paused guest".to_owned()];
         for (reason, paused) in [(StateReason::User, true), (StateReason::IoError, false)] {
             let state = DomainState { status: LifeCycle::Paused, reason };
-            let flags = Flags { paused, ..in_parallel().flags };
-            assert_eq!(made("{}", &eight(), state, &[]), Parameters { flags, ..in_parallel() });
-            let expected = Parameters { flags, notes: notes.clone(), ..in_parallel() };
-            assert_eq!(made("{}", &options, state, &[]), expected);
+            let flags = MigrationFlags { paused, ..in_parallel().flags };
+            assert_eq!(made("{}", &eight(), state, &[]), Migration { flags, ..in_parallel() });
+            let call = Migration { flags, ..in_parallel() };
+            let expected = Parameters { call, notes: notes.clone() };
+            assert_eq!(with_notes("{}", &options, state, &[]), expected);
         }
     }
 
@@ -251,20 +218,21 @@ mod tests {
             compression: compression.clone(),
             ..eight()
         };
-        let flags = Flags { auto_converge: true, allow_unsafe: true, compressed: true, ..in_parallel().flags };
-        let expected = Parameters { flags, compression: Some("zstd"), ..in_parallel() };
+        let flags = MigrationFlags { auto_converge: true, allow_unsafe: true, compressed: true, ..in_parallel().flags };
+        let expected = Migration { flags, compression: Some("zstd"), ..in_parallel() };
         assert_eq!(made("{}", &options, RUNNING, &[]), expected);
-        let single = made("{}", &MigrationOptions { compression, ..MigrationOptions::default() }, RUNNING, &[]);
+        let single = with_notes("{}", &MigrationOptions { compression, ..MigrationOptions::default() }, RUNNING, &[]);
         assert_eq!(single.notes, ["compression is left out: libvirt compresses parallel connections only"]);
-        assert_eq!(Parameters { notes: vec![], ..single }, plain());
+        assert_eq!(single.call, plain());
         for none in ["", "none"] {
             let options = MigrationOptions { compression: Some(none.to_owned()), ..eight() };
             assert_eq!(made("{}", &options, RUNNING, &[]), in_parallel(), "{none:?}");
         }
-        let unknown = made("{}", &MigrationOptions { compression: Some("lz\"4".to_owned()), ..eight() }, RUNNING, &[]);
+        let unknown =
+            with_notes("{}", &MigrationOptions { compression: Some("lz\"4".to_owned()), ..eight() }, RUNNING, &[]);
         let note = r#"Unsupported migration compression method "lz\"4", compression will be disabled"#;
         assert_eq!(unknown.notes, [note]);
-        assert_eq!(Parameters { notes: vec![], ..unknown }, in_parallel());
+        assert_eq!(unknown.call, in_parallel());
     }
 
     #[test]
@@ -284,7 +252,7 @@ mod tests {
                 bandwidth: crate::vmi::Quantity::parse(&bytes.to_string()).unwrap(),
                 ..MigrationOptions::default()
             };
-            assert_eq!(made("{}", &options, RUNNING, &[]), Parameters { bandwidth: expected, ..plain() }, "{bytes}");
+            assert_eq!(made("{}", &options, RUNNING, &[]), Migration { bandwidth: expected, ..plain() }, "{bytes}");
         }
     }
 
@@ -292,7 +260,7 @@ mod tests {
     fn a_vmi_without_root_goes_to_the_session_daemon() {
         let made = made(r#"{"runtimeUser":107}"#, &MigrationOptions::default(), RUNNING, &[]);
         let destination = "qemu+unix:///session?socket=/var/run/kubevirt/migrationproxy/u-1-source.sock";
-        assert_eq!(made, Parameters { destination: destination.to_owned(), ..plain() });
+        assert_eq!(made, Migration { destination: destination.to_owned(), ..plain() });
     }
 
     #[test]

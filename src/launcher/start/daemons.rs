@@ -7,7 +7,7 @@ use super::error::StartError;
 use super::resolved::{Resolved, private_directory};
 use crate::daemon::logs::{FirmwareLog, LibvirtLog, LinesPerSecond, Mark, QemuLog, Sink};
 use crate::daemon::{self, Settings, Supervisor};
-use crate::files::{Folder, Watcher};
+use crate::files::{Folder, Watcher, split};
 use crate::hypervisor::{Environment, LibvirtWrapper, LogFilters, log_filters};
 use crate::launcher::config::Config;
 use crate::logging;
@@ -40,6 +40,10 @@ impl Resolved {
     pub(super) fn start_daemons(self) -> Result<Daemons, StartError> {
         let (config, runtime) = (&self.config, &self.runtime);
         daemon::write_files(&runtime.setup_libvirt(filters(config).as_deref(), &environment(config)))?;
+        if let Some((known, real)) = runtime.other_socket() {
+            // What is there already, another one's socket too, stays.
+            link_socket(known, real).unwrap_or_else(|error| tracing::warn!("no link {}: {error}", known.display()));
+        }
         let watcher = Watcher::new();
         let sink = Sink::log();
         let libvirt_log = LibvirtLog { verbosity: logging::verbosity(config.verbosity).0, sink: sink.clone() };
@@ -80,6 +84,18 @@ impl RunningDaemons {
     pub(super) async fn abandon(self, within: Duration) {
         self.hypervisor_daemon.stop().await;
         self.logs.stop(within).await;
+    }
+}
+
+/// Lets the daemon be found where others look for the modular one whose place it takes: virt-handler's migration proxy, which connects
+/// the source's daemon to the target's (contract/migration.md 3.1), and people with virsh. virt-handler comes from outside, so the
+/// link has no absolute path.
+fn link_socket(known: &Path, real: &Path) -> std::io::Result<()> {
+    let (folder, name) = split(known)?;
+    let target = if real.parent() == Some(folder) { real.file_name().map_or(real, Path::new) } else { real };
+    match Folder::open(folder)?.link(name, target) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        linked => linked,
     }
 }
 

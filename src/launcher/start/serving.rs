@@ -23,6 +23,7 @@ use crate::launcher::driver::fresh_connection::FreshConnection;
 use crate::launcher::driver::{Driver, DriverHandle};
 use crate::launcher::guest::Guest;
 use crate::launcher::jobs::Jobs;
+use crate::launcher::migration::Migrations;
 use crate::launcher::publish::domain_log::DomainLog;
 use crate::launcher::publish::publisher::{Publications, Publisher};
 use crate::launcher::shutdown::end::CommandServer;
@@ -32,6 +33,7 @@ use crate::launcher::vm::Vm;
 use crate::launcher::vm::guest_clock::GuestClock;
 use crate::launcher::vm::hotplug::Hotplug;
 use crate::launcher::vm::metadata::MetadataCache;
+use crate::launcher::vm::migration_progress::MigrationProgress;
 use crate::launcher::vm::milestones::Milestones;
 use crate::launcher::vm::paused::PausedSet;
 use crate::launcher::vm::power_off::AskedAgent;
@@ -175,6 +177,7 @@ impl Machine {
         let Resolved { config, timings, signalled, standalone, catalogue, runtime, qemu, restored, .. } = resolved;
         let fresh = FreshConnection {
             jobs: Jobs::new(vm.clone(), watcher.clone()),
+            migrations: Migrations::new(&vm, &config, &restored),
             vm,
             milestones: Milestones::default(),
             publications,
@@ -229,6 +232,7 @@ fn vm(resolved: &Resolved, setup: VmSetup, guest: Guest) -> Vm {
         clock: GuestClock::default(),
         tracker: Tracker::new(identity.domain.clone(), search, restored),
         hotplug: Hotplug::restored(restored),
+        migration_progress: MigrationProgress::default(),
     }
 }
 

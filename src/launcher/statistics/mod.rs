@@ -15,6 +15,7 @@ use self::coalesce::Coalesced;
 use crate::cmd::Failure;
 use crate::domain::stats::{Load, LoadStats};
 use crate::hypervisor::ControlError;
+use crate::launcher::migration::progress;
 use crate::launcher::publish::publisher::Published;
 use crate::launcher::vm::Vm;
 use crate::libvirt::{self, Screenshot};
@@ -129,7 +130,8 @@ impl Statistics {
             record.name.clone_from(&domain.spec.name);
         }
         let aliases = domain.as_ref().map(|domain| document::aliases(&domain.spec));
-        let document = document::document(&record, pins, &aliases.unwrap_or_default(), self.load());
+        let mut document = document::document(&record, pins, &aliases.unwrap_or_default(), self.load());
+        document.migration = self.vm.migration_progress.last().as_ref().map(progress::published).unwrap_or_default();
         let json = serde_json::to_string(&document);
         json.map(Arc::from).map_err(|error| Failure::text(format!("failed to get domain stats: {error}")))
     }

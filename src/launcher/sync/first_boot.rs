@@ -25,6 +25,7 @@ use crate::domain::{DomainSpec, LifeCycle};
 use crate::hypervisor::{Hypervisor, Verdict, Version, host_architecture};
 use crate::launcher::facts::{self, Pod};
 use crate::launcher::vm::Vm;
+use crate::launcher::vm::migration_record as record;
 use crate::libvirt::flags;
 use crate::logging::shared_out;
 use crate::vmi::VirtualMachineInstance;
@@ -71,6 +72,15 @@ impl Boot {
         request: SyncRequest,
         defined: &watch::Sender<bool>,
     ) -> Result<Started, Failure> {
+        match (record::under_way(&vm.metadata.snapshot()), vm.is_incoming()) {
+            (Some(migration), true) => {
+                let uid = &migration.uid;
+                return Err(Failure::text(format!("the VM comes here by migration {uid}, which has not ended")));
+            }
+            // Its devices stay as they are until it has arrived, or stays.
+            (Some(_), false) => return Ok(Started::Before),
+            (None, _) => {}
+        }
         let SyncRequest { mut vmi, options, plugins, vmi_json } = request;
         if vmi.metadata.uid.is_empty() {
             // A person's file: the pod's directories are those of the VMI that it was made for.
@@ -152,7 +162,7 @@ impl Boot {
     }
 
     /// The VMI must be this pod's, and must not ask for another hypervisor.
-    fn check(&self, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+    pub(super) fn check(&self, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
         let name = vmi.domain_name();
         let own = format!("{}_{}", self.config.namespace, self.config.name);
         if name != own {

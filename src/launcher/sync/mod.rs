@@ -8,4 +8,5 @@ mod look;
 pub mod means;
 mod prepare;
 mod refusal;
+pub mod target;
 mod volume_files;

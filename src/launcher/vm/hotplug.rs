@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio::sync::Notify;
+
 use super::state_file::{Restored, StateFile};
 use crate::domain::Disk;
 
@@ -14,6 +16,8 @@ pub struct Hotplug {
     pub(crate) state_file: StateFile,
     /// Whether host devices are being plugged.
     pub host_devices: Gate,
+    /// Word that the guest has let go of a device.
+    pub removals: Arc<Notify>,
 }
 
 impl Hotplug {
@@ -33,6 +37,7 @@ impl Hotplug {
 
     /// The guest has let go of a device: its overlay goes too.
     pub fn device_removed(&self, alias: &str) {
+        self.removals.notify_waiters();
         let overlay = self.state_file.change(|state| state.leaving_overlays.remove(alias));
         if let Some(overlay) = overlay {
             match std::fs::remove_file(&overlay) {

@@ -6,7 +6,8 @@ pub mod guest_clock;
 pub mod hotplug;
 pub mod identity;
 pub mod metadata;
-pub mod migration_target;
+pub mod migration_progress;
+pub mod migration_record;
 pub mod milestones;
 pub mod operations;
 pub mod paused;
@@ -23,9 +24,17 @@ use crate::libvirt::Connection;
 use guest_clock::GuestClock;
 use hotplug::Hotplug;
 use metadata::MetadataCache;
+use migration_progress::MigrationProgress;
 use paused::PausedSet;
 use power_off::AskedAgent;
 use process::Tracker;
+
+impl Vm {
+    /// Whether the VM comes here from another node, and has not arrived.
+    pub fn is_incoming(&self) -> bool {
+        self.hotplug.state_file.state().incoming
+    }
+}
 
 /// The one VM, as operations see it. Clones share everything.
 #[derive(Clone)]
@@ -50,4 +59,6 @@ pub struct Vm {
     pub tracker: Tracker,
     /// What later syncs remember of its devices.
     pub hotplug: Hotplug,
+    /// How far a migration to another node has come.
+    pub migration_progress: MigrationProgress,
 }

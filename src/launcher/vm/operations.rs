@@ -1,6 +1,7 @@
 //! What each order does to the VM (contract/cmd-server.md 4.1), one function each. The driver decides when.
 
 use super::Vm;
+use super::migration_record as record;
 use super::power_off::{self, was_given};
 use crate::cmd::Failure;
 use crate::domain::{DomainState, LifeCycle, Time};
@@ -11,6 +12,7 @@ use crate::vmi::VirtualMachineInstance;
 /// PauseVirtualMachine.
 pub async fn pause(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
     if known_status(vm).await? == LifeCycle::Running {
+        refuse_while_migrating(vm, "pause")?;
         // Before: if this launcher dies in between, the next one sees what was meant.
         vm.paused.insert(&vmi.metadata.uid);
         vm.clock.stop();
@@ -25,6 +27,7 @@ pub async fn pause(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure>
 /// UnpauseVirtualMachine.
 pub async fn unpause(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
     if known_status(vm).await? == LifeCycle::Paused {
+        refuse_while_migrating(vm, "unpause")?;
         let uid = &vmi.metadata.uid;
         let paused = vm.paused.contains(uid);
         // Before, for the same reason: then the next sync resumes it.
@@ -38,6 +41,17 @@ pub async fn unpause(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failur
         vm.clock.synchronise(vm.connection.clone(), vm.domain.clone());
     }
     Ok(())
+}
+
+/// What the guest does at the target was decided when the migration began; another wish would be lost, or would undo a pause
+/// that lets the migration end (contract/migration.md 16, M23).
+fn refuse_while_migrating(vm: &Vm, what: &str) -> Result<(), Failure> {
+    match record::under_way(&vm.metadata.snapshot()) {
+        Some(migration) => {
+            Err(Failure::text(format!("cannot {what} the VM: migration {} is under way", migration.uid)))
+        }
+        None => Ok(()),
+    }
 }
 
 async fn known_status(vm: &Vm) -> Result<LifeCycle, Failure> {
@@ -120,6 +134,7 @@ mod tests {
     use crate::launcher::vm::hotplug::Hotplug;
     use crate::launcher::vm::identity::Identity;
     use crate::launcher::vm::metadata::MetadataCache;
+    use crate::launcher::vm::migration_progress::MigrationProgress;
     use crate::launcher::vm::paused::PausedSet;
     use crate::launcher::vm::power_off::AskedAgent;
     use crate::launcher::vm::process::Search;
@@ -146,6 +161,7 @@ mod tests {
             clock: GuestClock::default(),
             tracker: Tracker::new("d".into(), search, &Restored::default()),
             hotplug: Hotplug::default(),
+            migration_progress: MigrationProgress::default(),
             connection,
         }
     }
@@ -172,5 +188,19 @@ mod tests {
         let lost = vm(Error::Disconnected { call, uri: "u".into(), reason: "r".into() });
         shutdown(&lost).await.unwrap_err();
         assert_eq!(asked_at(&lost), None);
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_is_being_migrated_is_neither_paused_nor_resumed() {
+        let migrating = vm(Error::Libvirt(VirError { code: 9, domain: 10, message: "no".into() }));
+        record::begin(&migrating.metadata, "m1").unwrap();
+        let vmi = VirtualMachineInstance::default();
+        let refused = pause(&migrating, &vmi).await.unwrap_err();
+        assert_eq!(refused.message(), "cannot pause the VM: migration m1 is under way");
+        assert!(!migrating.paused.contains(""), "nothing is remembered of it");
+        unpause(&migrating, &vmi).await.unwrap();
+        record::end(&migrating.metadata, "m1", None);
+        let tried = pause(&migrating, &vmi).await.unwrap_err();
+        assert!(tried.message().contains("Message='no'"), "libvirt is asked again: {}", tried.message());
     }
 }

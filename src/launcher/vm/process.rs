@@ -107,6 +107,11 @@ impl Tracker {
         self.end_is_expected.store(true, Ordering::Relaxed);
     }
 
+    /// The end that was expected did not come: from now on it is a surprise again.
+    pub fn expect_no_end(&self) {
+        self.end_is_expected.store(false, Ordering::Relaxed);
+    }
+
     /// Kills what a launcher or a daemon that died in the middle of a start may have left: a hypervisor that libvirt does not know, since
     /// this is called when libvirt knows of none that runs. It never ran its guest: libvirt lets it go on as its last step.
     pub fn end_strays(&self) {

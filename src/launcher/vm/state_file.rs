@@ -17,6 +17,8 @@ use crate::process::{ProcessId, identify};
 
 /// The last document that GetDomain answered; by itself, since the next launcher can do without it.
 const DOMAIN_FILE: &str = "launcher-domain.json";
+/// The migration that is under way; by itself, since it holds a whole VMI and seldom changes.
+const MIGRATION_FILE: &str = "launcher-migration.json";
 /// No state is that large; a larger file is not ours.
 const LIMIT: u64 = 1024 * 1024;
 /// The format. A launcher of another image never reads it: an image does not change while its container runs.
@@ -54,6 +56,9 @@ pub struct SavedState {
     /// The guest's panics that were told.
     #[serde(default)]
     pub panics: Panics,
+    /// The VM comes here from another node by the migration of the record, which has not ended.
+    #[serde(default)]
+    pub incoming: bool,
 }
 
 impl Default for SavedState {
@@ -70,6 +75,7 @@ impl Default for SavedState {
             virt_handler_heard: false,
             agent: Introduction::default(),
             panics: Panics::default(),
+            incoming: false,
         }
     }
 }
@@ -115,7 +121,8 @@ impl Restored {
             });
             Some(Document { domain: Arc::new(read.ok()?), json })
         });
-        Restored { hypervisor_lives: state.process.is_some() && !state.hypervisor_ended(), file, state, document }
+        let hypervisor_lives = state.process.is_some() && !state.hypervisor_ended();
+        Restored { hypervisor_lives, file, state, document }
     }
 
     /// Whether the previous launcher saw the hypervisor.
@@ -175,8 +182,10 @@ impl StateFile {
             // A file would only be there if the pod's first launcher were not the first.
             false => SavedState::default(),
         };
-        if !adopts && let Err(error) = directory.remove(DOMAIN_FILE) {
-            tracing::warn!(reason = %error, "cannot remove {DOMAIN_FILE}");
+        for file in [DOMAIN_FILE, MIGRATION_FILE] {
+            if !adopts && let Err(error) = directory.remove(file) {
+                tracing::warn!(reason = %error, "cannot remove {file}");
+            }
         }
         let store = StateFile::with(Some(directory), state);
         // From now on there is something to adopt, and the monitor sees it.
@@ -231,6 +240,24 @@ impl StateFile {
         let inner = self.locked();
         let bytes = inner.directory.as_ref()?.read(DOMAIN_FILE, LIMIT).ok()?;
         String::from_utf8(bytes).ok().map(Arc::from)
+    }
+
+    /// Keeps what a later launcher needs to go on with a migration; none when it has ended.
+    pub fn keep_migration(&self, migration: Option<&[u8]>) {
+        let inner = self.locked();
+        let Some(directory) = &inner.directory else { return };
+        let kept = match migration {
+            Some(migration) => directory.replace(MIGRATION_FILE, migration),
+            None => directory.remove(MIGRATION_FILE),
+        };
+        if let Err(error) = kept {
+            tracing::warn!(reason = %error, "cannot write {MIGRATION_FILE}; the next launcher may not go on with the migration");
+        }
+    }
+
+    /// What an earlier launcher kept of a migration.
+    pub fn kept_migration(&self) -> Option<Vec<u8>> {
+        self.locked().directory.as_ref()?.read(MIGRATION_FILE, LIMIT).ok()
     }
 
     fn write(&self, inner: &mut Inner) {

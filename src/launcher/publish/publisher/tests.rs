@@ -12,6 +12,7 @@ use crate::launcher::guest::has_agent;
 use crate::launcher::vm::control_double::ControlDouble;
 use crate::launcher::vm::guest_clock::GuestClock;
 use crate::launcher::vm::hotplug::Hotplug;
+use crate::launcher::vm::migration_progress::MigrationProgress;
 use crate::launcher::vm::paused::PausedSet;
 use crate::launcher::vm::power_off::AskedAgent;
 use crate::launcher::vm::process::Search;
@@ -58,6 +59,7 @@ impl World {
             clock: GuestClock::default(),
             tracker: Tracker::new(DOMAIN.into(), search, &restored),
             hotplug: Hotplug::default(),
+            migration_progress: MigrationProgress::default(),
         };
         let retry = Duration::from_millis(10);
         let (publisher, publications) =

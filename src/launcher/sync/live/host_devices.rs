@@ -1,5 +1,9 @@
 //! SR-IOV interfaces of a running domain (contract/cmd-server.md 4.7).
 
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
 use super::failures::Failures;
 use crate::cmd::{Failure, SyncRequest};
 use crate::convert;
@@ -76,6 +80,52 @@ pub async fn plug(vm: &Vm, boot: &Boot, request: SyncRequest) -> Result<(), Fail
         }
     }
     failures.outcome()
+}
+
+/// How long the guest may take to let go of one more device.
+const LETTING_GO: Duration = Duration::from_secs(30);
+
+/// Takes the SR-IOV devices from the guest, since no migration can take them along (contract/migration.md 5.2). Returns them
+/// when the guest has let go of all.
+pub async fn unplug_sriov(vm: &Vm) -> Result<Vec<HostDevice>, Failure> {
+    let devices = sriov(vm).await?;
+    for device in &devices {
+        vm.connection.detach_device(&vm.domain, device.to_xml()).await?;
+    }
+    let mut left = devices.len();
+    let mut deadline = Instant::now() + LETTING_GO;
+    loop {
+        // Before the look, so that no word is lost between the two.
+        let removal = vm.hotplug.removals.notified();
+        let now = sriov(vm).await?.len();
+        if now == 0 {
+            return Ok(devices);
+        }
+        if now < left {
+            (left, deadline) = (now, Instant::now() + LETTING_GO);
+        }
+        if timeout_at(deadline, removal).await.is_err() {
+            let gone = devices.len() - left.min(devices.len());
+            return Err(Failure::text(format!(
+                "failed to wait for host-devices detach, timeout reached: {gone}/{}",
+                devices.len()
+            )));
+        }
+    }
+}
+
+/// Gives the guest back what was taken from it for a migration that failed.
+pub async fn plug_again(vm: &Vm, devices: &[HostDevice]) {
+    for device in devices {
+        if let Err(error) = vm.connection.attach_device(&vm.domain, device.to_xml()).await {
+            tracing::warn!("host device {} is not given back to the guest yet: {error}", name(device));
+        }
+    }
+}
+
+async fn sriov(vm: &Vm) -> Result<Vec<HostDevice>, Failure> {
+    let live = super::read_live(&vm.connection.xml(&vm.domain, 0).await?)?;
+    Ok(live.devices.host_devices.into_iter().filter(|device| name(device).starts_with(SRIOV)).collect())
 }
 
 #[cfg(test)]

@@ -1,0 +1,294 @@
+//! A migration of the VM from another node to here: what comes before it, and how its end is seen (contract/migration.md 8).
+//!
+//! virt-handler repeats a refused SyncMigrationTarget every second for as long as the pod lives, and meanwhile the migration
+//! neither fails nor can be cancelled. Only the pod's end is an answer that virt-controller understands. So a reason is of one
+//! of two classes, and one that holds for the pod's whole life ends the pod.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nix::unistd::{Gid, Uid, fchown};
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+
+use super::hook;
+use super::saved::{SavedIncoming, SavedMigration};
+use super::sockets;
+use crate::cmd::{Failure, SyncRequest};
+use crate::convert::HostFacts;
+use crate::domain::{DomainState, LifeCycle, StateReason};
+use crate::files::{Folder, in_time};
+use crate::hooks::pre_migration::SOCKET;
+use crate::launcher::config::Config;
+use crate::launcher::sync::means::Boot;
+use crate::launcher::vm::Vm;
+use crate::launcher::vm::migration_record as record;
+use crate::launcher::vm::state_file::StateFile;
+use crate::libvirt::{JobOperation, JobType, code, flags};
+use crate::vmi::VirtualMachineInstance;
+
+const RPC: &str = "SyncMigrationTarget";
+/// Between two looks at a migration that is about to end.
+const SOON: Duration = Duration::from_millis(100);
+/// Between two looks at one that goes on, beside those that libvirt's events are a reason for.
+const LATER: Duration = Duration::from_secs(1);
+/// How long the sockets' folder may take to be made.
+const MAKING: Duration = Duration::from_secs(5);
+
+/// Why the VM cannot be received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// Nothing will change that in this pod: it ends, and the migration fails at once.
+    Never(String),
+    /// Not now: virt-handler asks again.
+    NotNow(Failure),
+}
+
+impl Refusal {
+    /// The reason, if it holds for the pod's whole life.
+    pub fn never(&self) -> Option<String> {
+        match self {
+            Refusal::Never(why) => Some(why.clone()),
+            Refusal::NotNow(_) => None,
+        }
+    }
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        Refusal::NotNow(failure)
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Never(why) => Failure::text(why),
+            Refusal::NotNow(failure) => failure,
+        }
+    }
+}
+
+/// What a look at the domain has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    /// The guest is this launcher's.
+    Arrived,
+    /// It has come, and libvirt is not through with the migration.
+    Arriving,
+    /// It has not come yet.
+    NotYet,
+}
+
+/// The migration that brings the VM here. Clones share everything.
+#[derive(Clone)]
+pub struct Incoming {
+    vm: Vm,
+    config: Arc<Config>,
+    state_file: StateFile,
+    hook: Arc<hook::server::Server>,
+    /// libvirt has told something of the domain.
+    events: Arc<Notify>,
+    is_watching: Arc<AtomicBool>,
+}
+
+impl Incoming {
+    /// Nothing is expected.
+    pub fn new(vm: Vm, config: Arc<Config>, state_file: StateFile) -> Self {
+        let hook = Arc::new(hook::server::Server::new(SOCKET));
+        Incoming { vm, config, state_file, hook, events: Arc::default(), is_watching: Arc::default() }
+    }
+
+    /// libvirt has told something of the domain.
+    pub fn note_event(&self) {
+        self.events.notify_one();
+    }
+
+    /// SyncMigrationTarget: prepares the pod. A launcher that has, or had, a VM of its own never ends for the sake of a
+    /// migration; one `without_daemon` cannot have one.
+    pub async fn receive(&self, boot: &Boot, request: SyncRequest, without_daemon: bool) -> Result<(), Refusal> {
+        let vm = &self.vm;
+        let uid = request.vmi.status.migration_uid().to_owned();
+        record::refuse_executed(&vm.metadata.snapshot(), &uid)?;
+        let expected = self.state_file.state().incoming
+            && record::under_way(&vm.metadata.snapshot()).is_some_and(|record| record.uid == uid);
+        let own = |what: &str| {
+            let why = format!("{RPC}: this launcher cannot receive a virtual machine: {what}");
+            Err(Refusal::NotNow(Failure::text(why)))
+        };
+        if vm.tracker.was_seen() {
+            // A virt-handler that began anew repeats the order while the domain is on its way.
+            return if expected { Ok(()) } else { own("it runs one itself") };
+        }
+        if !without_daemon {
+            match vm.control.exists().await {
+                Ok(true) if expected => return Ok(()),
+                Ok(true) => return own("it has a domain"),
+                Ok(false) => {}
+                Err(error) => return own(&format!("it cannot see yet whether it has a domain: {error}")),
+            }
+        }
+        if let Some(why) = boot.runtime.refusal(RPC) {
+            return Err(Refusal::Never(why));
+        }
+        let (vmi, facts) = boot.prepare_target(vm, request).await?;
+        self.make_folder(boot).await?;
+        self.expect(&vmi, facts.clone())?;
+        self.state_file.change(|state| state.incoming = true);
+        SavedMigration::Incoming(Box::new(SavedIncoming { vmi: vmi.clone(), facts })).keep(&self.state_file);
+        vm.metadata.set(|metadata| {
+            metadata.uid.clone_from(&vmi.metadata.uid);
+            metadata.grace_period.get_or_insert_default().deletion_grace_period_seconds =
+                vmi.spec.termination_grace_period_seconds.unwrap_or_default();
+        });
+        record::begin(&vm.metadata, &uid)?;
+        if vmi.status.conditions.iter().any(|condition| condition.r#type == "Paused") {
+            vm.paused.insert(&vmi.metadata.uid);
+        }
+        self.watch();
+        Ok(())
+    }
+
+    /// Goes on with a migration that an earlier launcher prepared for.
+    pub fn go_on(&self, saved: SavedIncoming) {
+        if !self.state_file.state().incoming {
+            return;
+        }
+        if let Err(failure) = self.expect(&saved.vmi, saved.facts) {
+            tracing::error!(reason = failure.message(), "the migration to this pod will fail");
+        }
+        self.watch();
+    }
+
+    /// QEMU makes its sockets there.
+    async fn make_folder(&self, boot: &Boot) -> Result<(), Failure> {
+        let (path, owner) = (sockets::folder(&self.config.kubevirt_share_dir), boot.owner);
+        let shown = path.display().to_string();
+        let made = in_time(MAKING, move || {
+            let (folder, _) = Folder::make(&path, 0o755)?;
+            let folder = folder.itself()?;
+            let owner = (Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)));
+            fchown(folder.as_fd(), owner.0, owner.1).map_err(std::io::Error::from)
+        });
+        let failed = |why: &dyn std::fmt::Display| Failure::text(format!("cannot make {shown}: {why}"));
+        made.await.map_err(|why| failed(&why))?.map_err(|error| failed(&error))
+    }
+
+    /// Serves the pre-migration hook.
+    fn expect(&self, vmi: &VirtualMachineInstance, facts: HostFacts) -> Result<(), Failure> {
+        let incoming = hook::Incoming {
+            vmi: vmi.clone(),
+            facts,
+            upgrade_ordinal_interfaces: self.config.upgrade_ordinal_ifaces,
+            vgpu: self.config.vgpu_dedicated_hook,
+        };
+        self.hook.expect(incoming).map_err(|error| Failure::text(error.to_string()))
+    }
+
+    fn watch(&self) {
+        // A migration that fails, or is given up at the source, ends its hypervisor here.
+        self.vm.tracker.expect_end();
+        if self.is_watching.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let own = self.clone();
+        tokio::spawn(async move {
+            own.until_arrived().await;
+            own.is_watching.store(false, Ordering::Relaxed);
+        });
+    }
+
+    async fn until_arrived(&self) {
+        while record::under_way(&self.vm.metadata.snapshot()).is_some() {
+            match self.look().await {
+                Seen::Arrived => return self.arrived().await,
+                Seen::Arriving => sleep(SOON).await,
+                // Before there is a hypervisor nothing happens that libvirt does not tell.
+                Seen::NotYet if self.vm.tracker.was_seen() => drop(timeout(LATER, self.events.notified()).await),
+                Seen::NotYet => self.events.notified().await,
+            }
+        }
+    }
+
+    async fn look(&self) -> Seen {
+        match self.vm.control.state().await {
+            Ok(state) if is_down(state) => return Seen::Arrived,
+            Ok(state) if is_here(state) => {}
+            Ok(_) | Err(_) => return Seen::NotYet,
+        }
+        match self.vm.connection.job_stats(&self.vm.domain).await {
+            Ok(stats) if stats.job_type == JobType::None || stats.operation != JobOperation::MIGRATION_IN => {
+                Seen::Arrived
+            }
+            // While it goes on, libvirt has statistics at the source alone, and says so with this code.
+            Err(error) if error.code() == Some(code::OPERATION_UNSUPPORTED) => Seen::Arriving,
+            Ok(_) | Err(_) => Seen::Arriving,
+        }
+    }
+
+    async fn arrived(&self) {
+        let vm = &self.vm;
+        self.define_as_it_runs().await;
+        vm.tracker.expect_no_end();
+        let metadata = vm.metadata.snapshot();
+        let Some(record) = record::under_way(&metadata) else { return };
+        tracing::info!("migration {}: the guest is here", record.uid);
+        self.state_file.change(|state| state.incoming = false);
+        record::end(&vm.metadata, &record.uid, None);
+        self.state_file.keep_migration(None);
+    }
+
+    /// The definition that came along is the source's: its CPUs, taps and paths (contract/migration.md 16, M8).
+    async fn define_as_it_runs(&self) {
+        let vm = &self.vm;
+        let live = vm.connection.xml(&vm.domain, flags::DOMAIN_XML_SECURE_MIGRATABLE).await;
+        let defined = match live {
+            Ok(live) => vm.connection.define(live).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = defined {
+            tracing::warn!("the domain's definition stays as it was at the source: {error}");
+        }
+    }
+}
+
+/// The guest runs here, or is held here for its own reasons.
+fn is_here(state: DomainState) -> bool {
+    use StateReason::{Migration, Postcopy, PostcopyFailed, StartingUp};
+    match state.status {
+        LifeCycle::Running => true,
+        LifeCycle::Paused => !matches!(state.reason, Migration | StartingUp | Postcopy | PostcopyFailed),
+        _ => false,
+    }
+}
+
+/// It came, and has ended since: what does not come leaves no domain.
+fn is_down(state: DomainState) -> bool {
+    matches!(state.status, LifeCycle::Shutoff | LifeCycle::Crashed) && state.reason != StateReason::Failed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_is_here_when_it_runs_or_is_held_for_its_own_reasons() {
+        let paused = |reason| is_here(DomainState::new(LifeCycle::Paused, reason));
+        assert!(is_here(DomainState::RUNNING));
+        assert!(paused(StateReason::User) && paused(StateReason::IoError));
+        for reason in
+            [StateReason::Migration, StateReason::StartingUp, StateReason::Postcopy, StateReason::PostcopyFailed]
+        {
+            assert!(!paused(reason), "{reason:?}");
+        }
+        assert!(!is_here(DomainState::new(LifeCycle::Shutoff, StateReason::Failed)));
+    }
+
+    #[test]
+    fn only_a_reason_for_ever_ends_the_pod() {
+        assert_eq!(Refusal::Never("no".into()).never().as_deref(), Some("no"));
+        assert_eq!(Refusal::from(Failure::text("later")).never(), None);
+    }
+}

@@ -1,0 +1,405 @@
+//! A migration of the VM to another node: its order, its one task, its end (contract/migration.md 4.2, 5, 7.6).
+//!
+//! The answer to the order says only that the task has begun; virt-handler reads how it goes in the record. Whatever ends the
+//! task, the record gets an end, in the state file before anybody is told.
+
+use std::collections::HashMap;
+use std::io::{Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::document::{migrated_images, migration_xml};
+use super::monitor::{Monitor, Started};
+use super::options::MigrationOptions;
+use super::parameters::{Request, parameters};
+use super::policy::{Facts, Policy};
+use super::saved::{SavedMigration, SavedOutgoing};
+use super::volumes::disks_to_copy;
+use crate::cmd::Failure;
+use crate::domain::{DomainSpec, DomainState, HostDevice, LifeCycle, StateReason};
+use crate::files::in_time;
+use crate::launcher::config::Config;
+use crate::launcher::sync::live::host_devices;
+use crate::launcher::vm::Vm;
+use crate::launcher::vm::migration_record::{self as record, ABORTED, AbortStatus, Begun};
+use crate::launcher::vm::state_file::StateFile;
+use crate::libvirt::{self, Migration, flags};
+use crate::vmi::VirtualMachineInstance;
+
+/// How long files on storage may be measured.
+const MEASURING: Duration = Duration::from_secs(10);
+/// How long a libvirt that was lost is waited for before the outcome is told without it.
+const LIBVIRT_BACK: Duration = Duration::from_secs(60);
+/// Between two looks at whether it is back.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// MigrateVirtualMachine.
+#[derive(Debug)]
+pub struct Order {
+    pub vmi: VirtualMachineInstance,
+    pub options: MigrationOptions,
+}
+
+/// Migrations of the one VM to other nodes, one at a time. Clones share everything.
+#[derive(Clone)]
+pub struct Outgoing {
+    vm: Vm,
+    config: Arc<Config>,
+    state_file: StateFile,
+    current: Arc<Mutex<Option<Current>>>,
+    /// libvirt begins to send memory once more.
+    iterations: Arc<Notify>,
+}
+
+/// The migration that is under way.
+struct Current {
+    uid: String,
+    /// Somebody wants it to end.
+    abort: watch::Sender<bool>,
+}
+
+/// One migration's task.
+struct Task {
+    uid: String,
+    order: SavedOutgoing,
+    abort: watch::Receiver<bool>,
+    started: Started,
+}
+
+impl Outgoing {
+    /// No migration is under way.
+    pub fn new(vm: Vm, config: Arc<Config>, state_file: StateFile) -> Self {
+        Outgoing { vm, config, state_file, current: Arc::default(), iterations: Arc::default() }
+    }
+
+    /// libvirt begins to send memory once more.
+    pub fn iteration_begins(&self) {
+        self.iterations.notify_one();
+    }
+
+    /// MigrateVirtualMachine: begins the task.
+    pub fn migrate(&self, order: Order) -> Result<(), Failure> {
+        let Order { vmi, options } = order;
+        let status = &vmi.status;
+        if let Some(backup) =
+            status.changed_block_tracking.as_ref().and_then(|tracking| tracking.backup_status.as_ref())
+        {
+            let name = &backup.backup_name;
+            return Err(Failure::text(format!("cannot migrate VMI until backup {name} is completed")));
+        }
+        if status.migration_state.is_none() {
+            return Err(Failure::text("cannot migrate VMI until migrationState is ready"));
+        }
+        let uid = status.migration_uid().to_owned();
+        if let Some(other) = record::under_way(&self.vm.metadata.snapshot()).filter(|other| other.uid != uid) {
+            return Err(Failure::text(format!("cannot migrate VMI: migration {} is under way", other.uid)));
+        }
+        if record::begin(&self.vm.metadata, &uid)? == Begun::Before {
+            return Ok(());
+        }
+        let order = SavedOutgoing { vmi, options, policy: None };
+        SavedMigration::Outgoing(Box::new(order.clone())).keep(&self.state_file);
+        tracing::info!("migration {uid}: begun");
+        self.spawn(uid, order, Started::now(), Outgoing::carry_out);
+        Ok(())
+    }
+
+    /// Goes on with a migration that an earlier launcher, or this one with an earlier daemon, began and that has no end.
+    pub fn go_on(&self, order: SavedOutgoing) {
+        let metadata = self.vm.metadata.snapshot();
+        let Some(record) = record::under_way(&metadata) else { return };
+        let started = Started::at(record.start_timestamp.as_ref());
+        self.spawn(record.uid.clone(), order, started, Outgoing::follow);
+    }
+
+    /// CancelVirtualMachineMigration, which always succeeds: what came of it is in the record (contract/migration.md 7.5).
+    pub fn abort(&self) {
+        let metadata = self.vm.metadata.snapshot();
+        if !record::may_be_aborted(&metadata) {
+            return tracing::info!("there is no migration to abort");
+        }
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Current { uid, abort }) = current.as_ref() {
+            record::set_abort_status(&self.vm.metadata, uid, AbortStatus::Aborting);
+            abort.send_replace(true);
+        }
+    }
+
+    fn spawn<F>(&self, uid: String, order: SavedOutgoing, started: Started, work: impl FnOnce(Outgoing, Task) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (abort, wanted) = watch::channel(false);
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Current { uid: uid.clone(), abort });
+        tokio::spawn(work(self.clone(), Task { uid, order, abort: wanted, started }));
+    }
+
+    async fn carry_out(self, mut task: Task) {
+        let outcome = self.attempt(&mut task).await;
+        self.end(&task, outcome);
+    }
+
+    /// The whole migration; the error is the reason in the record.
+    async fn attempt(&self, task: &mut Task) -> Result<(), String> {
+        let vm = &self.vm;
+        let vmi = task.order.vmi.clone();
+        if vmi.annotation("kubevirt.io/func-test-force-launcher-migration-failure").is_some() {
+            return Err("Failed migration to satisfy functional test condition".to_owned());
+        }
+        let state = vm.control.state().await.map_err(|error| format!("failed to retrive domain state: {error}"))?;
+        let unplugged = host_devices::unplug_sriov(vm).await.map_err(|failure| {
+            format!("error encountered during preparing domain for migration: {}", failure.message())
+        })?;
+        let outcome = self.transfer(task, &vmi, state).await;
+        if outcome.is_err() {
+            self.give_back(&unplugged).await;
+        }
+        outcome
+    }
+
+    async fn transfer(&self, task: &mut Task, vmi: &VirtualMachineInstance, state: DomainState) -> Result<(), String> {
+        let (migration, facts) = self
+            .prepared(task, vmi, state)
+            .await
+            .map_err(|why| format!("error encountered while generating migration parameters: {why}"))?;
+        let vm = &self.vm;
+        if *task.abort.borrow() {
+            record::set_abort_status(&vm.metadata, &task.uid, AbortStatus::Succeeded);
+            return Err(ABORTED.to_owned());
+        }
+        let policy = Policy::new(&task.order.options, &facts);
+        task.order.policy = Some((facts, policy.saved()));
+        SavedMigration::Outgoing(Box::new(task.order.clone())).keep(&self.state_file);
+        // libvirt ends this hypervisor once the other one runs.
+        vm.tracker.expect_end();
+        let mut monitor = self.monitor(task, facts, policy);
+        let call = vm.connection.migrate(&vm.domain, migration);
+        let result = tokio::select! {
+            result = call => result,
+            never = monitor.watch() => match never {},
+        };
+        let aborted = monitor.settle().await;
+        match result {
+            Ok(()) => Ok(()),
+            Err(_) if aborted.is_some() => Err(aborted.unwrap_or_default()),
+            Err(error) if is_lost(&error) => self.outcome_without_answer(&error).await,
+            Err(error) => Err(failure_text(&error)),
+        }
+    }
+
+    /// Watches a migration that an earlier connection to libvirt, or an earlier launcher, began, to its end.
+    async fn follow(self, task: Task) {
+        let (facts, saved) = task.order.policy.clone().unwrap_or_default();
+        let policy = Policy::restored(&task.order.options, &facts, saved);
+        let mut monitor = self.monitor(&task, facts, policy);
+        let mut aborted = None;
+        if monitor.has_job().await {
+            self.vm.tracker.expect_end();
+            monitor.watch_to_the_end().await;
+            aborted = monitor.settle().await;
+        }
+        let lost = "the launcher or its libvirt daemon ended during the migration";
+        let outcome = match (self.has_left().await, aborted) {
+            (true, _) => Ok(()),
+            (false, Some(reason)) => Err(reason),
+            (false, None) => Err(lost.to_owned()),
+        };
+        self.end(&task, outcome);
+    }
+
+    fn monitor(&self, task: &Task, facts: Facts, policy: Policy) -> Monitor {
+        Monitor {
+            vm: self.vm.clone(),
+            state_file: self.state_file.clone(),
+            uid: task.uid.clone(),
+            order: task.order.clone(),
+            facts,
+            policy,
+            started: task.started,
+            iterations: Arc::clone(&self.iterations),
+            abort: task.abort.clone(),
+            wish: None,
+            aborted: None,
+            passes: 0,
+        }
+    }
+
+    fn end(&self, task: &Task, outcome: Result<(), String>) {
+        let vm = &self.vm;
+        if outcome.is_err() {
+            vm.tracker.expect_no_end();
+        }
+        let metadata = vm.metadata.snapshot();
+        if record::under_way(&metadata).is_some_and(|record| record.abort_status == "Aborting") {
+            // Too late, or libvirt has not told.
+            record::set_abort_status(&vm.metadata, &task.uid, AbortStatus::Failed);
+        }
+        match &outcome {
+            Ok(()) => tracing::info!("migration {}: the guest runs at the target", task.uid),
+            Err(reason) => tracing::error!(reason, "migration {}: failed, the guest stays here", task.uid),
+        }
+        record::end(&vm.metadata, &task.uid, outcome.err());
+        vm.migration_progress.set(None);
+        self.state_file.keep_migration(None);
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.as_ref().is_some_and(|current| current.uid == task.uid) {
+            *current = None;
+        }
+    }
+
+    /// What to call libvirt with, and what the policy has to know. After the SR-IOV devices have gone, so that the XML does not
+    /// have them.
+    async fn prepared(
+        &self,
+        task: &Task,
+        vmi: &VirtualMachineInstance,
+        state: DomainState,
+    ) -> Result<(Migration, Facts), String> {
+        let vm = &self.vm;
+        let told = |error: &dyn std::fmt::Display| error.to_string();
+        let live = vm.connection.xml(&vm.domain, flags::DOMAIN_XML_MIGRATABLE).await.map_err(|error| told(&error))?;
+        let images = migrated_images(&live, vmi).map_err(|error| told(&error))?;
+        let sizes = in_time(MEASURING, move || {
+            images
+                .into_iter()
+                .map(|image| Ok((image.volume, size(&image.path)?)))
+                .collect::<Result<HashMap<_, _>, String>>()
+        });
+        let sizes = sizes.await.map_err(|why| told(&why))??;
+        let xml = migration_xml(&live, vmi, &sizes).map_err(|error| told(&error))?;
+        let full = vm.connection.xml(&vm.domain, 0).await.map_err(|error| told(&error))?;
+        let domain = DomainSpec::from_xml(&full).map_err(|error| told(&error))?;
+        let disks = match vmi.status.is_block_migration() {
+            true => disks_to_copy(&domain.devices.disks, vmi),
+            false => Vec::new(),
+        };
+        let mut made = parameters(&Request {
+            vmi,
+            options: &task.order.options,
+            share_dir: &self.config.kubevirt_share_dir,
+            state,
+            disks: &disks,
+            xml: &xml,
+        });
+        for note in &made.notes {
+            tracing::warn!("migration {}: {note}", task.uid);
+        }
+        if made.call.flags.compressed {
+            // KubeVirt's tests wait for this line.
+            tracing::info!("Migration compression enabled: method=zstd");
+        }
+        let folder = self.config.ephemeral_disk_dir.clone();
+        let ephemeral = in_time(MEASURING, move || bytes_below(&folder)).await.unwrap_or_default();
+        let facts = Facts::of(vmi, ephemeral);
+        if facts.vfio && made.call.flags.post_copy {
+            // QEMU would refuse the whole migration.
+            made.call.flags.post_copy = false;
+            tracing::warn!("migration {}: post-copy is left out: the guest has host devices", task.uid);
+        }
+        let facts = Facts {
+            paused: state.status == LifeCycle::Paused,
+            post_copy_armed: made.call.flags.post_copy,
+            iteration_events: true,
+            ..facts
+        };
+        Ok((made.call, facts))
+    }
+
+    async fn give_back(&self, devices: &[HostDevice]) {
+        if !devices.is_empty() && !self.has_left().await {
+            host_devices::plug_again(&self.vm, devices).await;
+        }
+    }
+
+    /// How a migration ended whose call was cut off with the connection to libvirt.
+    async fn outcome_without_answer(&self, error: &libvirt::Error) -> Result<(), String> {
+        if self.has_left().await { Ok(()) } else { Err(error.to_string()) }
+    }
+
+    /// Whether libvirt says that the guest has gone to the target. A libvirt that is on its way back is waited for.
+    async fn has_left(&self) -> bool {
+        let deadline = Instant::now() + LIBVIRT_BACK;
+        loop {
+            match self.vm.control.state().await {
+                Ok(state) => return state == DomainState::new(LifeCycle::Shutoff, StateReason::Migrated),
+                Err(error) if error.is_no_domain() || Instant::now() >= deadline => return false,
+                Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+            }
+        }
+    }
+}
+
+/// The connection was lost, so that libvirt's own outcome is not known.
+fn is_lost(error: &libvirt::Error) -> bool {
+    match error {
+        libvirt::Error::Disconnected { .. } | libvirt::Error::Aborted { .. } | libvirt::Error::Deadline { .. } => true,
+        libvirt::Error::Libvirt(error) => error.domain == libvirt::origin::RPC,
+        libvirt::Error::AgentBusy { .. } => false,
+    }
+}
+
+/// The record's reason.
+fn failure_text(error: &libvirt::Error) -> String {
+    const SMALLER: &str = "has to be smaller or equal to the actual size of the containing file";
+    let text = error.to_string();
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match words.contains(SMALLER) {
+        true => format!(
+            "Volume migration cannot be performed because the destination volume is smaller than the source volume: {text}"
+        ),
+        false => text,
+    }
+}
+
+/// Bytes of a raw image or a block device. Claims hold no other images.
+fn size(path: &str) -> Result<u64, String> {
+    let measured = std::fs::File::open(path).and_then(|mut image| image.seek(SeekFrom::End(0)));
+    measured.map_err(|error| format!("cannot measure {path}: {error}"))
+}
+
+/// Bytes of all files below a folder; what cannot be read counts nothing.
+fn bytes_below(folder: &Path) -> u64 {
+    let mut folders: Vec<PathBuf> = vec![folder.to_owned()];
+    let mut bytes: u64 = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
+            match entry.metadata() {
+                Ok(found) if found.is_dir() => folders.push(entry.path()),
+                Ok(found) if found.is_file() => bytes = bytes.saturating_add(found.len()),
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::libvirt::VirError;
+
+    #[test]
+    fn a_reason_says_which_volume_kind_is_too_small_and_leaves_others_alone() {
+        let error =
+            |message: &str| libvirt::Error::Libvirt(VirError { code: 9, domain: 10, message: message.to_owned() });
+        assert_eq!(failure_text(&error("no")), "virError(Code=9, Domain=10, Message='no')");
+        let small = error("slice has  to be smaller or equal\nto the actual size of the containing file");
+        assert!(
+            failure_text(&small).starts_with("Volume migration cannot be performed because the destination volume")
+        );
+    }
+
+    #[test]
+    fn files_are_counted_in_all_folders() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(folder.path().join("a/b")).unwrap();
+        std::fs::write(folder.path().join("a/b/disk"), [0; 10]).unwrap();
+        std::fs::write(folder.path().join("a/disk"), [0; 5]).unwrap();
+        assert_eq!(bytes_below(folder.path()), 15);
+        assert_eq!(bytes_below(Path::new("/nowhere/at/all")), 0);
+    }
+}
