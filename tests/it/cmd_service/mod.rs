@@ -155,30 +155,37 @@ async fn the_published_state_is_what_getters_read() {
 }
 
 #[tokio::test]
-async fn migration_is_refused_and_its_absence_is_no_failure() {
+async fn migration_orders_carry_everything_to_the_driver() {
     let launcher = Launcher::obliging();
     let mut client = launcher.client().await;
     let said = |reply: tonic::Response<Response>| reply.into_inner().message;
-    let migration = MigrationRequest { vmi: vmi_request().vmi, options: b"{}".to_vec() };
-    let sent = said(client.migrate_virtual_machine(migration).await.unwrap());
-    assert!(sent.starts_with("not implemented yet: MigrateVirtualMachine: "), "{sent}");
-    assert_eq!(
-        said(client.sync_migration_target(vmi_request()).await.unwrap()),
-        "",
-        "this one is the driver's to refuse"
-    );
-    assert_eq!(*launcher.driver.asked.lock().unwrap(), ["SyncMigrationTarget"]);
-
-    // Nothing migrates, so there is nothing to cancel and nothing to finish.
-    assert!(client.cancel_virtual_machine_migration(vmi_request()).await.unwrap().into_inner().success);
-    assert!(client.finalize_virtual_machine_migration(vmi_request()).await.unwrap().into_inner().success);
-    let refresh = InterfaceBindingMigration { method: "link-refresh".into() };
-    let options =
-        VirtualMachineOptions { interface_migration: [("net1".into(), refresh)].into(), ..Default::default() };
+    let without = MigrationRequest { vmi: vmi_request().vmi, options: Vec::new() };
+    let refused = said(client.migrate_virtual_machine(without).await.unwrap());
+    assert_eq!(refused, "migration options object not present in command server request");
+    let migration = MigrationRequest { vmi: vmi_request().vmi, options: br#"{"Bandwidth":"0"}"#.to_vec() };
+    assert_eq!(said(client.migrate_virtual_machine(migration).await.unwrap()), "");
+    assert_eq!(said(client.sync_migration_target(vmi_request()).await.unwrap()), "");
+    assert_eq!(said(client.cancel_virtual_machine_migration(vmi_request()).await.unwrap()), "");
+    let binding = |method: &str| InterfaceBindingMigration { method: method.into() };
+    let interfaces = [("net1".into(), binding("link-refresh")), ("net2".into(), binding(""))];
+    let options = VirtualMachineOptions { interface_migration: interfaces.into(), ..Default::default() };
     let request = VmiRequest { options: Some(options), ..vmi_request() };
-    let refused = said(client.finalize_virtual_machine_migration(request).await.unwrap());
-    assert!(refused.ends_with(": net1"), "{refused}");
+    assert_eq!(said(client.finalize_virtual_machine_migration(request).await.unwrap()), "");
+    // The original does not survive this one.
+    assert_eq!(said(client.finalize_virtual_machine_migration(vmi_request()).await.unwrap()), "");
+    let asked = launcher.driver.asked.lock().unwrap().clone();
+    assert_eq!(
+        asked,
+        [
+            r#"MigrateVirtualMachine {"Bandwidth":"0"}"#,
+            "SyncMigrationTarget",
+            "CancelVirtualMachineMigration",
+            "FinalizeVirtualMachineMigration net1",
+            "FinalizeVirtualMachineMigration ",
+        ]
+    );
     for nobody in [
+        client.migrate_virtual_machine(MigrationRequest::default()).await.unwrap(),
         client.cancel_virtual_machine_migration(VmiRequest::default()).await.unwrap(),
         client.finalize_virtual_machine_migration(VmiRequest::default()).await.unwrap(),
         client.sync_migration_target(VmiRequest::default()).await.unwrap(),

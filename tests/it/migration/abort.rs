@@ -57,7 +57,7 @@ fn a_migration_that_takes_longer_than_its_data_may_is_aborted() {
     aborted.bridge.faults(Line::Memory, Faults { bytes_per_second: Some(256 << 10), ..Faults::default() });
     // A guest of less than 1 GB has so many seconds.
     aborted.start(&json!({ "CompletionTimeoutPerGiB": 5, "Bandwidth": SLOW }));
-    let record = aborted.wait_aborted();
+    let record = aborted.wait_given_up();
     let took = record.seconds();
     assert!((5..30).contains(&took), "{took} s: {record:?}");
     println!("the target ended with {}", aborted.end_target());
@@ -72,6 +72,6 @@ fn a_migration_over_a_link_that_stalls_is_aborted() {
     aborted.start(&json!({ "ProgressTimeout": 4, "Bandwidth": SLOW }));
     aborted.wait_transfer(1 << 20);
     aborted.bridge.faults(Line::Memory, Faults { bytes_per_second: Some(1), ..Faults::default() });
-    aborted.wait_aborted();
+    aborted.wait_given_up();
     println!("the target ended with {}", aborted.end_target());
 }

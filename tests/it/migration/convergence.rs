@@ -113,7 +113,7 @@ fn a_busy_guest_whose_work_may_not_be_disrupted_stays() {
     let (vm, source, target, checksum) = busy("busy");
     let aborted = Move::prepare(&vm, &source, &target, "m1");
     aborted.start(&options(&json!({ "CompletionTimeoutPerGiB": 15 })));
-    aborted.wait_aborted();
+    aborted.wait_given_up();
     expect(source.seen().status == "Running", source.seen()).unwrap();
     println!("the target ended with {}", aborted.end_target());
     assert_eq!(Shell::of(&source).checksum(), checksum);

@@ -234,6 +234,15 @@ impl<'a> Move<'a> {
         record
     }
 
+    /// The launcher's own monitor has ended the migration. The reason begins as that of a cancel, which is what the original
+    /// says; this launcher goes on with why (contract/migration.md 16, M39).
+    pub fn wait_given_up(&self) -> Record {
+        let record = self.wait_failure();
+        assert!(record.reason.starts_with("Live migration has been aborted"), "{}", self.story());
+        assert_eq!(record.abort, "Succeeded", "{}", self.story());
+        record
+    }
+
     /// The guest goes on at the source, and nowhere else.
     pub fn check_stayed(&self) {
         let before = self.source.beats();

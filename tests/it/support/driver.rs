@@ -77,6 +77,8 @@ fn note(action: &Action) -> String {
         Action::RedefineCheckpoint(checkpoint) => format!("{rpc} {}", checkpoint.name),
         Action::MemoryDump { path } => format!("{rpc} {path}"),
         Action::InjectLaunchSecret { header, secret } => format!("{rpc} {header} {secret}"),
+        Action::Migrate(request) => format!("{rpc} {}", String::from_utf8_lossy(&request.options)),
+        Action::FinalizeMigration { refresh } => format!("{rpc} {}", refresh.join(" ")),
         Action::Freeze(request) => format!("{rpc} {}", request.unfreeze_timeout_seconds),
         Action::SyncMemory(_)
         | Action::Pause(_)
@@ -87,6 +89,7 @@ fn note(action: &Action) -> String {
         | Action::Kill(_)
         | Action::Delete(_)
         | Action::Unfreeze(_)
+        | Action::CancelMigration
         | Action::ReceiveMigration(_) => rpc.to_owned(),
     }
 }
