@@ -1,6 +1,5 @@
 //! Looks at an outgoing migration and does what its policy decides (contract/migration.md 7).
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +21,10 @@ const PERIOD: Duration = Duration::from_millis(400);
 const LOGGED: u32 = 10;
 /// How long an order to abort may wait for libvirt's job.
 const ABORT: Duration = Duration::from_secs(30);
+
+/// How long a migration may take to end once libvirt has aborted it. With several connections QEMU may wait for one that never comes
+/// (contract/migration.md 16, M42); virt-handler closes them when the record has an end, which frees QEMU.
+const ENDING: Duration = Duration::from_secs(30);
 
 /// When a migration began, also across launchers.
 #[derive(Debug, Clone, Copy)]
@@ -67,8 +70,8 @@ pub(super) struct Monitor {
     pub(super) iterations: Arc<Notify>,
     pub(super) abort: watch::Receiver<bool>,
     pub(super) wish: Option<Wish>,
-    /// libvirt has aborted the migration, for this reason.
-    pub(super) aborted: Option<String>,
+    /// libvirt has taken the order to abort: why it was given, and when.
+    pub(super) aborted: Option<(String, Instant)>,
     pub(super) passes: u32,
 }
 
@@ -85,8 +88,8 @@ fn is_active(stats: &JobStats) -> bool {
 }
 
 impl Monitor {
-    /// Looks and acts until the caller stops it.
-    pub(super) async fn watch(&mut self) -> Infallible {
+    /// Looks and acts until the caller stops it, or an aborted migration does not come to its end.
+    pub(super) async fn watch(&mut self) {
         for notice in self.policy.opening() {
             tell(&self.uid, Some(notice));
         }
@@ -101,6 +104,13 @@ impl Monitor {
                 }
             };
             self.pass(iteration).await;
+            if self.aborted.as_ref().is_some_and(|(_, since)| since.elapsed() > ENDING) {
+                return tracing::warn!(
+                    "migration {}: QEMU does not end it {} s after the abort",
+                    self.uid,
+                    ENDING.as_secs()
+                );
+            }
         }
     }
 
@@ -163,7 +173,8 @@ impl Monitor {
             match self.vm.connection.abort_job(&self.vm.domain).await {
                 Ok(()) => {
                     record::set_abort_status(&self.vm.metadata, &self.uid, AbortStatus::Succeeded);
-                    self.aborted = Some(reason.map_or_else(|| ABORTED.to_owned(), |why| format!("{ABORTED}: {why}")));
+                    let text = reason.map_or_else(|| ABORTED.to_owned(), |why| format!("{ABORTED}: {why}"));
+                    self.aborted = Some((text, Instant::now()));
                     return;
                 }
                 Err(error) => Some(error.to_string()),
@@ -185,10 +196,10 @@ impl Monitor {
             let ended = self.vm.connection.completed_job_stats(&self.vm.domain).await;
             if ended.is_ok_and(|stats| stats.job_type == JobType::Cancelled) {
                 record::set_abort_status(&self.vm.metadata, &self.uid, AbortStatus::Succeeded);
-                self.aborted = Some(ABORTED.to_owned());
+                self.aborted = Some((ABORTED.to_owned(), Instant::now()));
             }
         }
-        self.aborted.clone()
+        self.aborted.as_ref().map(|(reason, _)| reason.clone())
     }
 
     /// Whether libvirt carries a migration out.
@@ -199,7 +210,7 @@ impl Monitor {
 
     /// Looks and acts until libvirt has no job any more.
     pub(super) async fn watch_to_the_end(&mut self) {
-        while self.has_job().await {
+        while self.has_job().await && self.aborted.as_ref().is_none_or(|(_, since)| since.elapsed() <= ENDING) {
             tokio::select! {
                 () = sleep(PERIOD) => {}
                 true = wants_abort(&mut self.abort), if self.wish.is_none() => {

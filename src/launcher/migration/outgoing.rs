@@ -179,15 +179,15 @@ impl Outgoing {
         let mut monitor = self.monitor(task, facts, policy);
         let call = vm.connection.migrate(&vm.domain, migration);
         let result = tokio::select! {
-            result = call => result,
-            never = monitor.watch() => match never {},
+            result = call => Some(result),
+            () = monitor.watch() => None,
         };
-        let aborted = monitor.settle().await;
-        match result {
-            Ok(()) => Ok(()),
-            Err(_) if aborted.is_some() => Err(aborted.unwrap_or_default()),
-            Err(error) if is_lost(&error) => self.outcome_without_answer(&error).await,
-            Err(error) => Err(failure_text(&error)),
+        match (result, monitor.settle().await) {
+            (Some(Ok(())), _) => Ok(()),
+            (None | Some(Err(_)), Some(aborted)) => Err(aborted),
+            (Some(Err(error)), None) if is_lost(&error) => self.outcome_without_answer(&error).await,
+            (Some(Err(error)), None) => Err(failure_text(&error)),
+            (None, None) => Err(ABORTED.to_owned()),
         }
     }
 

@@ -4,12 +4,18 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use super::{boot, vmi};
+use super::{CATALOGUE, boot, vmi};
 use crate::support::pod::{Pod, Setup, image, text};
 
 /// In which the container has to be gone, so that virt-controller sees the migration fail.
 const SECONDS: Duration = Duration::from_secs(10);
 const WHY: &str = "SyncMigrationTarget is not supported by hyperv-direct: QEMU's mshv accelerator cannot migrate";
+/// A hypervisor that cannot migrate, on the daemon that the image has.
+const ON_LIBVIRTD: &str = "hypervisors:
+  hyperv-direct:
+    libvirtDaemon: { libvirtDaemonExecutable: /usr/sbin/libvirtd, libvirtDaemonConfig: /var/run/libvirt/libvirtd.conf }
+    launcher: { socket: /var/run/libvirt/libvirt-sock, shippedDaemonConfig: /etc/libvirt/libvirtd.conf }
+";
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
@@ -19,8 +25,13 @@ fn a_target_that_can_never_receive_ends_its_pod_and_says_why() {
     let message = dir.path().join("termination-log");
     fs::write(&message, "").unwrap();
     fs::set_permissions(&message, fs::Permissions::from_mode(0o666)).unwrap();
-    let flags = ["--hypervisor", "hyperv-direct"];
-    let pod = Setup::new(&image, "demo").flags(&flags).mount(&message, "/dev/termination-log").start();
+    let catalogue = dir.path().join("hypervisors.yaml");
+    fs::write(&catalogue, ON_LIBVIRTD).unwrap();
+    let pod = Setup::new(&image, "demo")
+        .flags(&["--hypervisor", "hyperv-direct"])
+        .mount(&catalogue, CATALOGUE)
+        .mount(&message, "/dev/termination-log")
+        .start();
     pod.wait_ready();
     let file = pod.volume("public").join("target.yaml");
     fs::write(&file, vmi("demo")).unwrap();

@@ -40,6 +40,7 @@ fn a_vm_stays_if_the_main_one_of_several_connections_is_refused() {
     let failed = Move::prepare(&vm, &source, &target, "m1");
     failed.bridge.faults(Line::Memory, Faults { refuses: vec![1], ..Faults::default() });
     failed.start(&json!({ "ProgressTimeout": 5 }));
+    // QEMU at times does not end it although libvirt has aborted it (contract/migration.md 16, M42).
     println!("{:?}: the target ended with {}", failed.wait_failure(), failed.end_target());
 }
 
