@@ -32,7 +32,8 @@ const TARGET: &str = "/var/run/kubevirt/backups";
 /// The demo's VMI with a claim whose changes are tracked, as far as `state` says.
 fn vmi(state: &str) -> Value {
     let mut vmi: Value = serde_norway::from_str(&demo_vmi()).unwrap();
-    *vmi.pointer_mut("/spec/domain/firmware/kernelBoot/kernelArgs").unwrap() = json!("console=ttyS0 quiet");
+    *vmi.pointer_mut("/spec/domain/firmware/kernelBoot/kernelArgs").unwrap() =
+        json!("console=ttyS0 no_timer_check quiet");
     let push = |vmi: &mut Value, list: &str, value| vmi.pointer_mut(list).unwrap().as_array_mut().unwrap().push(value);
     let disk = json!({"name": "data", "serial": "data1", "disk": {"bus": "virtio"}});
     push(&mut vmi, "/spec/domain/devices/disks", disk);

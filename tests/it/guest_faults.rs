@@ -13,7 +13,8 @@ const TOLD: Duration = Duration::from_secs(180);
 /// The demo's VMI with a device that tells of panics.
 fn vmi() -> Value {
     let mut vmi: Value = serde_norway::from_str(&demo_vmi()).unwrap();
-    *vmi.pointer_mut("/spec/domain/firmware/kernelBoot/kernelArgs").unwrap() = json!("console=ttyS0 quiet");
+    *vmi.pointer_mut("/spec/domain/firmware/kernelBoot/kernelArgs").unwrap() =
+        json!("console=ttyS0 no_timer_check quiet");
     vmi["spec"]["domain"]["devices"]["panicDevices"] = json!([{"model": "pvpanic"}]);
     vmi
 }

@@ -125,7 +125,7 @@ spec:
     firmware:
       uuid: c3ecdb42-282e-44c3-8266-91b99ac91261
       kernelBoot:
-        kernelArgs: console=ttyS0 quiet
+        kernelArgs: console=ttyS0 no_timer_check quiet
         container: {{image: localhost/virt-launcher-guest, kernelPath: /boot/vmlinuz, initrdPath: /boot/initrd}}
     features: {{acpi: {{enabled: true}}}}
     devices:

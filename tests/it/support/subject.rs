@@ -214,7 +214,7 @@ spec:
     features: {{acpi: {{enabled: true}}}}
     firmware:
       uuid: c3ecdb42-282e-44c3-8266-91b99ac91261
-      kernelBoot: {{kernelArgs: "console=ttyS0 {arguments}", container: {{image: x, kernelPath: /boot/vmlinuz}}}}
+      kernelBoot: {{kernelArgs: "console=ttyS0 no_timer_check {arguments}", container: {{image: x, kernelPath: /boot/vmlinuz}}}}
     devices:
       autoattachPodInterface: false
       autoattachGraphicsDevice: false
