@@ -272,7 +272,7 @@ fn receive(stream: &Stream) -> Result<Vec<u8>, VirError> {
     }
 }
 
-fn job_stats(domain: &Domain, flags: c_uint) -> Result<JobStats, VirError> {
+pub(super) fn job_stats(domain: &Domain, flags: c_uint) -> Result<JobStats, VirError> {
     let mut job_type: c_int = 0;
     let list = Owned::filled(|params, count| {
         // SAFETY: the domain is alive while it is borrowed; all places are valid.

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::connection::Connection;
 use super::error::Error;
-use super::inquiry::check;
+use super::inquiry::{check, job_stats};
 use super::params::{Given, Owned, c_string};
+use super::types::JobStats;
 
 /// What `virDomainMigrateToURI3` gets. A parameter that is `None` or empty is not given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -119,6 +120,12 @@ impl Connection {
             })
         })
         .await
+    }
+
+    /// `virDomainGetJobStats` of the migration that goes on. It asks QEMU, which may be busy: no answer is no sign that the daemon hangs,
+    /// so there is no deadline but the migration's own.
+    pub async fn migration_stats(&self, name: &str) -> Result<JobStats, Error> {
+        self.on_domain("virDomainGetJobStats", self.deadlines().migration, name, |domain| job_stats(domain, 0)).await
     }
 
     /// `virDomainMigrateSetMaxDowntime`: how long the guest may stand still at the switch to the target.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::policy::{Facts, Look, Notice, Order, Policy};
 use super::progress;
@@ -13,12 +14,14 @@ use crate::domain::Time;
 use crate::launcher::vm::Vm;
 use crate::launcher::vm::migration_record::{self as record, ABORTED, AbortStatus};
 use crate::launcher::vm::state_file::StateFile;
-use crate::libvirt::{JobOperation, JobStats, JobType};
+use crate::libvirt::{self, JobOperation, JobStats, JobType};
 
 /// Between two looks.
 const PERIOD: Duration = Duration::from_millis(400);
 /// Looks between two lines of the log that tell how far the migration has come.
 const LOGGED: u32 = 10;
+/// How long the answer to one question may take before the look goes on without it.
+const ANSWER: Duration = Duration::from_secs(4);
 /// How long an order to abort may wait for libvirt's job.
 const ABORT: Duration = Duration::from_secs(30);
 
@@ -73,6 +76,8 @@ pub(super) struct Monitor {
     /// libvirt has taken the order to abort: why it was given, and when.
     pub(super) aborted: Option<(String, Instant)>,
     pub(super) passes: u32,
+    /// The question for statistics that is not answered.
+    pub(super) question: Option<JoinHandle<Result<JobStats, libvirt::Error>>>,
 }
 
 fn tell(uid: &str, notice: Option<Notice>) {
@@ -114,10 +119,34 @@ impl Monitor {
         }
     }
 
+    /// The job's statistics, if they come in time. A question without an answer stays the only one: each holds a thread.
+    async fn stats(&mut self) -> Option<JobStats> {
+        let (connection, domain) = (&self.vm.connection, &self.vm.domain);
+        let question = self.question.get_or_insert_with(|| {
+            let (connection, domain) = (connection.clone(), domain.clone());
+            tokio::spawn(async move { connection.migration_stats(&domain).await })
+        });
+        let answer = timeout(ANSWER, question).await;
+        let Ok(answer) = answer else {
+            tracing::warn!("migration {}: libvirt is unresponsive: no statistics for {} s", self.uid, ANSWER.as_secs());
+            return None;
+        };
+        self.question = None;
+        match answer {
+            Ok(Ok(stats)) => Some(stats),
+            Ok(Err(error)) => {
+                tracing::debug!("migration {}: no statistics: {error}", self.uid);
+                None
+            }
+            Err(error) => {
+                tracing::warn!("migration {}: no statistics: {error}", self.uid);
+                None
+            }
+        }
+    }
+
     async fn pass(&mut self, iteration: bool) {
-        let stats = self.vm.connection.job_stats(&self.vm.domain).await;
-        let stats = stats.inspect_err(|error| tracing::debug!("migration {}: no statistics: {error}", self.uid)).ok();
-        let active = stats.filter(|stats| is_active(stats) && stats.operation != JobOperation::BACKUP);
+        let active = self.stats().await.filter(|stats| is_active(stats) && stats.operation != JobOperation::BACKUP);
         let job = active.as_ref().filter(|stats| stats.job_type == JobType::Unbounded).map(|stats| stats.migration);
         if let Some(sample) = &job {
             self.vm.migration_progress.set(Some(*sample));

@@ -225,6 +225,7 @@ impl Outgoing {
             wish: None,
             aborted: None,
             passes: 0,
+            question: None,
         }
     }
 
