@@ -18,6 +18,7 @@ pub mod volumes;
 use std::sync::Arc;
 
 use crate::launcher::config::Config;
+use crate::launcher::publish::domain_log::DomainLog;
 use crate::launcher::vm::Vm;
 use crate::launcher::vm::state_file::{Restored, StateFile};
 use incoming::Incoming;
@@ -33,11 +34,12 @@ pub struct Migrations {
 }
 
 impl Migrations {
-    /// Those of `vm`; what an earlier launcher began waits for [`Migrations::go_on`].
-    pub fn new(vm: &Vm, config: &Arc<Config>, restored: &Restored) -> Self {
+    /// Those of `vm`; what an earlier launcher began waits for [`Migrations::go_on`]. libvirt's `log` of the domain tells what a
+    /// daemon that began anew does not know.
+    pub fn new(vm: &Vm, config: &Arc<Config>, restored: &Restored, log: DomainLog) -> Self {
         let file = restored.file.clone();
         Migrations {
-            outgoing: Outgoing::new(vm.clone(), Arc::clone(config), file.clone()),
+            outgoing: Outgoing::new(vm.clone(), Arc::clone(config), file.clone(), log),
             incoming: Incoming::new(vm.clone(), Arc::clone(config), file.clone()),
             file,
         }

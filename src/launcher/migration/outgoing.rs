@@ -23,6 +23,7 @@ use crate::cmd::Failure;
 use crate::domain::{DomainSpec, DomainState, HostDevice, LifeCycle, StateReason};
 use crate::files::in_time;
 use crate::launcher::config::Config;
+use crate::launcher::publish::domain_log::DomainLog;
 use crate::launcher::sync::live::host_devices;
 use crate::launcher::vm::Vm;
 use crate::launcher::vm::migration_record::{self as record, ABORTED, AbortStatus, Begun};
@@ -50,6 +51,7 @@ pub struct Outgoing {
     vm: Vm,
     config: Arc<Config>,
     state_file: StateFile,
+    domain_log: DomainLog,
     current: Arc<Mutex<Option<Current>>>,
     /// libvirt begins to send memory once more.
     iterations: Arc<Notify>,
@@ -72,8 +74,8 @@ struct Task {
 
 impl Outgoing {
     /// No migration is under way.
-    pub fn new(vm: Vm, config: Arc<Config>, state_file: StateFile) -> Self {
-        Outgoing { vm, config, state_file, current: Arc::default(), iterations: Arc::default() }
+    pub fn new(vm: Vm, config: Arc<Config>, state_file: StateFile, domain_log: DomainLog) -> Self {
+        Outgoing { vm, config, state_file, domain_log, current: Arc::default(), iterations: Arc::default() }
     }
 
     /// libvirt begins to send memory once more.
@@ -326,6 +328,10 @@ impl Outgoing {
         let deadline = Instant::now() + LIBVIRT_BACK;
         loop {
             match self.vm.control.state().await {
+                Ok(state) if state.status == LifeCycle::Shutoff && state.reason == StateReason::Unknown => {
+                    // Its daemon is another one.
+                    return self.domain_log.reason_of_end().await == Some(StateReason::Migrated);
+                }
                 Ok(state) => return state == DomainState::new(LifeCycle::Shutoff, StateReason::Migrated),
                 Err(error) if error.is_no_domain() || Instant::now() >= deadline => return false,
                 Err(_) => tokio::time::sleep(LOOK_AGAIN).await,

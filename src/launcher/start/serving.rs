@@ -177,7 +177,7 @@ impl Machine {
         let Resolved { config, timings, signalled, standalone, catalogue, runtime, qemu, restored, .. } = resolved;
         let fresh = FreshConnection {
             jobs: Jobs::new(vm.clone(), watcher.clone()),
-            migrations: Migrations::new(&vm, &config, &restored),
+            migrations: Migrations::new(&vm, &config, &restored, DomainLog::new(runtime.domain_log(&vm.domain))),
             vm,
             milestones: Milestones::default(),
             publications,

@@ -4,6 +4,7 @@
 
 mod abort;
 mod convergence;
+mod deaths;
 mod failure;
 mod local_disks;
 mod pair;
