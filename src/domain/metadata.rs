@@ -69,3 +69,28 @@ elements! {
         failure_reason: String = "FailureReason" [child? "failureReason"];
     }
 }
+
+impl KubeVirtMetadata {
+    /// The migration that has begun and not ended (contract/cmd-server.md 6.4).
+    pub fn migration_under_way(&self) -> Option<&MigrationMetadata> {
+        self.migration.as_ref().filter(|record| record.start_timestamp.is_some() && record.end_timestamp.is_none())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_migration_runs_from_its_start_to_its_end() {
+        let migrating =
+            |migration| KubeVirtMetadata { migration, ..KubeVirtMetadata::default() }.migration_under_way().is_some();
+        assert!(!migrating(None));
+        let mut migration = MigrationMetadata::default();
+        assert!(!migrating(Some(migration.clone())));
+        migration.start_timestamp = Some(Time::now());
+        assert!(migrating(Some(migration.clone())));
+        migration.end_timestamp = Some(Time::now());
+        assert!(!migrating(Some(migration)));
+    }
+}

@@ -9,7 +9,6 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::Guest;
-use super::ping::migrating;
 use crate::cmd::{Failure, FreezeRequest};
 use crate::domain::KubeVirtMetadata;
 use crate::files::in_time;
@@ -72,7 +71,7 @@ impl Guest {
         request: FreezeRequest,
         metadata: &KubeVirtMetadata,
     ) -> Result<(), Failure> {
-        if migrating(metadata) {
+        if metadata.migration_under_way().is_some() {
             return Err(Failure::text("failed to freeze VMI, VMI is currently during migration"));
         }
         let agent = &self.shared.agent;

@@ -112,7 +112,7 @@ impl Jobs {
     /// Whether a backup is to begin; false if it runs already.
     fn admits(&self, start: &BackupStart) -> Result<bool, Failure> {
         let metadata = self.vm.metadata.snapshot();
-        if metadata.migration.as_ref().is_some_and(|it| it.start_timestamp.is_some() && it.end_timestamp.is_none()) {
+        if metadata.migration_under_way().is_some() {
             return Err(Failure::text("failed to do backup, VMI is currently during migration"));
         }
         admitted(metadata.backup.as_ref(), start)

@@ -24,9 +24,10 @@ use crate::hooks::pre_migration::SOCKET;
 use crate::launcher::config::Config;
 use crate::launcher::sync::means::Boot;
 use crate::launcher::vm::Vm;
+use crate::launcher::vm::metadata::note_vmi;
 use crate::launcher::vm::migration_record as record;
 use crate::launcher::vm::state_file::StateFile;
-use crate::libvirt::{JobOperation, JobType, code, flags};
+use crate::libvirt::{JobOperation, JobType, flags};
 use crate::vmi::VirtualMachineInstance;
 
 const RPC: &str = "SyncMigrationTarget";
@@ -113,7 +114,7 @@ impl Incoming {
         let uid = request.vmi.status.migration_uid().to_owned();
         record::refuse_executed(&vm.metadata.snapshot(), &uid)?;
         let expected = self.state_file.state().incoming
-            && record::under_way(&vm.metadata.snapshot()).is_some_and(|record| record.uid == uid);
+            && vm.metadata.snapshot().migration_under_way().is_some_and(|record| record.uid == uid);
         let own = |what: &str| {
             let why = format!("{RPC}: this launcher cannot receive a virtual machine: {what}");
             Err(Refusal::NotNow(Failure::text(why)))
@@ -138,11 +139,7 @@ impl Incoming {
         self.expect(&vmi, facts.clone())?;
         self.state_file.change(|state| state.incoming = true);
         SavedMigration::Incoming(Box::new(SavedIncoming { vmi: vmi.clone(), facts })).keep(&self.state_file);
-        vm.metadata.set(|metadata| {
-            metadata.uid.clone_from(&vmi.metadata.uid);
-            metadata.grace_period.get_or_insert_default().deletion_grace_period_seconds =
-                vmi.spec.termination_grace_period_seconds.unwrap_or_default();
-        });
+        vm.metadata.set(|metadata| note_vmi(metadata, &vmi));
         record::begin(&vm.metadata, &uid)?;
         if vmi.status.conditions.iter().any(|condition| condition.r#type == "Paused") {
             vm.paused.insert(&vmi.metadata.uid);
@@ -201,7 +198,7 @@ impl Incoming {
     }
 
     async fn until_arrived(&self) {
-        while record::under_way(&self.vm.metadata.snapshot()).is_some() {
+        while self.vm.metadata.snapshot().migration_under_way().is_some() {
             match self.look().await {
                 Seen::Arrived => return self.arrived().await,
                 Seen::Arriving => sleep(SOON).await,
@@ -222,8 +219,7 @@ impl Incoming {
             Ok(stats) if stats.job_type == JobType::None || stats.operation != JobOperation::MIGRATION_IN => {
                 Seen::Arrived
             }
-            // While it goes on, libvirt has statistics at the source alone, and says so with this code.
-            Err(error) if error.code() == Some(code::OPERATION_UNSUPPORTED) => Seen::Arriving,
+            // While it goes on, libvirt has statistics at the source alone, and answers OPERATION_UNSUPPORTED.
             Ok(_) | Err(_) => Seen::Arriving,
         }
     }
@@ -233,7 +229,7 @@ impl Incoming {
         self.define_as_it_runs().await;
         vm.tracker.expect_no_end();
         let metadata = vm.metadata.snapshot();
-        let Some(record) = record::under_way(&metadata) else { return };
+        let Some(record) = metadata.migration_under_way() else { return };
         tracing::info!("migration {}: the guest is here", record.uid);
         self.state_file.change(|state| state.incoming = false);
         record::end(&vm.metadata, &record.uid, None);

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::policy::{Facts, Look, Notice, Order, Policy};
 use super::progress;
-use super::saved::{SavedMigration, SavedOutgoing};
+use super::saved::SavedOutgoing;
 use crate::domain::Time;
 use crate::launcher::vm::Vm;
 use crate::launcher::vm::migration_record::{self as record, ABORTED, AbortStatus};
@@ -61,6 +61,12 @@ pub(super) struct Wish {
     until: Instant,
 }
 
+impl Wish {
+    fn new(reason: Option<String>) -> Self {
+        Wish { reason, until: Instant::now() + ABORT }
+    }
+}
+
 /// The monitor of one migration.
 pub(super) struct Monitor {
     pub(super) vm: Vm,
@@ -104,12 +110,12 @@ impl Monitor {
                 () = sleep(PERIOD) => false,
                 () = iterations.notified() => true,
                 true = wants_abort(&mut self.abort), if self.wish.is_none() => {
-                    self.wish = Some(Wish { reason: None, until: Instant::now() + ABORT });
+                    self.wish = Some(Wish::new(None));
                     false
                 }
             };
             self.pass(iteration).await;
-            if self.aborted.as_ref().is_some_and(|(_, since)| since.elapsed() > ENDING) {
+            if self.is_overdue() {
                 return tracing::warn!(
                     "migration {}: QEMU does not end it {} s after the abort",
                     self.uid,
@@ -117,6 +123,11 @@ impl Monitor {
                 );
             }
         }
+    }
+
+    /// Whether libvirt has aborted the migration, and it does not come to its end.
+    fn is_overdue(&self) -> bool {
+        self.aborted.as_ref().is_some_and(|(_, since)| since.elapsed() > ENDING)
     }
 
     /// The job's statistics, if they come in time. A question without an answer stays the only one: each holds a thread.
@@ -168,7 +179,7 @@ impl Monitor {
                 Order::Suspend => vm.connection.suspend(domain).await,
                 Order::Cancel => {
                     record::set_abort_status(&vm.metadata, &self.uid, AbortStatus::Aborting);
-                    self.wish = Some(Wish { reason: Some(step.reason.clone()), until: Instant::now() + ABORT });
+                    self.wish = Some(Wish::new(Some(step.reason.clone())));
                     Ok(())
                 }
             };
@@ -189,7 +200,7 @@ impl Monitor {
         let saved = (self.facts, self.policy.saved());
         if self.order.policy.as_ref() != Some(&saved) {
             self.order.policy = Some(saved);
-            SavedMigration::Outgoing(Box::new(self.order.clone())).keep(&self.state_file);
+            self.order.keep(&self.state_file);
         }
     }
 
@@ -239,11 +250,11 @@ impl Monitor {
 
     /// Looks and acts until libvirt has no job any more.
     pub(super) async fn watch_to_the_end(&mut self) {
-        while self.has_job().await && self.aborted.as_ref().is_none_or(|(_, since)| since.elapsed() <= ENDING) {
+        while self.has_job().await && !self.is_overdue() {
             tokio::select! {
                 () = sleep(PERIOD) => {}
                 true = wants_abort(&mut self.abort), if self.wish.is_none() => {
-                    self.wish = Some(Wish { reason: None, until: Instant::now() + ABORT });
+                    self.wish = Some(Wish::new(None));
                 }
             }
             self.pass(false).await;

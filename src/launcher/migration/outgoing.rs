@@ -17,10 +17,10 @@ use super::monitor::{Monitor, Started};
 use super::options::MigrationOptions;
 use super::parameters::{Request, parameters};
 use super::policy::{Facts, Policy};
-use super::saved::{SavedMigration, SavedOutgoing};
+use super::saved::SavedOutgoing;
 use super::volumes::disks_to_copy;
 use crate::cmd::Failure;
-use crate::domain::{DomainSpec, DomainState, HostDevice, LifeCycle, StateReason};
+use crate::domain::{DomainSpec, DomainState, LifeCycle, StateReason};
 use crate::files::in_time;
 use crate::launcher::config::Config;
 use crate::launcher::publish::domain_log::DomainLog;
@@ -97,14 +97,14 @@ impl Outgoing {
             return Err(Failure::text("cannot migrate VMI until migrationState is ready"));
         }
         let uid = status.migration_uid().to_owned();
-        if let Some(other) = record::under_way(&self.vm.metadata.snapshot()).filter(|other| other.uid != uid) {
+        if let Some(other) = self.vm.metadata.snapshot().migration_under_way().filter(|other| other.uid != uid) {
             return Err(Failure::text(format!("cannot migrate VMI: migration {} is under way", other.uid)));
         }
         if record::begin(&self.vm.metadata, &uid)? == Begun::Before {
             return Ok(());
         }
         let order = SavedOutgoing { vmi, options, policy: None };
-        SavedMigration::Outgoing(Box::new(order.clone())).keep(&self.state_file);
+        order.keep(&self.state_file);
         tracing::info!("migration {uid}: begun");
         self.spawn(uid, order, Started::now(), Outgoing::carry_out);
         Ok(())
@@ -113,7 +113,7 @@ impl Outgoing {
     /// Goes on with a migration that an earlier launcher, or this one with an earlier daemon, began and that has no end.
     pub fn go_on(&self, order: SavedOutgoing) {
         let metadata = self.vm.metadata.snapshot();
-        let Some(record) = record::under_way(&metadata) else { return };
+        let Some(record) = metadata.migration_under_way() else { return };
         let started = Started::at(record.start_timestamp.as_ref());
         self.spawn(record.uid.clone(), order, started, Outgoing::follow);
     }
@@ -158,7 +158,7 @@ impl Outgoing {
         })?;
         let outcome = self.transfer(task, &vmi, state).await;
         if outcome.is_err() {
-            self.give_back(&unplugged).await;
+            host_devices::plug_again(vm, &unplugged).await;
         }
         outcome
     }
@@ -175,7 +175,7 @@ impl Outgoing {
         }
         let policy = Policy::new(&task.order.options, &facts);
         task.order.policy = Some((facts, policy.saved()));
-        SavedMigration::Outgoing(Box::new(task.order.clone())).keep(&self.state_file);
+        task.order.keep(&self.state_file);
         // libvirt ends this hypervisor once the other one runs.
         vm.tracker.expect_end();
         let mut monitor = self.monitor(task, facts, policy);
@@ -237,7 +237,7 @@ impl Outgoing {
             vm.tracker.expect_no_end();
         }
         let metadata = vm.metadata.snapshot();
-        if record::under_way(&metadata).is_some_and(|record| record.abort_status == "Aborting") {
+        if metadata.migration_under_way().is_some_and(|record| record.abort_status == "Aborting") {
             // Too late, or libvirt has not told.
             record::set_abort_status(&vm.metadata, &task.uid, AbortStatus::Failed);
         }
@@ -310,12 +310,6 @@ impl Outgoing {
             ..facts
         };
         Ok((made.call, facts))
-    }
-
-    async fn give_back(&self, devices: &[HostDevice]) {
-        if !devices.is_empty() && !self.has_left().await {
-            host_devices::plug_again(&self.vm, devices).await;
-        }
     }
 
     /// How a migration ended whose call was cut off with the connection to libvirt.

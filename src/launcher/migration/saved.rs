@@ -33,6 +33,13 @@ pub struct SavedIncoming {
     pub facts: HostFacts,
 }
 
+impl SavedOutgoing {
+    /// Keeps it for the next launcher.
+    pub fn keep(&self, file: &StateFile) {
+        SavedMigration::Outgoing(Box::new(self.clone())).keep(file);
+    }
+}
+
 impl SavedMigration {
     /// Keeps it for the next launcher.
     pub fn keep(&self, file: &StateFile) {

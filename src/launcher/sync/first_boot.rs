@@ -25,7 +25,7 @@ use crate::domain::{DomainSpec, LifeCycle};
 use crate::hypervisor::{Hypervisor, Verdict, Version, host_architecture};
 use crate::launcher::facts::{self, Pod};
 use crate::launcher::vm::Vm;
-use crate::launcher::vm::migration_record as record;
+use crate::launcher::vm::metadata::note_vmi;
 use crate::libvirt::flags;
 use crate::logging::shared_out;
 use crate::vmi::VirtualMachineInstance;
@@ -72,7 +72,7 @@ impl Boot {
         request: SyncRequest,
         defined: &watch::Sender<bool>,
     ) -> Result<Started, Failure> {
-        match (record::under_way(&vm.metadata.snapshot()), vm.is_incoming()) {
+        match (vm.metadata.snapshot().migration_under_way(), vm.is_incoming()) {
             (Some(migration), true) => {
                 let uid = &migration.uid;
                 return Err(Failure::text(format!("the VM comes here by migration {uid}, which has not ended")));
@@ -119,12 +119,7 @@ impl Boot {
             if let Some(disk) = disk? {
                 disk.publish().await.map_err(cloud_init::failed)?;
             }
-            vm.metadata.edit(|metadata| {
-                metadata.uid.clone_from(&vmi.metadata.uid);
-                // A signal during the define has left its mark there.
-                metadata.grace_period.get_or_insert_default().deletion_grace_period_seconds =
-                    vmi.spec.termination_grace_period_seconds.unwrap_or_default();
-            });
+            vm.metadata.edit(|metadata| note_vmi(metadata, &vmi));
             self.prepared.store(true, Ordering::Relaxed);
             defined.send_replace(true);
         } else {

@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 
 use super::state_file::{Restored, StateFile};
 use crate::domain::KubeVirtMetadata;
+use crate::vmi::VirtualMachineInstance;
 
 /// The metadata cache. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -50,6 +51,14 @@ impl MetadataCache {
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
+}
+
+/// Notes whose VM it is, and how long its shutdown may take. The rest of the grace period stays: a signal may have left its
+/// mark there.
+pub fn note_vmi(metadata: &mut KubeVirtMetadata, vmi: &VirtualMachineInstance) {
+    metadata.uid.clone_from(&vmi.metadata.uid);
+    metadata.grace_period.get_or_insert_default().deletion_grace_period_seconds =
+        vmi.spec.termination_grace_period_seconds.unwrap_or_default();
 }
 
 #[cfg(test)]

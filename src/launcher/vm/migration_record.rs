@@ -74,19 +74,13 @@ pub fn begin(cache: &MetadataCache, uid: &str) -> Result<Begun, Failure> {
     answer
 }
 
-/// The migration that has begun and not ended.
-pub fn under_way(metadata: &KubeVirtMetadata) -> Option<&MigrationMetadata> {
-    let record = metadata.migration.as_ref()?;
-    (record.start_timestamp.is_some() && record.end_timestamp.is_none()).then_some(record)
-}
-
 /// Whether another order to abort is heard: a migration is under way, and no abort is or has been carried out.
 pub fn may_be_aborted(metadata: &KubeVirtMetadata) -> bool {
-    under_way(metadata).is_some_and(|record| !record.failed && !abort_is_pending(record))
+    metadata.migration_under_way().is_some_and(|record| !record.failed && !abort_is_pending(record))
 }
 
 /// Whether an abort is carried out, or was.
-pub fn abort_is_pending(record: &MigrationMetadata) -> bool {
+fn abort_is_pending(record: &MigrationMetadata) -> bool {
     !matches!(record.abort_status.as_str(), "" | "Failed")
 }
 

@@ -1,7 +1,6 @@
 //! What each order does to the VM (contract/cmd-server.md 4.1), one function each. The driver decides when.
 
 use super::Vm;
-use super::migration_record as record;
 use super::power_off::{self, was_given};
 use crate::cmd::Failure;
 use crate::domain::{DomainState, LifeCycle, Time};
@@ -46,7 +45,7 @@ pub async fn unpause(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failur
 /// What the guest does at the target was decided when the migration began; another wish would be lost, or would undo a pause
 /// that lets the migration end (contract/migration.md 16, M23).
 fn refuse_while_migrating(vm: &Vm, what: &str) -> Result<(), Failure> {
-    match record::under_way(&vm.metadata.snapshot()) {
+    match vm.metadata.snapshot().migration_under_way() {
         Some(migration) => {
             Err(Failure::text(format!("cannot {what} the VM: migration {} is under way", migration.uid)))
         }
@@ -135,6 +134,7 @@ mod tests {
     use crate::launcher::vm::identity::Identity;
     use crate::launcher::vm::metadata::MetadataCache;
     use crate::launcher::vm::migration_progress::MigrationProgress;
+    use crate::launcher::vm::migration_record as record;
     use crate::launcher::vm::paused::PausedSet;
     use crate::launcher::vm::power_off::AskedAgent;
     use crate::launcher::vm::process::Search;

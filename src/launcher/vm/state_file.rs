@@ -121,8 +121,7 @@ impl Restored {
             });
             Some(Document { domain: Arc::new(read.ok()?), json })
         });
-        let hypervisor_lives = state.process.is_some() && !state.hypervisor_ended();
-        Restored { hypervisor_lives, file, state, document }
+        Restored { hypervisor_lives: state.process.is_some() && !state.hypervisor_ended(), file, state, document }
     }
 
     /// Whether the previous launcher saw the hypervisor.

@@ -4,11 +4,8 @@ use serde_json::json;
 
 use super::Shell;
 use super::pair::{Move, source, target};
-use super::vm::Vm;
+use super::vm::{SLOW, Vm};
 use crate::support::bridge::{Faults, Line};
-
-/// The least that a migration can be limited to, so that 128 MiB take long: 1 MiB/s.
-const SLOW: &str = "1048576";
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]

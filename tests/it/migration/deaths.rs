@@ -3,12 +3,9 @@
 use serde_json::json;
 
 use super::pair::{Move, source, target};
-use super::vm::Vm;
+use super::vm::{SLOW, Vm};
 use crate::support::processes::{owner, send};
 use nix::sys::signal::Signal;
-
-/// The least that a migration can be limited to, so that 128 MiB take long: 1 MiB/s.
-const SLOW: &str = "1048576";
 
 /// The original takes its VM along.
 #[test]

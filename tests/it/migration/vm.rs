@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 
 use crate::support::pod::{UID, demo_vmi};
 
+/// The least that a migration can be limited to, so that 128 MiB take long: 1 MiB/s.
+pub const SLOW: &str = "1048576";
 /// Where the shared disk's folder is in both pods.
 pub const SHARED: &str = "/var/run/kubevirt-private/vmi-disks/shared";
 /// Below a pod's root; the launcher is told so by `--ephemeral-disk-dir`.
