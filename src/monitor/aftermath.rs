@@ -158,6 +158,7 @@ mod tests {
     use std::process::{Child, Command, Stdio};
 
     use super::*;
+    use crate::process::testing::install;
 
     fn log() -> Logger {
         Logger::new("virt-launcher-monitor", 0)
@@ -166,7 +167,7 @@ mod tests {
     /// A process whose executable is called `name`; it has said `ready`, so that its traps are set.
     fn process(folder: &Path, name: &str, script: &str) -> Child {
         let executable = folder.join(name);
-        fs::copy("/bin/bash", &executable).unwrap();
+        install(Path::new("/bin/bash"), &executable);
         let script = format!("{script}\necho ready\nread -r line");
         let mut child = Command::new(executable)
             .args(["-c", &script])

@@ -11,6 +11,8 @@ mod pidfd;
 mod pipes;
 mod restart;
 mod table;
+#[cfg(test)]
+pub mod testing;
 mod vcpu;
 
 pub use appearance::Appearance;

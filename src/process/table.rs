@@ -118,12 +118,13 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
+    use crate::process::testing::install;
 
     #[test]
     fn a_name_in_the_arguments_is_not_the_command() {
         let folder = tempfile::tempdir().unwrap();
         let hypervisor = folder.path().join("qemu-system-test");
-        std::fs::copy("/bin/sleep", &hypervisor).unwrap();
+        install(Path::new("/bin/sleep"), &hypervisor);
         let mut real = Command::new(&hypervisor).arg("60").spawn().unwrap();
         let mut named = Command::new("cat").arg("-").arg("/dev/null").stdin(Stdio::piped()).spawn().unwrap();
         let mut disguised =

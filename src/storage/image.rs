@@ -97,6 +97,7 @@ async fn create(
 mod tests {
     use super::super::inspect;
     use super::*;
+    use crate::process::testing::write_program;
 
     #[tokio::test]
     async fn overlays_are_made_once_and_inspected() {
@@ -135,8 +136,7 @@ mod tests {
         // /dev/full's errors cannot be had through a directory; a file size limit stands in for the full disk.
         let folder = tempfile::tempdir().unwrap();
         let script = folder.path().join("qemu-img");
-        std::fs::write(&script, "#!/bin/sh\nulimit -f 0\ntrap '' XFSZ\nexec qemu-img \"$@\"\n").unwrap();
-        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        write_program(&script, "#!/bin/sh\nulimit -f 0\ntrap '' XFSZ\nexec qemu-img \"$@\"\n");
         let tools = Tools { qemu_img: script, ..Tools::default() };
         let disk = folder.path().join("empty/v.qcow2");
         let text = create_empty_disk(&tools, &disk, "v", 8 << 20, Owner::me()).await.unwrap_err().to_string();

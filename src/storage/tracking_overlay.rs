@@ -142,6 +142,7 @@ impl Monitor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::testing::write_program;
 
     #[tokio::test]
     async fn the_overlay_is_made_once_over_data_that_stays() {
@@ -181,8 +182,7 @@ mod tests {
         assert!(text.starts_with("qemu-storage-daemon could not make the overlay "), "{text}");
         let slow = super::super::Timings { image: std::time::Duration::from_millis(50), ..Default::default() };
         let script = folder.path().join("slow");
-        std::fs::write(&script, "#!/bin/sh\nexec sleep 60\n").unwrap();
-        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        write_program(&script, "#!/bin/sh\nexec sleep 60\n");
         let text = make(Tools { qemu_storage_daemon: script, timings: slow, ..Tools::default() }).await;
         assert!(text.contains("did not make the overlay"), "{text}");
         assert_eq!(std::fs::read_dir(folder.path().join("cbt")).unwrap().count(), 0);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::support::{expect, wait_for, wait_until};
+use crate::support::{expect, wait_for, wait_until, write_program};
 use virt_launcher::dhcp::{Dhcp, v4, v6};
 
 const LONG: Duration = Duration::from_secs(30);
@@ -79,8 +79,7 @@ impl Guest {
         let script = folder.join("script");
         let text = "#!/bin/sh\nif [ \"$1\" = bound ] && [ -n \"$ip\" ]; then ip addr add \"$ip/$mask\" dev \"$interface\"; fi\n\
                     env > \"${0%/*}/.$1\" && mv \"${0%/*}/.$1\" \"${0%/*}/$1\"\n";
-        std::fs::write(&script, text).unwrap();
-        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        write_program(&script, text);
         let script = script.display().to_string();
         let mut words = vec!["busybox", "udhcpc", "-f", "-i", &self.nic, "-s", &script];
         words.extend(["-O", "search", "-O", "staticroutes", "-O", "mtu"]);

@@ -35,11 +35,11 @@ fn in_guest(pod: &Pod, script: &str) {
     assert!(done.status.success(), "{script}: {}", text(&done));
 }
 
-/// Sends a signal to the agent, a moment later so that it can still answer, and waits until it has come.
+/// Sends a signal to the agent, a moment later so that it can still answer, and waits until the agent has it.
 fn signal_agent(pod: &Pod, signal: &str) {
     in_guest(
         pod,
-        &format!("(sleep 1; echo agent {signal} >/dev/ttyS0; kill -{signal} $(pidof qemu-ga)) >/dev/null 2>&1 &"),
+        &format!("(sleep 1; kill -{signal} $(pidof qemu-ga) && echo agent {signal} >/dev/ttyS0) >/dev/null 2>&1 &"),
     );
     pod.wait_console(&format!("agent {signal}"));
 }

@@ -4,24 +4,41 @@ use serde_json::{Value, json};
 
 use super::Shell;
 use super::pair::{Move, source, target};
-use super::side::Record;
 use super::vm::Vm;
 use crate::support::bridge::{Faults, Line};
 
 /// A migration that fails because of this line, whose target is then ended.
-fn fails(name: &str, line: Line, faults: Faults, options: &Value) -> Record {
+fn fails(name: &str, line: Line, faults: Faults, options: &Value) {
+    stays(name, options, |failed| failed.bridge.faults(line, faults), |_| ());
+}
+
+/// A migration that fails because of what is done before or after its start; the guest goes on at the source.
+fn stays(name: &str, options: &Value, before: impl FnOnce(&Move), after: impl FnOnce(&Move)) {
     let vm = Vm::on_a_shared_disk(name);
     let source = source(&vm);
     let checksum = Shell::of(&source).fill_memory();
     let target = target(&vm);
     let failed = Move::prepare(&vm, &source, &target, "m1");
-    failed.bridge.faults(line, faults);
+    before(&failed);
     failed.start(options);
-    let record = failed.wait_failure();
+    after(&failed);
+    let goes_on = match has_one_connection(options) {
+        true => {
+            failed.wait_failure();
+            true
+        }
+        false => failed.wait_failure_of_several_connections(),
+    };
+    let record = source.record().unwrap_or_default();
     assert_eq!((record.abort.as_str(), record.mode.as_str()), ("", "PreCopy"), "{record:?}");
     println!("{}: the target ended with {}", record.reason, failed.end_target());
-    assert_eq!(Shell::of(&source).checksum(), checksum);
-    record
+    if goes_on {
+        assert_eq!(Shell::of(&source).checksum(), checksum);
+    }
+}
+
+fn has_one_connection(options: &Value) -> bool {
+    options.get("ParallelMigrationThreads").is_some_and(Value::is_null)
 }
 
 #[test]
@@ -41,7 +58,8 @@ fn a_vm_stays_if_the_main_one_of_several_connections_is_refused() {
     failed.bridge.faults(Line::Memory, Faults { refuses: vec![1], ..Faults::default() });
     failed.start(&json!({ "ProgressTimeout": 5 }));
     // QEMU at times does not end it although libvirt has aborted it (contract/migration.md 16, M42).
-    println!("{:?}: the target ended with {}", failed.wait_failure(), failed.end_target());
+    let goes_on = failed.wait_failure_of_several_connections();
+    println!("the guest goes on: {goes_on}; the target ended with {}", failed.end_target());
 }
 
 #[test]
@@ -64,19 +82,17 @@ fn a_vm_stays_if_the_only_connection_for_its_memory_is_reset_in_the_middle() {
     fails("memory-reset", Line::Memory, faults, &json!({ "Bandwidth": "8388608", "ParallelMigrationThreads": null }));
 }
 
-/// All connections end once so many bytes of memory have been sent; the guest goes on at the source.
+/// All connections end once so many bytes of memory have been sent.
 fn stays_after_a_cut(name: &str, sent: u64, options: &Value) {
-    let vm = Vm::on_a_shared_disk(name);
-    let source = source(&vm);
-    let checksum = Shell::of(&source).fill_memory();
-    let target = target(&vm);
-    let failed = Move::prepare(&vm, &source, &target, "m1");
-    failed.start(options);
-    failed.wait_transfer(sent);
-    failed.bridge.cut();
-    let record = failed.wait_failure();
-    println!("{}: the target ended with {}", record.reason, failed.end_target());
-    assert_eq!(Shell::of(&source).checksum(), checksum);
+    stays(
+        name,
+        options,
+        |_| (),
+        |failed| {
+            failed.wait_transfer(sent);
+            failed.bridge.cut();
+        },
+    );
 }
 
 #[test]
@@ -91,12 +107,17 @@ fn a_vm_stays_if_the_whole_link_of_several_connections_is_cut_in_the_middle() {
     stays_after_a_cut("cut-threads", 8 << 20, &json!({ "Bandwidth": "4194304" }));
 }
 
-/// With several connections QEMU 10.0.13 ends here, and its guest with it, whoever started the migration: "util/yank.c:107:
-/// yank_unregister_instance: Assertion `QLIST_EMPTY(&entry->yankfns)' failed" (contract/migration.md, M41).
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn a_vm_stays_if_the_whole_link_is_cut_at_once() {
     stays_after_a_cut("cut-early", 1, &json!({ "Bandwidth": "4194304", "ParallelMigrationThreads": null }));
+}
+
+/// Here QEMU 10.0.13 itself has ended 3 times of 3 (contract/migration.md 16, M41): its end is told.
+#[test]
+#[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
+fn the_end_of_a_vm_is_told_if_its_qemu_does_not_survive_the_cut_of_several_connections() {
+    stays_after_a_cut("cut-early-threads", 1, &json!({ "Bandwidth": "4194304" }));
 }
 
 #[test]

@@ -2,7 +2,6 @@
 //! small shell script, listens on a socket and says what it is told to.
 
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -58,15 +57,6 @@ fn bare(folder: &Path) -> DaemonSpec {
 
 fn script(folder: &Path, text: &str) -> PathBuf {
     let path = folder.join("daemon.sh");
-    // Through another name: the kernel does not run a file that some thread's fork still holds open for writing.
-    let staging = folder.join("daemon.sh.new");
-    let status = std::process::Command::new("sh")
-        .args(["-c", "printf %s \"$1\" > \"$2\"", "sh", text])
-        .arg(&staging)
-        .status()
-        .unwrap();
-    assert!(status.success());
-    std::fs::set_permissions(&staging, std::fs::Permissions::from_mode(0o755)).unwrap();
-    std::fs::rename(&staging, &path).unwrap();
+    super::write_program(&path, text);
     path
 }

@@ -1,8 +1,8 @@
 //! What the integration tests share: waiting for conditions, and doubles of what surrounds the launcher.
 
 use std::fmt::Display;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 pub mod beats;
@@ -71,10 +71,18 @@ pub fn wide_suite(folder: &str) -> PathBuf {
     path
 }
 
-/// A script, or what else can be run.
+/// Makes `to` an executable copy of `from`. Another process writes it: the kernel does not run a file that is open for writing
+/// (ETXTBSY), and a child that another thread of the tests has just forked would have this process's descriptor.
+pub fn install(from: &Path, to: &Path) {
+    let status = Command::new("install").args(["-m", "0755"]).args([from, to]).status().unwrap();
+    assert!(status.success(), "{status}: install {} {}", from.display(), to.display());
+}
+
+/// Writes a script that can be run at once.
 pub fn write_program(path: &Path, text: &str) {
-    std::fs::write(path, text).unwrap();
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let draft = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(draft.path(), text).unwrap();
+    install(draft.path(), path);
 }
 
 /// `Ok` if it holds, else what was seen instead; for the conditions of [`wait_for`].
