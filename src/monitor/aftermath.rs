@@ -155,6 +155,7 @@ pub fn remove_sockets(log: &Logger, directory: &Path) {
 #[cfg(test)]
 mod tests {
     use std::io::{BufRead, BufReader};
+    use std::os::unix::process::ExitStatusExt;
     use std::process::{Child, Command, Stdio};
 
     use super::*;
@@ -185,8 +186,8 @@ mod tests {
     fn a_hypervisor_that_ends_is_waited_for_and_one_that_does_not_is_told() {
         let folder = tempfile::tempdir().unwrap();
         let own = std::process::id() as i32;
-        let mut willing = process(folder.path(), "hyper-willing-x", "trap 'exit 0' TERM");
-        // bash runs a trap only when its foreground command returns; the builtin `read` is interrupted at once.
+        // Without a trap the signal itself ends it: one that came just before `read` began to wait would not interrupt it.
+        let mut willing = process(folder.path(), "hyper-willing-x", "");
         let mut other = process(folder.path(), "other-x", "");
         let gone = end_hypervisors(&log(), &["hyper-willing"], own, Duration::from_secs(20));
         assert_eq!(gone, Hypervisors::Gone);
@@ -220,13 +221,13 @@ mod tests {
     fn a_daemon_that_was_left_is_ended_even_if_it_does_not_hear() {
         let folder = tempfile::tempdir().unwrap();
         let own = std::process::id() as i32;
-        let mut willing = process(folder.path(), "logd-willing-x", "trap 'exit 0' TERM");
+        let mut willing = process(folder.path(), "logd-willing-x", "");
         let mut deaf = process(folder.path(), "logd-deaf-x", "trap '' TERM");
         let mut other = process(folder.path(), "other-y", "");
         end_daemons(&log(), &["logd-willing"], own, Duration::from_secs(20));
-        assert_eq!(willing.wait().unwrap().code(), Some(0));
+        assert_eq!(willing.wait().unwrap().signal(), Some(Signal::SIGTERM as i32));
         end_daemons(&log(), &["logd-"], own, Duration::from_millis(20));
-        assert_eq!(deaf.wait().unwrap().code(), None, "killed");
+        assert_eq!(deaf.wait().unwrap().signal(), Some(Signal::SIGKILL as i32));
         assert!(other.try_wait().unwrap().is_none(), "only the daemons are ended");
         other.kill().unwrap();
         other.wait().unwrap();

@@ -53,8 +53,8 @@ fn shutdown(pod: &Pod) -> Duration {
     let begun = Instant::now();
     let asked = pod.ctl(&["shutdown"]);
     let took = begun.elapsed();
-    assert!(asked.status.success(), "{}", text(&asked));
-    assert!(took < SECONDS, "the order took {took:?}");
+    assert!(asked.status.success(), "{}\n{}", text(&asked), text(&pod.output()));
+    assert!(took < SECONDS, "the order took {took:?}: {}", pod.log());
     took
 }
 
