@@ -148,13 +148,18 @@ impl Incoming {
         Ok(())
     }
 
-    /// Goes on with a migration that an earlier launcher prepared for.
-    pub fn go_on(&self, saved: SavedIncoming) {
+    /// Goes on with a migration that an earlier launcher prepared for. Without what that launcher could not keep, libvirt's hook
+    /// is not answered: a migration that has not begun yet fails, one that has goes on.
+    pub fn go_on(&self, saved: Option<SavedIncoming>) {
         if !self.state_file.state().incoming {
             return;
         }
-        if let Err(failure) = self.expect(&saved.vmi, saved.facts) {
-            tracing::error!(reason = failure.message(), "the migration to this pod will fail");
+        let expected = match saved {
+            Some(saved) => self.expect(&saved.vmi, saved.facts),
+            None => Err(Failure::text("what the previous launcher prepared was lost")),
+        };
+        if let Err(failure) = expected {
+            tracing::error!(reason = failure.message(), "a migration to this pod that has not begun will fail");
         }
         self.watch();
     }

@@ -39,7 +39,7 @@ impl Migrations {
     pub fn new(vm: &Vm, config: &Arc<Config>, restored: &Restored, log: DomainLog) -> Self {
         let file = restored.file.clone();
         Migrations {
-            outgoing: Outgoing::new(vm.clone(), Arc::clone(config), file.clone(), log),
+            outgoing: Outgoing::new(vm.clone(), config, file.clone(), log),
             incoming: Incoming::new(vm.clone(), Arc::clone(config), file.clone()),
             file,
         }
@@ -48,9 +48,10 @@ impl Migrations {
     /// Goes on with what an earlier launcher began.
     pub fn go_on(&self) {
         match SavedMigration::read(self.file.kept_migration().as_deref()) {
-            Some(SavedMigration::Outgoing(order)) => self.outgoing.go_on(*order),
-            Some(SavedMigration::Incoming(saved)) => self.incoming.go_on(*saved),
-            None => {}
+            Some(SavedMigration::Outgoing(order)) => self.outgoing.go_on(Some(*order)),
+            Some(SavedMigration::Incoming(saved)) => self.incoming.go_on(Some(*saved)),
+            None if self.file.state().incoming => self.incoming.go_on(None),
+            None => self.outgoing.go_on(None),
         }
     }
 }

@@ -105,15 +105,7 @@ impl Monitor {
             tell(&self.uid, Some(notice));
         }
         loop {
-            let iterations = Arc::clone(&self.iterations);
-            let iteration = tokio::select! {
-                () = sleep(PERIOD) => false,
-                () = iterations.notified() => true,
-                true = wants_abort(&mut self.abort), if self.wish.is_none() => {
-                    self.wish = Some(Wish::new(None));
-                    false
-                }
-            };
+            let iteration = self.pause().await;
             self.pass(iteration).await;
             if self.is_overdue() {
                 return tracing::warn!(
@@ -251,13 +243,20 @@ impl Monitor {
     /// Looks and acts until libvirt has no job any more.
     pub(super) async fn watch_to_the_end(&mut self) {
         while self.has_job().await && !self.is_overdue() {
-            tokio::select! {
-                () = sleep(PERIOD) => {}
-                true = wants_abort(&mut self.abort), if self.wish.is_none() => {
-                    self.wish = Some(Wish::new(None));
-                }
+            let iteration = self.pause().await;
+            self.pass(iteration).await;
+        }
+    }
+
+    /// Waits until it is time to look again; whether libvirt has begun to send memory once more.
+    async fn pause(&mut self) -> bool {
+        tokio::select! {
+            () = sleep(PERIOD) => false,
+            () = self.iterations.notified() => true,
+            true = wants_abort(&mut self.abort), if self.wish.is_none() => {
+                self.wish = Some(Wish::new(None));
+                false
             }
-            self.pass(false).await;
         }
     }
 }

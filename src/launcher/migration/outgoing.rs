@@ -37,6 +37,8 @@ const MEASURING: Duration = Duration::from_secs(10);
 const LIBVIRT_BACK: Duration = Duration::from_secs(60);
 /// Between two looks at whether it is back.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// The reason in the record of a migration whose launcher, or whose libvirt, did not see it to its end.
+const LOST: &str = "the launcher or its libvirt daemon ended during the migration";
 
 /// MigrateVirtualMachine.
 #[derive(Debug)]
@@ -49,7 +51,10 @@ pub struct Order {
 #[derive(Clone)]
 pub struct Outgoing {
     vm: Vm,
-    config: Arc<Config>,
+    /// Parent of virt-handler's migration sockets.
+    share_dir: PathBuf,
+    /// Its files come along with the memory.
+    ephemeral_disk_dir: PathBuf,
     state_file: StateFile,
     domain_log: DomainLog,
     current: Arc<Mutex<Option<Current>>>,
@@ -65,6 +70,7 @@ struct Current {
 }
 
 /// One migration's task.
+#[derive(Clone)]
 struct Task {
     uid: String,
     order: SavedOutgoing,
@@ -74,8 +80,10 @@ struct Task {
 
 impl Outgoing {
     /// No migration is under way.
-    pub fn new(vm: Vm, config: Arc<Config>, state_file: StateFile, domain_log: DomainLog) -> Self {
-        Outgoing { vm, config, state_file, domain_log, current: Arc::default(), iterations: Arc::default() }
+    pub fn new(vm: Vm, config: &Config, state_file: StateFile, domain_log: DomainLog) -> Self {
+        let (share_dir, ephemeral_disk_dir) = (config.kubevirt_share_dir.clone(), config.ephemeral_disk_dir.clone());
+        let (current, iterations) = Default::default();
+        Outgoing { vm, share_dir, ephemeral_disk_dir, state_file, domain_log, current, iterations }
     }
 
     /// libvirt begins to send memory once more.
@@ -110,10 +118,15 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Goes on with a migration that an earlier launcher, or this one with an earlier daemon, began and that has no end.
-    pub fn go_on(&self, order: SavedOutgoing) {
+    /// Goes on with a migration that an earlier launcher began and that has no end. Without the order, which that launcher could
+    /// not keep, nobody decides how it goes: it can be cancelled, and its end is told.
+    pub fn go_on(&self, order: Option<SavedOutgoing>) {
         let metadata = self.vm.metadata.snapshot();
         let Some(record) = metadata.migration_under_way() else { return };
+        let order = order.unwrap_or_else(|| {
+            tracing::warn!("migration {}: its order was lost: this launcher waits for its end", record.uid);
+            SavedOutgoing::default()
+        });
         let started = Started::at(record.start_timestamp.as_ref());
         self.spawn(record.uid.clone(), order, started, Outgoing::follow);
     }
@@ -131,18 +144,32 @@ impl Outgoing {
         }
     }
 
+    /// Begins the task of a migration. The record gets an end however the task ends: if it panics, what goes on in libvirt is
+    /// followed to its end.
     fn spawn<F>(&self, uid: String, order: SavedOutgoing, started: Started, work: impl FnOnce(Outgoing, Task) -> F)
     where
-        F: Future<Output = ()> + Send + 'static,
+        F: Future<Output = Result<(), String>> + Send + 'static,
     {
         let (abort, wanted) = watch::channel(false);
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Current { uid: uid.clone(), abort });
-        tokio::spawn(work(self.clone(), Task { uid, order, abort: wanted, started }));
+        let task = Task { uid, order, abort: wanted, started };
+        let first = tokio::spawn(work(self.clone(), task.clone()));
+        let own = self.clone();
+        tokio::spawn(async move {
+            let outcome = match first.await {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    tracing::error!(reason = %error, "migration {}: its task ended, following it to its end", task.uid);
+                    let again = tokio::spawn(own.clone().follow(task.clone())).await;
+                    again.unwrap_or_else(|error| Err(format!("{LOST}: {error}")))
+                }
+            };
+            own.end(&task.uid, outcome);
+        });
     }
 
-    async fn carry_out(self, mut task: Task) {
-        let outcome = self.attempt(&mut task).await;
-        self.end(&task, outcome);
+    async fn carry_out(self, mut task: Task) -> Result<(), String> {
+        self.attempt(&mut task).await
     }
 
     /// The whole migration; the error is the reason in the record.
@@ -153,10 +180,11 @@ impl Outgoing {
             return Err("Failed migration to satisfy functional test condition".to_owned());
         }
         let state = vm.control.state().await.map_err(|error| format!("failed to retrive domain state: {error}"))?;
-        let unplugged = host_devices::unplug_sriov(vm).await.map_err(|failure| {
-            format!("error encountered during preparing domain for migration: {}", failure.message())
-        })?;
-        let outcome = self.transfer(task, &vmi, state).await;
+        let mut unplugged = Vec::new();
+        let outcome = match host_devices::unplug_sriov(vm, &mut unplugged).await {
+            Ok(()) => self.transfer(task, &vmi, state).await,
+            Err(why) => Err(format!("error encountered during preparing domain for migration: {}", why.message())),
+        };
         if outcome.is_err() {
             host_devices::plug_again(vm, &unplugged).await;
         }
@@ -194,23 +222,23 @@ impl Outgoing {
     }
 
     /// Watches a migration that an earlier connection to libvirt, or an earlier launcher, began, to its end.
-    async fn follow(self, task: Task) {
+    async fn follow(self, task: Task) -> Result<(), String> {
         let (facts, saved) = task.order.policy.clone().unwrap_or_default();
         let policy = Policy::restored(&task.order.options, &facts, saved);
         let mut monitor = self.monitor(&task, facts, policy);
         let mut aborted = None;
+        // Before libvirt answers, nothing is known of its job.
+        self.wait_for_libvirt().await;
         if monitor.has_job().await {
             self.vm.tracker.expect_end();
             monitor.watch_to_the_end().await;
             aborted = monitor.settle().await;
         }
-        let lost = "the launcher or its libvirt daemon ended during the migration";
-        let outcome = match (self.has_left().await, aborted) {
+        match (self.has_left().await, aborted) {
             (true, _) => Ok(()),
             (false, Some(reason)) => Err(reason),
-            (false, None) => Err(lost.to_owned()),
-        };
-        self.end(&task, outcome);
+            (false, None) => Err(LOST.to_owned()),
+        }
     }
 
     fn monitor(&self, task: &Task, facts: Facts, policy: Policy) -> Monitor {
@@ -231,7 +259,7 @@ impl Outgoing {
         }
     }
 
-    fn end(&self, task: &Task, outcome: Result<(), String>) {
+    fn end(&self, uid: &str, outcome: Result<(), String>) {
         let vm = &self.vm;
         if outcome.is_err() {
             vm.tracker.expect_no_end();
@@ -239,17 +267,17 @@ impl Outgoing {
         let metadata = vm.metadata.snapshot();
         if metadata.migration_under_way().is_some_and(|record| record.abort_status == "Aborting") {
             // Too late, or libvirt has not told.
-            record::set_abort_status(&vm.metadata, &task.uid, AbortStatus::Failed);
+            record::set_abort_status(&vm.metadata, uid, AbortStatus::Failed);
         }
         match &outcome {
-            Ok(()) => tracing::info!("migration {}: the guest runs at the target", task.uid),
-            Err(reason) => tracing::error!(reason, "migration {}: failed, the guest stays here", task.uid),
+            Ok(()) => tracing::info!("migration {uid}: the guest runs at the target"),
+            Err(reason) => tracing::error!(reason, "migration {uid}: failed, the guest stays here"),
         }
-        record::end(&vm.metadata, &task.uid, outcome.err());
+        record::end(&vm.metadata, uid, outcome.err());
         vm.migration_progress.set(None);
         self.state_file.keep_migration(None);
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.as_ref().is_some_and(|current| current.uid == task.uid) {
+        if current.as_ref().is_some_and(|current| current.uid == uid) {
             *current = None;
         }
     }
@@ -283,7 +311,7 @@ impl Outgoing {
         let mut made = parameters(&Request {
             vmi,
             options: &task.order.options,
-            share_dir: &self.config.kubevirt_share_dir,
+            share_dir: &self.share_dir,
             state,
             disks: &disks,
             xml: &xml,
@@ -295,7 +323,7 @@ impl Outgoing {
             // KubeVirt's tests wait for this line.
             tracing::info!("Migration compression enabled: method=zstd");
         }
-        let folder = self.config.ephemeral_disk_dir.clone();
+        let folder = self.ephemeral_disk_dir.clone();
         let ephemeral = in_time(MEASURING, move || bytes_below(&folder)).await.unwrap_or_default();
         let facts = Facts::of(vmi, ephemeral);
         if facts.vfio && made.call.flags.post_copy {
@@ -319,15 +347,23 @@ impl Outgoing {
 
     /// Whether libvirt says that the guest has gone to the target. A libvirt that is on its way back is waited for.
     async fn has_left(&self) -> bool {
+        match self.wait_for_libvirt().await {
+            Some(state) if state.status == LifeCycle::Shutoff && state.reason == StateReason::Unknown => {
+                // Its daemon is another one.
+                self.domain_log.reason_of_end().await == Some(StateReason::Migrated)
+            }
+            Some(state) => state == DomainState::new(LifeCycle::Shutoff, StateReason::Migrated),
+            None => false,
+        }
+    }
+
+    /// The domain's state, from a libvirt that may be on its way back; none if there is no domain, or no answer in time.
+    async fn wait_for_libvirt(&self) -> Option<DomainState> {
         let deadline = Instant::now() + LIBVIRT_BACK;
         loop {
             match self.vm.control.state().await {
-                Ok(state) if state.status == LifeCycle::Shutoff && state.reason == StateReason::Unknown => {
-                    // Its daemon is another one.
-                    return self.domain_log.reason_of_end().await == Some(StateReason::Migrated);
-                }
-                Ok(state) => return state == DomainState::new(LifeCycle::Shutoff, StateReason::Migrated),
-                Err(error) if error.is_no_domain() || Instant::now() >= deadline => return false,
+                Ok(state) => return Some(state),
+                Err(error) if error.is_no_domain() || Instant::now() >= deadline => return None,
                 Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
             }
         }
@@ -379,28 +415,4 @@ fn bytes_below(folder: &Path) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::libvirt::VirError;
-
-    #[test]
-    fn a_reason_says_which_volume_kind_is_too_small_and_leaves_others_alone() {
-        let error =
-            |message: &str| libvirt::Error::Libvirt(VirError { code: 9, domain: 10, message: message.to_owned() });
-        assert_eq!(failure_text(&error("no")), "virError(Code=9, Domain=10, Message='no')");
-        let small = error("slice has  to be smaller or equal\nto the actual size of the containing file");
-        assert!(
-            failure_text(&small).starts_with("Volume migration cannot be performed because the destination volume")
-        );
-    }
-
-    #[test]
-    fn files_are_counted_in_all_folders() {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(folder.path().join("a/b")).unwrap();
-        std::fs::write(folder.path().join("a/b/disk"), [0; 10]).unwrap();
-        std::fs::write(folder.path().join("a/disk"), [0; 5]).unwrap();
-        assert_eq!(bytes_below(folder.path()), 15);
-        assert_eq!(bytes_below(Path::new("/nowhere/at/all")), 0);
-    }
-}
+mod tests;

@@ -18,7 +18,7 @@ pub enum SavedMigration {
 }
 
 /// The order, and how far its policy has come.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct SavedOutgoing {
     pub vmi: VirtualMachineInstance,
     pub options: MigrationOptions,

@@ -15,6 +15,8 @@ pub mod power_off;
 pub mod process;
 pub mod sev;
 pub mod state_file;
+#[cfg(test)]
+pub(crate) mod vm_double;
 
 use std::sync::Arc;
 

@@ -123,48 +123,12 @@ fn absent_is_fine<T>(result: Result<T, ControlError>) -> Result<Option<T>, Contr
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
-    use crate::launcher::guest::Guest;
-    use crate::launcher::vm::control_double::ControlDouble;
-    use crate::launcher::vm::guest_clock::GuestClock;
-    use crate::launcher::vm::hotplug::Hotplug;
-    use crate::launcher::vm::identity::Identity;
-    use crate::launcher::vm::metadata::MetadataCache;
-    use crate::launcher::vm::migration_progress::MigrationProgress;
     use crate::launcher::vm::migration_record as record;
-    use crate::launcher::vm::paused::PausedSet;
-    use crate::launcher::vm::power_off::AskedAgent;
-    use crate::launcher::vm::process::Search;
-    use crate::launcher::vm::process::Tracker;
-    use crate::launcher::vm::state_file::Restored;
-    use crate::libvirt::{Connection, Deadlines, DomainSnapshot, Error, VirError};
-    use crate::notify::Outbox;
-
-    const RUNNING: DomainSnapshot = DomainSnapshot { state: DomainState::RUNNING, xml: None };
-
-    fn vm(answer: Error) -> Vm {
-        let (events, _) = tokio::sync::mpsc::unbounded_channel();
-        let connection = Connection::new("test:///default".to_owned(), Deadlines::default(), events);
-        let identity = Identity { domain: "d".into(), namespace: "n".into(), name: "d".into(), uid: "u".into() };
-        let outbox = Outbox::start("/nowhere/notify.sock".into(), crate::notify::Timings::default());
-        let search = Search { pid_file: "/nowhere/d.pid".into(), command_prefixes: Vec::new() };
-        Vm {
-            domain: "d".into(),
-            control: Arc::new(ControlDouble::new(RUNNING, answer.into())),
-            metadata: MetadataCache::default(),
-            paused: PausedSet::default(),
-            guest: Guest::new(&identity, connection.clone(), outbox, "/nowhere".into(), &Restored::default()),
-            asked_agent: AskedAgent::default(),
-            clock: GuestClock::default(),
-            tracker: Tracker::new("d".into(), search, &Restored::default()),
-            hotplug: Hotplug::default(),
-            migration_progress: MigrationProgress::default(),
-            connection,
-        }
-    }
+    use crate::launcher::vm::vm_double::running as vm;
+    use crate::libvirt::{Error, VirError};
 
     #[tokio::test]
     async fn a_guest_that_takes_its_time_to_obey_was_asked() {

@@ -85,12 +85,13 @@ pub async fn plug(vm: &Vm, boot: &Boot, request: SyncRequest) -> Result<(), Fail
 /// How long the guest may take to let go of one more device.
 const LETTING_GO: Duration = Duration::from_secs(30);
 
-/// Takes the SR-IOV devices from the guest, since no migration can take them along (contract/migration.md 5.2). Returns them
-/// when the guest has let go of all.
-pub async fn unplug_sriov(vm: &Vm) -> Result<Vec<HostDevice>, Failure> {
+/// Takes the SR-IOV devices from the guest, since no migration can take them along (contract/migration.md 5.2), and waits until
+/// the guest has let go of all. What was asked for is in `taken`, also if not all of it succeeds.
+pub async fn unplug_sriov(vm: &Vm, taken: &mut Vec<HostDevice>) -> Result<(), Failure> {
     let devices = sriov(vm).await?;
     for device in &devices {
         vm.connection.detach_device(&vm.domain, device.to_xml()).await?;
+        taken.push(device.clone());
     }
     let mut left = devices.len();
     let mut deadline = Instant::now() + LETTING_GO;
@@ -99,7 +100,7 @@ pub async fn unplug_sriov(vm: &Vm) -> Result<Vec<HostDevice>, Failure> {
         let removal = vm.hotplug.removals.notified();
         let now = sriov(vm).await?.len();
         if now == 0 {
-            return Ok(devices);
+            return Ok(());
         }
         if now < left {
             (left, deadline) = (now, Instant::now() + LETTING_GO);
@@ -114,9 +115,13 @@ pub async fn unplug_sriov(vm: &Vm) -> Result<Vec<HostDevice>, Failure> {
     }
 }
 
-/// Gives the guest back what was taken from it for a migration that failed.
-pub async fn plug_again(vm: &Vm, devices: &[HostDevice]) {
-    for device in devices {
+/// Gives the guest back what was taken from it for a migration that failed. What it has not let go of it keeps.
+pub async fn plug_again(vm: &Vm, taken: &[HostDevice]) {
+    if taken.is_empty() {
+        return;
+    }
+    let there = sriov(vm).await.unwrap_or_default();
+    for device in taken.iter().filter(|device| there.iter().all(|there| there.alias != device.alias)) {
         if let Err(error) = vm.connection.attach_device(&vm.domain, device.to_xml()).await {
             tracing::warn!("host device {} is not given back to the guest yet: {error}", name(device));
         }
