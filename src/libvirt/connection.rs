@@ -415,7 +415,7 @@ impl Connection {
 /// Runs `work` in a thread of its own and stops waiting at the deadline; a call that libvirt never answers keeps its
 /// thread until the connection breaks, which keepalive makes sure of. A call that found no free thread until its deadline
 /// is left undone: what its caller holds for failed must not happen later.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     call: &'static str,
     deadline: Duration,
     work: impl FnOnce() -> Result<T, VirError> + Send + 'static,

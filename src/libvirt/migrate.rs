@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use super::connection::Connection;
+use virt::connect::Connect;
+
+use super::connection::{Connection, blocking};
 use super::error::Error;
 use super::inquiry::{check, job_stats};
 use super::params::{Given, Owned, c_string};
@@ -94,6 +96,15 @@ impl Migration {
         given.extend(self.disks_uri.as_deref().map(|uri| ("disks_uri", Given::Text(uri))));
         given
     }
+}
+
+/// Whether the libvirt daemon at `uri` answers; the connection is closed again.
+pub async fn reach(uri: String, within: Duration) -> Result<(), Error> {
+    blocking("virConnectOpen", within, move || {
+        drop(Connect::open(Some(&uri))?);
+        Ok(())
+    })
+    .await
 }
 
 impl Connection {
@@ -205,5 +216,13 @@ mod tests {
         assert_eq!(list.raw().1, 4);
         let params = list.read();
         assert_eq!((params.unsigned("bandwidth"), params.int("parallel.connections")), (Some(u64::MAX), Some(8)));
+    }
+
+    #[tokio::test]
+    async fn a_daemon_is_reached_or_the_error_names_its_socket() {
+        let within = Duration::from_secs(60);
+        reach("test:///default".to_owned(), within).await.unwrap();
+        let error = reach("qemu+unix:///session?socket=/nowhere/u-source.sock".to_owned(), within).await.unwrap_err();
+        assert!(error.to_string().contains("/nowhere/u-source.sock"), "{error}");
     }
 }

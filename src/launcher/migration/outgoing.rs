@@ -15,12 +15,12 @@ use tokio::time::Instant;
 use super::document::{migrated_images, migration_xml};
 use super::monitor::{Monitor, Started};
 use super::options::MigrationOptions;
-use super::parameters::{Request, parameters};
+use super::parameters::{Request, destination, parameters};
 use super::policy::{Facts, Policy};
 use super::saved::SavedOutgoing;
 use super::volumes::disks_to_copy;
 use crate::cmd::Failure;
-use crate::domain::{DomainSpec, DomainState, LifeCycle, StateReason};
+use crate::domain::{DomainSpec, DomainState, HostDevice, LifeCycle, StateReason};
 use crate::files::in_time;
 use crate::launcher::config::Config;
 use crate::launcher::publish::domain_log::DomainLog;
@@ -31,6 +31,8 @@ use crate::launcher::vm::state_file::StateFile;
 use crate::libvirt::{self, Migration, flags};
 use crate::vmi::VirtualMachineInstance;
 
+/// How long the target's libvirt daemon may take to answer.
+const REACH: Duration = Duration::from_secs(10);
 /// How long files on storage may be measured.
 const MEASURING: Duration = Duration::from_secs(10);
 /// How long a libvirt that was lost is waited for before the outcome is told without it.
@@ -181,14 +183,26 @@ impl Outgoing {
         }
         let state = vm.control.state().await.map_err(|error| format!("failed to retrive domain state: {error}"))?;
         let mut unplugged = Vec::new();
-        let outcome = match host_devices::unplug_sriov(vm, &mut unplugged).await {
+        let outcome = match self.unplug(&vmi, &mut unplugged).await {
             Ok(()) => self.transfer(task, &vmi, state).await,
-            Err(why) => Err(format!("error encountered during preparing domain for migration: {}", why.message())),
+            Err(why) => Err(format!("error encountered during preparing domain for migration: {why}")),
         };
         if outcome.is_err() {
             host_devices::plug_again(vm, &unplugged).await;
         }
         outcome
+    }
+
+    /// Takes from the guest what cannot come along. It must not lose its network for a target that does not answer
+    /// (contract/migration.md 16, M20).
+    async fn unplug(&self, vmi: &VirtualMachineInstance, taken: &mut Vec<HostDevice>) -> Result<(), String> {
+        let devices = host_devices::sriov(&self.vm).await.map_err(|failure| failure.message().to_owned())?;
+        if devices.is_empty() {
+            return Ok(());
+        }
+        libvirt::reach(destination(&self.share_dir, vmi), REACH).await.map_err(|error| error.to_string())?;
+        let unplugged = host_devices::unplug(&self.vm, devices, taken).await;
+        unplugged.map_err(|failure| failure.message().to_owned())
     }
 
     async fn transfer(&self, task: &mut Task, vmi: &VirtualMachineInstance, state: DomainState) -> Result<(), String> {

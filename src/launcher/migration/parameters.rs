@@ -40,13 +40,19 @@ pub struct Parameters {
     pub notes: Vec<String>,
 }
 
+/// The URI of the target's libvirt daemon.
+pub fn destination(share_dir: &Path, vmi: &VirtualMachineInstance) -> String {
+    let driver = if vmi.is_non_root() { "session" } else { "system" };
+    let socket = sockets::path(share_dir, &vmi.metadata.uid, Channel::Control);
+    format!("qemu+unix:///{driver}?socket={}", socket.display())
+}
+
 /// The arguments for a request.
 pub fn parameters(request: &Request<'_>) -> Parameters {
     let Request { vmi, options, share_dir, state, disks, xml } = *request;
     let mut notes = Vec::new();
     let uid = &vmi.metadata.uid;
     let socket = |channel| sockets::path(share_dir, uid, channel).display().to_string();
-    let driver = if vmi.is_non_root() { "session" } else { "system" };
     let parallel_connections = options.parallel_migration_threads.filter(|threads| *threads > 0).map(|threads| {
         // More than libvirt's number holds it refuses anyhow.
         i32::try_from(threads).unwrap_or(i32::MAX)
@@ -62,7 +68,7 @@ pub fn parameters(request: &Request<'_>) -> Parameters {
     let compression = compression(options, parallel_connections.is_some(), &mut notes);
     let copies = vmi.status.is_block_migration() && !disks.is_empty();
     let call = Migration {
-        destination: format!("qemu+unix:///{driver}?socket={}", socket(Channel::Control)),
+        destination: destination(share_dir, vmi),
         flags: MigrationFlags {
             paused: is_paused && state.reason == StateReason::User,
             copy_disks: copies,

@@ -85,10 +85,9 @@ pub async fn plug(vm: &Vm, boot: &Boot, request: SyncRequest) -> Result<(), Fail
 /// How long the guest may take to let go of one more device.
 const LETTING_GO: Duration = Duration::from_secs(30);
 
-/// Takes the SR-IOV devices from the guest, since no migration can take them along (contract/migration.md 5.2), and waits until
+/// Takes SR-IOV devices from the guest, since no migration can take them along (contract/migration.md 5.2), and waits until
 /// the guest has let go of all. What was asked for is in `taken`, also if not all of it succeeds.
-pub async fn unplug_sriov(vm: &Vm, taken: &mut Vec<HostDevice>) -> Result<(), Failure> {
-    let devices = sriov(vm).await?;
+pub async fn unplug(vm: &Vm, devices: Vec<HostDevice>, taken: &mut Vec<HostDevice>) -> Result<(), Failure> {
     for device in &devices {
         vm.connection.detach_device(&vm.domain, device.to_xml()).await?;
         taken.push(device.clone());
@@ -128,7 +127,8 @@ pub async fn plug_again(vm: &Vm, taken: &[HostDevice]) {
     }
 }
 
-async fn sriov(vm: &Vm) -> Result<Vec<HostDevice>, Failure> {
+/// The SR-IOV devices of the running domain.
+pub async fn sriov(vm: &Vm) -> Result<Vec<HostDevice>, Failure> {
     let live = super::read_live(&vm.connection.xml(&vm.domain, 0).await?)?;
     Ok(live.devices.host_devices.into_iter().filter(|device| name(device).starts_with(SRIOV)).collect())
 }
