@@ -18,3 +18,28 @@ pub(super) fn channels(context: &Context<'_>, domain: &mut DomainSpec) -> Result
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::testing::written;
+
+    const AGENT: &str = r#"<channel type="unix"><target name="org.qemu.guest_agent.0" type="virtio"/></channel>"#;
+
+    #[test]
+    fn channels_always_hold_the_guest_agent_s() {
+        assert_eq!(written(super::channels, json!({})), AGENT);
+    }
+
+    #[test]
+    fn channels_hold_downward_metrics_where_they_are_asked_for() {
+        let socket = "/var/run/kubevirt-private/downwardmetrics-channel/downwardmetrics.sock";
+        assert_eq!(
+            written(super::channels, json!({"devices": {"downwardMetrics": {}}})),
+            format!(
+                r#"{AGENT}<channel type="unix"><source mode="bind" path="{socket}"/><target name="org.github.vhostmd.1" type="virtio"/></channel>"#
+            )
+        );
+    }
+}

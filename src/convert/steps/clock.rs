@@ -58,3 +58,60 @@ fn tsc_frequency(context: &Context<'_>) -> Option<i64> {
     let by_hyperv = reenlightenment.is_some_and(|feature| feature.enabled == Some(true));
     (by_feature || by_hyperv).then_some(frequency)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::testing::{run, vmi, written};
+
+    #[test]
+    fn clock_offset_is_utc_or_the_time_zone() {
+        let clock = |clock| written(super::clock, json!({"clock": clock}));
+        assert_eq!(clock(json!({"utc": {}})), r#"<clock offset="utc" adjustment="reset"/>"#);
+        assert_eq!(clock(json!({"utc": {"offsetSeconds": -60}})), r#"<clock offset="utc" adjustment="-60"/>"#);
+        let zone = r#"<clock offset="timezone" timezone="Europe/Berlin"/>"#;
+        assert_eq!(clock(json!({"timezone": "Europe/Berlin"})), zone);
+        assert_eq!(written(super::clock, json!({})), "");
+    }
+
+    #[test]
+    fn clock_timers_are_present_by_default_and_keep_only_the_fields_that_they_have() {
+        let timer = json!({"tickPolicy": "delay", "track": "guest"});
+        let off = json!({"present": false, "tickPolicy": "delay"});
+        let timers = json!({"rtc": timer, "pit": timer, "kvm": timer, "hpet": off, "hyperv": timer});
+        assert_eq!(
+            written(super::clock, json!({"clock": {"timer": timers}})),
+            [
+                "<clock>",
+                r#"<timer name="rtc" tickpolicy="delay" present="yes" track="guest"/>"#,
+                r#"<timer name="pit" tickpolicy="delay" present="yes"/>"#,
+                r#"<timer name="kvmclock" present="yes"/>"#,
+                r#"<timer name="hpet" tickpolicy="delay" present="no"/>"#,
+                r#"<timer name="hypervclock" present="yes"/>"#,
+                "</clock>",
+            ]
+            .concat()
+        );
+    }
+
+    #[test]
+    fn clock_pins_the_tsc_frequency_for_guests_that_rely_on_it() {
+        let clock = |domain: Value, frequency: i64| {
+            let mut vmi = vmi(domain);
+            vmi["status"] = json!({"topologyHints": {"tscFrequency": frequency}});
+            run(super::clock, vmi, json!({})).unwrap()
+        };
+        let feature = |policy| json!({"cpu": {"features": [{"name": "invtsc", "policy": policy}]}});
+        let hyperv = |enabled| json!({"features": {"hyperv": {"reenlightenment": enabled}}});
+        let pinned = r#"<clock><timer name="tsc" frequency="2500"/></clock>"#;
+        assert_eq!(clock(feature("require"), 2500), pinned);
+        assert_eq!(clock(feature("force"), 2500), pinned);
+        assert_eq!(clock(hyperv(json!({"enabled": true})), 2500), pinned);
+        for (domain, frequency) in
+            [(feature("optional"), 2500), (feature("require"), 0), (hyperv(json!({})), 2500), (json!({}), 2500)]
+        {
+            assert_eq!(clock(domain.clone(), frequency), "", "{domain}");
+        }
+    }
+}

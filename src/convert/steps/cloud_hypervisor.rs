@@ -246,3 +246,6 @@ fn placement(context: &Context<'_>, domain: &mut DomainSpec) -> Result {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

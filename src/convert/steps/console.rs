@@ -24,3 +24,35 @@ pub(super) fn console(context: &Context<'_>, domain: &mut DomainSpec) -> Result<
     });
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::testing::{run, vmi, written};
+
+    const CONSOLE: &str = r#"<console type="pty"><target type="serial" port="0"/></console>"#;
+    const SOCKET: &str = "/var/run/kubevirt-private/1-2/virt-serial0";
+
+    #[test]
+    fn console_is_a_socket_below_the_uid_with_a_log() {
+        let serial = |log: &str| {
+            format!(
+                r#"<serial type="unix"><target port="0"/><source mode="bind" path="{SOCKET}"/>{log}</serial>{CONSOLE}"#
+            )
+        };
+        let logged = serial(&format!(r#"<log file="{SOCKET}-log" append="on"/>"#));
+        assert_eq!(written(super::console, json!({})), logged);
+        assert_eq!(written(super::console, json!({"devices": {"logSerialConsole": false}})), serial(""));
+        // The cluster's switch is the default of the VMI's.
+        let disabled = json!({"optionsPresent": true, "clusterConfig": {"serialConsoleLogDisabled": true}});
+        assert_eq!(run(super::console, vmi(json!({})), disabled.clone()).unwrap(), serial(""));
+        let wanted = vmi(json!({"devices": {"logSerialConsole": true}}));
+        assert_eq!(run(super::console, wanted, disabled).unwrap(), logged);
+    }
+
+    #[test]
+    fn console_is_left_out_where_the_vmi_wants_none() {
+        assert_eq!(written(super::console, json!({"devices": {"autoattachSerialConsole": false}})), "");
+    }
+}

@@ -60,3 +60,71 @@ fn scsi_driver(context: &Context<'_>) -> Result<Option<ControllerDriver>, Conver
     }
     Ok((driver != ControllerDriver::default()).then_some(driver))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::testing::{run, vmi, written};
+
+    const NO_USB: &str = r#"<controller type="usb" index="0" model="none"/>"#;
+    const USB: &str = r#"<controller type="usb" index="0" model="qemu-xhci"/>"#;
+    const SCSI: &str = r#"<controller type="scsi" index="0" model="virtio-non-transitional"/>"#;
+    const SERIAL: &str = r#"<controller type="virtio-serial" index="0" model="virtio-non-transitional"/>"#;
+
+    fn controllers(devices: Value) -> String {
+        written(super::controllers, json!({"devices": devices}))
+    }
+
+    #[test]
+    fn controllers_are_those_that_devices_and_hot_plug_need() {
+        assert_eq!(controllers(json!({})), [NO_USB, SCSI, SERIAL].concat());
+        let fewer = json!({"disableHotplug": true, "autoattachSerialConsole": false});
+        assert_eq!(controllers(fewer.clone()), NO_USB);
+        let mut scsi = fewer;
+        scsi["disks"] = json!([{"name": "a", "lun": {"bus": "scsi"}}]);
+        assert_eq!(controllers(scsi), [NO_USB, SCSI].concat());
+    }
+
+    #[test]
+    fn controllers_have_usb_where_something_is_on_it() {
+        let is_usb = |devices| controllers(devices).starts_with(USB);
+        assert!(is_usb(json!({"inputs": [{"name": "t", "type": "tablet"}]})));
+        assert!(!is_usb(json!({"inputs": [{"name": "t", "type": "tablet", "bus": "virtio"}]})));
+        assert!(is_usb(json!({"disks": [{"name": "a", "cdrom": {"bus": "usb"}}]})));
+        assert!(is_usb(json!({"clientPassthrough": {}})));
+        let device = vmi(json!({"devices": {"hostDevices": [{"name": "d", "deviceName": "a.b/c"}]}}));
+        let plugin = |variable: &str, value: &str| json!({"env": {variable: value}});
+        let usb = run(super::controllers, device.clone(), plugin("USB_RESOURCE_A_B_C", "1:2")).unwrap();
+        assert!(usb.starts_with(USB), "{usb}");
+        let pci = run(super::controllers, device, plugin("PCI_RESOURCE_A_B_C", "0000:01:00.0")).unwrap();
+        assert!(pci.starts_with(NO_USB), "{pci}");
+        let on = |arch: &str| run(super::controllers, vmi(json!({})), json!({"hostArch": arch})).unwrap();
+        assert!(on("arm64").starts_with(USB) && on("s390x").starts_with(NO_USB));
+    }
+
+    #[test]
+    fn controllers_lose_the_64_bit_pci_hole_by_annotation_on_amd64_only() {
+        let hole =
+            r#"<controller type="pci" index="0" model="pcie-root"><pcihole64 unit="KiB">0</pcihole64></controller>"#;
+        let mut vmi = vmi(json!({}));
+        vmi["metadata"]["annotations"] = json!({"kubevirt.io/disablePCIHole64": "TRUE"});
+        let on = |arch: &str| run(super::controllers, vmi.clone(), json!({"hostArch": arch})).unwrap();
+        assert_eq!(on("amd64"), [NO_USB, SCSI, hole, SERIAL].concat());
+        assert!(!on("arm64").contains("pcihole64"));
+    }
+
+    #[test]
+    fn scsi_controller_has_the_io_thread_after_those_of_the_virtio_disks() {
+        let disk =
+            |name: &str, bus: &str, own: bool| json!({"name": name, "disk": {"bus": bus}, "dedicatedIOThread": own});
+        let domain = json!({
+            "ioThreadsPolicy": "auto",
+            "resources": {"requests": {"cpu": "4"}},
+            "devices": {"disks": [disk("a", "virtio", false), disk("b", "scsi", true)]},
+        });
+        let driver = r#"model="virtio-non-transitional"><driver iothread="1" queues="4"/></controller>"#;
+        let written = written(super::controllers, domain);
+        assert!(written.contains(driver), "{written}");
+    }
+}

@@ -68,3 +68,74 @@ fn model(context: &Context<'_>) -> Cpu {
     }
     Cpu { mode: mode.into(), model: model.into(), features, ..Cpu::default() }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::testing::{refused, run, vmi, written};
+
+    fn cpu(cpu: Value) -> String {
+        written(super::cpu, json!({"cpu": cpu}))
+    }
+
+    #[test]
+    fn cpu_topology_is_one_of_each_by_default() {
+        let one = r#"<cpu mode="host-model"><topology sockets="1" cores="1" threads="1"/></cpu><vcpu placement="static">1</vcpu>"#;
+        assert_eq!(written(super::cpu, json!({})), one);
+        let by_resources = written(super::cpu, json!({"resources": {"requests": {"cpu": "3"}}}));
+        assert!(by_resources.contains(r#"<topology sockets="3" cores="1" threads="1"/>"#), "{by_resources}");
+    }
+
+    #[test]
+    fn cpu_model_is_custom_where_it_has_a_name() {
+        let start = |model: &str| cpu(json!({"model": model})).split_once("<topology").unwrap().0.to_owned();
+        assert_eq!(start("host-passthrough"), r#"<cpu mode="host-passthrough">"#);
+        assert_eq!(
+            start("Haswell"),
+            r#"<cpu mode="custom"><model>Haswell</model><feature name="mpx" policy="disable"/>"#
+        );
+        assert_eq!(start(""), r#"<cpu mode="host-model"><feature name="mpx" policy="disable"/>"#);
+        let mut emulated = vmi(json!({"cpu": {"model": "host-model"}}));
+        emulated["spec"]["architecture"] = json!("arm64");
+        let emulated = run(super::cpu, emulated, json!({"allowCrossArchEmulation": true})).unwrap();
+        assert!(emulated.starts_with(r#"<cpu mode="custom"><model>max</model><topology"#), "{emulated}");
+    }
+
+    #[test]
+    fn cpu_feature_mpx_stays_as_the_vmi_has_it() {
+        let written = cpu(json!({"model": "Haswell", "features": [{"name": "mpx", "policy": "require"}]}));
+        assert!(written.contains(r#"<feature name="mpx" policy="require"/>"#), "{written}");
+        assert!(!written.contains("disable"), "{written}");
+    }
+
+    #[test]
+    fn cpu_lists_the_vcpus_that_may_be_plugged() {
+        let wanted = vmi(json!({"cpu": {"model": "host-model", "cores": 2, "sockets": 1, "maxSockets": 2}}));
+        let on = |arch: &str| run(super::cpu, wanted.clone(), json!({"hostArch": arch})).unwrap();
+        let listed = [
+            r#"<vcpu placement="static">4</vcpu><vcpus>"#,
+            r#"<vcpu id="0" enabled="yes" hotpluggable="no"/>"#,
+            r#"<vcpu id="1" enabled="yes" hotpluggable="no"/>"#,
+            r#"<vcpu id="2" enabled="no" hotpluggable="yes"/>"#,
+            r#"<vcpu id="3" enabled="no" hotpluggable="yes"/>"#,
+            "</vcpus>",
+        ]
+        .concat();
+        assert!(on("amd64").ends_with(&listed), "{}", on("amd64"));
+        assert!(on("arm64").ends_with(r#"<vcpu placement="static">2</vcpu>"#), "{}", on("arm64"));
+    }
+
+    #[test]
+    fn cpu_has_one_numa_cell_where_memory_comes_from_memfd() {
+        let domain =
+            |guest: &str| json!({"cpu": {"cores": 2}, "memory": {"guest": guest, "hugepages": {"pageSize": "2Mi"}}});
+        let cell = r#"<numa><cell id="0" cpus="0-1" memory="1024" unit="KiB"/></numa>"#;
+        let with = written(super::cpu, domain("1Mi"));
+        assert!(with.contains(cell), "{with}");
+        assert_eq!(
+            refused(super::cpu, domain("8Pi")),
+            "spec.domain.memory.guest: 8Pi of memory are more than any guest can have (4 PiB)"
+        );
+    }
+}

@@ -84,3 +84,81 @@ fn hyperv_features(spec: &vmi::Hyperv) -> FeatureHyperv {
         evmcs: state(&spec.evmcs),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::testing::{refused, run, vmi, written};
+
+    fn features(features: Value) -> String {
+        written(super::features, json!({"features": features}))
+    }
+
+    #[test]
+    fn features_are_empty_where_the_vmi_names_none() {
+        assert_eq!(written(super::features, json!({})), "<features/>");
+    }
+
+    #[test]
+    fn features_have_acpi_unless_it_is_off_and_the_others_if_they_are_on() {
+        let vmport = r#"<vmport state="off"/>"#;
+        assert_eq!(features(json!({})), format!("<features><acpi/>{vmport}</features>"));
+        let off = json!({"enabled": false});
+        let all_off = json!({"acpi": off, "apic": off, "smm": off});
+        assert_eq!(features(all_off), format!("<features>{vmport}</features>"));
+        let others = json!({"apic": {}, "smm": {}, "kvm": {"hidden": true}, "pvspinlock": off});
+        assert_eq!(
+            features(others),
+            format!(
+                r#"<features><acpi/><apic/><smm/><kvm><hidden state="on"/></kvm><pvspinlock state="off"/>{vmport}</features>"#
+            )
+        );
+        let arm = run(super::features, vmi(json!({"features": {}})), json!({"hostArch": "arm64"})).unwrap();
+        assert_eq!(arm, "<features><acpi/></features>");
+    }
+
+    #[test]
+    fn features_turn_the_pmu_off_for_tdx_and_for_realtime() {
+        let tdx = written(super::features, json!({"features": {}, "launchSecurity": {"tdx": {}}}));
+        assert_eq!(tdx, r#"<features><acpi/><pmu state="off"/><vmport state="off"/></features>"#);
+        let mut realtime = vmi(json!({"cpu": {"dedicatedCpuPlacement": true, "realtime": {}}}));
+        realtime["spec"]["architecture"] = json!("amd64");
+        assert_eq!(
+            run(super::features, realtime, json!({})).unwrap(),
+            r#"<features><kvm><hint-dedicated state="on"/></kvm><pmu state="off"/></features>"#
+        );
+    }
+
+    #[test]
+    fn features_of_hyperv_are_on_unless_they_say_otherwise() {
+        let hyperv = json!({
+            "relaxed": {}, "vapic": {"enabled": false}, "spinlocks": {"spinlocks": 8191},
+            "synictimer": {"direct": {}}, "vendorid": {"vendorid": "abc"}, "tlbflush": {"extended": {"enabled": false}},
+        });
+        assert_eq!(
+            features(json!({"hyperv": hyperv})),
+            [
+                "<features><acpi/><hyperv>",
+                r#"<relaxed state="on"/><vapic state="off"/><spinlocks state="on" retries="8191"/>"#,
+                r#"<stimer state="on"><direct state="on"/></stimer><vendor_id state="on" value="abc"/>"#,
+                r#"<tlbflush state="on"><extended state="off"/></tlbflush>"#,
+                r#"</hyperv><vmport state="off"/></features>"#,
+            ]
+            .concat()
+        );
+    }
+
+    #[test]
+    fn features_pass_hyperv_through_only_where_that_is_said() {
+        let passthrough = |passthrough| json!({"hypervPassthrough": passthrough});
+        let on = features(passthrough(json!({"enabled": true})));
+        assert_eq!(on, r#"<features><acpi/><hyperv mode="passthrough"/><vmport state="off"/></features>"#);
+        let off = features(passthrough(json!({"enabled": false})));
+        assert_eq!(off, r#"<features><acpi/><vmport state="off"/></features>"#);
+        assert_eq!(
+            refused(super::features, json!({"features": passthrough(json!({}))})),
+            "spec.domain.features.hypervPassthrough.enabled: must be given"
+        );
+    }
+}

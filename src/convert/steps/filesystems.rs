@@ -21,3 +21,25 @@ pub(super) fn filesystems(context: &Context<'_>, domain: &mut DomainSpec) -> Res
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::testing::written;
+
+    #[test]
+    fn filesystems_are_the_sockets_of_virtiofs_sidecars() {
+        let filesystems = json!([{"name": "data", "virtiofs": {}}, {"name": "unknown"}]);
+        assert_eq!(
+            written(super::filesystems, json!({"devices": {"filesystems": filesystems}})),
+            [
+                r#"<filesystem type="mount" accessMode="passthrough">"#,
+                r#"<source dir="" socket="/var/run/kubevirt/virtiofs-containers/data.sock"/><target dir="data"/>"#,
+                r#"<driver type="virtiofs" queue="1024"/></filesystem>"#,
+            ]
+            .concat()
+        );
+        assert_eq!(written(super::filesystems, json!({})), "");
+    }
+}

@@ -36,3 +36,45 @@ pub(super) fn hypervisor(context: &Context<'_>, domain: &mut DomainSpec) -> Resu
     };
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::testing::{run, vmi};
+
+    fn domain_type(name: &str, device_present: bool, emulation: bool) -> Result<String, String> {
+        let facts = json!({"hypervisor": {"name": name, "devicePresent": device_present}, "allowEmulation": emulation});
+        let domain = run(super::hypervisor, vmi(json!({})), facts)?;
+        Ok(domain.trim_start_matches(r#"<domain type=""#).trim_end_matches(r#"">"#).to_owned())
+    }
+
+    #[test]
+    fn hypervisor_is_emulated_only_where_that_is_allowed() {
+        assert_eq!(domain_type("kvm", true, true).unwrap(), "kvm");
+        assert_eq!(domain_type("", true, false).unwrap(), "kvm");
+        assert_eq!(domain_type("hyperv-direct", true, false).unwrap(), "hyperv");
+        assert_eq!(domain_type("kvm", false, true).unwrap(), "qemu");
+        assert_eq!(domain_type("hyperv-direct", false, true).unwrap(), "qemu");
+        let refused = |name| domain_type(name, false, false).unwrap_err();
+        assert_eq!(refused("kvm"), "kvm not present and emulation is not allowed");
+        assert_eq!(refused("hyperv-direct"), "MSHV not present and emulation is not allowed");
+    }
+
+    #[test]
+    fn hypervisor_of_another_architecture_needs_its_emulator() {
+        let emulated = |arch: &str, binaries: Value| {
+            let mut guest = vmi(json!({}));
+            guest["spec"]["architecture"] = json!(arch);
+            run(super::hypervisor, guest, json!({"allowCrossArchEmulation": true, "emulatorBinaries": binaries}))
+        };
+        let binary = "/usr/bin/qemu-system-aarch64";
+        let written = emulated("arm64", json!([binary])).unwrap();
+        assert!(written.contains(r#"<domain type="qemu">"#), "{written}");
+        assert!(written.contains(&format!("<emulator>{binary}</emulator>")), "{written}");
+        let missing = format!("required emulator binary not found: {binary}");
+        assert_eq!(emulated("arm64", json!([])).unwrap_err(), missing);
+        let unknown = r#"spec.architecture: no emulator for guest architecture "riscv64""#;
+        assert_eq!(emulated("riscv64", json!([])).unwrap_err(), unknown);
+    }
+}

@@ -120,3 +120,83 @@ fn passt(context: &Context<'_>, interface: &Interface, device: &mut Device) -> R
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::testing::{run, vmi};
+
+    /// The interface `n` in front of its network, with these fields besides, on a tap or not.
+    fn interface(fields: Value, attachment: &str) -> Result<String, String> {
+        let mut vmi = vmi(json!({"cpu": {"cores": 2}, "devices": {"interfaces": [fields]}}));
+        vmi["spec"]["domain"]["devices"]["interfaces"][0]["name"] = json!("n");
+        vmi["spec"]["networks"] = json!([{"name": "n", "pod": {}}]);
+        vmi["status"]["interfaces"] = json!([{"name": "n", "podInterfaceName": "eth0"}]);
+        run(super::interfaces, vmi, json!({"optionsPresent": true, "interfaceDomainAttachment": {"n": attachment}}))
+    }
+
+    #[test]
+    fn interface_on_a_tap_is_ethernet_and_boots_only_if_it_has_an_order() {
+        assert_eq!(
+            interface(json!({"macAddress": "02:00:00:00:00:01", "acpiIndex": 7}), "tap").unwrap(),
+            [
+                r#"<interface type="ethernet"><source/><model type="virtio-non-transitional"/>"#,
+                r#"<mac address="02:00:00:00:00:01"/><alias name="ua-n"/><rom enabled="no"/><acpi index="7"/></interface>"#,
+            ]
+            .concat()
+        );
+        let boots = interface(json!({"bootOrder": 1, "model": "e1000", "state": "down"}), "tap").unwrap();
+        assert!(boots.contains(r#"<model type="e1000"/>"#) && boots.contains(r#"<boot order="1"/>"#), "{boots}");
+        assert!(boots.contains(r#"<link state="down"/>"#) && !boots.contains("<rom"), "{boots}");
+    }
+
+    #[test]
+    fn interface_that_libvirt_does_not_make_is_left_out() {
+        assert_eq!(interface(json!({"state": "absent"}), "tap").unwrap(), "");
+        assert_eq!(interface(json!({"sriov": {}}), "").unwrap(), "");
+        assert_eq!(interface(json!({"binding": {"name": "plugin"}}), "").unwrap(), "");
+        assert_ne!(interface(json!({"binding": {"name": "plugin"}}), "tap").unwrap(), "");
+    }
+
+    #[test]
+    fn interface_queues_are_as_many_as_vcpus() {
+        let devices = json!({"networkInterfaceMultiqueue": true, "interfaces": [{"name": "n"}]});
+        let mut vmi = vmi(json!({"cpu": {"cores": 300}, "devices": devices}));
+        vmi["spec"]["networks"] = json!([{"name": "n", "pod": {}}]);
+        let queues = |vmi: &Value| run(super::interfaces, vmi.clone(), json!({})).unwrap();
+        assert!(queues(&vmi).contains(r#"<driver name="vhost" queues="256"/>"#), "{}", queues(&vmi));
+        vmi["spec"]["domain"]["cpu"]["cores"] = json!(3);
+        assert!(queues(&vmi).contains(r#"<driver name="vhost" queues="3"/>"#), "{}", queues(&vmi));
+    }
+
+    #[test]
+    fn passt_forwards_the_ports_of_the_vmi_or_all() {
+        let passt = |ports: Value| interface(json!({"passtBinding": {}, "ports": ports}), "").unwrap();
+        let all = passt(json!([]));
+        assert!(all.contains(r#"<portForward proto="tcp"/><portForward proto="udp"/>"#), "{all}");
+        assert!(all.contains(r#"<source dev="eth0"/>"#), "{all}");
+        let some = passt(json!([{"port": 80}, {"port": 22, "protocol": "TCP"}]));
+        let forwarded = r#"<portForward proto="tcp"><range start="80"/><range start="22"/></portForward>"#;
+        assert!(some.contains(forwarded) && !some.contains("udp"), "{some}");
+    }
+
+    #[test]
+    fn interface_without_a_network_is_refused_at_its_field() {
+        let vmi = vmi(json!({"devices": {"interfaces": [{"name": "lost"}]}}));
+        assert_eq!(
+            run(super::interfaces, vmi, json!({})).unwrap_err(),
+            "spec.domain.devices.interfaces[0].name: failed to find network lost"
+        );
+    }
+
+    #[test]
+    fn passt_interface_needs_the_name_of_its_link() {
+        let mut vmi = vmi(json!({"devices": {"interfaces": [{"name": "n", "passtBinding": {}}]}}));
+        vmi["spec"]["networks"] = json!([{"name": "n", "pod": {}}]);
+        assert_eq!(
+            run(super::interfaces, vmi, json!({})).unwrap_err(),
+            "status.interfaces: pod interface name not found in vmi vm status, for interface n"
+        );
+    }
+}

@@ -31,3 +31,43 @@ pub(super) fn launch_security(context: &Context<'_>, domain: &mut DomainSpec) ->
     };
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::testing::{run, vmi, written};
+
+    fn security(security: Value) -> String {
+        written(super::launch_security, json!({"launchSecurity": security}))
+    }
+
+    #[test]
+    fn launch_security_of_sev_has_the_policy_and_the_session() {
+        assert_eq!(security(json!({"sev": {}})), r#"<launchSecurity type="sev"><policy>0x1</policy></launchSecurity>"#);
+        let es = json!({"sev": {"policy": {"encryptedState": true}, "session": "c2Vzc2lvbg==", "dhCert": "Y2VydA=="}});
+        assert_eq!(
+            security(es),
+            r#"<launchSecurity type="sev"><dhCert>Y2VydA==</dhCert><session>c2Vzc2lvbg==</session><policy>0x5</policy></launchSecurity>"#
+        );
+    }
+
+    #[test]
+    fn launch_security_of_snp_and_tdx() {
+        let snp = r#"<launchSecurity type="sev-snp"><policy>0x30000</policy></launchSecurity>"#;
+        assert_eq!(security(json!({"snp": {}})), snp);
+        let mut tdx = vmi(json!({"launchSecurity": {"tdx": {}}}));
+        tdx["metadata"]["annotations"] = json!({"kubevirt.io/qgs-socket-path": "/run/qgs"});
+        assert_eq!(
+            run(super::launch_security, tdx, json!({})).unwrap(),
+            r#"<launchSecurity type="tdx"><quoteGenerationService path="/run/qgs"/></launchSecurity>"#
+        );
+    }
+
+    #[test]
+    fn launch_security_is_amd64_s_alone() {
+        let vmi = vmi(json!({"launchSecurity": {"sev": {}}}));
+        assert_eq!(run(super::launch_security, vmi, json!({"hostArch": "s390x"})).unwrap(), "");
+        assert_eq!(written(super::launch_security, json!({})), "");
+    }
+}

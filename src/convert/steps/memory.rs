@@ -54,3 +54,56 @@ pub(super) fn memory_backing(context: &Context<'_>, domain: &mut DomainSpec) -> 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::testing::{refused, written};
+
+    fn memory(memory: Value) -> Value {
+        json!({"memory": memory})
+    }
+
+    #[test]
+    fn memory_is_the_guest_s_else_the_request() {
+        let mut domain = memory(json!({"guest": "1Mi"}));
+        domain["resources"] = json!({"requests": {"memory": "2Mi"}});
+        assert_eq!(written(super::memory, domain.clone()), r#"<memory unit="b">1048576</memory>"#);
+        domain["memory"] = Value::Null;
+        assert_eq!(written(super::memory, domain), r#"<memory unit="b">2097152</memory>"#);
+    }
+
+    #[test]
+    fn memory_has_a_maximum_where_it_may_grow() {
+        let both = r#"<memory unit="b">1048576</memory><maxMemory unit="b" slots="0">2097152</maxMemory>"#;
+        assert_eq!(written(super::memory, memory(json!({"guest": "1Mi", "maxGuest": "2Mi"}))), both);
+        let one = r#"<memory unit="b">1048576</memory>"#;
+        assert_eq!(written(super::memory, memory(json!({"guest": "1Mi", "maxGuest": "1Mi"}))), one);
+        let alone = refused(super::memory, memory(json!({"maxGuest": "2Mi"})));
+        assert_eq!(alone, "spec.domain.memory.guest: must be given beside maxGuest");
+    }
+
+    #[test]
+    fn memory_below_zero_is_refused_at_the_field_that_gives_it() {
+        assert_eq!(
+            refused(super::memory, json!({"resources": {"limits": {"memory": "-1Mi"}}})),
+            "spec.domain.resources.limits.memory: Memory size '-1Mi' must be greater than or equal to 0"
+        );
+        assert!(refused(super::memory, memory(json!({"guest": "8Pi"}))).starts_with("spec.domain.memory.guest: "));
+    }
+
+    #[test]
+    fn memory_backing_is_for_huge_pages_and_for_memory_that_is_shared() {
+        let backing = |domain: Value| written(super::memory_backing, domain);
+        assert_eq!(backing(json!({})), "");
+        let huge = memory(json!({"hugepages": {"pageSize": "2Mi"}}));
+        assert_eq!(backing(huge.clone()), r#"<memoryBacking><hugepages/><source type="memfd"/></memoryBacking>"#);
+        let shared = json!({"devices": {"filesystems": [{"name": "f", "virtiofs": {}}]}});
+        assert_eq!(backing(shared), r#"<memoryBacking><source type="memfd"/><access mode="shared"/></memoryBacking>"#);
+        let mut vmi = super::super::testing::vmi(huge);
+        vmi["metadata"]["annotations"] = json!({"kubevirt.io/memfd": "false"});
+        let no_memfd = super::super::testing::run(super::memory_backing, vmi, json!({})).unwrap();
+        assert_eq!(no_memfd, "<memoryBacking><hugepages/></memoryBacking>");
+    }
+}

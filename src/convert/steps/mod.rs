@@ -19,12 +19,14 @@ mod inputs;
 mod interfaces;
 mod launch_security;
 mod memory;
+mod misc;
 mod numa;
 mod os;
 mod pinning;
 mod qemu_command;
-mod small;
 mod sysinfo;
+#[cfg(test)]
+mod testing;
 mod volumes;
 mod watchdog;
 
@@ -53,36 +55,36 @@ pub fn steps(profile: Profile) -> &'static [Step] {
 
 /// All steps for QEMU in order (contract/domain-xml-qemu.md 1.1). List items stand in the order of the steps that add them.
 pub const STEPS: &[Step] = &[
-    Step { name: "name", run: small::name },
+    Step { name: "name", run: misc::name },
     Step { name: "interfaces", run: interfaces::interfaces },
-    Step { name: "tpm", run: small::tpm },
-    Step { name: "vsock", run: small::vsock },
+    Step { name: "tpm", run: misc::tpm },
+    Step { name: "vsock", run: misc::vsock },
     Step { name: "launch security", run: launch_security::launch_security },
     Step { name: "channels", run: channels::channels },
     Step { name: "clock", run: clock::clock },
-    Step { name: "rng", run: small::rng },
+    Step { name: "rng", run: misc::rng },
     Step { name: "inputs", run: inputs::inputs },
     Step { name: "memory balloon", run: balloon::balloon },
     Step { name: "graphics and video", run: graphics::graphics },
-    Step { name: "sound", run: small::sound },
+    Step { name: "sound", run: misc::sound },
     Step { name: "host devices", run: host_devices::host_devices },
     Step { name: "watchdog", run: watchdog::watchdog },
     Step { name: "console and serial port", run: console::console },
-    Step { name: "panic devices", run: small::panic_devices },
+    Step { name: "panic devices", run: misc::panic_devices },
     Step { name: "features", run: features::features },
     Step { name: "sysinfo", run: sysinfo::sysinfo },
     Step { name: "os", run: os::os },
     Step { name: "filesystems", run: filesystems::filesystems },
     Step { name: "disks", run: disks::disks },
-    Step { name: "redirected devices", run: small::redirected_devices },
+    Step { name: "redirected devices", run: misc::redirected_devices },
     Step { name: "controllers", run: controllers::controllers },
     Step { name: "QEMU command line", run: qemu_command::qemu_command },
     Step { name: "cpu", run: cpu::cpu },
-    Step { name: "IO threads", run: small::io_threads },
+    Step { name: "IO threads", run: misc::io_threads },
     Step { name: "memory", run: memory::memory },
     Step { name: "memory backing", run: memory::memory_backing },
-    Step { name: "reboot policy", run: small::reboot_policy },
-    Step { name: "iommufd", run: small::iommufd },
+    Step { name: "reboot policy", run: misc::reboot_policy },
+    Step { name: "iommufd", run: misc::iommufd },
     Step { name: "hypervisor", run: hypervisor::hypervisor },
     Step { name: "CPU pinning", run: pinning::pinning },
     Step { name: "NUMA passthrough", run: numa::numa_passthrough },

@@ -103,3 +103,101 @@ fn efi_elements(context: &Context<'_>, choice: &EfiChoice, os: &mut Os) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::testing::{refused, run, vmi, written};
+
+    fn firmware(firmware: Value) -> String {
+        let written = written(super::os, json!({"firmware": firmware}));
+        written.strip_prefix(AMD64).unwrap().to_owned()
+    }
+
+    const AMD64: &str = r#"<type arch="x86_64" machine="q35">hvm</type><smbios mode="sysinfo"/>"#;
+
+    #[test]
+    fn os_has_the_machine_of_the_architecture_unless_the_vmi_names_one() {
+        let on = |arch: &str, domain: Value| run(super::os, vmi(domain), json!({"hostArch": arch})).unwrap();
+        assert_eq!(on("amd64", json!({})), AMD64);
+        assert_eq!(on("arm64", json!({})), r#"<type arch="aarch64" machine="virt">hvm</type><smbios mode="sysinfo"/>"#);
+        assert_eq!(on("s390x", json!({})), r#"<type arch="s390x" machine="s390-ccw-virtio">hvm</type>"#);
+        let named = on("amd64", json!({"machine": {"type": "pc-q35-9.2"}}));
+        assert!(named.contains(r#"machine="pc-q35-9.2""#), "{named}");
+    }
+
+    #[test]
+    fn os_shows_the_boot_menu_of_a_vm_that_starts_paused() {
+        let mut paused = vmi(json!({}));
+        paused["spec"]["startStrategy"] = json!("Paused");
+        let menu = r#"<bootmenu enable="yes" timeout="10000"/>"#;
+        assert!(run(super::os, paused, json!({})).unwrap().contains(menu));
+        assert!(!written(super::os, json!({})).contains("bootmenu"));
+    }
+
+    #[test]
+    fn os_boots_the_kernel_of_the_container() {
+        let container = json!({"image": "i", "kernelPath": "/boot/vmlinuz", "initrdPath": "/boot/initrd"});
+        let folder = "/var/run/kubevirt/container-disks/kernel-boot";
+        assert_eq!(
+            firmware(json!({"kernelBoot": {"kernelArgs": "console=ttyS0", "container": container}})),
+            format!(
+                "<kernel>{folder}/vmlinuz</kernel><initrd>{folder}/initrd</initrd><cmdline>console=ttyS0</cmdline>"
+            )
+        );
+        let no_initrd = firmware(json!({"kernelBoot": {"container": {"kernelPath": "vmlinuz"}}}));
+        assert_eq!(no_initrd, format!("<kernel>{folder}/vmlinuz</kernel>"));
+    }
+
+    #[test]
+    fn os_has_efi_files_and_variables_of_the_vm_s_own() {
+        let facts = |auto: bool| {
+            let files = ["OVMF_CODE.fd", "OVMF_VARS.fd", "OVMF_CODE.secboot.fd", "OVMF_VARS.secboot.fd"];
+            json!({"ovmf": {"path": "/f", "files": files, "firmwareAutoSelection": auto}})
+        };
+        let efi = |secure: bool, auto: bool| {
+            let domain = json!({"firmware": {"bootloader": {"efi": {"secureBoot": secure}}}});
+            run(super::os, vmi(domain), facts(auto)).unwrap()
+        };
+        let nvram = "/var/lib/libvirt/qemu/nvram/vm_VARS.fd";
+        let files = [
+            r#"<loader readonly="yes" secure="yes" type="pflash">/f/OVMF_CODE.secboot.fd</loader>"#,
+            &format!(r#"<nvram template="/f/OVMF_VARS.secboot.fd">{nvram}</nvram>"#),
+        ]
+        .concat();
+        assert!(efi(true, false).contains(&files), "{}", efi(true, false));
+        assert!(efi(false, true).contains(r#"secure="no""#), "{}", efi(false, true));
+        let chosen = efi(true, true);
+        assert!(chosen.contains(r#"<feature enabled="yes" name="secure-boot"/>"#), "{chosen}");
+        assert!(chosen.contains(&format!(r#"<nvram format="raw">{nvram}</nvram>"#)), "{chosen}");
+    }
+
+    #[test]
+    fn os_acpi_tables_are_files_of_secrets() {
+        let acpi = |acpi: Value, volumes: Value| {
+            let mut vmi = vmi(json!({"firmware": {"acpi": acpi}}));
+            vmi["spec"]["volumes"] = volumes;
+            run(super::os, vmi, json!({}))
+        };
+        let secret = json!([{"name": "s", "secret": {"secretName": "x"}}]);
+        let table = r#"<acpi><table type="slic">/var/run/kubevirt-private/secret/s/slic.bin</table></acpi>"#;
+        let written = acpi(json!({"slicNameRef": "s"}), secret).unwrap();
+        assert!(written.contains(table), "{written}");
+        let slic = |volumes| acpi(json!({"slicNameRef": "s"}), volumes).unwrap_err();
+        let path = "spec.domain.firmware.acpi";
+        assert_eq!(slic(json!([])), format!("{path}.slicNameRef: firmware's volume for slic was not found"));
+        let other = slic(json!([{"name": "s", "emptyDisk": {"capacity": "1Gi"}}]));
+        assert_eq!(other, format!("{path}.slicNameRef: firmware's volume type is unsupported for slic"));
+        assert_eq!(
+            refused(super::os, json!({"firmware": {"acpi": {}}})),
+            format!("{path}: no ACPI tables were set, expecting at least one")
+        );
+    }
+
+    #[test]
+    fn os_shows_the_bios_on_the_serial_port_where_that_is_asked_for() {
+        assert_eq!(firmware(json!({"bootloader": {"bios": {"useSerial": true}}})), r#"<bios useserial="yes"/>"#);
+        assert_eq!(firmware(json!({"bootloader": {"bios": {}}})), "");
+    }
+}

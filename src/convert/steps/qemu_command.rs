@@ -31,3 +31,53 @@ pub(super) fn qemu_command(context: &Context<'_>, domain: &mut DomainSpec) -> Re
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::testing::{run, vmi, written};
+
+    #[test]
+    fn qemu_command_hands_ignition_data_to_the_firmware() {
+        let with = |data: &str| {
+            let mut vmi = vmi(json!({}));
+            vmi["metadata"]["annotations"] = json!({"kubevirt.io/ignitiondata": data});
+            run(super::qemu_command, vmi, json!({"ephemeralDiskDir": "/e"})).unwrap()
+        };
+        assert_eq!(
+            with(r#"{"ignition": {}}"#),
+            [
+                "<qemu:commandline>",
+                r#"<qemu:arg value="-fw_cfg"/>"#,
+                r#"<qemu:arg value="name=opt/com.coreos/config,file=/e/ignition-data/ns/vm/data.ign"/>"#,
+                "</qemu:commandline>",
+            ]
+            .concat()
+        );
+        assert_eq!(with("{}"), "");
+        assert_eq!(written(super::qemu_command, json!({})), "");
+    }
+
+    #[test]
+    fn qemu_command_reads_the_firmware_s_debug_port_at_a_high_verbosity() {
+        let at = |facts: Value| run(super::qemu_command, vmi(json!({})), facts).unwrap();
+        let verbosity = |verbosity: &str| json!({"VIRT_LAUNCHER_LOG_VERBOSITY": verbosity});
+        let debug = at(json!({"env": verbosity("6")}));
+        assert_eq!(
+            debug,
+            [
+                "<qemu:commandline>",
+                r#"<qemu:arg value="-chardev"/>"#,
+                r#"<qemu:arg value="file,id=firmwarelog,path=/var/run/kubevirt-private/QEMUSeaBiosDebugPipe"/>"#,
+                r#"<qemu:arg value="-device"/>"#,
+                r#"<qemu:arg value="isa-debugcon,iobase=0x402,chardev=firmwarelog"/>"#,
+                "</qemu:commandline>",
+            ]
+            .concat()
+        );
+        assert_eq!(at(json!({"env": verbosity("5")})), "");
+        assert_eq!(at(json!({"env": verbosity("high")})), "");
+        assert_eq!(at(json!({"env": verbosity("6"), "hostArch": "arm64"})), "", "the port exists on amd64 only");
+    }
+}

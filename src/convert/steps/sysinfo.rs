@@ -34,3 +34,47 @@ pub(super) fn sysinfo(context: &Context<'_>, domain: &mut DomainSpec) -> Result<
     domain.sys_info = Some(info);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::testing::{run, vmi, written};
+
+    const REST: &str = "<bios/><baseBoard/>";
+
+    #[test]
+    fn sysinfo_is_there_even_if_it_is_empty() {
+        assert_eq!(
+            written(super::sysinfo, json!({})),
+            format!(r#"<sysinfo type="smbios"><system/>{REST}<chassis/></sysinfo>"#)
+        );
+    }
+
+    #[test]
+    fn sysinfo_has_the_vmi_s_texts_before_the_cluster_s() {
+        let smbios = json!({"manufacturer": "m", "family": "f", "product": "p", "sku": "s", "version": "v"});
+        let domain = json!({"firmware": {"uuid": "u", "serial": "n"}, "chassis": {"asset": "a"}});
+        let entries = |entries: &[(&str, &str)]| {
+            let entry = |(name, value): &(&str, &str)| match *value {
+                "" => format!(r#"<entry name="{name}"/>"#),
+                value => format!(r#"<entry name="{name}">{value}</entry>"#),
+            };
+            entries.iter().map(entry).collect::<String>()
+        };
+        let system = entries(&[
+            ("uuid", "u"),
+            ("serial", "n"),
+            ("manufacturer", "m"),
+            ("family", "f"),
+            ("product", "p"),
+            ("sku", "s"),
+            ("version", "v"),
+        ]);
+        let chassis = entries(&[("manufacturer", ""), ("version", ""), ("serial", ""), ("asset", "a"), ("sku", "")]);
+        assert_eq!(
+            run(super::sysinfo, vmi(domain), json!({"optionsPresent": true, "smbios": smbios})).unwrap(),
+            format!(r#"<sysinfo type="smbios"><system>{system}</system>{REST}<chassis>{chassis}</chassis></sysinfo>"#)
+        );
+    }
+}

@@ -31,3 +31,38 @@ pub(super) fn watchdog(context: &Context<'_>, domain: &mut DomainSpec) -> Result
     });
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::testing::{run, vmi, written};
+
+    fn on(arch: &str, watchdog: Value) -> Result<String, String> {
+        run(super::watchdog, vmi(json!({"devices": {"watchdog": watchdog}})), json!({"hostArch": arch}))
+    }
+
+    #[test]
+    fn watchdog_is_the_architecture_s() {
+        let both = json!({"name": "w", "i6300esb": {"action": "reset"}, "diag288": {"action": "poweroff"}});
+        assert_eq!(
+            on("amd64", both.clone()).unwrap(),
+            r#"<watchdog model="i6300esb" action="reset"><alias name="ua-w"/></watchdog>"#
+        );
+        assert_eq!(
+            on("s390x", both).unwrap(),
+            r#"<watchdog model="diag288" action="poweroff"><alias name="ua-w"/></watchdog>"#
+        );
+        assert_eq!(written(super::watchdog, json!({})), "");
+    }
+
+    #[test]
+    fn watchdog_that_the_architecture_has_not_is_refused_at_its_field() {
+        let path = "spec.domain.devices.watchdog";
+        let i6300esb = json!({"name": "w", "i6300esb": {"action": "reset"}});
+        let error = on("arm64", i6300esb.clone()).unwrap_err();
+        assert_eq!(error, format!("{path}: watchdog is not supported on architecture ARM64"));
+        let error = on("s390x", i6300esb).unwrap_err();
+        assert_eq!(error, format!("{path}: watchdog w can't be mapped, no watchdog type specified"));
+    }
+}
