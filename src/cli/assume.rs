@@ -202,8 +202,9 @@ impl<'a> Assumptions<'a> {
             self.say(format!("spec.architecture: the node is {arch}, not {} as this machine", self.facts.host_arch));
             self.facts.host_arch = arch;
         }
-        if !self.facts.hypervisor.device_present && !self.facts.allow_emulation {
-            let device = if self.facts.hypervisor.name == "hyperv-direct" { "/dev/mshv" } else { "/dev/kvm" };
+        let hypervisor = &self.facts.hypervisor;
+        if hypervisor.virt_type.is_empty() && !hypervisor.device_present && !self.facts.allow_emulation {
+            let device = if hypervisor.name == "hyperv-direct" { "/dev/mshv" } else { "/dev/kvm" };
             self.facts.hypervisor.device_present = true;
             self.say(format!("the node has {device}"));
         }

@@ -132,6 +132,8 @@ pub struct HypervisorFacts {
     pub name: String,
     /// Whether `/dev/kvm` (or `/dev/mshv`) exists.
     pub device_present: bool,
+    /// `<domain type=…>` of a hypervisor that needs neither device and is not emulated, such as `lxc`; else empty.
+    pub virt_type: String,
     /// The kind of document.
     pub profile: Profile,
     /// A firmware image to boot by in place of a kernel, where the profile knows no other firmware; empty if there is none.
@@ -152,6 +154,7 @@ impl Default for HypervisorFacts {
         HypervisorFacts {
             name: String::new(),
             device_present: false,
+            virt_type: String::new(),
             profile: Profile::default(),
             firmware_image: String::new(),
             domain_name: String::new(),

@@ -155,7 +155,8 @@ pub struct Launcher {
     pub supports_memory_ballooning: bool,
     /// Whether disks need explicit boot order.
     pub requires_boot_order: bool,
-    /// `<domain type=…>` with hardware virtualisation.
+    /// `<domain type=…>`: `kvm` and `hyperv` with hardware virtualisation, which a device shows and emulation may replace
+    /// (`qemu`); any other one as it is, for a driver that needs no device.
     pub virt_type: String,
     /// What it makes of a VMI's fields; these rules go before those of the built-in table for this name.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -342,10 +342,10 @@ impl Connection {
         .await
     }
 
-    /// `virDomainUndefineFlags`.
+    /// `virDomainUndefineFlags`; without flags where the driver does not know them, and so keeps nothing that they are about.
     pub async fn undefine(&self, name: &str, flags: u32) -> Result<(), Error> {
         self.on_domain("virDomainUndefineFlags", self.shared.deadlines.define, name, move |domain| {
-            Ok(domain.undefine_flags(flags)?)
+            with_known_flags(flags, |flags| domain.undefine_flags(flags))
         })
         .await
     }
@@ -387,10 +387,10 @@ impl Connection {
             .await
     }
 
-    /// `virDomainShutdownFlags` with `flags`.
+    /// `virDomainShutdownFlags` with `flags`; without flags where the driver does not know them: it has one way only.
     pub async fn shutdown(&self, name: &str, flags: u32) -> Result<(), Error> {
         self.on_domain("virDomainShutdownFlags", self.shared.deadlines.control, name, move |domain| {
-            Ok(domain.shutdown_flags(flags)?)
+            with_known_flags(flags, |flags| domain.shutdown_flags(flags).map(drop))
         })
         .await
     }
@@ -409,6 +409,14 @@ impl Connection {
             Ok(domain.set_time(seconds, nanoseconds, 0)?)
         })
         .await
+    }
+}
+
+/// Makes the call with `flags`, or if the driver does not know one of them, without any.
+fn with_known_flags(flags: u32, call: impl Fn(u32) -> Result<(), virt::error::Error>) -> Result<(), VirError> {
+    match call(flags).map_err(VirError::from) {
+        Err(error) if flags != 0 && error.is_unknown_flag() => Ok(call(0)?),
+        other => other,
     }
 }
 
@@ -464,6 +472,13 @@ mod tests {
         assert!(missing.is_no_domain(), "{missing}");
         assert!(connection.snapshot("test").await.unwrap().xml.unwrap().contains("<name>test</name>"));
         connection.resume("test").await.unwrap();
+        // The driver knows neither the power button nor NVRAM.
+        let xml = "<domain type='test'><name>own</name><memory>1024</memory><os><type>hvm</type></os></domain>";
+        connection.define(xml.to_owned()).await.unwrap();
+        connection.create("own", 0).await.unwrap();
+        connection.shutdown("own", super::super::flags::DOMAIN_SHUTDOWN_ACPI).await.unwrap();
+        connection.undefine("own", super::super::flags::DOMAIN_UNDEFINE).await.unwrap();
+        assert!(!connection.exists("own").await.unwrap());
     }
 
     /// A daemon that was stopped keeps its connection from being closed; when it goes on there are two.

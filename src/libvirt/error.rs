@@ -66,6 +66,13 @@ pub struct VirError {
     pub message: String,
 }
 
+impl VirError {
+    /// Whether the driver does not know a flag of the call, and so has done nothing. There is no number for it.
+    pub(super) fn is_unknown_flag(&self) -> bool {
+        self.code == code::INVALID_ARG && self.message.starts_with("unsupported flags")
+    }
+}
+
 impl From<virt::error::Error> for VirError {
     fn from(error: virt::error::Error) -> Self {
         VirError {

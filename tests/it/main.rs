@@ -34,6 +34,7 @@ mod robustness;
 mod schema;
 mod stats;
 mod support;
+mod test_driver;
 mod tools;
 mod vm_stats;
 mod wide_suite;

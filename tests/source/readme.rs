@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use virt_launcher::hypervisor::{Feature, FeatureTable, Level};
 
 const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
-const HYPERVISORS: [&str; 3] = ["qemu-kvm", "hyperv-direct", "cloud-hypervisor"];
 const BEGIN: &str = "<!-- From src/hypervisor/features.yaml: UPDATE_README=1 cargo test --test source readme -->\n";
 const END: &str = "<!-- end -->\n";
 
@@ -17,12 +16,19 @@ fn rpcs() -> Vec<&'static str> {
     service.lines().filter_map(name).collect()
 }
 
+/// The hypervisors of the feature table, in its order.
+fn hypervisors() -> Vec<&'static str> {
+    let table = include_str!("../../src/hypervisor/features.yaml");
+    let name = |line: &'static str| line.strip_prefix("  ")?.strip_suffix(':').filter(|name| !name.starts_with(' '));
+    table.lines().filter_map(name).collect()
+}
+
 fn row(cells: &[String]) -> String {
     format!("| {} |\n", cells.join(" | "))
 }
 
 fn head(first: &str) -> String {
-    let cells: Vec<String> = std::iter::once(first).chain(HYPERVISORS).map(str::to_owned).collect();
+    let cells: Vec<String> = std::iter::once(first).chain(hypervisors()).map(str::to_owned).collect();
     row(&cells) + &row(&vec!["---".to_owned(); cells.len()])
 }
 
@@ -44,7 +50,7 @@ fn word(rule: Option<&Feature>) -> String {
 /// One line for each RPC and further operation; those that work everywhere share one.
 fn operations(table: &FeatureTable) -> String {
     let mut names = rpcs();
-    for hypervisor in HYPERVISORS {
+    for hypervisor in hypervisors() {
         for name in table.of(hypervisor).iter().filter_map(|rule| rule.operation.as_deref()) {
             if !names.contains(&name) {
                 names.push(name);
@@ -53,15 +59,16 @@ fn operations(table: &FeatureTable) -> String {
     }
     let (mut rows, mut everywhere) = (String::new(), Vec::new());
     for name in names {
-        let rules = HYPERVISORS.map(|hypervisor| rule_for(table, hypervisor, name));
+        let rules: Vec<_> = hypervisors().into_iter().map(|hypervisor| rule_for(table, hypervisor, name)).collect();
         if rules.iter().all(Option::is_none) {
             everywhere.push(name);
             continue;
         }
-        let cells: Vec<String> = std::iter::once(name.to_owned()).chain(rules.map(word)).collect();
+        let cells: Vec<String> = std::iter::once(name.to_owned()).chain(rules.into_iter().map(word)).collect();
         rows += &row(&cells);
     }
-    let cells: Vec<String> = [everywhere.join(", ")].into_iter().chain(HYPERVISORS.map(|_| "yes".to_owned())).collect();
+    let yes = hypervisors().into_iter().map(|_| "yes".to_owned());
+    let cells: Vec<String> = [everywhere.join(", ")].into_iter().chain(yes).collect();
     head("Request") + &row(&cells) + &rows
 }
 
@@ -84,8 +91,9 @@ fn part(path: &str) -> (String, String) {
 
 /// One line for each part of a VMI: what is refused and what is dropped.
 fn fields(table: &FeatureTable) -> String {
-    let mut parts: BTreeMap<String, [BTreeMap<Fate, BTreeSet<String>>; 3]> = BTreeMap::new();
-    for (column, hypervisor) in HYPERVISORS.into_iter().enumerate() {
+    let mut parts: BTreeMap<String, Vec<BTreeMap<Fate, BTreeSet<String>>>> = BTreeMap::new();
+    let hypervisors = hypervisors();
+    for (column, hypervisor) in hypervisors.iter().enumerate() {
         for rule in table.of(hypervisor) {
             let Some(path) = rule.path.as_deref() else { continue };
             let (name, _) = part(path);
@@ -102,7 +110,7 @@ fn fields(table: &FeatureTable) -> String {
                 Level::NeedsVersion => Fate::Needs,
             };
             let needs = rule.needs.map(|least| format!(" (libvirt {least})")).unwrap_or_default();
-            let here = &mut parts.entry(name).or_default()[column];
+            let here = &mut parts.entry(name).or_insert_with(|| vec![BTreeMap::new(); hypervisors.len()])[column];
             here.entry(level).or_default().insert(format!("`{field}`{needs}{arch}"));
         }
     }
@@ -143,6 +151,13 @@ impl Fate {
 }
 
 #[test]
+fn the_table_s_hypervisors_are_those_of_the_catalogue() {
+    let catalogue = virt_launcher::hypervisor::Catalogue::builtin().unwrap();
+    let of_catalogue: BTreeSet<&str> = catalogue.iter().map(|(name, _)| name).collect();
+    assert_eq!(hypervisors().into_iter().collect::<BTreeSet<_>>(), of_catalogue);
+}
+
+#[test]
 fn the_readme_s_tables_are_those_of_the_feature_table() {
     let table = FeatureTable::builtin().unwrap();
     let wanted = format!("{}\n{}", operations(&table), fields(&table));
@@ -159,7 +174,7 @@ fn the_readme_s_tables_are_those_of_the_feature_table() {
 #[test]
 fn an_operation_that_looks_like_an_rpc_is_one() {
     let (table, rpcs) = (FeatureTable::builtin().unwrap(), rpcs());
-    for hypervisor in HYPERVISORS {
+    for hypervisor in hypervisors() {
         for operation in table.of(hypervisor).iter().filter_map(|rule| rule.operation.as_deref()) {
             let one_word = !operation.contains(' ') && operation.chars().any(char::is_lowercase);
             assert!(!one_word || rpcs.contains(&operation), "{hypervisor}: {operation}");

@@ -5,6 +5,10 @@ use crate::domain::DomainSpec;
 
 pub(super) fn hypervisor(context: &Context<'_>, domain: &mut DomainSpec) -> Result<(), ConvertError> {
     let facts = context.facts;
+    if !facts.hypervisor.virt_type.is_empty() {
+        domain.type_.clone_from(&facts.hypervisor.virt_type);
+        return Ok(());
+    }
     let hyperv = facts.hypervisor.name == "hyperv-direct";
     if context.cross_arch && !hyperv {
         let binary = match context.vmi.spec.architecture.as_str() {
@@ -59,6 +63,12 @@ mod tests {
         let refused = |name| domain_type(name, false, false).unwrap_err();
         assert_eq!(refused("kvm"), "kvm not present and emulation is not allowed");
         assert_eq!(refused("hyperv-direct"), "MSHV not present and emulation is not allowed");
+    }
+
+    #[test]
+    fn hypervisor_of_a_driver_without_devices_has_the_driver_s_type() {
+        let facts = json!({"hypervisor": {"virtType": "lxc"}});
+        assert!(run(super::hypervisor, vmi(json!({})), facts).unwrap().contains(r#"<domain type="lxc">"#));
     }
 
     #[test]

@@ -56,6 +56,7 @@ pub fn hypervisor_facts(entry: &Entry, root: &Path, domain: &str) -> HypervisorF
     HypervisorFacts {
         name: if virt_type == "hyperv" { "hyperv-direct" } else { "kvm" }.to_owned(),
         device_present: device.is_some(),
+        virt_type: Some(virt_type).filter(|name| !matches!(*name, "kvm" | "hyperv")).unwrap_or_default().to_owned(),
         profile: match launcher.conversion {
             Conversion::Qemu => Profile::Qemu,
             Conversion::CloudHypervisor => Profile::CloudHypervisor,
