@@ -183,14 +183,16 @@ remake_configure() { GTKDOCIZE=true autoreconf --force --install; }
 
 # --- builds ----------------------------------------------------------------------------------------------------------
 
-# A section for each function, so that the final link leaves out what nobody calls: half of these libraries.
-cflags="-fPIC -ffunction-sections -fdata-sections"
+# A section for each function, so that the final link leaves out what nobody calls: half of these libraries. Built for size,
+# without tables for unwinding, which C does not do: the launcher waits for libvirt's daemon, not for its client.
+cflags="-fPIC -ffunction-sections -fdata-sections -fno-asynchronous-unwind-tables"
+meson_size=(--buildtype=release -Doptimization=s)
 
 # Debian's archive of gnutls wants p11-kit, which cannot be linked statically.
 build_gnutls() {
     cd "$work/src/gnutls28"
     remake_configure
-    CFLAGS="-O2 $cflags" ./configure --prefix="$stage" --libdir="$stage/lib" --disable-shared --enable-static --without-p11-kit \
+    CFLAGS="-Os $cflags" ./configure --prefix="$stage" --libdir="$stage/lib" --disable-shared --enable-static --without-p11-kit \
         --with-included-unistring --without-idn --disable-doc --disable-tools --disable-cxx --disable-tests --without-zlib \
         --without-brotli --without-zstd --without-tpm --without-tpm2 --disable-nls --disable-libdane --disable-gost
     make -j"$jobs"
@@ -201,7 +203,7 @@ build_gnutls() {
 build_libxml2() {
     cd "$work/src/libxml2"
     remake_configure
-    CFLAGS="-O2 $cflags" ./configure --prefix="$stage" --libdir="$stage/lib" --disable-shared --enable-static --without-icu \
+    CFLAGS="-Os $cflags" ./configure --prefix="$stage" --libdir="$stage/lib" --disable-shared --enable-static --without-icu \
         --without-lzma --without-zlib --without-python
     make -j"$jobs" libxml2.la
     make install-libLTLIBRARIES install-pkgconfigDATA
@@ -211,7 +213,7 @@ build_libxml2() {
 build_glib() {
     cd "$work/src/glib2.0"
     meson setup build --prefix="$stage" --libdir=lib -Dauto_features=disabled -Ddefault_library=static -Dtests=false \
-        -Dc_args="$cflags" --buildtype=release
+        -Dc_args="$cflags" "${meson_size[@]}"
     ninja -C build -j"$jobs" install
 }
 
@@ -223,7 +225,7 @@ build_libvirt() {
         patch -p1 --forward --batch -i "$here/poller.patch"
     fi
     meson setup build -Dauto_features=disabled -Dsystem=true -Ddriver_remote=enabled -Dlibnl=enabled -Dtests=disabled \
-        -Ddocs=disabled --prefer-static -Dc_args="$cflags" --buildtype=release
+        -Ddocs=disabled --prefer-static -Dc_args="$cflags" "${meson_size[@]}"
     ninja -C build -t targets all | sed -nE 's#^(src/libvirt\.so\.0\.[0-9]+\.[0-9]+): .*#\1#p' >so
     local so
     so=$(head -1 so)
