@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::unistd::{Gid, Uid, fchown};
-use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::hook;
 use super::saved::{SavedIncoming, SavedMigration};
@@ -93,13 +93,20 @@ pub struct Incoming {
     /// libvirt has told something of the domain.
     events: Arc<Notify>,
     is_watching: Arc<AtomicBool>,
+    prepared: watch::Sender<Option<Instant>>,
 }
 
 impl Incoming {
     /// Nothing is expected.
     pub fn new(vm: Vm, config: Arc<Config>, state_file: StateFile) -> Self {
         let hook = Arc::new(hook::server::Server::new(SOCKET));
-        Incoming { vm, config, state_file, hook, events: Arc::default(), is_watching: Arc::default() }
+        let (events, is_watching) = Default::default();
+        Incoming { vm, config, state_file, hook, events, is_watching, prepared: watch::Sender::new(None) }
+    }
+
+    /// When the pod was last prepared.
+    pub fn prepared(&self) -> watch::Receiver<Option<Instant>> {
+        self.prepared.subscribe()
     }
 
     /// libvirt has told something of the domain.
@@ -190,6 +197,7 @@ impl Incoming {
     }
 
     fn watch(&self) {
+        self.prepared.send_replace(Some(Instant::now()));
         // A migration that fails, or is given up at the source, ends its hypervisor here.
         self.vm.tracker.expect_end();
         if self.is_watching.swap(true, Ordering::Relaxed) {

@@ -43,6 +43,8 @@ pub struct Watched {
     pub leave_early: watch::Receiver<bool>,
     /// Why this (target) pod can never receive its VM, if that is so.
     pub never_receives: watch::Receiver<Option<String>>,
+    /// When this (target) pod was last prepared for a migration, if it was.
+    pub prepared: watch::Receiver<Option<Instant>>,
     /// libvirt knows a domain.
     pub defined: watch::Receiver<bool>,
     /// The hypervisor's process.
@@ -90,6 +92,21 @@ async fn is_signalled(signalled: &mut watch::Receiver<Option<Instant>>) -> Insta
     match signalled.wait_for(Option::is_some).await.map(|since| *since) {
         Ok(Some(since)) => since,
         Ok(None) | Err(_) => std::future::pending().await,
+    }
+}
+
+/// Waits until there has been no domain for so long. A migration may wait for its turn at the source: its preparation begins
+/// the time anew (contract/migration.md 16, M25).
+async fn stays_empty(limit: Duration, prepared: &mut watch::Receiver<Option<Instant>>) {
+    let begun = Instant::now();
+    loop {
+        let since = prepared.borrow_and_update().unwrap_or(begun);
+        tokio::select! {
+            () = sleep_until(since + limit) => return,
+            changed = prepared.changed() => if changed.is_err() {
+                return sleep_until(since + limit).await;
+            }
+        }
     }
 }
 
@@ -165,7 +182,7 @@ async fn with_libvirt(
             orders.cannot_receive(&why);
             return Ending::Failed;
         }
-        () = tokio::time::sleep(qemu_timeout) => {
+        () = stays_empty(qemu_timeout, &mut watched.prepared) => {
             tracing::error!("no domain appeared within {} s (--qemu-timeout)", qemu_timeout.as_secs());
             return Ending::Failed;
         }

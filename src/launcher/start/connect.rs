@@ -65,13 +65,14 @@ impl Serving {
     }
 
     fn into_launcher(self) -> Launcher {
-        let FreshConnection { vm, milestones, publications, .. } = self.fresh;
+        let FreshConnection { vm, milestones, publications, migrations, .. } = self.fresh;
         let watched = Watched {
             signalled: mark_for_shutdown(self.signalled, vm.metadata.clone()),
             mark_told: told(publications.marked.clone(), self.outbox.acknowledged()),
             end_ordered: milestones.end_ordered.subscribe(),
             leave_early: milestones.leave_early.subscribe(),
             never_receives: milestones.never_receives.subscribe(),
+            prepared: migrations.incoming.prepared(),
             defined: milestones.defined.subscribe(),
             process: vm.tracker.subscribe(),
             deletion: publications.deletion.clone(),

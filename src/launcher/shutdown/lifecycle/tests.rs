@@ -10,6 +10,7 @@ struct World {
     end_ordered: watch::Sender<bool>,
     leave_early: watch::Sender<bool>,
     never_receives: watch::Sender<Option<String>>,
+    prepared: watch::Sender<Option<Instant>>,
     defined: watch::Sender<bool>,
     process: watch::Sender<HypervisorProcess>,
     deletion: watch::Sender<Option<u64>>,
@@ -41,6 +42,7 @@ impl World {
             end_ordered: watch::Sender::new(false),
             leave_early: watch::Sender::new(false),
             never_receives: watch::Sender::new(None),
+            prepared: watch::Sender::new(None),
             defined: watch::Sender::new(false),
             process: watch::Sender::new(HypervisorProcess::Unknown),
             deletion: watch::Sender::new(None),
@@ -85,6 +87,7 @@ impl World {
             end_ordered: self.end_ordered.subscribe(),
             leave_early: self.leave_early.subscribe(),
             never_receives: self.never_receives.subscribe(),
+            prepared: self.prepared.subscribe(),
             defined: self.defined.subscribe(),
             process: self.process.subscribe(),
             deletion: self.deletion.subscribe(),
@@ -151,6 +154,19 @@ impl Orders for World {
 #[tokio::test(start_paused = true)]
 async fn no_domain_within_the_timeout_fails() {
     assert_eq!(World::new(1).run(30).await, (Ending::Failed, Duration::from_secs(300)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_s_time_begins_anew_with_each_preparation() {
+    let world = World::new(1);
+    let prepare = async {
+        for _ in 0..2 {
+            tokio::time::sleep(Duration::from_secs(200)).await;
+            world.prepared.send_replace(Some(Instant::now()));
+        }
+    };
+    let (ended, ()) = tokio::join!(world.run(30), prepare);
+    assert_eq!(ended, (Ending::Failed, Duration::from_secs(200 + 200 + 300)));
 }
 
 #[tokio::test(start_paused = true)]
