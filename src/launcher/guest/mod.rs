@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::cmd::{Failure, GuestCommand, GuestOutput};
 use crate::domain::{self, Domain, DomainSpec, FsFreeze, LifeCycle};
@@ -112,10 +113,10 @@ impl Guest {
     }
 
     /// Asks the agent again and again, for as long as the runtime lives.
-    pub fn start_poller(&self, intervals: Intervals) {
+    pub fn start_poller(&self, intervals: Intervals) -> JoinHandle<()> {
         let Shared { agent, presence, interest, data, .. } = &*self.shared;
         let (presence, interest) = (presence.subscribe(), Arc::clone(interest));
-        tokio::spawn(guest_agent::poll(agent.in_background(), intervals, presence, interest, data.clone()));
+        tokio::spawn(guest_agent::poll(agent.in_background(), intervals, presence, interest, data.clone()))
     }
 
     /// What the agent has told so far, and word of every change.

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::core_tasks::CoreTasks;
 use super::lifecycle::{self, Ending, Orders, Watched};
 use super::termination_message;
 use crate::cmd::{Activity, SocketPaths};
@@ -31,6 +32,7 @@ pub(crate) struct Launcher {
     pub(crate) timings: Timings,
     pub(crate) vm: Vm,
     pub(crate) watched: Watched,
+    pub(crate) core: CoreTasks,
     pub(crate) publications: Publications,
     pub(crate) daemons: RunningDaemons,
     pub(crate) outbox: Outbox,
@@ -78,7 +80,8 @@ impl Launcher {
             kills: AtomicU32::new(0),
         };
         let ending =
-            lifecycle::run(self.watched, &orders, config.qemu_timeout, config.grace_period, &self.timings).await;
+            lifecycle::run(self.watched, self.core, &orders, config.qemu_timeout, config.grace_period, &self.timings)
+                .await;
         // After an orderly end nothing is left to report; what went wrong is worth a moment, if virt-handler is there.
         let is_news = ending == Ending::Failed && orders.virt_handler_is_there();
         let last_news = if is_news { self.timings.stop } else { Duration::ZERO };
@@ -92,6 +95,12 @@ impl Launcher {
         }
         let SocketPaths { init, ready } = self.server.sockets.clone();
         self.server.stop(self.timings.stop).await;
+        if ending == Ending::Crashed {
+            // The next launcher replaces the socket files and adopts virtlogd, through which its VM writes its logs.
+            self.vm.connection.close();
+            self.daemons.abandon(self.timings.stop).await;
+            return ending;
+        }
         // A dead socket file looks like a launcher that hangs.
         for path in [init, ready] {
             let _ = std::fs::remove_file(path);

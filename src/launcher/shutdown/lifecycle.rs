@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use super::core_tasks::CoreTasks;
 use crate::launcher::timings::Timings;
 use crate::launcher::vm::process::HypervisorProcess;
 
@@ -28,6 +29,9 @@ pub enum Ending {
     /// A flag or start-up error, no domain within `--qemu-timeout`, a daemon that does not come back, or a target pod that was
     /// told to leave early or can never receive its VM.
     Failed = 2,
+    /// A task that the launcher cannot do without has ended. The VM runs on, and the monitor starts another launcher for it: this
+    /// is the exit code of a Rust program that panicked, which `monitor::adoption` takes for unfinished work.
+    Crashed = 101,
 }
 
 /// What the main line watches; each is published by its owner.
@@ -117,9 +121,10 @@ async fn becomes(process: &mut watch::Receiver<HypervisorProcess>, wanted: fn(&H
 }
 
 /// Runs to the end of the VM. `qemu_timeout` bounds the wait for a domain and, separately, for its process;
-/// `grace` is the time between the signal and the forced end.
+/// `grace` is the time between the signal and the forced end. The end of a core task ends the launcher, and leaves the VM alone.
 pub async fn run(
     watched: Watched,
+    core: CoreTasks,
     orders: &impl Orders,
     qemu_timeout: Duration,
     grace: Duration,
@@ -131,6 +136,10 @@ pub async fn run(
         biased;
         ending = with_libvirt(watched, orders, qemu_timeout, grace, timings) => ending,
         why = has_failed(&mut failed) => without_libvirt(alone, orders, &why, timings).await,
+        why = core.first_end() => {
+            tracing::error!(reason = why, "the launcher ends without its VM, which the next launcher adopts");
+            Ending::Crashed
+        }
     }
 }
 

@@ -88,6 +88,7 @@ impl Serving {
             timings: self.timings,
             vm,
             watched,
+            core: self.core,
             publications,
             daemons: self.daemons,
             outbox: self.outbox,

@@ -79,9 +79,9 @@ impl RunningDaemons {
         self.logs.stop(within).await;
     }
 
-    /// The way down of a start that failed. virtlogd is left to the next launcher, whose VM may write its logs through it, or to
+    /// The way down of a start that failed or a launcher that crashed. virtlogd is left to the next launcher, whose VM may write its logs through it, or to
     /// PID 1.
-    pub(super) async fn abandon(self, within: Duration) {
+    pub(crate) async fn abandon(self, within: Duration) {
         self.hypervisor_daemon.stop().await;
         self.logs.stop(within).await;
     }

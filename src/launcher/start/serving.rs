@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::daemons::{Daemons, RunningDaemons};
@@ -26,6 +27,7 @@ use crate::launcher::jobs::Jobs;
 use crate::launcher::migration::Migrations;
 use crate::launcher::publish::domain_log::DomainLog;
 use crate::launcher::publish::publisher::{Publications, Publisher};
+use crate::launcher::shutdown::core_tasks::CoreTasks;
 use crate::launcher::shutdown::end::CommandServer;
 use crate::launcher::sync::means::Boot;
 use crate::launcher::timings::Timings;
@@ -67,6 +69,7 @@ pub(super) struct Serving {
     pub(super) handle: DriverHandle,
     /// Lets the driver take orders.
     pub(super) begin: Option<oneshot::Sender<()>>,
+    pub(super) core: CoreTasks,
     pub(super) server: CommandServer,
     /// The command socket has its final name already.
     pub(super) is_published: bool,
@@ -78,6 +81,8 @@ struct Machine {
     publications: Publications,
     outbox: Outbox,
     events: mpsc::UnboundedReceiver<Event>,
+    publisher: JoinHandle<()>,
+    guest_poller: JoinHandle<()>,
 }
 
 impl Daemons {
@@ -149,10 +154,10 @@ impl Machine {
         let vm = vm(resolved, setup, guest);
         let (publisher, publications) =
             Publisher::new(identity.clone(), &vm, outbox.clone(), domain_log, LOOK_AGAIN, restored);
-        tokio::spawn(publisher.run());
-        vm.guest.start_poller(config.agent);
+        let publisher = tokio::spawn(publisher.run());
+        let guest_poller = vm.guest.start_poller(config.agent);
         vm.guest.resume_safety_thaw();
-        Machine { vm, publications, outbox, events }
+        Machine { vm, publications, outbox, events, publisher, guest_poller }
     }
 
     /// Starts the driver and the command service.
@@ -164,7 +169,7 @@ impl Machine {
         hooks: Hooks,
         (listener, sockets): (UnixListener, SocketPaths),
     ) -> Serving {
-        let Machine { vm, publications, outbox, events } = self;
+        let Machine { vm, publications, outbox, events, publisher, guest_poller } = self;
         let virtlogd = daemons.virtlogd.as_ref().map(Supervisor::state);
         if let Some(virtlogd) = virtlogd.clone() {
             let files = LogFiles {
@@ -188,7 +193,7 @@ impl Machine {
         let boot = Boot::new(Arc::clone(&config), runtime, catalogue, qemu, hooks.clone(), watcher, virtlogd);
         let (driver, handle) = Driver::new(boot, fresh.clone(), events, daemons.hypervisor_daemon.watchdog());
         let (begin, begun) = oneshot::channel();
-        tokio::spawn(driver.run(begun));
+        let core = CoreTasks { publisher, guest_poller, driver: tokio::spawn(driver.run(begun)) };
         let (stop, stopped) = oneshot::channel();
         let server_timings = cmd::Timings { stop: timings.stop, ..cmd::Timings::default() };
         let (activity, door) = (Activity::default(), Arc::new(handle.clone()));
@@ -208,6 +213,7 @@ impl Machine {
             fresh,
             handle,
             begin: Some(begin),
+            core,
             server: CommandServer { sockets, activity, stop, task },
             is_published: false,
         }

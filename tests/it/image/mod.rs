@@ -6,6 +6,7 @@ mod bad_input;
 mod budgets;
 mod catalogue_file;
 mod contents;
+mod core_tasks;
 mod daemon_faults;
 mod end;
 mod failed_orders;

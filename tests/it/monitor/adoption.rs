@@ -33,6 +33,22 @@ fn a_launcher_that_dies_is_followed_by_another_while_the_hypervisor_lives() {
 }
 
 #[test]
+fn first_launcher_that_ends_with_101_is_followed_by_one_that_adopts_while_the_hypervisor_lives() {
+    let script = r#"echo "${VIRT_LAUNCHER_ADOPTION:-first}" >>"$DIR/launchers"
+        [ "$VIRT_LAUNCHER_ADOPTION" ] || { orphan qemu-system-x86_64 vm; exit 101; }
+        kill -0 "$(cat "$DIR/orphan.pid")" && exit 0"#;
+    let container = Container::new(&format!("{FUNCTIONS}\n{script}"));
+    container.fifo("orphan.ready");
+    container.program("qemu-system-x86_64");
+    assert_eq!(container.run(&[]), 0, "{}", container.read("log"));
+    assert_eq!(container.read("launchers"), "first\n1\n");
+
+    let alone = Container::new("echo >>$DIR/launchers\nexit 101");
+    assert_eq!(alone.run(&[]), 101, "no hypervisor lives");
+    assert_eq!(alone.read("launchers"), "\n");
+}
+
+#[test]
 fn a_launcher_that_dies_without_a_hypervisor_gives_255_at_once() {
     let container = Container::new("echo >>$DIR/launchers\nkill -KILL $$");
     assert_eq!(container.run(&[]), 255);

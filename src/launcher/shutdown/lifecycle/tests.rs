@@ -81,6 +81,10 @@ impl World {
     }
 
     async fn run(&self, grace: u64) -> (Ending, Duration) {
+        self.run_with(core(), grace).await
+    }
+
+    async fn run_with(&self, core: CoreTasks, grace: u64) -> (Ending, Duration) {
         let watched = Watched {
             signalled: self.signalled.subscribe(),
             mark_told: self.mark_told.subscribe(),
@@ -96,9 +100,15 @@ impl World {
         };
         let start = Instant::now();
         let ending =
-            run(watched, self, Duration::from_secs(300), Duration::from_secs(grace), &Timings::default()).await;
+            run(watched, core, self, Duration::from_secs(300), Duration::from_secs(grace), &Timings::default()).await;
         (ending, start.elapsed())
     }
+}
+
+/// Core tasks that run for ever.
+fn core() -> CoreTasks {
+    let task = || tokio::spawn(std::future::pending());
+    CoreTasks { publisher: task(), guest_poller: task(), driver: task() }
 }
 
 impl Orders for World {
@@ -368,4 +378,44 @@ async fn the_grace_period_began_with_the_signal_whoever_heard_it() {
     tokio::time::advance(Duration::from_secs(40)).await;
     assert_eq!(world.run(45).await, (Ending::Orderly, Duration::from_secs(45 + 10 - 40)));
     assert_eq!(world.counts().1, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn core_task_that_panics_ends_the_launcher_and_not_the_vm() {
+    let broken = || {
+        tokio::spawn(async {
+            tokio::time::sleep(Duration::from_secs(7)).await;
+            panic!("a broken invariant");
+        })
+    };
+    for core in [
+        CoreTasks { publisher: broken(), ..core() },
+        CoreTasks { guest_poller: broken(), ..core() },
+        CoreTasks { driver: broken(), ..core() },
+    ] {
+        let world = World::new(1);
+        world.defined.send_replace(true);
+        world.process.send_replace(HypervisorProcess::Running(4711));
+        let (ending, _) = tokio::time::timeout(Duration::from_secs(60), world.run_with(core, 30)).await.unwrap();
+        assert_eq!(ending, Ending::Crashed);
+        assert_eq!(world.counts(), (0, 0), "the guest is neither asked to shut down nor killed");
+        assert_eq!((world.hooks.load(Ordering::SeqCst), world.told()), (0, (0, 0)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn core_task_that_ends_together_with_the_vm_is_not_a_crash() {
+    let world = World::new(1);
+    world.defined.send_replace(true);
+    world.process.send_replace(HypervisorProcess::Gone);
+    world.told.send_replace(true);
+    let core = CoreTasks { publisher: tokio::spawn(async {}), ..core() };
+    tokio::task::yield_now().await;
+    assert_eq!(world.run_with(core, 30).await, (Ending::Orderly, Duration::ZERO));
+}
+
+#[test]
+fn crashed_has_the_exit_code_that_the_monitor_takes_for_unfinished_work() {
+    // `monitor::adoption` tests that this code is followed by another launcher while a hypervisor lives.
+    assert_eq!(Ending::Crashed as u8, 101);
 }
