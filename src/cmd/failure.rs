@@ -45,14 +45,13 @@ impl Failure {
     }
 
     /// `error` with what was being done before it: `context: virError(…)`.
-    pub fn wrapped(context: impl Into<String>, error: libvirt::Error) -> Self {
+    pub fn wrapped(context: impl Into<String>, error: impl Into<ControlError>) -> Self {
         let context = context.into();
-        match error {
-            libvirt::Error::Libvirt(error) => Failure::Wrapped { context, error },
-            error @ (libvirt::Error::Deadline { .. }
-            | libvirt::Error::AgentBusy { .. }
-            | libvirt::Error::Disconnected { .. }
-            | libvirt::Error::Aborted { .. }) => Failure::Text(format!("{context}: {error}")),
+        match error.into() {
+            ControlError::Libvirt(libvirt::Error::Libvirt(error)) => Failure::Wrapped { context, error },
+            error @ (ControlError::Libvirt(_) | ControlError::Hypervisor(_) | ControlError::Unsupported { .. }) => {
+                Failure::Text(format!("{context}: {error}"))
+            }
         }
     }
 
@@ -90,7 +89,9 @@ impl From<ControlError> for Failure {
     fn from(error: ControlError) -> Self {
         match error {
             ControlError::Libvirt(error) => error.into(),
-            ControlError::Hypervisor(why) => Failure::Text(why),
+            error @ (ControlError::Hypervisor(_) | ControlError::Unsupported { .. }) => {
+                Failure::Text(error.to_string())
+            }
         }
     }
 }
@@ -149,6 +150,10 @@ mod tests {
             "stopping: libvirt did not answer virDomainSuspend within 10.0 s"
         );
         assert_eq!(Failure::DomainNotFound.message(), "Domain not found.");
+        let unsupported = ControlError::Unsupported { operation: "plugging a device" };
+        let text = "plugging a device is not supported by the hypervisor's driver";
+        assert_eq!(Failure::from(unsupported.clone()).message(), text);
+        assert_eq!(Failure::wrapped("memory", unsupported).message(), format!("memory: {text}"));
     }
 
     #[test]

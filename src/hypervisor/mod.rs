@@ -18,7 +18,10 @@ mod verdict;
 
 pub use catalogue::{Catalogue, DEFAULT_CATALOGUE_FILE, DEFAULT_HYPERVISOR, features_of};
 pub use cloud_hypervisor::CloudHypervisor;
-pub use control::{Answer, ControlError, VmControl, Way};
+pub use control::{
+    Answer, ControlError, DefinitionControl, DeviceControl, JobControl, MeasureControl, MigrationControl, VmControl,
+    Way, XmlKind,
+};
 pub use daemon_choice::Remark;
 pub use error::{CatalogueError, RuntimeError};
 pub use features::{Feature, FeatureError, FeatureTable, Level, Version};

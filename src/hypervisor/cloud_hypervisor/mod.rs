@@ -7,6 +7,7 @@
 //! restarted stays under control through its API socket.
 
 mod checks;
+mod control;
 mod reboot;
 mod rest;
 mod serial;
@@ -25,11 +26,10 @@ use tokio::sync::watch;
 
 use rest::Rest;
 use serial::{Serial, SerialPaths};
-use stats::Told;
 
-use super::control::{Answer, ControlError, VmControl, Way};
-use crate::domain::{DomainSpec, DomainState, LifeCycle, StateReason};
-use crate::libvirt::{self, Connection, DomainEvent, DomainSnapshot, Event, Lifecycle, StatsRecord};
+use super::control::{ControlError, LibvirtControl};
+use crate::domain::{DomainState, LifeCycle, StateReason};
+use crate::libvirt::{self, Connection, DomainEvent, DomainSnapshot, Event, Lifecycle};
 use crate::process::PidFd;
 
 /// How long things may take.
@@ -89,6 +89,8 @@ struct Known {
 
 struct Shared {
     connection: Connection,
+    /// What libvirt's driver does as well as any.
+    libvirt: LibvirtControl,
     events: UnboundedSender<Event>,
     place: Place,
     timings: Timings,
@@ -110,8 +112,10 @@ impl CloudHypervisor {
         let rest = Rest { socket: place.api_socket(), deadline: timings.rest };
         let known = Known::default();
         let alive = watch::Sender::new(false);
+        let libvirt = LibvirtControl { connection: connection.clone(), domain: place.domain.clone() };
         CloudHypervisor(Arc::new(Shared {
             connection,
+            libvirt,
             events,
             place,
             timings,
@@ -335,160 +339,5 @@ impl CloudHypervisor {
         self.ask(self.0.connection.suspend(self.domain()), "vm.pause").await?;
         self.tell_state(LifeCycle::Paused);
         Ok(())
-    }
-}
-
-impl VmControl for CloudHypervisor {
-    fn attach(&self) -> Answer<'_, ()> {
-        Box::pin(async move {
-            let place = &self.0.place;
-            let (pid, was_kept) = (place.find_vmms().first().copied(), place.kept_xml.symlink_metadata().is_ok());
-            if pid.is_none() && !was_kept {
-                return Ok(());
-            }
-            let xml = place.take_over_xml();
-            {
-                let mut known = self.known();
-                let serial = xml.as_deref().and_then(|xml| SerialPaths::of(xml, place.private()));
-                (known.serial, known.xml, known.told) = (serial, xml.clone(), LifeCycle::Running);
-            }
-            let Some(pid) = pid else {
-                // It ran under the previous launcher, and nobody has told its end.
-                let ended = self.cause(None).await;
-                self.vmm_ended(ended).await;
-                return Ok(());
-            };
-            let orphan = !self.0.connection.exists(self.domain()).await.unwrap_or(false);
-            self.take_up(pid, xml, orphan)
-        })
-    }
-
-    fn exists(&self) -> Answer<'_, bool> {
-        Box::pin(async move {
-            if self.known().orphan {
-                return Ok(true);
-            }
-            Ok(self.0.connection.exists(self.domain()).await?)
-        })
-    }
-
-    fn state(&self) -> Answer<'_, DomainState> {
-        Box::pin(self.state_now())
-    }
-
-    fn snapshot(&self) -> Answer<'_, DomainSnapshot> {
-        Box::pin(self.snapshot_now())
-    }
-
-    fn stats(&self, _until: tokio::time::Instant) -> Answer<'_, Option<StatsRecord>> {
-        Box::pin(async move {
-            let (pid, xml) = {
-                let known = self.known();
-                (known.pid, known.xml.clone())
-            };
-            let (Some(pid), Some(xml)) = (pid, xml) else { return Ok(None) };
-            let domain = DomainSpec::from_xml(&xml)
-                .map_err(|error| ControlError::Hypervisor(format!("the domain's XML cannot be read: {error}")))?;
-            // Without the VMM's word, the rest is still true.
-            let told = Told {
-                info: self.0.rest.get("vm.info").await.unwrap_or_default(),
-                counters: self.0.rest.get("vm.counters").await.unwrap_or_default(),
-            };
-            let regex = self.0.place.vcpu_regex.clone();
-            let record = tokio::task::spawn_blocking(move || stats::record(pid, &domain, &told, &regex)).await;
-            record.map(Some).map_err(|error| ControlError::Hypervisor(error.to_string()))
-        })
-    }
-
-    fn vcpu_pins(&self, vcpus: usize, _until: tokio::time::Instant) -> Answer<'_, Vec<Vec<bool>>> {
-        let pid = self.known().pid;
-        let regex = &self.0.place.vcpu_regex;
-        Box::pin(async move { Ok(pid.map(|pid| stats::pins(pid, vcpus, regex)).unwrap_or_default()) })
-    }
-
-    fn start(&self, paused: bool) -> Answer<'_, ()> {
-        Box::pin(self.start_now(paused))
-    }
-
-    fn suspend(&self) -> Answer<'_, ()> {
-        Box::pin(self.suspend_now())
-    }
-
-    fn resume(&self) -> Answer<'_, ()> {
-        Box::pin(async move {
-            self.ask(self.0.connection.resume(self.domain()), "vm.resume").await?;
-            self.tell_state(LifeCycle::Running);
-            Ok(())
-        })
-    }
-
-    /// libvirt's name for it is reboot; the guest is not asked.
-    fn reset(&self) -> Answer<'_, ()> {
-        Box::pin(self.ask(self.0.connection.reboot(self.domain(), 0), "vm.reboot"))
-    }
-
-    fn reboot(&self, _way: Way) -> Answer<'_, ()> {
-        Box::pin(async {
-            let why =
-                "Cloud Hypervisor cannot ask the guest to reboot: there is no guest agent and no ACPI request for it";
-            Err(ControlError::Hypervisor(why.to_owned()))
-        })
-    }
-
-    /// libvirt's shutdown stops the vCPUs at once; the power button is what is meant.
-    fn shutdown(&self, way: Way) -> Answer<'_, ()> {
-        Box::pin(async move {
-            if way == Way::Agent {
-                return Err(ControlError::Hypervisor("Cloud Hypervisor has no guest agent".to_owned()));
-            }
-            self.known().asked = Asked::Shutdown;
-            let pressed = self.put("vm.power-button").await;
-            if pressed.is_err() {
-                self.known().asked = Asked::Nothing;
-            }
-            pressed
-        })
-    }
-
-    fn destroy(&self) -> Answer<'_, ()> {
-        Box::pin(async move {
-            let pid = {
-                let mut known = self.known();
-                known.asked = Asked::Destroy;
-                known.pid
-            };
-            let told = match self.0.connection.destroy(self.domain(), 0).await {
-                Err(error) if pid.is_none() => Err(error.into()),
-                // The process is what counts.
-                Ok(()) | Err(_) => Ok(()),
-            };
-            if let Some(pid) = pid {
-                vmm::end(pid, self.0.timings.terminate).await;
-                self.gone().await;
-            }
-            self.end_leaked().await;
-            told
-        })
-    }
-
-    fn undefine(&self) -> Answer<'_, ()> {
-        Box::pin(async move {
-            let undefined = self.0.connection.undefine(self.domain(), 0).await;
-            let forgotten = {
-                let mut known = self.known();
-                let is_left = known.pid.is_none() && (known.orphan || known.ended.is_some());
-                let forgotten = is_left && undefined.as_ref().is_err_and(libvirt::Error::is_no_domain);
-                if forgotten || undefined.is_ok() {
-                    known.orphan &= known.pid.is_some();
-                    known.ended = None;
-                }
-                forgotten
-            };
-            if forgotten {
-                self.tell(Lifecycle::Undefined);
-                return Ok(());
-            }
-            Ok(undefined?)
-        })
     }
 }

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::*;
+use crate::hypervisor::VmControl;
 use crate::libvirt::Deadlines;
 
 /// For what has only to happen, on a busy machine.

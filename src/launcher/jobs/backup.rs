@@ -14,8 +14,9 @@ use super::backup_documents::{Disk, backup_xml, checkpoint_xml, disks, stamp, vo
 use crate::cmd::{BackupCommand, BackupRequest, BackupStart, Checkpoint, Failure, FreezeRequest};
 use crate::domain::{BackupMetadata, DomainSpec, Time};
 use crate::files::{Folder, in_time};
+use crate::hypervisor::ControlError;
 use crate::launcher::vm::Vm;
-use crate::libvirt::{Error, JobOperation, JobStats, JobType, code};
+use crate::libvirt::{JobOperation, JobStats, JobType, code};
 use crate::vmi::VirtualMachineInstance;
 
 /// From the order to begin a backup to its answer: below the client's 20 s, so that it learns that the work goes on.
@@ -122,14 +123,13 @@ impl Jobs {
         let failed = |why: String| Failure::text(format!("failed to abort backup: {why}"));
         let metadata = self.vm.metadata.snapshot();
         ongoing(metadata.backup.as_ref(), name, started).map_err(|why| failed(why.to_owned()))?;
-        let (connection, domain) = (&self.vm.connection, &self.vm.domain);
-        let running = connection.job_stats(domain).await.map_err(|error| failed(error.to_string()))?;
+        let running = self.vm.control.job_stats().await.map_err(|error| failed(error.to_string()))?;
         if (running.operation, running.job_type) != (JobOperation::BACKUP, JobType::Unbounded) {
             let why =
                 format!("cannot abort backup, wrong operation or type: {}, {}", running.operation, running.job_type);
             return Err(failed(why));
         }
-        connection.abort_job(domain).await.map_err(|error| failed(error.to_string()))
+        self.vm.control.abort_job().await.map_err(|error| failed(error.to_string()))
     }
 
     /// libvirt told that a backup job has ended: its outcome goes to the metadata, and true is returned if there was one
@@ -137,7 +137,7 @@ impl Jobs {
     pub async fn backup_ended(&self, told: JobStats) -> bool {
         let metadata = self.vm.metadata.snapshot();
         let Some(backup) = metadata.backup.filter(is_running) else { return false };
-        let stats = match self.vm.connection.completed_job_stats(&self.vm.domain).await {
+        let stats = match self.vm.control.completed_job_stats().await {
             Ok(stats) if stats.job_type != JobType::None => JobStats { error: stats.error.or(told.error), ..stats },
             Ok(_) | Err(_) => told,
         };
@@ -152,7 +152,7 @@ impl Jobs {
         if !self.vm.metadata.snapshot().backup.as_ref().is_some_and(is_running) {
             return false;
         }
-        match self.vm.connection.job_stats(&self.vm.domain).await {
+        match self.vm.control.job_stats().await {
             Ok(stats) if stats.job_type == JobType::None => self.backup_ended(lost()).await,
             Ok(_) => false,
             Err(error) => {
@@ -165,7 +165,7 @@ impl Jobs {
     /// Notes a backup as failed whose beginning libvirt did not confirm, unless it goes on. What libvirt knows of the job that
     /// ended last may be an earlier one's.
     async fn settle(&self, backup: &BackupMetadata) {
-        match self.vm.connection.job_stats(&self.vm.domain).await {
+        match self.vm.control.job_stats().await {
             Ok(stats) if stats.job_type == JobType::None => edit(&self.vm.metadata, backup, |now| end(now, &lost())),
             Ok(_) => {}
             // The next connection looks.
@@ -175,8 +175,8 @@ impl Jobs {
 
     /// RedefineCheckpoint.
     pub async fn redefine_checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), Failure> {
-        let (connection, domain, name) = (&self.vm.connection, &self.vm.domain, &checkpoint.name);
-        let exists = connection.exists(domain).await;
+        let (control, domain, name) = (&self.vm.control, &self.vm.domain, &checkpoint.name);
+        let exists = control.exists().await;
         let lookup = |error: String| Failure::text(format!("failed to lookup domain {domain}: {error}"));
         match exists {
             Ok(true) => {}
@@ -185,7 +185,7 @@ impl Jobs {
         }
         let spec = self.live_spec().await;
         let spec = spec.map_err(|error| Failure::text(format!("failed to get domain disks: {error}")))?;
-        let nodes = connection.monitor_command(domain, r#"{"execute":"query-named-block-nodes"}"#).await;
+        let nodes = control.block_nodes().await;
         let nodes = nodes.map_err(|error| Failure::text(format!("failed to query bitmaps: {error}")))?;
         let nodes: Value = serde_json::from_str(&nodes)
             .map_err(|error| Failure::text(format!("failed to query bitmaps: QEMU's answer: {error}")))?;
@@ -200,7 +200,7 @@ impl Jobs {
             return Err(Failure::InvalidCheckpoint(format!("no disks found with checkpoint bitmap {name}")));
         }
         let xml = checkpoint_xml(name, checkpoint.created, &with_bitmap);
-        connection.redefine_checkpoint(domain, &xml).await.map_err(|error: Error| {
+        control.redefine_checkpoint(&xml).await.map_err(|error| {
             let text = format!("failed to redefine checkpoint {name}: {error}");
             match error.code().is_some_and(|code| BAD_CHECKPOINT.contains(&code)) {
                 true => Failure::InvalidCheckpoint(text),
@@ -210,7 +210,7 @@ impl Jobs {
     }
 
     async fn live_spec(&self) -> Result<DomainSpec, Failure> {
-        let snapshot = self.vm.connection.snapshot(&self.vm.domain).await?;
+        let snapshot = self.vm.control.snapshot().await?;
         let xml = snapshot.xml.ok_or_else(|| Failure::text("libvirt does not tell the domain's XML"))?;
         DomainSpec::from_xml(&xml)
             .map_err(|error| Failure::text(format!("libvirt's domain XML cannot be read: {error}")))
@@ -253,8 +253,8 @@ impl Steps for Source {
         self.vm.guest.freeze_within(within, request, &self.vm.metadata.snapshot()).await
     }
 
-    async fn begin(&self) -> Result<(), Error> {
-        self.vm.connection.backup_begin(&self.vm.domain, &self.backup_xml, &self.checkpoint_xml).await
+    async fn begin(&self) -> Result<(), ControlError> {
+        self.vm.control.backup_begin(&self.backup_xml, &self.checkpoint_xml).await
     }
 
     async fn thaw(&self) -> Result<(), Failure> {

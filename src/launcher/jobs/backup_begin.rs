@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::cmd::Failure;
 use crate::domain::BackupMetadata;
+use crate::hypervisor::ControlError;
 use crate::launcher::vm::metadata::MetadataCache;
 use crate::libvirt::{Error, origin};
 
@@ -18,7 +19,7 @@ pub(super) trait Steps: Sync {
     /// Freezes the guest's file systems.
     fn freeze(&self) -> impl Future<Output = Result<(), Failure>> + Send;
     /// `virDomainBackupBegin`.
-    fn begin(&self) -> impl Future<Output = Result<(), Error>> + Send;
+    fn begin(&self) -> impl Future<Output = Result<(), ControlError>> + Send;
     /// Thaws the file systems.
     fn thaw(&self) -> impl Future<Output = Result<(), Failure>> + Send;
 }
@@ -29,7 +30,7 @@ pub(super) async fn begin(
     cache: &MetadataCache,
     backup: &BackupMetadata,
     still: Duration,
-) -> Result<(), Error> {
+) -> Result<(), ControlError> {
     let note = |status: &str, message: String| {
         edit(cache, backup, |record| {
             record.quiesce_status = status.to_owned();
@@ -90,12 +91,14 @@ pub(super) fn is_running(backup: &BackupMetadata) -> bool {
 }
 
 /// Whether a backup surely does not begin. One that libvirt does not answer about may begin yet.
-pub(super) fn is_refusal(error: &Error) -> bool {
+pub(super) fn is_refusal(error: &ControlError) -> bool {
     match error {
-        Error::Libvirt(error) => error.domain != origin::RPC,
+        ControlError::Libvirt(Error::Libvirt(error)) => error.domain != origin::RPC,
         // Not even asked.
-        Error::AgentBusy { .. } | Error::Disconnected { .. } => true,
-        Error::Deadline { .. } | Error::Aborted { .. } => false,
+        ControlError::Libvirt(Error::AgentBusy { .. } | Error::Disconnected { .. })
+        | ControlError::Hypervisor(_)
+        | ControlError::Unsupported { .. } => true,
+        ControlError::Libvirt(Error::Deadline { .. } | Error::Aborted { .. }) => false,
     }
 }
 
@@ -115,7 +118,7 @@ mod tests {
     struct Double {
         cache: MetadataCache,
         takes: Duration,
-        answer: Result<(), Error>,
+        answer: Result<(), ControlError>,
         /// The backup ends before libvirt has answered.
         ends: bool,
         start: Instant,
@@ -127,7 +130,7 @@ mod tests {
             Ok(())
         }
 
-        async fn begin(&self) -> Result<(), Error> {
+        async fn begin(&self) -> Result<(), ControlError> {
             sleep(self.takes).await;
             if self.ends {
                 self.cache.set(|metadata| {
@@ -150,7 +153,7 @@ mod tests {
     }
 
     /// What is on record in the end, and when the guest was thawed.
-    async fn record(takes: u64, answer: Result<(), Error>, ends: bool) -> (BackupMetadata, Option<Duration>) {
+    async fn record(takes: u64, answer: Result<(), ControlError>, ends: bool) -> (BackupMetadata, Option<Duration>) {
         let cache = MetadataCache::default();
         cache.set(|metadata| metadata.backup = Some(backup()));
         let (takes, start, thawed) = (Duration::from_secs(takes), Instant::now(), Mutex::default());
@@ -160,8 +163,8 @@ mod tests {
         (double.cache.snapshot().backup.unwrap(), thawed)
     }
 
-    fn said(domain: i32) -> Result<(), Error> {
-        Err(Error::Libvirt(VirError { code: 1, domain, message: "m".into() }))
+    fn said(domain: i32) -> Result<(), ControlError> {
+        Err(Error::Libvirt(VirError { code: 1, domain, message: "m".into() }).into())
     }
 
     #[tokio::test(start_paused = true)]
@@ -175,7 +178,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_libvirt_itself_takes_a_backup_back() {
         let after = Duration::from_secs(3600);
-        let silence = Err(Error::Deadline { call: "virDomainBackupBegin", after });
+        let silence = Err(Error::Deadline { call: "virDomainBackupBegin", after }.into());
         for unanswered in [silence, said(origin::RPC)] {
             let (record, _) = record(1, unanswered.clone(), false).await;
             assert!(is_running(&record), "{unanswered:?}");

@@ -5,8 +5,8 @@ use std::path::Path;
 use super::Jobs;
 use crate::cmd::Failure;
 use crate::domain::{KubeVirtMetadata, MemoryDumpMetadata, Time};
+use crate::hypervisor::ControlError;
 use crate::launcher::vm::metadata::MetadataCache;
-use crate::libvirt::Error;
 
 /// What the names of dumps have in common; older ones make room for the new one.
 const DUMP_FILE: &str = "memory.dump";
@@ -29,7 +29,7 @@ impl Jobs {
             if let Err(error) = remove_old(&path).await {
                 tracing::warn!("cannot look for older memory dumps beside {path}: {error}");
             }
-            let result = vm.connection.dump_memory(&vm.domain, &path).await.map_err(reason);
+            let result = vm.control.dump_memory(&path).await.map_err(reason);
             if let Err(reason) = &result {
                 tracing::error!(reason = %reason, "the guest's memory cannot be dumped to {path}");
             }
@@ -64,7 +64,7 @@ fn end(metadata: &mut KubeVirtMetadata, file: &str, failure: Option<String>) {
     dump.failure_reason = failure.unwrap_or_default();
 }
 
-fn reason(error: Error) -> String {
+fn reason(error: ControlError) -> String {
     format!("Domain memory dump failed: {error}")
 }
 

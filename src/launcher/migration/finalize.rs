@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::cmd::Failure;
 use crate::domain::{DomainSpec, Interface, LifeCycle, LinkState};
+use crate::hypervisor::XmlKind;
 use crate::launcher::sync::live::interfaces::find;
 use crate::launcher::vm::Vm;
 
@@ -13,7 +14,7 @@ const LINK_DOWN: Duration = Duration::from_millis(100);
 /// Pulls the cables of the named interfaces and plugs them in again, and sets the guest's clock. It may be repeated.
 pub async fn finalize(vm: &Vm, refresh: &[String]) -> Result<(), Failure> {
     if !refresh.is_empty() {
-        let live = vm.connection.xml(&vm.domain, 0).await?;
+        let live = vm.control.xml(XmlKind::Current).await?;
         let domain = DomainSpec::from_xml(&live)
             .map_err(|error| Failure::text(format!("parsing domain XML failed, err: {error}")))?;
         for name in refresh {
@@ -21,9 +22,9 @@ pub async fn finalize(vm: &Vm, refresh: &[String]) -> Result<(), Failure> {
             let failed = |error| Failure::text(format!("failed to update network {name}, err: {error}"));
             let down = LinkState { state: "down".to_owned() };
             let unplugged = Interface { link_state: Some(down), ..interface.clone() };
-            vm.connection.update_device(&vm.domain, unplugged.to_xml()).await.map_err(failed)?;
+            vm.control.update_device(unplugged.to_xml()).await.map_err(failed)?;
             tokio::time::sleep(LINK_DOWN).await;
-            vm.connection.update_device(&vm.domain, interface.to_xml()).await.map_err(failed)?;
+            vm.control.update_device(interface.to_xml()).await.map_err(failed)?;
         }
     }
     if vm.control.state().await.is_ok_and(|now| now.status == LifeCycle::Running) {

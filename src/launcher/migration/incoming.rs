@@ -21,13 +21,14 @@ use crate::convert::HostFacts;
 use crate::domain::{DomainState, LifeCycle, StateReason};
 use crate::files::{Folder, in_time};
 use crate::hooks::pre_migration::SOCKET;
+use crate::hypervisor::XmlKind;
 use crate::launcher::config::Config;
 use crate::launcher::sync::means::Boot;
 use crate::launcher::vm::Vm;
 use crate::launcher::vm::metadata::note_vmi;
 use crate::launcher::vm::migration_record as record;
 use crate::launcher::vm::state_file::StateFile;
-use crate::libvirt::{JobOperation, JobType, flags};
+use crate::libvirt::{JobOperation, JobType};
 use crate::vmi::VirtualMachineInstance;
 
 const RPC: &str = "SyncMigrationTarget";
@@ -228,7 +229,7 @@ impl Incoming {
             Ok(state) if is_here(state) => {}
             Ok(_) | Err(_) => return Seen::NotYet,
         }
-        match self.vm.connection.job_stats(&self.vm.domain).await {
+        match self.vm.control.job_stats().await {
             Ok(stats) if stats.job_type == JobType::None || stats.operation != JobOperation::MIGRATION_IN => {
                 Seen::Arrived
             }
@@ -252,9 +253,9 @@ impl Incoming {
     /// The definition that came along is the source's: its CPUs, taps and paths (contract/migration.md 16, M8).
     async fn define_as_it_runs(&self) {
         let vm = &self.vm;
-        let live = vm.connection.xml(&vm.domain, flags::DOMAIN_XML_SECURE_MIGRATABLE).await;
+        let live = vm.control.xml(XmlKind::SecureMigratable).await;
         let defined = match live {
-            Ok(live) => vm.connection.define(live).await,
+            Ok(live) => vm.control.define(live).await,
             Err(error) => Err(error),
         };
         if let Err(error) = defined {

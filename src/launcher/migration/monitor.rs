@@ -11,10 +11,11 @@ use super::policy::{Facts, Look, Notice, Order, Policy};
 use super::progress;
 use super::saved::SavedOutgoing;
 use crate::domain::Time;
+use crate::hypervisor::ControlError;
 use crate::launcher::vm::Vm;
 use crate::launcher::vm::migration_record::{self as record, ABORTED, AbortStatus};
 use crate::launcher::vm::state_file::StateFile;
-use crate::libvirt::{self, JobOperation, JobStats, JobType};
+use crate::libvirt::{JobOperation, JobStats, JobType};
 
 /// Between two looks.
 const PERIOD: Duration = Duration::from_millis(400);
@@ -83,7 +84,7 @@ pub(super) struct Monitor {
     pub(super) aborted: Option<(String, Instant)>,
     pub(super) passes: u32,
     /// The question for statistics that is not answered.
-    pub(super) question: Option<JoinHandle<Result<JobStats, libvirt::Error>>>,
+    pub(super) question: Option<JoinHandle<Result<JobStats, ControlError>>>,
 }
 
 fn tell(uid: &str, notice: Option<Notice>) {
@@ -124,10 +125,10 @@ impl Monitor {
 
     /// The job's statistics, if they come in time. A question without an answer stays the only one: each holds a thread.
     async fn stats(&mut self) -> Option<JobStats> {
-        let (connection, domain) = (&self.vm.connection, &self.vm.domain);
+        let control = &self.vm.control;
         let question = self.question.get_or_insert_with(|| {
-            let (connection, domain) = (connection.clone(), domain.clone());
-            tokio::spawn(async move { connection.migration_stats(&domain).await })
+            let control = Arc::clone(control);
+            tokio::spawn(async move { control.migration_stats().await })
         });
         let answer = timeout(ANSWER, question).await;
         let Ok(answer) = answer else {
@@ -164,13 +165,13 @@ impl Monitor {
         for step in self.policy.look(&look) {
             self.keep();
             tell(&self.uid, step.announcement());
-            let (vm, domain) = (&self.vm, &self.vm.domain);
+            let control = &self.vm.control;
             let done = match step.order {
-                Order::SetMaxDowntime(downtime) => vm.connection.set_max_downtime(domain, downtime).await,
-                Order::StartPostCopy => vm.connection.start_post_copy(domain).await,
-                Order::Suspend => vm.connection.suspend(domain).await,
+                Order::SetMaxDowntime(downtime) => control.set_max_downtime(downtime).await,
+                Order::StartPostCopy => control.start_post_copy().await,
+                Order::Suspend => control.suspend().await,
                 Order::Cancel => {
-                    record::set_abort_status(&vm.metadata, &self.uid, AbortStatus::Aborting);
+                    record::set_abort_status(&self.vm.metadata, &self.uid, AbortStatus::Aborting);
                     self.wish = Some(Wish::new(Some(step.reason.clone())));
                     Ok(())
                 }
@@ -202,7 +203,7 @@ impl Monitor {
         let refused = if !self.policy.may_cancel() {
             Some("the guest may run at the target already".to_owned())
         } else if has_job {
-            match self.vm.connection.abort_job(&self.vm.domain).await {
+            match self.vm.control.abort_job().await {
                 Ok(()) => {
                     record::set_abort_status(&self.vm.metadata, &self.uid, AbortStatus::Succeeded);
                     let text = reason.map_or_else(|| ABORTED.to_owned(), |why| format!("{ABORTED}: {why}"));
@@ -225,7 +226,7 @@ impl Monitor {
     pub(super) async fn settle(&mut self) -> Option<String> {
         // The call that asked libvirt may have been cut off when the migration ended because of it.
         if self.aborted.is_none() && self.wish.is_some() {
-            let ended = self.vm.connection.completed_job_stats(&self.vm.domain).await;
+            let ended = self.vm.control.completed_job_stats().await;
             if ended.is_ok_and(|stats| stats.job_type == JobType::Cancelled) {
                 record::set_abort_status(&self.vm.metadata, &self.uid, AbortStatus::Succeeded);
                 self.aborted = Some((ABORTED.to_owned(), Instant::now()));
@@ -236,7 +237,7 @@ impl Monitor {
 
     /// Whether libvirt carries a migration out.
     pub(super) async fn has_job(&self) -> bool {
-        let stats = self.vm.connection.job_stats(&self.vm.domain).await;
+        let stats = self.vm.control.job_stats().await;
         stats.is_ok_and(|stats| is_active(&stats) && stats.operation == JobOperation::MIGRATION_OUT)
     }
 

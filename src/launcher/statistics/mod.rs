@@ -18,7 +18,7 @@ use crate::hypervisor::ControlError;
 use crate::launcher::migration::progress;
 use crate::launcher::publish::publisher::Published;
 use crate::launcher::vm::Vm;
-use crate::libvirt::{self, Screenshot};
+use crate::libvirt::Screenshot;
 
 /// How long a measured dirty rate is passed on, as with the original: measuring costs a second and slows the guest.
 const DIRTY_RATE_KEPT: Duration = Duration::from_secs(3);
@@ -110,15 +110,12 @@ impl Statistics {
     /// GetScreenshot.
     pub async fn screenshot(&self) -> Result<Screenshot, Failure> {
         let own = self.clone();
-        let take = move || async move { Ok(own.vm.connection.screenshot(&own.vm.domain).await?) };
+        let take = move || async move { Ok(own.vm.control.screenshot().await?) };
         self.screenshot.get(Result::is_ok, take).await.unwrap_or_else(|| Err(ended("GetScreenshot")))
     }
 
     async fn measure(&self) -> Result<Arc<str>, Failure> {
-        let failed = |error: ControlError| match error {
-            ControlError::Libvirt(error) => Failure::wrapped("failed to get domain stats", error),
-            ControlError::Hypervisor(why) => Failure::text(format!("failed to get domain stats: {why}")),
-        };
+        let failed = |error: ControlError| Failure::wrapped("failed to get domain stats", error);
         let until = Instant::now() + self.timings.stats;
         let record = self.vm.control.stats(until).await.map_err(failed)?;
         let mut record = record.ok_or_else(|| Failure::text("empty DomainStats"))?;
@@ -138,9 +135,9 @@ impl Statistics {
 
     async fn measure_dirty_rate(&self) -> Result<i64, Failure> {
         const FAILED: &str = "failed to get domain dirty rate stats: failed to get dirty rate stats";
-        let failed = |error: libvirt::Error| Failure::wrapped(FAILED, error);
-        let (connection, name) = (&self.vm.connection, &self.vm.domain);
-        connection.start_dirty_rate(name, DIRTY_RATE_SECONDS).await.map_err(failed)?;
+        let failed = |error: ControlError| Failure::wrapped(FAILED, error);
+        let control = &self.vm.control;
+        control.start_dirty_rate(DIRTY_RATE_SECONDS).await.map_err(failed)?;
         // The rate of the second that begins now, not one that was measured before.
         let measured = Duration::from_secs(DIRTY_RATE_SECONDS.unsigned_abs().into());
         let until = Instant::now() + measured + self.timings.dirty_rate;
@@ -148,7 +145,7 @@ impl Statistics {
         loop {
             tokio::time::sleep(pause).await;
             pause = self.timings.dirty_rate_pause;
-            let record = connection.dirty_rate_stats(name).await.map_err(failed)?;
+            let record = control.dirty_rate_stats().await.map_err(failed)?;
             let record = record.ok_or_else(|| Failure::text(format!("{FAILED}: the domain is not running")))?;
             let rate = document::dirty_rate(&record.params);
             let unfinished = match rate.calc_status {

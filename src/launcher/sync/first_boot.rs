@@ -17,16 +17,15 @@ use super::prepare::images::{LOOKING, round_up};
 use super::prepare::iommufd;
 use super::prepare::pod_network::Nics;
 use super::prepare::{cloud_init, growth, image_volumes, missing, pod_network, running, tracking};
-use super::refusal::{refusal, refusal_of_control};
+use super::refusal::refusal;
 use crate::cmd::{Failure, SyncRequest};
 use crate::convert::{self, Defines, HostFacts, SyncOptions};
 use crate::daemon::DaemonState;
 use crate::domain::{DomainSpec, LifeCycle};
-use crate::hypervisor::{Hypervisor, Verdict, Version, host_architecture};
+use crate::hypervisor::{Hypervisor, Verdict, Version, XmlKind, host_architecture};
 use crate::launcher::facts::{self, Pod};
 use crate::launcher::vm::Vm;
 use crate::launcher::vm::metadata::note_vmi;
-use crate::libvirt::flags;
 use crate::logging::shared_out;
 use crate::vmi::VirtualMachineInstance;
 
@@ -284,12 +283,12 @@ impl Boot {
                     defines.replace(&xml).map_err(|error| Failure::text(error.to_string()))?;
                 }
                 tracing::info!(v = 5, xml, "defining the domain");
-                vm.connection.define(xml).await.map_err(|error| refusal(vmi, error))?;
+                vm.control.define(xml).await.map_err(|error| refusal(vmi, error))?;
                 if defines.is_last() {
                     return Ok(());
                 }
                 let readback = match defines.needs_readback() {
-                    true => Some(vm.connection.xml(&vm.domain, flags::DOMAIN_XML_INACTIVE).await?),
+                    true => Some(vm.control.xml(XmlKind::Inactive).await?),
                     false => None,
                 };
                 if let Some(readback) = &readback {
@@ -309,7 +308,7 @@ impl Boot {
 
     async fn start(&self, vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
         if let Some(descriptor) = self.iommufd.copy().map_err(Failure::text)? {
-            let given = vm.connection.associate(&vm.domain, c"iommu", descriptor).await;
+            let given = vm.control.associate(c"iommu", descriptor).await;
             given.map_err(|error| Failure::text(format!("failed to associate IOMMUFD FD with domain: {error}")))?;
         }
         self.make_late_cloud_init(vm, vmi).await?;
@@ -321,7 +320,7 @@ impl Boot {
         }
         self.wait_for_virtlogd().await;
         let started = vm.control.start(paused_by_user || isolated).await;
-        started.map_err(|error| refusal_of_control(vmi, error))?;
+        started.map_err(|error| refusal(vmi, error))?;
         vm.tracker.look();
         Ok(())
     }

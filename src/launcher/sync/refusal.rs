@@ -6,24 +6,16 @@ use crate::hypervisor::ControlError;
 use crate::libvirt::Error;
 use crate::vmi::VirtualMachineInstance;
 
-/// libvirt's error as the answer to an order: behind the field's path, where the error is about one
+/// What libvirt or the hypervisor said as the answer to an order: behind the field's path, where the error is about one
 /// (`spec.domain.cpu.model: virError(…)`), else as the original gives it.
-pub(super) fn refusal(vmi: &VirtualMachineInstance, error: Error) -> Failure {
+pub(super) fn refusal(vmi: &VirtualMachineInstance, error: ControlError) -> Failure {
     let field = match &error {
-        Error::Libvirt(error) => field_of(vmi, &error.message),
-        Error::Deadline { .. } | Error::AgentBusy { .. } | Error::Disconnected { .. } | Error::Aborted { .. } => None,
+        ControlError::Libvirt(Error::Libvirt(error)) => field_of(vmi, &error.message),
+        ControlError::Libvirt(_) | ControlError::Hypervisor(_) | ControlError::Unsupported { .. } => None,
     };
     match field {
         Some(field) => Failure::wrapped(field, error),
         None => error.into(),
-    }
-}
-
-/// The same for what a hypervisor's own control says.
-pub(super) fn refusal_of_control(vmi: &VirtualMachineInstance, error: ControlError) -> Failure {
-    match error {
-        ControlError::Libvirt(error) => refusal(vmi, error),
-        other @ ControlError::Hypervisor(_) => other.into(),
     }
 }
 
@@ -35,11 +27,13 @@ mod tests {
     #[test]
     fn an_error_about_a_field_has_its_path_and_others_stay_as_they_are() {
         let vmi = VirtualMachineInstance::default();
-        let error = |message: &str| Error::Libvirt(VirError { code: 1, domain: 31, message: message.into() });
+        let error = |message: &str| {
+            ControlError::from(Error::Libvirt(VirError { code: 1, domain: 31, message: message.into() }))
+        };
         let named = refusal(&vmi, error("internal error: Unknown CPU model x"));
         let said = "spec.domain.cpu.model: virError(Code=1, Domain=31, Message='internal error: Unknown CPU model x')";
         assert_eq!(named.message(), said);
         let other = error("out of sorts");
-        assert_eq!(refusal_of_control(&vmi, other.clone().into()), other.into());
+        assert_eq!(refusal(&vmi, other.clone()), other.into());
     }
 }

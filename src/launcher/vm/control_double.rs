@@ -5,22 +5,32 @@ use std::sync::{Mutex, PoisonError};
 use tokio::time::Instant;
 
 use crate::domain::DomainState;
-use crate::hypervisor::{Answer, ControlError, VmControl, Way};
-use crate::libvirt::{DomainSnapshot, StatsRecord};
+use crate::hypervisor::{
+    Answer, ControlError, DefinitionControl, DeviceControl, JobControl, MeasureControl, MigrationControl, VmControl,
+    Way, XmlKind,
+};
+use crate::libvirt::{DiskError, DomainSnapshot, StatsRecord};
 
 /// What libvirt shows of the VM, and how orders end.
 pub(crate) struct ControlDouble {
     shown: Mutex<Result<DomainSnapshot, ControlError>>,
     refusal: ControlError,
+    disk_errors: Mutex<Result<Vec<(String, DiskError)>, ControlError>>,
 }
 
 impl ControlDouble {
     pub(crate) fn new(shown: DomainSnapshot, refusal: ControlError) -> Self {
-        ControlDouble { shown: Mutex::new(Ok(shown)), refusal }
+        let disk_errors = Mutex::new(Err(refusal.clone()));
+        ControlDouble { shown: Mutex::new(Ok(shown)), refusal, disk_errors }
     }
 
     pub(crate) fn set(&self, state: DomainState, xml: Option<&str>) {
         self.replace(Ok(DomainSnapshot { state, xml: xml.map(str::to_owned) }));
+    }
+
+    /// From now on libvirt answers so when it is asked which disks have failed.
+    pub(crate) fn set_disk_errors(&self, answer: Result<Vec<(String, DiskError)>, ControlError>) {
+        *self.disk_errors.lock().unwrap_or_else(PoisonError::into_inner) = answer;
     }
 
     /// From now on libvirt answers with this error.
@@ -41,6 +51,26 @@ impl ControlDouble {
         Box::pin(async { Err(refusal) })
     }
 }
+
+impl DefinitionControl for ControlDouble {
+    fn define(&self, _: String) -> Answer<'_, ()> {
+        self.refused()
+    }
+    fn xml(&self, _: XmlKind) -> Answer<'_, String> {
+        self.refused()
+    }
+}
+
+impl DeviceControl for ControlDouble {}
+impl JobControl for ControlDouble {}
+impl MeasureControl for ControlDouble {
+    fn disk_errors(&self) -> Answer<'_, Vec<(String, DiskError)>> {
+        let answer = self.disk_errors.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Box::pin(async { answer })
+    }
+}
+
+impl MigrationControl for ControlDouble {}
 
 impl VmControl for ControlDouble {
     fn snapshot(&self) -> Answer<'_, DomainSnapshot> {

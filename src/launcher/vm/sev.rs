@@ -60,12 +60,12 @@ impl Sev {
 
     /// GetSEVInfo, as JSON.
     pub async fn info(&self) -> Result<String, Failure> {
-        platform_info(&self.vm.connection.sev_info().await?)
+        platform_info(&self.vm.control.sev_info().await?)
     }
 
     /// GetLaunchMeasurement, as JSON.
     pub async fn launch_measurement(&self) -> Result<String, Failure> {
-        let measured = self.vm.connection.launch_security_info(&self.vm.domain).await?;
+        let measured = self.vm.control.launch_security_info().await?;
         measurement_info(&measured, &self.loader_digest().await?)
     }
 
@@ -88,7 +88,7 @@ impl Sev {
 
 /// InjectLaunchSecret.
 pub async fn inject_secret(vm: &Vm, header: &str, secret: &str) -> Result<(), Failure> {
-    Ok(vm.connection.inject_launch_secret(&vm.domain, header, secret).await?)
+    Ok(vm.control.inject_launch_secret(header, secret).await?)
 }
 
 fn platform_info(params: &Params) -> Result<String, Failure> {

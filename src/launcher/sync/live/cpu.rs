@@ -3,7 +3,7 @@
 use crate::cmd::{Failure, SyncRequest};
 use crate::convert::{self, Arch, ConvertError};
 use crate::domain::{CpuTune, DomainSpec};
-use crate::hypervisor::host_architecture;
+use crate::hypervisor::{XmlKind, host_architecture};
 use crate::launcher::sync::means::Boot;
 use crate::launcher::vm::Vm;
 use crate::libvirt::cpu_map;
@@ -63,7 +63,7 @@ pub async fn synchronise(vm: &Vm, boot: &Boot, request: SyncRequest) -> Result<(
     let SyncRequest { vmi, options, .. } = request;
     let failed = |error| Failure::wrapped(CONTEXT, error);
     let worded = |why: String| Failure::text(format!("{CONTEXT}: {why}"));
-    let live = super::read_live(&vm.connection.xml(&vm.domain, 0).await.map_err(failed)?)?;
+    let live = super::read_live(&vm.control.xml(XmlKind::Current).await.map_err(failed)?)?;
     let wanted = count(&vmi, &live).map_err(|error| worded(error.with_path()))?;
     let mut wanted_pins = Vec::new();
     if vmi.spec.domain.cpu.as_ref().is_some_and(|cpu| cpu.dedicated_cpu_placement) {
@@ -74,11 +74,11 @@ pub async fn synchronise(vm: &Vm, boot: &Boot, request: SyncRequest) -> Result<(
         let tune = convert::pinning(&vmi, &facts, &with_vcpus(live, wanted));
         wanted_pins = pins(&tune.map_err(|error| worded(error.to_string()))?.unwrap_or_default()).map_err(worded)?;
     }
-    vm.connection.set_vcpus(&vm.domain, wanted).await.map_err(failed)?;
+    vm.control.set_vcpus(wanted).await.map_err(failed)?;
     for pin in wanted_pins {
         match pin {
-            Pin::Vcpu(vcpu, map) => vm.connection.pin_vcpu(&vm.domain, vcpu, map).await,
-            Pin::Emulator(map) => vm.connection.pin_emulator(&vm.domain, map).await,
+            Pin::Vcpu(vcpu, map) => vm.control.pin_vcpu(vcpu, map).await,
+            Pin::Emulator(map) => vm.control.pin_emulator(map).await,
         }
         .map_err(failed)?;
     }

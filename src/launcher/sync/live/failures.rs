@@ -3,6 +3,7 @@
 
 use super::super::refusal::refusal;
 use crate::cmd::Failure;
+use crate::hypervisor::ControlError;
 use crate::libvirt::Error;
 use crate::vmi::VirtualMachineInstance;
 
@@ -21,10 +22,10 @@ impl<'a> Failures<'a> {
 
     /// Takes note of what libvirt made of one device, by `name`. An error here is one that the next device would meet as
     /// well: there is no libvirt that answers.
-    pub(super) fn note(&mut self, name: &str, outcome: Result<(), Error>) -> Result<(), Failure> {
+    pub(super) fn note(&mut self, name: &str, outcome: Result<(), ControlError>) -> Result<(), Failure> {
         match outcome {
             Ok(()) => {}
-            Err(error @ Error::Libvirt(_)) => self.refuse(name, self.worded(name, error)),
+            Err(error @ ControlError::Libvirt(Error::Libvirt(_))) => self.refuse(name, self.worded(name, error)),
             Err(error) => return Err(error.into()),
         }
         Ok(())
@@ -42,7 +43,7 @@ impl<'a> Failures<'a> {
     }
 
     /// The error with the field that it is about, or else with the device's.
-    fn worded(&self, name: &str, error: Error) -> Failure {
+    fn worded(&self, name: &str, error: ControlError) -> Failure {
         match refusal(self.vmi, error) {
             Failure::Libvirt(error) => match field_of_device(self.vmi, name) {
                 Some(field) => Failure::Wrapped { context: field, error },
@@ -70,8 +71,10 @@ mod tests {
 
     #[test]
     fn failures_of_devices_are_kept_and_others_end_the_sync() {
-        let libvirt = |message: &str| Error::Libvirt(VirError { code: 1, domain: 10, message: message.into() });
-        let silent = Error::Disconnected { call: "c", uri: "u".into(), reason: "r".into() };
+        let libvirt = |message: &str| {
+            ControlError::from(Error::Libvirt(VirError { code: 1, domain: 10, message: message.into() }))
+        };
+        let silent = ControlError::from(Error::Disconnected { call: "c", uri: "u".into(), reason: "r".into() });
         let vmi = r#"{"spec":{"domain":{"devices":{"disks":[{"name":"a"},{"name":"b"}]}}}}"#;
         let vmi = crate::vmi::parse(vmi.as_bytes()).unwrap();
         let mut failures = Failures::new(&vmi);

@@ -8,6 +8,7 @@ use super::failures::Failures;
 use crate::cmd::{Failure, SyncRequest};
 use crate::convert;
 use crate::domain::{Address, HostDevice};
+use crate::hypervisor::XmlKind;
 use crate::launcher::sync::means::Boot;
 use crate::launcher::vm::Vm;
 use crate::vmi::VirtualMachineInstance;
@@ -63,7 +64,7 @@ fn on_host(device: &HostDevice) -> Option<String> {
 pub async fn plug(vm: &Vm, boot: &Boot, request: SyncRequest) -> Result<(), Failure> {
     let _pass = vm.hotplug.host_devices.enter();
     let SyncRequest { vmi, options, .. } = request;
-    let live = super::read_live(&vm.connection.xml(&vm.domain, 0).await?)?;
+    let live = super::read_live(&vm.control.xml(XmlKind::Current).await?)?;
     let facts = boot.facts(vm, &vmi, options).await?;
     if let Some(refusal) = convert::told(&convert::problems_of_running(&vmi, &facts)) {
         return Err(Failure::text(refusal));
@@ -73,7 +74,7 @@ pub async fn plug(vm: &Vm, boot: &Boot, request: SyncRequest) -> Result<(), Fail
     for device in missing(&vmi, &live.devices.host_devices, &wanted.devices.host_devices) {
         match device {
             Ok(device) => {
-                let outcome = vm.connection.attach_device(&vm.domain, device.to_xml()).await;
+                let outcome = vm.control.attach_device(device.to_xml()).await;
                 failures.note(name(&device), outcome)?;
             }
             Err(why) => failures.refuse("SR-IOV", Failure::text(why)),
@@ -89,7 +90,7 @@ const LETTING_GO: Duration = Duration::from_secs(30);
 /// the guest has let go of all. What was asked for is in `taken`, also if not all of it succeeds.
 pub async fn unplug(vm: &Vm, devices: Vec<HostDevice>, taken: &mut Vec<HostDevice>) -> Result<(), Failure> {
     for device in &devices {
-        vm.connection.detach_device(&vm.domain, device.to_xml()).await?;
+        vm.control.detach_device(device.to_xml()).await?;
         taken.push(device.clone());
     }
     let mut left = devices.len();
@@ -121,7 +122,7 @@ pub async fn plug_again(vm: &Vm, taken: &[HostDevice]) {
     }
     let there = sriov(vm).await.unwrap_or_default();
     for device in taken.iter().filter(|device| there.iter().all(|there| there.alias != device.alias)) {
-        if let Err(error) = vm.connection.attach_device(&vm.domain, device.to_xml()).await {
+        if let Err(error) = vm.control.attach_device(device.to_xml()).await {
             tracing::warn!("host device {} is not given back to the guest yet: {error}", name(device));
         }
     }
@@ -129,7 +130,7 @@ pub async fn plug_again(vm: &Vm, taken: &[HostDevice]) {
 
 /// The SR-IOV devices of the running domain.
 pub async fn sriov(vm: &Vm) -> Result<Vec<HostDevice>, Failure> {
-    let live = super::read_live(&vm.connection.xml(&vm.domain, 0).await?)?;
+    let live = super::read_live(&vm.control.xml(XmlKind::Current).await?)?;
     Ok(live.devices.host_devices.into_iter().filter(|device| name(device).starts_with(SRIOV)).collect())
 }
 

@@ -3,6 +3,7 @@
 use crate::cmd::Failure;
 use crate::convert::{self, ConvertError};
 use crate::domain::{DomainSpec, Memory, MemoryDevice, MemoryTarget};
+use crate::hypervisor::XmlKind;
 use crate::launcher::vm::Vm;
 use crate::vmi::{Quantity, VirtualMachineInstance};
 
@@ -107,12 +108,12 @@ pub async fn synchronise(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Fa
         return Err(Failure::text(FAIL));
     }
     let context = "failed to update Guest Memory";
-    let xml = vm.connection.xml(&vm.domain, 0).await.map_err(|error| Failure::wrapped(context, error))?;
+    let xml = vm.control.xml(XmlKind::Current).await.map_err(|error| Failure::wrapped(context, error))?;
     let live = super::read_live(&xml)?;
     let change = change(vmi, &live).map_err(|error| Failure::text(format!("{context}: {error}")))?;
     match change {
-        MemoryChange::Update(device) => vm.connection.update_live_device(&vm.domain, device.to_xml()).await?,
-        MemoryChange::Attach(device) => vm.connection.attach_device(&vm.domain, device.to_xml()).await?,
+        MemoryChange::Update(device) => vm.control.update_live_device(device.to_xml()).await?,
+        MemoryChange::Attach(device) => vm.control.attach_device(device.to_xml()).await?,
     }
     Ok(())
 }

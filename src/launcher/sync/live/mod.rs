@@ -13,6 +13,7 @@ mod volumes;
 use crate::cmd::Failure;
 use crate::convert::{self, ConvertError, HostFacts};
 use crate::domain::{DomainSpec, Interface};
+use crate::hypervisor::XmlKind;
 use crate::launcher::vm::Vm;
 use crate::vmi::VirtualMachineInstance;
 use failures::Failures;
@@ -41,14 +42,14 @@ impl Devices {
 
     /// The same once devices have gone, which sets their names free.
     async fn read(vm: &Vm, vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<Self, Failure> {
-        Devices::new(vmi, facts, &vm.connection.xml(&vm.domain, 0).await?)
+        Devices::new(vmi, facts, &vm.control.xml(XmlKind::Current).await?)
     }
 }
 
 /// Brings the devices and the metadata of a defined domain in line with the VMI; `facts` are this sync's.
 pub async fn bring_in_line(vm: &Vm, vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<(), Failure> {
     let mut failures = Failures::new(vmi);
-    let snapshot = vm.connection.snapshot(&vm.domain).await?;
+    let snapshot = vm.control.snapshot().await?;
     if let Some(xml) = snapshot.xml.filter(|_| !snapshot.state.may_be_started()) {
         let devices = Devices::new(vmi, facts, &xml)?;
         let mut devices = volumes::bring_in_line(vm, vmi, facts, devices, &mut failures).await?;
@@ -81,17 +82,17 @@ async fn carry_out(
                     Failure::text("could not retrieve the api.Interface object from the dummy domain")
                 })?;
                 tracing::info!("plugging interface {name} on {}", tap(device));
-                let outcome = vm.connection.attach_device(&vm.domain, device.to_xml()).await;
+                let outcome = vm.control.attach_device(device.to_xml()).await;
                 (name, outcome)
             }
             InterfaceChange::Detach(device) => {
                 tracing::info!("unplugging the interface on {}", tap(&device));
-                (name_of(&device), vm.connection.detach_device(&vm.domain, device.to_xml()).await)
+                (name_of(&device), vm.control.detach_device(device.to_xml()).await)
             }
             InterfaceChange::SetLink(device) => {
                 let link = device.link_state.as_ref().map_or("up", |link| link.state.as_str());
                 tracing::info!("setting the link of the interface on {} {link}", tap(&device));
-                (name_of(&device), vm.connection.update_device(&vm.domain, device.to_xml()).await)
+                (name_of(&device), vm.control.update_device(device.to_xml()).await)
             }
         };
         failures.note(&name, outcome)?;

@@ -70,7 +70,7 @@ async fn take_out(
         };
         tracing::info!("unplugging volume {} from {}", name(&disk), disk.target.device);
         vm.hotplug.remember_overlay(&disk);
-        let outcome = vm.connection.detach_device(&vm.domain, disk.to_xml()).await;
+        let outcome = vm.control.detach_device(disk.to_xml()).await;
         failures.note(&name(&disk), outcome)?;
         asked = true;
     }
@@ -99,7 +99,7 @@ async fn plug(
         return Ok(());
     }
     tracing::info!("plugging volume {name} as {}", disk.target.device);
-    failures.note(&name, vm.connection.attach_device(&vm.domain, disk.to_xml()).await)
+    failures.note(&name, vm.control.attach_device(disk.to_xml()).await)
 }
 
 async fn change_medium(
@@ -112,7 +112,7 @@ async fn change_medium(
     if path.is_empty() || is_usable(vmi, disk, failures).await {
         let medium = if path.is_empty() { "nothing" } else { path };
         tracing::info!("putting {medium} into the CD-ROM drive {}", disk.target.device);
-        failures.note(&name(disk), vm.connection.update_device(&vm.domain, disk.to_xml()).await)?;
+        failures.note(&name(disk), vm.control.update_device(disk.to_xml()).await)?;
     }
     Ok(())
 }
@@ -189,7 +189,7 @@ async fn grow(vm: &Vm, wanted: &[Disk]) {
     let state_file = &vm.hotplug.state_file;
     let resizes = state_file.change(|state| resize::resizes(&mut state.claim_sizes, sizes));
     for resize in resizes {
-        match vm.connection.block_resize(&vm.domain, &resize.path, resize.size).await {
+        match vm.control.block_resize(&resize.path, resize.size).await {
             Ok(()) => {
                 tracing::info!("{} has grown to {} bytes", resize.path, resize.bytes);
                 state_file.change(|state| state.claim_sizes.insert(resize.path, resize.bytes));

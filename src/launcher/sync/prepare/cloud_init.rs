@@ -11,11 +11,10 @@ use super::tagged_devices;
 use crate::cmd::Failure;
 use crate::domain::DomainSpec;
 use crate::files::is_component;
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::{Hypervisor, XmlKind};
 use crate::launcher::sync::look::look;
 use crate::launcher::sync::means::Boot;
 use crate::launcher::vm::Vm;
-use crate::libvirt::flags;
 use crate::storage::{
     self, CloudInit, CloudInitSource, ImageKind, MetaData, PublicKeys, Staged, StorageError, volume_component,
 };
@@ -65,7 +64,7 @@ impl Boot {
     pub(crate) async fn make_late_cloud_init(&self, vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
         let data = self.cloud_init.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(mut data) = data else { return Ok(()) };
-        let xml = vm.connection.xml(&vm.domain, flags::DOMAIN_XML_INACTIVE).await?;
+        let xml = vm.control.xml(XmlKind::Inactive).await?;
         let domain = DomainSpec::from_xml(&xml).map_err(|error| Failure::text(error.to_string()))?;
         let (root, tagged) = (self.root.clone(), vmi.clone());
         data.meta_data.devices =
