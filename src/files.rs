@@ -3,7 +3,9 @@
 //! A pod's volumes are shared with QEMU's user, with sidecars, with whoever fills a claim. What is opened or made there is
 //! opened beneath the first directory that such a user can change, and through no link (`openat2`).
 
+mod appearance;
 mod in_time;
+mod inotify;
 mod watch;
 
 use std::fs::{File, Metadata, Permissions};
@@ -17,6 +19,7 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, renameat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, getegid, geteuid, mkfifoat, symlinkat, unlinkat};
 
+pub use appearance::Appearance;
 pub use in_time::in_time;
 pub use watch::{LOOK_AGAIN, PathWatch, Watcher};
 

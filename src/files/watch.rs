@@ -1,33 +1,22 @@
 //! Changes of files and directories, told by the kernel.
 //!
 //! One inotify instance serves all that is watched here: a user may have only a few (128 by default) on a node, and the
-//! launchers of all its VMs run as the same user. (What waits for a path to appear has its own: `process::Appearance`.)
+//! launchers of all its VMs run as the same user. (What waits for a path to appear has its own: `Appearance`.)
 //! Where the kernel refuses one, or a watch, the path is looked at every [`LOOK_AGAIN`] instead.
-#![allow(unsafe_code, reason = "inotify is registered with the runtime")]
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use nix::sys::inotify::{AddWatchFlags, InotifyEvent, WatchDescriptor};
 use tokio::sync::Notify;
+
+use super::inotify::Events;
 
 /// Between two looks at a path that the kernel cannot watch.
 pub const LOOK_AGAIN: Duration = Duration::from_secs(1);
-
-struct Events(Inotify);
-
-impl AsRawFd for Events {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
-}
 
 /// Somebody who waits for a name in a directory.
 struct Subscriber {
@@ -43,7 +32,7 @@ struct Table {
 }
 
 struct Inner {
-    events: Option<Arc<AsyncFd<Events>>>,
+    events: Option<Arc<Events>>,
     table: Arc<Mutex<Table>>,
     reader: Option<tokio::task::JoinHandle<()>>,
 }
@@ -71,8 +60,9 @@ impl Watcher {
     /// Needs a tokio runtime. Never fails: see the module's text.
     pub fn new() -> Self {
         let table = Arc::default();
-        match open() {
+        match Events::open() {
             Ok(events) => {
+                let events = Arc::new(events);
                 let reader = tokio::spawn(deliver(Arc::clone(&events), Arc::clone(&table)));
                 Watcher { inner: Arc::new(Inner { events: Some(events), table, reader: Some(reader) }) }
             }
@@ -102,28 +92,10 @@ impl Default for Watcher {
     }
 }
 
-fn open() -> io::Result<Arc<AsyncFd<Events>>> {
-    let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-    // SAFETY: `Events` owns the inotify descriptor, returns the same one each time and closes it only when dropped.
-    let events = unsafe { AsyncFd::register_with_interest(Events(inotify), Interest::READABLE) }?;
-    Ok(Arc::new(events))
-}
-
-async fn deliver(events: Arc<AsyncFd<Events>>, table: Arc<Mutex<Table>>) {
-    loop {
-        let Ok(mut ready) = events.readable().await else { return };
-        match ready.try_io(|events| Ok(events.get_ref().0.read_events()?)) {
-            Ok(Ok(batch)) => {
-                let mut table = locked(&table);
-                batch.iter().for_each(|event| notify(&mut table, event));
-            }
-            // The kernel never reports an error here but for nonsense arguments; waiting for the next readiness cannot spin.
-            Ok(Err(error)) => {
-                tracing::warn!(reason = %error, "cannot read inotify events");
-                ready.clear_ready();
-            }
-            Err(_nothing_there) => {}
-        }
+async fn deliver(events: Arc<Events>, table: Arc<Mutex<Table>>) {
+    while let Ok(batch) = events.next().await {
+        let mut table = locked(&table);
+        batch.iter().for_each(|event| notify(&mut table, event));
     }
 }
 
@@ -178,7 +150,7 @@ impl PathWatch {
         loop {
             let Some((directory, name)) = nearest(&self.path) else { return self.disarm() };
             let mut table = locked(&inner.table);
-            let wd = match events.get_ref().0.add_watch(&directory, interest()) {
+            let wd = match events.watch(&directory, interest()) {
                 Ok(wd) => wd,
                 Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR) => continue,
                 Err(_cannot_watch) => {
@@ -217,8 +189,7 @@ impl PathWatch {
         subscribers.retain(|subscriber| subscriber.id != armed.id);
         if subscribers.is_empty() {
             table.subscribers.remove(&armed.wd);
-            // Fails if the directory is gone, and then the watch is gone as well.
-            let _ = events.get_ref().0.rm_watch(armed.wd);
+            events.forget(armed.wd);
         }
     }
 }

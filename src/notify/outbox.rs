@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::link::{Answer, Link, Message, Trouble};
 use super::queue::{DomainQueue, K8sQueue};
 use super::{EventType, K8sEvent, Timings};
-use crate::process::Appearance;
+use crate::files::Appearance;
 
 /// What virt-handler has not been told when the outbox closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -2,7 +2,6 @@
 //! again.
 
 pub mod adoption;
-mod appearance;
 mod capability;
 mod faults;
 mod footprint;
@@ -15,7 +14,6 @@ mod table;
 pub mod testing;
 mod vcpu;
 
-pub use appearance::Appearance;
 pub use capability::{keep_only_access_to_files, raise_ambient_net_bind_service};
 pub use faults::faults_kill;
 pub use footprint::{give_back_program_pages, keep_heap_small, map_in_pieces};

@@ -13,10 +13,10 @@ use serde::Deserialize;
 
 use super::Guest;
 use crate::domain::AccessCredentialMetadata;
+use crate::files::Appearance;
 use crate::files::is_component;
 use crate::guest_agent::{self, AgentError, Command, LibvirtAgent};
 use crate::launcher::vm::metadata::MetadataCache;
-use crate::process::Appearance;
 use crate::vmi::VirtualMachineInstance;
 
 /// The kubelet's folders for secrets.

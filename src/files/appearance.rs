@@ -1,27 +1,16 @@
 //! Waiting for a file or socket to appear, told by the kernel (inotify).
-#![allow(unsafe_code, reason = "inotify is registered with the runtime")]
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::Path;
 
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use nix::sys::inotify::AddWatchFlags;
 
-/// What tokio wants of a file descriptor.
-struct Events(Inotify);
-
-impl AsRawFd for Events {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
-}
+use super::inotify::Events;
 
 /// Watches a directory for one name that is made in it or moved into it.
 pub struct Appearance {
-    events: AsyncFd<Events>,
+    events: Events,
     name: OsString,
 }
 
@@ -31,22 +20,16 @@ impl Appearance {
         let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(io::Error::from(io::ErrorKind::InvalidInput));
         };
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        inotify.add_watch(directory, AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO)?;
-        // SAFETY: `Events` owns the inotify descriptor, returns the same one each time and closes it only when dropped.
-        let events = unsafe { AsyncFd::register_with_interest(Events(inotify), Interest::READABLE) }?;
+        let events = Events::open()?;
+        events.watch(directory, AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO)?;
         Ok(Appearance { events, name: name.to_owned() })
     }
 
     /// Returns when the name has appeared, or when events were lost and it may have.
     pub async fn appeared(&mut self) -> io::Result<()> {
+        let lost = AddWatchFlags::IN_Q_OVERFLOW | AddWatchFlags::IN_IGNORED;
         loop {
-            let mut ready = self.events.readable().await?;
-            let events = match ready.try_io(|events| Ok(events.get_ref().0.read_events()?)) {
-                Ok(events) => events?,
-                Err(_nothing_there) => continue,
-            };
-            let lost = AddWatchFlags::IN_Q_OVERFLOW | AddWatchFlags::IN_IGNORED;
+            let events = self.events.next().await?;
             if events.iter().any(|event| event.mask.intersects(lost) || event.name.as_ref() == Some(&self.name)) {
                 return Ok(());
             }
