@@ -29,7 +29,7 @@ use crate::launcher::publish::domain_log::DomainLog;
 use crate::launcher::publish::publisher::{Publications, Publisher};
 use crate::launcher::shutdown::core_tasks::CoreTasks;
 use crate::launcher::shutdown::end::CommandServer;
-use crate::launcher::sync::means::Boot;
+use crate::launcher::sync::means::{Boot, BootParts};
 use crate::launcher::timings::Timings;
 use crate::launcher::vm::Vm;
 use crate::launcher::vm::guest_clock::GuestClock;
@@ -190,7 +190,15 @@ impl Machine {
             was_started: restored.was_started(),
             is_attached: Arc::default(),
         };
-        let boot = Boot::new(Arc::clone(&config), runtime, catalogue, qemu, hooks.clone(), watcher, virtlogd);
+        let boot = Boot::new(BootParts {
+            config: Arc::clone(&config),
+            runtime,
+            catalogue,
+            owner: qemu,
+            hooks: hooks.clone(),
+            watcher,
+            virtlogd,
+        });
         let (driver, handle) = Driver::new(boot, fresh.clone(), events, daemons.hypervisor_daemon.watchdog());
         let (begin, begun) = oneshot::channel();
         let core = CoreTasks { publisher, guest_poller, driver: tokio::spawn(driver.run(begun)) };

@@ -48,17 +48,28 @@ pub struct Boot {
     pub virtlogd: Option<watch::Receiver<DaemonState>>,
 }
 
+/// What a [`Boot`] is made of; the fields are its own.
+pub struct BootParts {
+    /// The launcher's configuration.
+    pub config: Arc<Config>,
+    /// The pod's hypervisor.
+    pub runtime: Runtime,
+    /// For the check of a VMI's own wish.
+    pub catalogue: Catalogue,
+    /// Owner of everything the hypervisor opens.
+    pub owner: Owner,
+    /// The pod's hook sidecars.
+    pub hooks: Hooks,
+    /// Tells what becomes of files.
+    pub watcher: Watcher,
+    /// virtlogd, if the hypervisor has one.
+    pub virtlogd: Option<watch::Receiver<DaemonState>>,
+}
+
 impl Boot {
-    /// The means of a launcher whose hypervisor runs as `owner`.
-    pub fn new(
-        config: Arc<Config>,
-        runtime: Runtime,
-        catalogue: Catalogue,
-        owner: Owner,
-        hooks: Hooks,
-        watcher: Watcher,
-        virtlogd: Option<watch::Receiver<DaemonState>>,
-    ) -> Self {
+    /// The means of a launcher that has not booted its VM.
+    pub fn new(parts: BootParts) -> Self {
+        let BootParts { config, runtime, catalogue, owner, hooks, watcher, virtlogd } = parts;
         let tools = Tools { image_memory: Some(config.disk_memory_limit), ..Tools::default() };
         Boot {
             config,
