@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use serde::{Deserialize, Serialize};
 
 use super::options::SyncOptions;
+pub use crate::domain::Profile;
 
 /// The facts. `launcher::facts` gathers them from the machine, in one place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -111,17 +112,6 @@ impl Default for HostFacts {
             volume_files: BTreeMap::new(),
         }
     }
-}
-
-/// What kind of document the pod's libvirt driver takes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Profile {
-    /// libvirt's QEMU driver.
-    #[default]
-    Qemu,
-    /// libvirt's Cloud Hypervisor driver.
-    CloudHypervisor,
 }
 
 /// The hypervisor of the pod.

@@ -16,7 +16,7 @@ fn works(direct_io: &DirectIo, path: &str) -> bool {
 
 /// The path of a field of the disk in the VMI.
 fn field(context: &Context<'_>, disk: &Disk, name: &str) -> String {
-    let own = disk.alias.as_ref().map_or("", |alias| alias.name.as_str());
+    let own = disk.alias_name();
     let index = context.disks().iter().position(|disk| disk.name == own).unwrap_or_default();
     format!("spec.domain.devices.disks[{index}].{name}")
 }

@@ -36,6 +36,11 @@ impl Alias {
         Self { name: name.into(), user_defined: false }
     }
 
+    /// The name of a device's alias; empty for a device that has none yet.
+    pub(super) fn name_of(alias: Option<&Alias>) -> &str {
+        alias.map(|alias| alias.name.as_str()).unwrap_or_default()
+    }
+
     /// The alias as it stands in XML, which is also what libvirt events and statistics carry.
     pub fn xml_name(&self) -> Cow<'_, str> {
         if self.user_defined { Cow::Owned(format!("{USER_PREFIX}{}", self.name)) } else { Cow::Borrowed(&self.name) }

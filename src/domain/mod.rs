@@ -19,6 +19,7 @@ mod metadata;
 mod os;
 mod parts;
 mod paths;
+mod profile;
 #[cfg(test)]
 mod property_tests;
 mod spec;
@@ -41,7 +42,8 @@ pub use memory::*;
 pub use metadata::*;
 pub use os::*;
 pub use parts::Part;
-pub use paths::PRIVATE_DIR;
+pub use paths::{HOTPLUG_DISKS, PRIVATE_DIR, SECRETS, VMI_DISKS};
+pub use profile::Profile;
 pub use spec::*;
 pub use state::{DomainState, LifeCycle, StateReason};
 pub use table::KUBEVIRT_NAMESPACE;

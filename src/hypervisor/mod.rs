@@ -28,8 +28,8 @@ pub use features::{Feature, FeatureError, FeatureTable, Level, Version};
 pub use libvirt_files::{Append, ConfigFile, LibvirtFiles, LogFilters, log_filters};
 pub use runtime::{Environment, Runtime, VmSetup};
 pub use schema::{
-    Control, Conversion, Daemon, DaemonRestart, Entry, Launcher, Monolithic, OtherDevice, Overheads, PerUser,
-    RuntimeUser, RuntimeUsers, Virtlogd,
+    Control, Daemon, DaemonRestart, Entry, Launcher, Monolithic, OtherDevice, Overheads, PerUser, RuntimeUser,
+    RuntimeUsers, Virtlogd,
 };
 pub use verdict::{Finding, Verdict, host_architecture};
 

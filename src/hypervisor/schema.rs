@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::features::Feature;
+use crate::domain::Profile;
 use crate::process::RestartPolicy;
 
 /// One hypervisor.
@@ -134,7 +135,7 @@ pub struct Launcher {
     /// Where libvirt keeps the hypervisor's log.
     pub log_directory: Option<PerUser>,
     /// What kind of domain document the driver takes.
-    pub conversion: Conversion,
+    pub conversion: Profile,
     /// What the driver leaves to the launcher while the VM lives.
     pub control: Control,
     /// Firmware images in the image, of which the first that exists boots a VMI without a kernel of its own; for
@@ -230,17 +231,6 @@ impl From<DaemonRestart> for RestartPolicy {
     }
 }
 
-/// Kinds of domain documents.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Conversion {
-    /// For libvirt's QEMU driver.
-    #[default]
-    Qemu,
-    /// For libvirt's Cloud Hypervisor driver.
-    CloudHypervisor,
-}
-
 /// Who controls a running VM.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -264,7 +254,7 @@ impl Default for Launcher {
             virtlogd: None,
             driver_config: None,
             log_directory: None,
-            conversion: Conversion::default(),
+            conversion: Profile::default(),
             control: Control::default(),
             firmware_images: Vec::new(),
             domain_name_limit: None,

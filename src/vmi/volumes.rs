@@ -66,3 +66,15 @@ api! {
     /// A volume for the launcher's own use.
     UtilityVolume { name: String, claim_name: String, r#type: String, }
 }
+
+impl Volume {
+    /// Whether the launcher itself makes the disk out of objects of the cluster: the same contents in each pod of the VM.
+    pub fn is_generated(&self) -> bool {
+        self.cloud_init_no_cloud.is_some()
+            || self.cloud_init_config_drive.is_some()
+            || self.config_map.is_some()
+            || self.secret.is_some()
+            || self.downward_api.is_some()
+            || self.service_account.is_some()
+    }
+}

@@ -161,6 +161,11 @@ impl DiskSource {
 }
 
 impl Disk {
+    /// The alias's name, without the prefix of user-defined ones; empty where there is none.
+    pub fn alias_name(&self) -> &str {
+        Alias::name_of(self.alias.as_ref())
+    }
+
     /// The source that the guest's data goes to: behind an overlay with a data store, that store's.
     pub fn backend(&self) -> &DiskSource {
         self.source.data_store.as_ref().and_then(|store| store.source.as_deref()).unwrap_or(&self.source)

@@ -36,3 +36,10 @@ elements! {
         node_set: String = "NodeSet" [attr? "nodeset"];
     }
 }
+
+impl HostDevice {
+    /// The alias's name, without the prefix of user-defined ones; empty where there is none.
+    pub fn alias_name(&self) -> &str {
+        Alias::name_of(self.alias.as_ref())
+    }
+}

@@ -104,3 +104,10 @@ elements! {
         exclude: String = "Exclude" [attr? "exclude"];
     }
 }
+
+impl Interface {
+    /// The alias's name, without the prefix of user-defined ones; empty where there is none.
+    pub fn alias_name(&self) -> &str {
+        Alias::name_of(self.alias.as_ref())
+    }
+}

@@ -22,9 +22,9 @@ use std::time::Duration;
 use nix::unistd::Pid;
 
 pub use crate::convert::draft;
-use crate::convert::{ContainerDiskInfo, DirectIo, HostFacts, HypervisorFacts, Link, Ovmf, Profile, SyncOptions};
+use crate::convert::{ContainerDiskInfo, DirectIo, HostFacts, HypervisorFacts, Link, Ovmf, SyncOptions};
 use crate::domain::cpu_list;
-use crate::hypervisor::{Conversion, Entry, host_architecture};
+use crate::hypervisor::{Entry, host_architecture};
 use crate::launcher::config::Config;
 use crate::storage::ImageInfo;
 use crate::vmi::VirtualMachineInstance;
@@ -57,10 +57,7 @@ pub fn hypervisor_facts(entry: &Entry, root: &Path, domain: &str) -> HypervisorF
         name: if virt_type == "hyperv" { "hyperv-direct" } else { "kvm" }.to_owned(),
         device_present: device.is_some(),
         virt_type: Some(virt_type).filter(|name| !matches!(*name, "kvm" | "hyperv")).unwrap_or_default().to_owned(),
-        profile: match launcher.conversion {
-            Conversion::Qemu => Profile::Qemu,
-            Conversion::CloudHypervisor => Profile::CloudHypervisor,
-        },
+        profile: launcher.conversion,
         firmware_image: image.map(|path| path.display().to_string()).unwrap_or_default(),
         domain_name: if name == domain { String::new() } else { name },
         disk_driver: entry.disk_driver.clone(),

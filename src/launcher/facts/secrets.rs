@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::files::below;
+use crate::domain::SECRETS;
 use crate::storage::volume_component;
 use crate::vmi::{CLOUD_INIT_KEYS, VirtualMachineInstance};
 
 /// Keys by `secret/VOLUME`, as conversion looks them up. A key that is missing in the secret is there as an empty
 /// directory, which does not count.
 pub fn cloud_init_secrets(root: &Path, vmi: &VirtualMachineInstance) -> BTreeMap<String, Vec<String>> {
-    let folder = root.join("var/run/kubevirt-private/secret");
+    let folder = below(root, SECRETS);
     let sources = vmi.spec.volumes.iter().filter(|volume| {
         let source = volume.cloud_init_no_cloud.as_ref().or(volume.cloud_init_config_drive.as_ref());
         source.is_some_and(|source| source.secret_ref.is_some() || source.network_data_secret_ref.is_some())

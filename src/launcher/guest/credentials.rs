@@ -12,15 +12,13 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::Guest;
-use crate::domain::AccessCredentialMetadata;
-use crate::files::Appearance;
-use crate::files::is_component;
+use crate::domain::{AccessCredentialMetadata, SECRETS};
+use crate::files::{Appearance, is_component};
 use crate::guest_agent::{self, AgentError, Command, LibvirtAgent};
+use crate::launcher::facts::below;
 use crate::launcher::vm::metadata::MetadataCache;
 use crate::vmi::VirtualMachineInstance;
 
-/// The kubelet's folders for secrets.
-const SECRETS: &str = "var/run/kubevirt-private/secret";
 /// What Kubernetes replaces when a secret changes.
 const GENERATION: &str = "..data";
 /// After a pass that failed.
@@ -143,7 +141,7 @@ impl Guest {
         if credentials.is_empty() || self.shared.propagates.swap(true, Ordering::Relaxed) {
             return;
         }
-        let (guest, metadata, secrets) = (self.clone(), metadata.clone(), root.join(SECRETS));
+        let (guest, metadata, secrets) = (self.clone(), metadata.clone(), below(root, SECRETS));
         tokio::spawn(async move { guest.propagate(&credentials, &metadata, &secrets).await });
     }
 

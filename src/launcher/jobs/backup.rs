@@ -15,7 +15,7 @@ use crate::cmd::{BackupCommand, BackupRequest, BackupStart, Checkpoint, Failure,
 use crate::domain::{BackupMetadata, DomainSpec, Time};
 use crate::files::{Folder, in_time};
 use crate::hypervisor::ControlError;
-use crate::launcher::vm::Vm;
+use crate::launcher::vm::{Vm, domain_xml};
 use crate::libvirt::{JobOperation, JobStats, JobType, code};
 use crate::vmi::VirtualMachineInstance;
 
@@ -212,8 +212,7 @@ impl Jobs {
     async fn live_spec(&self) -> Result<DomainSpec, Failure> {
         let snapshot = self.vm.control.snapshot().await?;
         let xml = snapshot.xml.ok_or_else(|| Failure::text("libvirt does not tell the domain's XML"))?;
-        DomainSpec::from_xml(&xml)
-            .map_err(|error| Failure::text(format!("libvirt's domain XML cannot be read: {error}")))
+        domain_xml::read(&xml)
     }
 }
 

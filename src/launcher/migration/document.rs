@@ -5,12 +5,8 @@ use std::collections::HashMap;
 
 use super::volumes::Volumes;
 use crate::domain::xml_text::{Edits, Node, TextError, XmlText};
+use crate::domain::{HOTPLUG_DISKS, VMI_DISKS};
 use crate::vmi::{MigratedVolume, VirtualMachineInstance};
-
-/// Where hot-plugged volumes are mounted.
-const HOTPLUG: &str = "/var/run/kubevirt/hotplug-disks";
-/// Where volumes with a file system are mounted.
-const MOUNTS: &str = "/var/run/kubevirt-private/vmi-disks";
 
 /// Why there is no migration XML. The first words are those that are known (contract/migration.md 6.4).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -69,15 +65,15 @@ pub fn migration_xml(
         }
         match modes(disk.migrated) {
             Some(("Filesystem", "Block")) => {
-                let folder = if disk.is_hotplugged { HOTPLUG } else { "/dev" };
+                let folder = if disk.is_hotplugged { HOTPLUG_DISKS } else { "/dev" };
                 edits.set(disk.holder, "type", "block");
                 edits.unset(disk.source, "file");
                 edits.set(disk.source, "dev", &format!("{folder}/{}", disk.volume));
             }
             Some(("Block", "Filesystem")) => {
                 let path = match disk.is_hotplugged {
-                    true => format!("{HOTPLUG}/{}.img", disk.volume),
-                    false => format!("{MOUNTS}/{}/disk.img", disk.volume),
+                    true => format!("{HOTPLUG_DISKS}/{}.img", disk.volume),
+                    false => format!("{VMI_DISKS}/{}/disk.img", disk.volume),
                 };
                 edits.set(disk.holder, "type", "file");
                 edits.unset(disk.source, "dev");

@@ -52,15 +52,7 @@ impl<'a> Volumes<'a> {
 
     /// Whether the launcher makes its image, and the target's is to become the same.
     fn is_generated(self, name: &str) -> bool {
-        self.volume(name).is_some_and(|volume| {
-            volume.config_map.is_some()
-                || volume.secret.is_some()
-                || volume.downward_api.is_some()
-                || volume.service_account.is_some()
-                || volume.cloud_init_no_cloud.is_some()
-                || volume.cloud_init_config_drive.is_some()
-                || volume.container_disk.is_some()
-        })
+        self.volume(name).is_some_and(|volume| volume.is_generated() || volume.container_disk.is_some())
     }
 }
 
@@ -72,7 +64,7 @@ fn is_claim(volume: &Volume) -> bool {
 pub fn disks_to_copy(live: &[Disk], vmi: &VirtualMachineInstance) -> Vec<String> {
     let volumes = Volumes::of(vmi);
     let is_copied = |disk: &&Disk| {
-        let name = disk.alias.as_ref().map(|alias| alias.name.as_str()).unwrap_or_default();
+        let name = disk.alias_name();
         // The target's own CD-ROMs hold what these hold.
         disk.device != "cdrom"
             && (disk.read_only.is_none() || volumes.is_generated(name))

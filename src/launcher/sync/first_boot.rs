@@ -249,8 +249,7 @@ impl Boot {
     /// disk comes under its name later: its place is looked at as it was for the original, which made it last.
     async fn prepare(&self, vmi: &VirtualMachineInstance, converted: Converted) -> Result<HostFacts, Failure> {
         let Converted { mut facts, draft: domain } = converted;
-        let served = pod_network::serve(self, vmi, &facts, Nics::All).await;
-        served.map_err(|why| Failure::text(format!("preparing the pod network failed: {why}")))?;
+        pod_network::prepare(self, vmi, &facts).await?;
         let domain = self.check_volumes(vmi, domain).await?;
         self.disks().prepare(vmi, &facts).await?;
         self.inspect_again(vmi).await?;

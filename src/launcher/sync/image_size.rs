@@ -104,7 +104,7 @@ struct Asked<'a> {
 
 impl<'a> Asked<'a> {
     fn of(vmi: &'a VirtualMachineInstance, disk: &Disk) -> Self {
-        let name = disk.alias.as_ref().map(|alias| alias.name.as_str()).unwrap_or_default();
+        let name = disk.alias_name();
         let Some(asked) = vmi.spec.domain.devices.disks.iter().find(|disk| disk.name == name) else {
             return Asked { cache: "", io: "", block_size: None };
         };

@@ -9,8 +9,7 @@ use super::look::look;
 use super::means::Boot;
 use super::prepare::hooks::Extensions;
 use super::prepare::images::LOOKING;
-use super::prepare::pod_network::{self, Nics};
-use super::prepare::{cloud_init, missing, tracking};
+use super::prepare::{cloud_init, missing, pod_network, tracking};
 use crate::cmd::{Failure, SyncRequest};
 use crate::convert::{Defines, HostFacts};
 use crate::domain::{Disk, DomainSpec};
@@ -68,8 +67,7 @@ impl Boot {
         extensions: &Extensions<'_>,
     ) -> Result<(), Failure> {
         let data = self.gather_cloud_init(vmi, extensions).await?;
-        let served = pod_network::serve(self, vmi, facts, Nics::All).await;
-        served.map_err(|why| Failure::text(format!("preparing the pod network failed: {why}")))?;
+        pod_network::prepare(self, vmi, facts).await?;
         self.disks().prepare(vmi, facts).await?;
         self.inspect_again(vmi).await?;
         if let Some(disk) = self.stage_cloud_init(vmi, data).await? {
@@ -92,9 +90,10 @@ impl Boot {
 }
 
 fn shape(root: &Path, vmi: &VirtualMachineInstance, disk: &Disk) -> Result<(), Failure> {
-    let name = disk.alias.as_ref().map(|alias| alias.name.as_str()).unwrap_or_default();
+    let name = disk.alias_name();
     let volume = vmi.spec.volumes.iter().find(|volume| volume.name == name);
-    if !volume.is_some_and(is_generated) || disk.source.file.is_empty() {
+    let is_made = |volume: &Volume| volume.is_generated() || volume.sysprep.is_some();
+    if !volume.is_some_and(is_made) || disk.source.file.is_empty() {
         return Ok(());
     }
     let Some(status) = vmi.status.volume_status.iter().find(|status| status.name == name) else {
@@ -122,17 +121,6 @@ fn resize(path: &Path, wanted: u64, keeps_longer: bool) -> std::io::Result<()> {
     };
     let now = image.metadata()?.len();
     if now != wanted && !(keeps_longer && now > wanted) { image.set_len(wanted) } else { Ok(()) }
-}
-
-/// Volumes whose disks the launcher itself makes, with the same contents in each pod.
-fn is_generated(volume: &Volume) -> bool {
-    volume.cloud_init_no_cloud.is_some()
-        || volume.cloud_init_config_drive.is_some()
-        || volume.config_map.is_some()
-        || volume.secret.is_some()
-        || volume.downward_api.is_some()
-        || volume.service_account.is_some()
-        || volume.sysprep.is_some()
 }
 
 /// Whether the overlays of changed block tracking are others than the source's.

@@ -6,13 +6,13 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use crate::cmd::Failure;
-use crate::domain::{Disk, DiskSource, DomainSpec};
+use crate::domain::{Disk, DiskSource, DomainSpec, HOTPLUG_DISKS, VMI_DISKS};
 use crate::launcher::facts::below;
 use crate::storage::kind;
 use crate::vmi::VirtualMachineInstance;
 
 /// Where the images of volumes are: a file in each volume's own folder, and files that virt-handler mounts one by one.
-const VOLUMES: [&str; 2] = ["/var/run/kubevirt-private/vmi-disks", "/var/run/kubevirt/hotplug-disks"];
+const VOLUMES: [&str; 2] = [VMI_DISKS, HOTPLUG_DISKS];
 
 /// Checks the images of a disk's volume, also behind an overlay. One that is missing is not this check's affair.
 pub(super) fn check(root: &Path, vmi: &VirtualMachineInstance, disk: &Disk) -> Result<(), Failure> {
@@ -51,7 +51,7 @@ pub(super) fn check_boot(root: &Path, domain: &DomainSpec) -> Result<(), Failure
 
 /// The place in the VMI of a disk's volume, for messages.
 pub(super) fn place(vmi: &VirtualMachineInstance, disk: &Disk) -> String {
-    let name = disk.alias.as_ref().map(|alias| alias.name.as_str()).unwrap_or_default();
+    let name = disk.alias_name();
     match vmi.spec.volumes.iter().position(|volume| volume.name == name) {
         Some(index) => format!("spec.volumes[{index}] ({name})"),
         None => format!("volume {name}"),

@@ -4,12 +4,10 @@
 use super::metadata::MetadataCache;
 use crate::cmd::Failure;
 use crate::domain::{KubeVirtMetadata, MigrationMetadata, Time};
+use crate::launcher::migration::policy::Mode;
 
 /// The reason of a migration that was aborted, which virt-handler's tests and users know.
 pub const ABORTED: &str = "Live migration has been aborted";
-
-/// The mode in which each migration begins.
-const PRE_COPY: &str = "PreCopy";
 
 /// How an order to abort stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +21,13 @@ pub enum AbortStatus {
 }
 
 impl AbortStatus {
+    /// How the record says it stands; none for a migration that nobody has ordered to abort.
+    pub fn of(record: &MigrationMetadata) -> Option<Self> {
+        [AbortStatus::Aborting, AbortStatus::Succeeded, AbortStatus::Failed]
+            .into_iter()
+            .find(|status| status.word() == record.abort_status)
+    }
+
     fn word(self) -> &'static str {
         match self {
             AbortStatus::Aborting => "Aborting",
@@ -66,7 +71,7 @@ pub fn begin(cache: &MetadataCache, uid: &str) -> Result<Begun, Failure> {
             metadata.migration = Some(MigrationMetadata {
                 uid: uid.to_owned(),
                 start_timestamp: Some(Time::now()),
-                mode: PRE_COPY.to_owned(),
+                mode: Mode::PreCopy.name().to_owned(),
                 ..MigrationMetadata::default()
             });
         }
@@ -81,7 +86,7 @@ pub fn may_be_aborted(metadata: &KubeVirtMetadata) -> bool {
 
 /// Whether an abort is carried out, or was.
 fn abort_is_pending(record: &MigrationMetadata) -> bool {
-    !matches!(record.abort_status.as_str(), "" | "Failed")
+    matches!(AbortStatus::of(record), Some(AbortStatus::Aborting | AbortStatus::Succeeded))
 }
 
 /// Changes the record of the migration `uid` unless it has ended: what comes later concerns another one, or nobody.

@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 pub(crate) mod control_double;
+pub mod domain_xml;
 pub mod guest_clock;
 pub mod hotplug;
 pub mod identity;

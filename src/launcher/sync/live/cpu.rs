@@ -5,7 +5,7 @@ use crate::convert::{self, Arch, ConvertError};
 use crate::domain::{CpuTune, DomainSpec};
 use crate::hypervisor::{XmlKind, host_architecture};
 use crate::launcher::sync::means::Boot;
-use crate::launcher::vm::Vm;
+use crate::launcher::vm::{Vm, domain_xml};
 use crate::libvirt::cpu_map;
 use crate::vmi::VirtualMachineInstance;
 
@@ -63,7 +63,7 @@ pub async fn synchronise(vm: &Vm, boot: &Boot, request: SyncRequest) -> Result<(
     let SyncRequest { vmi, options, .. } = request;
     let failed = |error| Failure::wrapped(CONTEXT, error);
     let worded = |why: String| Failure::text(format!("{CONTEXT}: {why}"));
-    let live = super::read_live(&vm.control.xml(XmlKind::Current).await.map_err(failed)?)?;
+    let live = domain_xml::read(&vm.control.xml(XmlKind::Current).await.map_err(failed)?)?;
     let wanted = count(&vmi, &live).map_err(|error| worded(error.with_path()))?;
     let mut wanted_pins = Vec::new();
     if vmi.spec.domain.cpu.as_ref().is_some_and(|cpu| cpu.dedicated_cpu_placement) {

@@ -1,6 +1,6 @@
 //! Which disks a running domain gains, loses or reads another medium from (contract/cmd-server.md 5.6).
 
-use crate::domain::{Disk, DiskDriver, DiskSource, disk_partners};
+use crate::domain::{Disk, DiskDriver, disk_partners};
 
 /// Below it are the volumes that virt-handler mounts while the VM runs.
 const HOTPLUG: &str = "/var/run/kubevirt/hotplug-disks/";
@@ -94,7 +94,7 @@ fn other_medium(live: &Disk, wanted: Option<&Disk>) -> Option<DiskChange> {
     }
     let mut disk = live.clone();
     disk.type_ = if source.file.is_empty() { "block" } else { "file" }.to_owned();
-    disk.source = DiskSource { ..source };
+    disk.source = source;
     // The backing chain that libvirt found was the old medium's.
     disk.backing_store = None;
     disk.driver = Some(DiskDriver { type_: "raw".into(), ..disk.driver.unwrap_or_default() });
@@ -104,7 +104,7 @@ fn other_medium(live: &Disk, wanted: Option<&Disk>) -> Option<DiskChange> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Alias, DataStore, DomainSpec};
+    use crate::domain::{Alias, DataStore, DiskSource, DomainSpec};
 
     fn disk(device: &str, bus: &str, target: &str, file: &str) -> Disk {
         let xml = format!(

@@ -10,7 +10,7 @@ use crate::convert;
 use crate::domain::{Address, HostDevice};
 use crate::hypervisor::XmlKind;
 use crate::launcher::sync::means::Boot;
-use crate::launcher::vm::Vm;
+use crate::launcher::vm::{Vm, domain_xml};
 use crate::vmi::VirtualMachineInstance;
 
 /// What the alias of an SR-IOV interface begins with.
@@ -32,22 +32,18 @@ pub fn missing(
         |name: &str| vmi.spec.networks.iter().any(|network| network.name == name && network.resource_claim.is_some());
     wanted
         .iter()
-        .filter(|device| name(device).strip_prefix(SRIOV).is_some_and(|name| !claimed(name)))
+        .filter(|device| device.alias_name().strip_prefix(SRIOV).is_some_and(|name| !claimed(name)))
         .filter(|device| !live.iter().any(|there| there.alias == device.alias))
         .map(|device| match live.iter().find(|there| on_host(there).is_some() && on_host(there) == on_host(device)) {
             Some(there) => Err(format!(
                 "host device {} of {} is in the running VM already, as {}",
                 on_host(device).unwrap_or_default(),
-                name(device),
-                name(there)
+                device.alias_name(),
+                there.alias_name()
             )),
             None => Ok(device.clone()),
         })
         .collect()
-}
-
-fn name(device: &HostDevice) -> &str {
-    device.alias.as_ref().map(|alias| alias.name.as_str()).unwrap_or_default()
 }
 
 /// The PCI address on the host, however its numbers are written.
@@ -64,7 +60,7 @@ fn on_host(device: &HostDevice) -> Option<String> {
 pub async fn plug(vm: &Vm, boot: &Boot, request: SyncRequest) -> Result<(), Failure> {
     let _pass = vm.hotplug.host_devices.enter();
     let SyncRequest { vmi, options, .. } = request;
-    let live = super::read_live(&vm.control.xml(XmlKind::Current).await?)?;
+    let live = domain_xml::read(&vm.control.xml(XmlKind::Current).await?)?;
     let facts = boot.facts(vm, &vmi, options).await?;
     if let Some(refusal) = convert::told(&convert::problems_of_running(&vmi, &facts)) {
         return Err(Failure::text(refusal));
@@ -75,7 +71,7 @@ pub async fn plug(vm: &Vm, boot: &Boot, request: SyncRequest) -> Result<(), Fail
         match device {
             Ok(device) => {
                 let outcome = vm.control.attach_device(device.to_xml()).await;
-                failures.note(name(&device), outcome)?;
+                failures.note(device.alias_name(), outcome)?;
             }
             Err(why) => failures.refuse("SR-IOV", Failure::text(why)),
         }
@@ -123,15 +119,15 @@ pub async fn plug_again(vm: &Vm, taken: &[HostDevice]) {
     let there = sriov(vm).await.unwrap_or_default();
     for device in taken.iter().filter(|device| there.iter().all(|there| there.alias != device.alias)) {
         if let Err(error) = vm.control.attach_device(device.to_xml()).await {
-            tracing::warn!("host device {} is not given back to the guest yet: {error}", name(device));
+            tracing::warn!("host device {} is not given back to the guest yet: {error}", device.alias_name());
         }
     }
 }
 
 /// The SR-IOV devices of the running domain.
 pub async fn sriov(vm: &Vm) -> Result<Vec<HostDevice>, Failure> {
-    let live = super::read_live(&vm.control.xml(XmlKind::Current).await?)?;
-    Ok(live.devices.host_devices.into_iter().filter(|device| name(device).starts_with(SRIOV)).collect())
+    let live = domain_xml::read(&vm.control.xml(XmlKind::Current).await?)?;
+    Ok(live.devices.host_devices.into_iter().filter(|device| device.alias_name().starts_with(SRIOV)).collect())
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use crate::cmd::Failure;
 use crate::convert::{self, ConvertError};
 use crate::domain::{DomainSpec, Memory, MemoryDevice, MemoryTarget};
 use crate::hypervisor::XmlKind;
-use crate::launcher::vm::Vm;
+use crate::launcher::vm::{Vm, domain_xml};
 use crate::vmi::{Quantity, VirtualMachineInstance};
 
 const GUEST: &str = "spec.domain.memory.guest";
@@ -109,7 +109,7 @@ pub async fn synchronise(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Fa
     }
     let context = "failed to update Guest Memory";
     let xml = vm.control.xml(XmlKind::Current).await.map_err(|error| Failure::wrapped(context, error))?;
-    let live = super::read_live(&xml)?;
+    let live = domain_xml::read(&xml)?;
     let change = change(vmi, &live).map_err(|error| Failure::text(format!("{context}: {error}")))?;
     match change {
         MemoryChange::Update(device) => vm.control.update_live_device(device.to_xml()).await?,

@@ -14,17 +14,13 @@ use crate::cmd::Failure;
 use crate::convert::{self, ConvertError, HostFacts};
 use crate::domain::{DomainSpec, Interface};
 use crate::hypervisor::XmlKind;
-use crate::launcher::vm::Vm;
+use crate::launcher::vm::{Vm, domain_xml};
 use crate::vmi::VirtualMachineInstance;
 use failures::Failures;
 use interfaces::InterfaceChange;
 
 fn worded(error: ConvertError) -> Failure {
     Failure::text(error.to_string())
-}
-
-fn read_live(xml: &str) -> Result<DomainSpec, Failure> {
-    DomainSpec::from_xml(xml).map_err(|error| Failure::text(format!("libvirt's domain XML cannot be read: {error}")))
 }
 
 /// The running domain as it is and as the VMI wants it. `wanted` is matched to `live`: what stays has its names and places.
@@ -35,7 +31,7 @@ struct Devices {
 
 impl Devices {
     fn new(vmi: &VirtualMachineInstance, facts: &HostFacts, xml: &str) -> Result<Self, Failure> {
-        let live = read_live(xml)?;
+        let live = domain_xml::read(xml)?;
         let wanted = convert::convert_for_running(vmi, facts, &live).map_err(worded)?;
         Ok(Devices { live, wanted })
     }
@@ -87,21 +83,17 @@ async fn carry_out(
             }
             InterfaceChange::Detach(device) => {
                 tracing::info!("unplugging the interface on {}", tap(&device));
-                (name_of(&device), vm.control.detach_device(device.to_xml()).await)
+                (device.alias_name().to_owned(), vm.control.detach_device(device.to_xml()).await)
             }
             InterfaceChange::SetLink(device) => {
                 let link = device.link_state.as_ref().map_or("up", |link| link.state.as_str());
                 tracing::info!("setting the link of the interface on {} {link}", tap(&device));
-                (name_of(&device), vm.control.update_device(device.to_xml()).await)
+                (device.alias_name().to_owned(), vm.control.update_device(device.to_xml()).await)
             }
         };
         failures.note(&name, outcome)?;
     }
     Ok(())
-}
-
-fn name_of(device: &Interface) -> String {
-    device.alias.as_ref().map(|alias| alias.name.clone()).unwrap_or_default()
 }
 
 fn tap(device: &Interface) -> &str {

@@ -44,10 +44,10 @@ pub(super) async fn bring_in_line(
         }
     }
     for disk in disks::impossible(&devices.live.devices.disks, &devices.wanted.devices.disks) {
-        let (name, bus) = (name(disk), &disk.target.bus);
-        let field = field_of_device(vmi, &name).unwrap_or_default();
+        let (name, bus) = (disk.alias_name(), &disk.target.bus);
+        let field = field_of_device(vmi, name).unwrap_or_default();
         let why = format!("{field}.disk.bus: no disk on {bus} can be added to a running VM, only on virtio and scsi");
-        failures.refuse(&name, Failure::text(why));
+        failures.refuse(name, Failure::text(why));
     }
     grow(vm, &devices.wanted.devices.disks).await;
     Ok(devices)
@@ -68,10 +68,10 @@ async fn take_out(
             DiskChange::Replace { .. } => continue,
             DiskChange::Attach(_) | DiskChange::ChangeMedium(_) => continue,
         };
-        tracing::info!("unplugging volume {} from {}", name(&disk), disk.target.device);
+        tracing::info!("unplugging volume {} from {}", disk.alias_name(), disk.target.device);
         vm.hotplug.remember_overlay(&disk);
         let outcome = vm.control.detach_device(disk.to_xml()).await;
-        failures.note(&name(&disk), outcome)?;
+        failures.note(disk.alias_name(), outcome)?;
         asked = true;
     }
     Ok(asked)
@@ -84,7 +84,7 @@ async fn plug(
     mut disk: Disk,
     failures: &mut Failures<'_>,
 ) -> Result<(), Failure> {
-    let name = name(&disk);
+    let name = disk.alias_name().to_owned();
     if disk.device == "cdrom" {
         let why = "a CD-ROM drive cannot be added to a running VM, only a medium to a drive that it was started with";
         let field = field_of_device(vmi, &name).unwrap_or_else(|| "spec.domain.devices.disks".to_owned());
@@ -112,7 +112,7 @@ async fn change_medium(
     if path.is_empty() || is_usable(vmi, disk, failures).await {
         let medium = if path.is_empty() { "nothing" } else { path };
         tracing::info!("putting {medium} into the CD-ROM drive {}", disk.target.device);
-        failures.note(&name(disk), vm.control.update_device(disk.to_xml()).await)?;
+        failures.note(disk.alias_name(), vm.control.update_device(disk.to_xml()).await)?;
     }
     Ok(())
 }
@@ -120,18 +120,14 @@ async fn change_medium(
 /// [`is_ready`]; a volume that cannot become ready is a failure of its own.
 async fn is_usable(vmi: &VirtualMachineInstance, disk: &Disk, failures: &mut Failures<'_>) -> bool {
     is_ready(vmi, disk).await.unwrap_or_else(|failure| {
-        failures.refuse(&name(disk), failure);
+        failures.refuse(disk.alias_name(), failure);
         false
     })
 }
 
-fn name(disk: &Disk) -> String {
-    disk.alias.as_ref().map(|alias| alias.name.clone()).unwrap_or_default()
-}
-
 /// Whether the volume can be used; one that cannot yet is left for the next sync. One that must not be is an error.
 async fn is_ready(vmi: &VirtualMachineInstance, disk: &Disk) -> Result<bool, Failure> {
-    let (volume, path) = (name(disk), PathBuf::from(disk.backend().path()));
+    let (volume, path) = (disk.alias_name().to_owned(), PathBuf::from(disk.backend().path()));
     let (of, checked) = (vmi.clone(), disk.clone());
     let looked = look(LOOKING, move || {
         // Before virt-handler mounts the volume, a directory may stand in its place.

@@ -9,9 +9,10 @@ use super::error::wrapped;
 use super::hooks::Extensions;
 use super::tagged_devices;
 use crate::cmd::Failure;
-use crate::domain::DomainSpec;
+use crate::domain::{DomainSpec, SECRETS};
 use crate::files::is_component;
 use crate::hypervisor::{Hypervisor, XmlKind};
+use crate::launcher::facts::below;
 use crate::launcher::sync::look::look;
 use crate::launcher::sync::means::Boot;
 use crate::launcher::vm::Vm;
@@ -20,8 +21,6 @@ use crate::storage::{
 };
 use crate::vmi::{CloudInitKind, VirtualMachineInstance};
 
-/// Where the kubelet puts a VMI's secrets, below the root.
-const SECRETS: &str = "var/run/kubevirt-private/secret";
 /// Longest host name of a guest.
 const HOSTNAME: usize = 63;
 
@@ -89,7 +88,7 @@ pub(crate) fn failed(error: StorageError) -> Failure {
 /// The data of the first cloud-init volume (contract/lifecycle.md 9.5).
 fn cloud_init(vmi: &VirtualMachineInstance, root: &Path) -> Result<Option<CloudInit>, String> {
     vmi.spec.check_cloud_init_size()?;
-    let secrets = root.join(SECRETS);
+    let secrets = below(root, SECRETS);
     let secret = |volume: &str, key: &str| {
         let path = secrets.join(volume_component(volume).ok()?).join(key);
         // A key that the secret does not have is there as an empty directory.
@@ -184,7 +183,7 @@ mod tests {
     #[test]
     fn a_secret_s_name_leads_nowhere_else() {
         let root = tempfile::tempdir().unwrap();
-        let secrets = root.path().join(SECRETS);
+        let secrets = below(root.path(), SECRETS);
         for folder in ["mine-access-cred", "../elsewhere-access-cred"] {
             std::fs::create_dir_all(secrets.join(folder)).unwrap();
             std::fs::write(secrets.join(folder).join("key"), folder).unwrap();

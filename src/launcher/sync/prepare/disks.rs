@@ -7,11 +7,11 @@ use tokio::task::JoinSet;
 use super::error::wrapped;
 use crate::cmd::Failure;
 use crate::convert::HostFacts;
+use crate::domain::VMI_DISKS;
+use crate::launcher::facts::below;
 use crate::storage::{self, ConfigDisk, ConfigSource, Owner, StorageError, Tools};
 use crate::vmi::{VirtualMachineInstance, Volume};
 
-/// Where virt-handler puts claims and host disks, below the root.
-const VMI_DISKS: &str = "var/run/kubevirt-private/vmi-disks";
 /// Where empty disks are made, below the root.
 const EMPTY_DISKS: &str = "var/run/libvirt/empty-disks";
 /// The disk with the host's metrics, below the root.
@@ -101,7 +101,7 @@ impl Disks<'_> {
         } else if volume.ephemeral.is_some() {
             let backing = match facts.block_volumes.iter().any(|block| block == name) {
                 true => self.root.join("dev").join(name),
-                false => self.root.join(VMI_DISKS).join(name).join("disk.img"),
+                false => below(self.root, VMI_DISKS).join(name).join("disk.img"),
             };
             self.make_writable(&overlay, &backing, "raw", name)
                 .await

@@ -16,7 +16,7 @@ pub(crate) async fn grow(tools: &Tools, root: &Path, disks: &[Disk]) {
         let growing = |disk: &Disk| {
             let path = below(&root, &disk.source.file);
             let (from, to) = growth(disk, &path)?;
-            let volume = disk.alias.as_ref().map(|alias| alias.name.clone()).unwrap_or_default();
+            let volume = disk.alias_name().to_owned();
             let allocated = facts::is_allocated(&path);
             Some(Growing { volume, path, from, to, allocated })
         };

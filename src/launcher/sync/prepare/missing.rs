@@ -25,7 +25,7 @@ pub(crate) fn check(
             if Path::new(path).starts_with(made_at_start) || !is_missing(path) {
                 continue;
             }
-            let name = disk.alias.as_ref().map(|alias| alias.name.as_str()).unwrap_or_default();
+            let name = disk.alias_name();
             let Some((index, volume)) = vmi.spec.volumes.iter().enumerate().find(|(_, volume)| volume.name == name)
             else {
                 continue;

@@ -8,6 +8,7 @@ use std::path::Path;
 use base64::Engine;
 use serde::Deserialize;
 
+use crate::cmd::Failure;
 use crate::convert::{HostFacts, Tap, taps};
 use crate::dhcp::v4::{Extra, Lease, Route};
 use crate::dhcp::{Resolver, v4, v6};
@@ -47,6 +48,12 @@ pub(crate) enum Nics {
     All,
     /// Those whose link is there. The others are for a later sync.
     ThatAreThere,
+}
+
+/// Serves all of the guest's NICs before it starts.
+pub(crate) async fn prepare(boot: &Boot, vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<(), Failure> {
+    let served = serve(boot, vmi, facts, Nics::All).await;
+    served.map_err(|why| Failure::text(format!("preparing the pod network failed: {why}")))
 }
 
 /// Serves the guest's NICs; one that is served already gets what it is to be told now.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::cmd::Failure;
 use crate::domain::DomainSpec;
-use crate::launcher::vm::Vm;
+use crate::launcher::vm::{Vm, domain_xml};
 use crate::storage::ImageInfo;
 use crate::vmi::VirtualMachineInstance;
 
@@ -24,9 +24,7 @@ pub(crate) async fn images(
     }
     let snapshot = vm.control.snapshot().await?;
     let Some(xml) = snapshot.xml.filter(|_| !snapshot.state.may_be_started()) else { return Ok(None) };
-    let live = DomainSpec::from_xml(&xml)
-        .map_err(|error| Failure::text(format!("libvirt's domain XML cannot be read: {error}")))?;
-    Ok(Some(images_of(vmi, &live)))
+    Ok(Some(images_of(vmi, &domain_xml::read(&xml)?)))
 }
 
 fn images_of(vmi: &VirtualMachineInstance, live: &DomainSpec) -> BTreeMap<String, ImageInfo> {
