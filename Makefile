@@ -85,10 +85,11 @@ test-ch: image-ch ## Cloud Hypervisor under the real virtchd; the VMM is the fil
 	    VIRT_LAUNCHER_LXC_IMAGE=$(IMAGE_LXC) cargo test --locked $(TEST_AS_ROOT) --test it -- --include-ignored lifecycle:: cloud_hypervisor:: lxc::
 
 .PHONY: faults
-faults: images ## kill, stop and starve everything around a VM: [FAULTS=number] [SEED=number]
+faults: images ## kill, stop and starve everything around a VM: [FAULTS=number] [SEED=number]; or whoever takes part in a migration, in each phase: GROUP=migration [ROUNDS=number] [SEED=number] [ONLY=part of a cell's name]
 	@images/deps.sh test
 	VIRT_LAUNCHER_IMAGE=$(IMAGE_QEMU) VIRT_LAUNCHER_GUEST_IMAGE=$(IMAGE_GUEST) \
-	    FAULTS='$(or $(FAULTS),1000)' SEED='$(or $(SEED),1)' cargo test --locked --test it -- --ignored --exact --nocapture image::faults::whatever_happens_the_vm_goes_on
+	    FAULTS='$(or $(FAULTS),1000)' ROUNDS='$(or $(ROUNDS),10)' SEED='$(or $(SEED),1)' ONLY='$(ONLY)' cargo test --locked --test it -- --ignored --exact --nocapture \
+	    $(if $(filter migration,$(GROUP)),migration::kills::the_whole_table_of_victims_and_phases_leaves_one_guest,image::faults::whatever_happens_the_vm_goes_on)
 
 .PHONY: conformance
 conformance: ## run the golden cases: [DIR=folder] [ONLY=substring] [SHOW=failures shown in full]

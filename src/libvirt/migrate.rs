@@ -9,7 +9,9 @@ use super::connection::{Connection, blocking};
 use super::error::Error;
 use super::inquiry::{check, job_stats};
 use super::params::{Given, Owned, c_string};
+use super::raw::domain_state;
 use super::types::JobStats;
+use crate::domain::DomainState;
 
 /// What `virDomainMigrateToURI3` gets. A parameter that is `None` or empty is not given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -105,6 +107,18 @@ pub async fn reach(uri: String, within: Duration) -> Result<(), Error> {
         Ok(())
     })
     .await
+}
+
+/// The state of a domain at another daemon, the one at `uri`; none if it has no such domain.
+pub async fn state_at(uri: String, domain: String, within: Duration) -> Result<Option<DomainState>, Error> {
+    let asked = blocking("virDomainGetState", within, move || {
+        let connect = Connect::open(Some(&uri))?;
+        domain_state(&connect.lookup_domain_by_name(&domain)?)
+    });
+    match asked.await {
+        Err(error) if error.is_no_domain() => Ok(None),
+        answered => answered.map(Some),
+    }
 }
 
 impl Connection {

@@ -26,6 +26,6 @@ pub use devices::{BlockSize, cpu_map};
 pub use error::{Error, VirError, code, origin};
 pub use events::{AgentChange, DomainEvent, Event};
 pub use inquiry::{Screenshot, StatsRecord};
-pub use migrate::{Migration, MigrationFlags, reach};
+pub use migrate::{Migration, MigrationFlags, reach, state_at};
 pub use params::{Params, TypedValue};
 pub use types::{DiskError, JobOperation, JobStats, JobType, Lifecycle};

@@ -3,6 +3,8 @@
 //! The answer to the order says only that the task has begun; virt-handler reads how it goes in the record. Whatever ends the
 //! task, the record gets an end, in the state file before anybody is told.
 
+mod outcome;
+
 use std::collections::HashMap;
 use std::io::{Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -10,7 +12,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
 
 use super::document::{migrated_images, migration_xml};
 use super::monitor::{Monitor, Started};
@@ -20,7 +21,7 @@ use super::policy::{Facts, Policy};
 use super::saved::SavedOutgoing;
 use super::volumes::disks_to_copy;
 use crate::cmd::Failure;
-use crate::domain::{DomainSpec, DomainState, HostDevice, LifeCycle, StateReason};
+use crate::domain::{DomainSpec, DomainState, HostDevice, LifeCycle};
 use crate::files::in_time;
 use crate::launcher::config::Config;
 use crate::launcher::publish::domain_log::DomainLog;
@@ -35,10 +36,6 @@ use crate::vmi::VirtualMachineInstance;
 const REACH: Duration = Duration::from_secs(10);
 /// How long files on storage may be measured.
 const MEASURING: Duration = Duration::from_secs(10);
-/// How long a libvirt that was lost is waited for before the outcome is told without it.
-const LIBVIRT_BACK: Duration = Duration::from_secs(60);
-/// Between two looks at whether it is back.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// The reason in the record of a migration whose launcher, or whose libvirt, did not see it to its end.
 const LOST: &str = "the launcher or its libvirt daemon ended during the migration";
 
@@ -228,10 +225,9 @@ impl Outgoing {
         };
         match (result, monitor.settle().await) {
             (Some(Ok(())), _) => Ok(()),
-            (None | Some(Err(_)), Some(aborted)) => Err(aborted),
-            (Some(Err(error)), None) if is_lost(&error) => self.outcome_without_answer(&error).await,
-            (Some(Err(error)), None) => Err(failure_text(&error)),
-            (None, None) => Err(ABORTED.to_owned()),
+            (None, aborted) => Err(aborted.unwrap_or_else(|| ABORTED.to_owned())),
+            (Some(Err(_)), Some(aborted)) => self.settle(vmi, aborted).await,
+            (Some(Err(error)), None) => self.settle(vmi, failure_text(&error)).await,
         }
     }
 
@@ -248,11 +244,7 @@ impl Outgoing {
             monitor.watch_to_the_end().await;
             aborted = monitor.settle().await;
         }
-        match (self.has_left().await, aborted) {
-            (true, _) => Ok(()),
-            (false, Some(reason)) => Err(reason),
-            (false, None) => Err(LOST.to_owned()),
-        }
+        self.settle(&task.order.vmi, aborted.unwrap_or_else(|| LOST.to_owned())).await
     }
 
     fn monitor(&self, task: &Task, facts: Facts, policy: Policy) -> Monitor {
@@ -352,44 +344,6 @@ impl Outgoing {
             ..facts
         };
         Ok((made.call, facts))
-    }
-
-    /// How a migration ended whose call was cut off with the connection to libvirt.
-    async fn outcome_without_answer(&self, error: &libvirt::Error) -> Result<(), String> {
-        if self.has_left().await { Ok(()) } else { Err(error.to_string()) }
-    }
-
-    /// Whether libvirt says that the guest has gone to the target. A libvirt that is on its way back is waited for.
-    async fn has_left(&self) -> bool {
-        match self.wait_for_libvirt().await {
-            Some(state) if state.status == LifeCycle::Shutoff && state.reason == StateReason::Unknown => {
-                // Its daemon is another one.
-                self.domain_log.reason_of_end().await == Some(StateReason::Migrated)
-            }
-            Some(state) => state == DomainState::new(LifeCycle::Shutoff, StateReason::Migrated),
-            None => false,
-        }
-    }
-
-    /// The domain's state, from a libvirt that may be on its way back; none if there is no domain, or no answer in time.
-    async fn wait_for_libvirt(&self) -> Option<DomainState> {
-        let deadline = Instant::now() + LIBVIRT_BACK;
-        loop {
-            match self.vm.control.state().await {
-                Ok(state) => return Some(state),
-                Err(error) if error.is_no_domain() || Instant::now() >= deadline => return None,
-                Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
-            }
-        }
-    }
-}
-
-/// The connection was lost, so that libvirt's own outcome is not known.
-fn is_lost(error: &libvirt::Error) -> bool {
-    match error {
-        libvirt::Error::Disconnected { .. } | libvirt::Error::Aborted { .. } | libvirt::Error::Deadline { .. } => true,
-        libvirt::Error::Libvirt(error) => error.domain == libvirt::origin::RPC,
-        libvirt::Error::AgentBusy { .. } => false,
     }
 }
 

@@ -51,7 +51,8 @@ impl DomainLog {
         String::from_utf8_lossy(&end).into_owned()
     }
 
-    /// The reason of the last end that the log tells of; `None` if it tells of none.
+    /// The reason of the end that the log tells of since the VM was started last; `None` if it tells of none. A daemon that finds
+    /// a VM gone says that it crashed, after the daemon that saw its end: the first word counts.
     pub async fn reason_of_end(&self) -> Option<StateReason> {
         reason_of_end(&self.end("reason of the VM's end").await)
     }
@@ -59,7 +60,8 @@ impl DomainLog {
 
 /// From a line such as `2026-11-21 08:00:00.000+0000: shutting down, reason=shutdown`.
 fn reason_of_end(log: &str) -> Option<StateReason> {
-    let told = log.lines().rev().find_map(|line| line.split_once(": shutting down, reason="))?.1.trim_end();
+    let life = log.rsplit_once(": starting up libvirt version").map_or(log, |(_, life)| life);
+    let told = life.lines().find_map(|line| line.split_once(": shutting down, reason="))?.1.trim_end();
     REASONS.iter().find_map(|(name, reason)| (*name == told).then_some(*reason))
 }
 
@@ -68,12 +70,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_last_end_counts() {
+    async fn the_first_end_of_the_last_life_counts() {
         let log = tempfile::NamedTempFile::new().unwrap();
         let filler = "x".repeat(300_000);
         let lines = "2026-11-21 08:00:00.000+0000: shutting down, reason=destroyed\n\
             2026-11-21 08:00:01.000+0000: starting up libvirt version: 11.3.0\nqemu: terminating on signal 15\n\
-            2026-11-21 08:00:02.000+0000: shutting down, reason=shutdown\n";
+            2026-11-21 08:00:02.000+0000: shutting down, reason=shutdown\n\
+            2026-11-21 08:00:03.000+0000: shutting down, reason=crashed\n";
         std::fs::write(log.path(), format!("{filler}\n{lines}")).unwrap();
         assert_eq!(DomainLog::new(Some(log.path().to_owned())).reason_of_end().await, Some(StateReason::Shutdown));
         assert_eq!(DomainLog::new(Some("/nowhere/at/all.log".into())).end("reason").await, "");

@@ -362,6 +362,13 @@ impl Publisher {
         if self.crashed && !snapshot.state.may_be_started() {
             snapshot.state = DomainState::CRASHED;
         }
+        if snapshot.state.status == LifeCycle::Shutoff && self.state_file.state().left {
+            snapshot.state.reason = StateReason::Migrated;
+        }
+        if snapshot.state == DomainState::CRASHED && !self.crashed {
+            // Maybe a daemon's that came too late to see the end.
+            snapshot.state.reason = self.domain_log.reason_of_end().await.unwrap_or(StateReason::Crashed);
+        }
         if snapshot.state != ENDED_WITHOUT_REASON || !self.tracker.was_seen() {
             return;
         }

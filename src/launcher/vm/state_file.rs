@@ -59,6 +59,9 @@ pub struct SavedState {
     /// The VM comes here from another node by the migration of the record, which has not ended.
     #[serde(default)]
     pub incoming: bool,
+    /// The VM has gone to another node, and libvirt, whose daemon ended meanwhile, does not know it.
+    #[serde(default)]
+    pub left: bool,
 }
 
 impl Default for SavedState {
@@ -76,6 +79,7 @@ impl Default for SavedState {
             agent: Introduction::default(),
             panics: Panics::default(),
             incoming: false,
+            left: false,
         }
     }
 }

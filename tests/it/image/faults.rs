@@ -14,6 +14,7 @@ use super::adoption::{
 };
 use super::{children, send, stat, try_owner, vmi};
 use crate::support::beats::Heartbeat;
+use crate::support::chance::Chance;
 use crate::support::pod::{Pod, Setup, UID, image, text};
 use crate::support::virt_handler::{Received, VirtHandler};
 use crate::support::{expect, wait_for};
@@ -68,22 +69,6 @@ const FAULTS: [Fault; 15] = [
 /// What ends a VM by itself.
 const ENDS: [Fault; 3] =
     [Fault::HypervisorKilled, Fault::HypervisorAndLauncherKilled, Fault::HypervisorAndDaemonKilled];
-
-/// xorshift64*: small, and the same everywhere.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % limit
-    }
-
-    fn moment(&mut self, longest: u64) {
-        std::thread::sleep(Duration::from_millis(self.below(longest)));
-    }
-}
 
 /// The VM's private directory on a small file system of its own, so that it can be full.
 struct SmallDisk(tempfile::TempDir);
@@ -347,7 +332,7 @@ fn note(table: &mut Table, fault: Fault, took: Duration) {
 fn whatever_happens_the_vm_goes_on() {
     let image = image();
     let (total, seed) = (number("FAULTS", FEW), number("SEED", 1));
-    let mut chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut chance = Chance::new(seed);
     let mut table = Table::new();
     let mut done = 0;
     let (mut vms, start) = (0, Instant::now());

@@ -6,6 +6,7 @@ mod abort;
 mod convergence;
 mod deaths;
 mod failure;
+mod kills;
 mod local_disks;
 mod pair;
 mod paused;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 pub mod beats;
 pub mod bridge;
+pub mod chance;
 pub mod console;
 pub mod daemon;
 pub mod driver;

@@ -336,3 +336,18 @@ async fn an_agent_that_says_nothing_is_shown_after_a_while() {
     world.publications.refreshed().await;
     assert!(!told_by(&last).2);
 }
+
+/// Of a VM whose daemon ended during its migration libvirt was told to destroy what was left.
+#[tokio::test]
+async fn a_vm_that_has_left_is_told_as_migrated() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = World::new(folder.path(), false, closed());
+    world.run();
+    let destroyed = DomainState::new(LifeCycle::Shutoff, StateReason::Destroyed);
+    for (left, reason) in [(false, StateReason::Destroyed), (true, StateReason::Migrated)] {
+        world.state_file.change(|state| state.left = left);
+        world.shown.set(destroyed, Some(XML));
+        let domain = world.domain().await;
+        assert_eq!((domain.status.status, domain.status.reason), (LifeCycle::Shutoff, reason));
+    }
+}
