@@ -79,6 +79,10 @@ impl Outgoing {
                         .map_err(|error| format!("the guest runs at the target; here it is left over: {error}"));
                 }
                 Ok(AtTarget::Never) => {
+                    if vm.paused.contains(&vmi.metadata.uid) {
+                        tracing::info!("the target does not have the guest: it stays here, paused by a user");
+                        return Err(failure);
+                    }
                     tracing::info!("the target does not have the guest: it goes on here");
                     if let Err(error) = vm.control.resume().await {
                         return Err(format!("{failure}; the guest stands still: {error}"));
