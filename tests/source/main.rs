@@ -4,6 +4,7 @@
 mod citations;
 mod dependencies;
 mod docs;
+mod door;
 mod layering;
 mod readme;
 mod security;

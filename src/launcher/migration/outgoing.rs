@@ -23,13 +23,14 @@ use super::volumes::disks_to_copy;
 use crate::cmd::Failure;
 use crate::domain::{DomainSpec, DomainState, HostDevice, LifeCycle};
 use crate::files::in_time;
+use crate::hypervisor::{ControlError, XmlKind};
 use crate::launcher::config::Config;
 use crate::launcher::publish::domain_log::DomainLog;
 use crate::launcher::sync::live::host_devices;
 use crate::launcher::vm::Vm;
 use crate::launcher::vm::migration_record::{self as record, ABORTED, AbortStatus, Begun};
 use crate::launcher::vm::state_file::StateFile;
-use crate::libvirt::{self, Migration, flags};
+use crate::libvirt::{self, Migration};
 use crate::vmi::VirtualMachineInstance;
 
 /// How long the target's libvirt daemon may take to answer.
@@ -218,7 +219,7 @@ impl Outgoing {
         // libvirt ends this hypervisor once the other one runs.
         vm.tracker.expect_end();
         let mut monitor = self.monitor(task, facts, policy);
-        let call = vm.connection.migrate(&vm.domain, migration);
+        let call = vm.control.migrate(migration);
         let result = tokio::select! {
             result = call => Some(result),
             () = monitor.watch() => None,
@@ -271,7 +272,7 @@ impl Outgoing {
             vm.tracker.expect_no_end();
         }
         let metadata = vm.metadata.snapshot();
-        if metadata.migration_under_way().is_some_and(|record| record.abort_status == "Aborting") {
+        if metadata.migration_under_way().is_some_and(|record| AbortStatus::of(record) == Some(AbortStatus::Aborting)) {
             // Too late, or libvirt has not told.
             record::set_abort_status(&vm.metadata, uid, AbortStatus::Failed);
         }
@@ -298,7 +299,7 @@ impl Outgoing {
     ) -> Result<(Migration, Facts), String> {
         let vm = &self.vm;
         let told = |error: &dyn std::fmt::Display| error.to_string();
-        let live = vm.connection.xml(&vm.domain, flags::DOMAIN_XML_MIGRATABLE).await.map_err(|error| told(&error))?;
+        let live = vm.control.xml(XmlKind::Migratable).await.map_err(|error| told(&error))?;
         let images = migrated_images(&live, vmi).map_err(|error| told(&error))?;
         let sizes = in_time(MEASURING, move || {
             images
@@ -308,7 +309,7 @@ impl Outgoing {
         });
         let sizes = sizes.await.map_err(|why| told(&why))??;
         let xml = migration_xml(&live, vmi, &sizes).map_err(|error| told(&error))?;
-        let full = vm.connection.xml(&vm.domain, 0).await.map_err(|error| told(&error))?;
+        let full = vm.control.xml(XmlKind::Current).await.map_err(|error| told(&error))?;
         let domain = DomainSpec::from_xml(&full).map_err(|error| told(&error))?;
         let disks = match vmi.status.is_block_migration() {
             true => disks_to_copy(&domain.devices.disks, vmi),
@@ -348,7 +349,7 @@ impl Outgoing {
 }
 
 /// The record's reason.
-fn failure_text(error: &libvirt::Error) -> String {
+fn failure_text(error: &ControlError) -> String {
     const SMALLER: &str = "has to be smaller or equal to the actual size of the containing file";
     let text = error.to_string();
     let words = text.split_whitespace().collect::<Vec<_>>().join(" ");

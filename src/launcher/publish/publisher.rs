@@ -22,14 +22,14 @@ use crate::domain::{
     StateReason, Time,
 };
 use crate::guest_agent::GuestData;
-use crate::hypervisor::VmControl;
+use crate::hypervisor::{ControlError, VmControl};
 use crate::launcher::guest::Guest;
 use crate::launcher::vm::Vm;
 use crate::launcher::vm::identity::Identity;
 use crate::launcher::vm::metadata::MetadataCache;
 use crate::launcher::vm::process::{HypervisorProcess, Tracker};
 use crate::launcher::vm::state_file::{Document, Restored, StateFile};
-use crate::libvirt::{self, Connection, DomainSnapshot, Lifecycle};
+use crate::libvirt::{self, DomainSnapshot, Lifecycle};
 use crate::notify::{EventType, Outbox};
 
 /// What libvirt says of a domain that ended before its daemon was started.
@@ -92,8 +92,6 @@ pub struct Publisher {
     causes: mpsc::UnboundedReceiver<Cause>,
     published: watch::Sender<Published>,
     faults: Faults,
-    /// Who can tell which disk failed.
-    libvirt: Connection,
     /// Whether the VM has been running.
     tracker: Tracker,
     /// Its hypervisor, with word of its end.
@@ -274,7 +272,6 @@ impl Publisher {
             guest_told,
             guest: vm.guest.clone(),
             faults: Faults::new(domain_log.clone(), restored.state.panics.clone()),
-            libvirt: vm.connection.clone(),
             tracker: vm.tracker.clone(),
             process: vm.tracker.subscribe(),
             crashed: false,
@@ -400,7 +397,7 @@ impl Publisher {
     /// Which disks paused the VM. libvirt is asked again while it does not answer; where it answers that it cannot tell, at
     /// the next look.
     async fn tell_disk_errors(&mut self) {
-        match self.libvirt.disk_errors(&self.identity.domain).await {
+        match self.control.disk_errors().await {
             Ok(errors) => {
                 for message in self.faults.disk_errors(errors, self.published.borrow().domain.as_deref()) {
                     self.guest.warning("IOerror", message);
@@ -408,7 +405,7 @@ impl Publisher {
             }
             Err(error) => {
                 tracing::warn!("which disk paused the VM cannot be asked: {error}");
-                if let libvirt::Error::Libvirt(_) = error {
+                if let ControlError::Libvirt(libvirt::Error::Libvirt(_)) = error {
                     self.faults.spare_disks();
                 }
             }

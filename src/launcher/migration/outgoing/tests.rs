@@ -7,7 +7,10 @@ use crate::libvirt::VirError;
 
 #[test]
 fn a_reason_says_which_volume_kind_is_too_small_and_leaves_others_alone() {
-    let error = |message: &str| libvirt::Error::Libvirt(VirError { code: 9, domain: 10, message: message.to_owned() });
+    let error = |message: &str| {
+        let error = VirError { code: 9, domain: 10, message: message.to_owned() };
+        ControlError::from(libvirt::Error::Libvirt(error))
+    };
     assert_eq!(failure_text(&error("no")), "virError(Code=9, Domain=10, Message='no')");
     let small = error("slice has  to be smaller or equal\nto the actual size of the containing file");
     assert!(failure_text(&small).starts_with("Volume migration cannot be performed because the destination volume"));
