@@ -207,6 +207,15 @@ mod tests {
         let text =
             make_config_disk(&Tools::default(), &sysprep, root.path(), Owner::me()).await.unwrap_err().to_string();
         assert!(text.contains("sysprep/vol") && text.contains("autounattend.xml"), "{text}");
+        // Root reads every file; a link that leads nowhere is closed to it, too.
+        let directory = disk(ConfigSource::Secret, "").directory(root.path()).unwrap();
+        kubelet_volume(&directory, &[("good", "x")]);
+        symlink("..data/gone", directory.join("token")).unwrap();
+        let text = make_config_disk(&Tools::default(), &disk(ConfigSource::Secret, ""), root.path(), Owner::me())
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(text.ends_with("secret/vol/token: cannot read it: No such file or directory (os error 2)"), "{text}");
         let escape = ConfigDisk { volume: "../x".into(), ..sysprep };
         assert!(make_config_disk(&Tools::default(), &escape, root.path(), Owner::me()).await.is_err());
     }

@@ -16,6 +16,8 @@ const WHAT: &str = "make";
 const SECTOR: usize = 2048;
 /// Where the primary volume descriptor begins (ECMA-119 6.2.1).
 const PRIMARY_DESCRIPTOR: usize = 16 * SECTOR;
+/// Folders in one another that a kubelet volume has at most: `..data`, and those of keys with items' paths.
+const DEPTH: usize = 8;
 /// Largest image of files that this process has in memory, too: cloud-init data is at most a few MiB.
 const LARGEST: usize = 64 << 20;
 
@@ -90,9 +92,31 @@ pub(super) async fn make_iso_of_entries(
     let staged = Staged::new(iso, owner, 0o640).await?;
     // Until its end: what the kubelet changes meanwhile is an error.
     let job = Job { tool: TOOL, what: WHAT, path: iso, deadline: tools.timings.iso, makes: Makes::Output(&staged) };
-    run(&tools.xorrisofs, arguments(label, &["-follow-links", "-graft-points"], grafts), job, Limits::default())
-        .await?;
+    let arguments = arguments(label, &["-follow-links", "-graft-points"], grafts);
+    if let Err(error) = run(&tools.xorrisofs, arguments, job, Limits::default()).await {
+        let directory = directory.to_owned();
+        // The tool says it in the middle of much else.
+        let cause = tokio::task::spawn_blocking(move || unreadable(&directory, DEPTH)).await.ok().flatten();
+        return Err(cause.unwrap_or(error));
+    }
     Ok(staged)
+}
+
+/// The first file below the directory that cannot be read, through links as the tool follows them. Blocking.
+fn unreadable(directory: &Path, depth: usize) -> Option<StorageError> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) => return Some(StorageError::io(directory, "list it")(error)),
+    };
+    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    paths.into_iter().find_map(|path| match std::fs::metadata(&path) {
+        Ok(found) if found.is_dir() => (depth > 0).then(|| unreadable(&path, depth - 1)).flatten(),
+        // A FIFO would be waited for.
+        Ok(found) if !found.is_file() => None,
+        Ok(_) => std::fs::File::open(&path).err().map(StorageError::io(&path, "read it")),
+        Err(error) => Some(StorageError::io(&path, "read it")(error)),
+    })
 }
 
 /// In a graft point a backslash takes the meaning off `=` and of itself.

@@ -1,6 +1,7 @@
 //! Carries out the changes of a domain's disks: waits for volumes to be ready, sets their cache, tells the guest of growth.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
@@ -129,12 +130,13 @@ async fn is_usable(vmi: &VirtualMachineInstance, disk: &Disk, failures: &mut Fai
 async fn is_ready(vmi: &VirtualMachineInstance, disk: &Disk) -> Result<bool, Failure> {
     let (volume, path) = (disk.alias_name().to_owned(), PathBuf::from(disk.backend().path()));
     let (of, checked) = (vmi.clone(), disk.clone());
+    let writes = disk.read_only.is_none() && disk.device != "cdrom";
     let looked = look(LOOKING, move || {
         // Before virt-handler mounts the volume, a directory may stand in its place.
         if !path.is_dir() {
             volume_files::check(Path::new("/"), &of, &checked)?;
         }
-        Ok::<_, Failure>(readiness(&path).map_err(|error| (path, error)))
+        Ok::<_, Failure>(readiness(&path, writes))
     });
     match looked.await?? {
         Ok(Ok(())) => Ok(true),
@@ -142,22 +144,27 @@ async fn is_ready(vmi: &VirtualMachineInstance, disk: &Disk) -> Result<bool, Fai
             tracing::info!("volume {volume} is not ready, the next sync tries again: {why}");
             Ok(false)
         }
-        Err((path, error)) => Err(Failure::text(format!("volume {volume}: {}: {error}", path.display()))),
+        Err(why) => Err(Failure::text(format!("{}: {why}", volume_files::place(vmi, disk)))),
     }
 }
 
-/// Ready, or why not yet; an error is one that waiting does not cure.
-fn readiness(path: &Path) -> std::io::Result<Result<(), String>> {
+/// Ready, or why not yet; an error is one that waiting does not cure. virt-handler gives the volume to the launcher's user
+/// before it syncs: one that may not be opened then stays so (contract/cmd-server.md 11, W32).
+fn readiness(path: &Path, writes: bool) -> Result<Result<(), String>, String> {
     let found = match std::fs::metadata(path) {
         Ok(found) => found,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
             return Ok(Err(format!("{} does not exist", path.display())));
         }
-        Err(error) => return Err(error),
+        Err(error) => return Err(format!("{} cannot be looked at: {error}", path.display())),
     };
-    let writable = !found.file_type().is_block_device();
-    let opened = File::options().read(true).write(writable).open(path);
-    Ok(opened.map(drop).map_err(|error| format!("{} cannot be opened: {error}", path.display())))
+    let writes = writes && !found.file_type().is_block_device();
+    let Err(error) = File::options().read(true).write(writes).open(path) else { return Ok(Ok(())) };
+    let why = format!("{} cannot be opened: {error}", path.display());
+    match error.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Err(why),
+        _ => Ok(Err(why)),
+    }
 }
 
 /// Cache and IO mode of a disk that is new (contract/cmd-server.md 5.8).
@@ -208,14 +215,19 @@ mod tests {
     fn a_volume_is_ready_once_it_can_be_opened() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("v.img");
-        let why = readiness(&path).unwrap().unwrap_err();
+        let why = readiness(&path, true).unwrap().unwrap_err();
         assert!(why.contains("v.img") && why.contains("does not exist"), "{why}");
         // A folder stands where the volume is to be mounted.
-        let why = readiness(folder.path()).unwrap().unwrap_err();
+        let why = readiness(folder.path(), true).unwrap().unwrap_err();
         assert!(why.contains("cannot be opened"), "{why}");
         std::fs::write(&path, "x").unwrap();
-        assert_eq!(readiness(&path).unwrap(), Ok(()));
+        assert_eq!(readiness(&path, true).unwrap(), Ok(()));
         let through_a_file = path.join("below");
-        assert!(readiness(&through_a_file).is_err(), "waiting does not cure this");
+        let why = readiness(&through_a_file, true).unwrap_err();
+        assert!(why.contains("below cannot be looked at"), "waiting does not cure this: {why}");
+        // A program that runs is closed to writers, root or not, for a while.
+        let busy = readiness(&std::env::current_exe().unwrap(), true).unwrap().unwrap_err();
+        assert!(busy.contains("cannot be opened"), "{busy}");
+        assert_eq!(readiness(&std::env::current_exe().unwrap(), false), Ok(Ok(())), "a CD-ROM is only read");
     }
 }

@@ -1,5 +1,7 @@
 //! Cloud-init data of a VMI and its disk (contract/lifecycle.md 9.5).
 
+use std::cell::RefCell;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
@@ -89,12 +91,30 @@ pub(crate) fn failed(error: StorageError) -> Failure {
 fn cloud_init(vmi: &VirtualMachineInstance, root: &Path) -> Result<Option<CloudInit>, String> {
     vmi.spec.check_cloud_init_size()?;
     let secrets = below(root, SECRETS);
+    let unreadable = RefCell::new(None);
     let secret = |volume: &str, key: &str| {
         let path = secrets.join(volume_component(volume).ok()?).join(key);
+        let error = match std::fs::read(&path) {
+            Ok(data) => return Some(data),
+            Err(error) => error,
+        };
         // A key that the secret does not have is there as an empty directory.
-        std::fs::read(&path).inspect_err(|error| debug!("cloud-init: {}: {error}", path.display())).ok()
+        match error.kind() {
+            ErrorKind::NotFound | ErrorKind::IsADirectory => debug!("cloud-init: {}: {error}", path.display()),
+            _ => {
+                let index = vmi.spec.volumes.iter().position(|known| known.name == volume).unwrap_or_default();
+                let why = format!("spec.volumes[{index}] ({volume}): {} cannot be read: {error}", path.display());
+                unreadable.borrow_mut().get_or_insert(why);
+            }
+        }
+        None
     };
-    let Some(data) = vmi.spec.cloud_init_data(&secret)? else { return Ok(None) };
+    let data = vmi.spec.cloud_init_data(&secret);
+    // What is there and cannot be read is not what the VMI says where there is none.
+    if let Some(why) = unreadable.take() {
+        return Err(why);
+    }
+    let Some(data) = data? else { return Ok(None) };
     let source = match data.kind {
         CloudInitKind::NoCloud => CloudInitSource::NoCloud,
         CloudInitKind::ConfigDrive => CloudInitSource::ConfigDrive,
@@ -121,17 +141,18 @@ fn cloud_init(vmi: &VirtualMachineInstance, root: &Path) -> Result<Option<CloudI
             hostname,
             uuid: uuid.unwrap_or_default(),
             devices: Vec::new(),
-            public_keys: public_keys(vmi, source, &secrets),
+            public_keys: public_keys(vmi, source, &secrets)?,
         },
         user_data: data.user_data,
         network_data: data.network_data,
     }))
 }
 
-/// SSH keys that reach the guest through this source, numbered across secrets.
-fn public_keys(vmi: &VirtualMachineInstance, source: CloudInitSource, secrets: &Path) -> PublicKeys {
+/// SSH keys that reach the guest through this source, numbered across secrets. One that is not text is left out.
+fn public_keys(vmi: &VirtualMachineInstance, source: CloudInitSource, secrets: &Path) -> Result<PublicKeys, String> {
     let mut keys = PublicKeys::new();
-    for credential in vmi.spec.access_credentials.iter().filter_map(|credential| credential.ssh_public_key.as_ref()) {
+    for (index, credential) in vmi.spec.access_credentials.iter().enumerate() {
+        let Some(credential) = credential.ssh_public_key.as_ref() else { continue };
         let method = &credential.propagation_method;
         let wanted = match source {
             CloudInitSource::NoCloud => method.no_cloud.is_some(),
@@ -140,17 +161,23 @@ fn public_keys(vmi: &VirtualMachineInstance, source: CloudInitSource, secrets: &
         let Some(secret) = credential.source.secret.as_ref().filter(|_| wanted) else { continue };
         let name = format!("{}-access-cred", secret.secret_name);
         let Some(folder) = is_component(&name).then(|| secrets.join(name)) else { continue };
-        let Ok(entries) = std::fs::read_dir(folder) else { continue };
+        let unreadable = |path: &Path, error: &std::io::Error| {
+            format!("spec.accessCredentials[{index}].sshPublicKey: {} cannot be read: {error}", path.display())
+        };
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(unreadable(&folder, &error)),
+        };
         let mut files: Vec<PathBuf> = entries.filter_map(Result::ok).map(|entry| entry.path()).collect();
         files.sort();
         let named = |path: &Path| path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with(".."));
         for file in files.iter().filter(|path| path.is_file() && named(path)) {
-            if let Ok(key) = std::fs::read_to_string(file) {
-                keys.insert(keys.len().to_string(), key);
-            }
+            let key = std::fs::read(file).map_err(|error| unreadable(file, &error))?;
+            keys.extend(String::from_utf8(key).ok().map(|key| (keys.len().to_string(), key)));
         }
     }
-    keys
+    Ok(keys)
 }
 
 #[cfg(test)]
@@ -178,6 +205,30 @@ mod tests {
         let data = read(&vmi(r#""cloudInitConfigDrive":{"userData":"x"}"#)).unwrap().unwrap();
         assert_eq!(data.meta_data.instance_id, "vm.sub.ns");
         assert_eq!(read(&vmi(r#""emptyDisk":{"capacity":"1Mi"}"#)).unwrap(), None);
+    }
+
+    /// Root reads every file, but not itself in place of a folder.
+    #[test]
+    fn what_is_there_and_cannot_be_read_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        let secrets = below(root.path(), SECRETS);
+        std::fs::create_dir_all(&secrets).unwrap();
+        std::fs::write(secrets.join("seed"), "a file in the folder's place").unwrap();
+        let said = cloud_init(&vmi(r#""cloudInitNoCloud":{"secretRef":{"name":"s"},"userData":"x"}"#), root.path());
+        let said = said.unwrap_err();
+        assert!(said.starts_with("spec.volumes[0] (seed): ") && said.contains("secret/seed/user"), "{said}");
+        assert!(said.contains("cannot be read: Not a directory"), "{said}");
+
+        let mut vmi = vmi(r#""cloudInitNoCloud":{"userData":"x"}"#);
+        vmi.spec.access_credentials = serde_json::from_str(
+            r#"[{"sshPublicKey":{"source":{"secret":{"secretName":"k"}},"propagationMethod":{"noCloud":{}}}}]"#,
+        )
+        .unwrap();
+        assert_eq!(cloud_init(&vmi, root.path()).unwrap().unwrap().meta_data.public_keys.len(), 0, "not there yet");
+        std::fs::write(secrets.join("k-access-cred"), "a file in the folder's place").unwrap();
+        let said = cloud_init(&vmi, root.path()).unwrap_err();
+        assert!(said.starts_with("spec.accessCredentials[0].sshPublicKey: "), "{said}");
+        assert!(said.contains("k-access-cred cannot be read: Not a directory"), "{said}");
     }
 
     #[test]

@@ -61,9 +61,11 @@ impl Disks<'_> {
         let mut making = JoinSet::new();
         for (index, disk) in config_disks(vmi).into_iter().enumerate() {
             let (tools, root, owner) = (self.tools.clone(), self.root.to_owned(), self.owner);
+            let place = vmi.spec.volumes.iter().position(|volume| volume.name == disk.volume).unwrap_or_default();
             making.spawn(async move {
                 let made = storage::make_config_disk(&tools, &disk, &root, owner).await;
-                (index, made.map_err(wrapped(disk.source.failure())))
+                let context = format!("{}: spec.volumes[{place}] ({})", disk.source.failure(), disk.volume);
+                (index, made.map_err(|error| Failure::text(format!("{context}: {error}"))))
             });
         }
         let mut made = making.join_all().await;
@@ -215,6 +217,7 @@ mod tests {
     async fn a_failure_says_for_which_kind() {
         let root = tempfile::tempdir().unwrap();
         let text = prepare(root.path(), &vmi("s", r#"{"name":"s","secret":{}}"#)).await.unwrap_err();
-        assert!(text.contains("creating secret disks failed") && text.contains("secret/s"), "{text}");
+        assert!(text.contains("creating secret disks failed: spec.volumes[0] (s): "), "{text}");
+        assert!(text.contains("secret/s"), "{text}");
     }
 }

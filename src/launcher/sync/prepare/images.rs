@@ -31,7 +31,7 @@ impl Boot {
                         path.display()
                     )));
                 }
-                let info = self.inspect(&volume.name, &path).await?;
+                let info = self.inspect(index, &volume.name, &path).await?;
                 self.inspected().insert(volume.name.clone(), info);
             }
         }
@@ -39,10 +39,12 @@ impl Boot {
     }
 
     /// The gate for the image of a container disk.
-    async fn inspect(&self, volume: &str, image: &Path) -> Result<ImageInfo, Failure> {
+    async fn inspect(&self, index: usize, volume: &str, image: &Path) -> Result<ImageInfo, Failure> {
         storage::inspect(&self.tools, image).await.map_err(|error| match error {
             StorageError::Image(why) => Failure::text(format!("invalid image in containerDisk {volume}: {why}")),
-            other => Failure::text(format!("failed to get container disk info: {other}")),
+            other => {
+                Failure::text(format!("failed to get container disk info: spec.volumes[{index}] ({volume}): {other}"))
+            }
         })
     }
 
@@ -52,7 +54,7 @@ impl Boot {
         for (index, volume) in vmi.spec.volumes.iter().enumerate().filter(|(_, volume)| volume.container_disk.is_some())
         {
             let known = self.inspected().remove(&volume.name);
-            let info = self.inspect(&volume.name, &self.disks().container_disk(index)).await?;
+            let info = self.inspect(index, &volume.name, &self.disks().container_disk(index)).await?;
             if known.is_some_and(|known| (&known.format, known.virtual_size) != (&info.format, info.virtual_size)) {
                 return Err(Failure::text(format!(
                     "invalid image in containerDisk {}: it has changed since it was inspected",

@@ -1,54 +1,75 @@
-//! Tells what is missing before libvirt does, which would name a path and no volume.
+//! Tells what is missing or closed to QEMU before libvirt does, which would name a path and no volume.
 
-use std::io::ErrorKind;
 use std::path::Path;
 
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, Uid, eaccess};
+
 use crate::cmd::Failure;
-use crate::domain::{DiskSource, DomainSpec};
+use crate::domain::{Disk, DiskSource, DomainSpec};
+use crate::launcher::facts::below;
 use crate::vmi::{VirtualMachineInstance, Volume};
 
-/// Checks that every file and device that the domain names is there, but for what lies in `made_at_start`. What cannot be
-/// looked at for another reason is left to libvirt, which may see more.
+/// Checks that every file and device that the domain names is there and can be opened, but for what lies in
+/// `made_at_start`. What cannot be looked at for another reason is left to libvirt, which may see more.
 pub(crate) fn check(
     root: &Path,
     made_at_start: &Path,
     vmi: &VirtualMachineInstance,
     domain: &DomainSpec,
 ) -> Result<(), Failure> {
-    let is_missing = |path: &str| {
-        let looked = std::fs::metadata(root.join(path.trim_start_matches('/')));
-        !path.is_empty() && looked.is_err_and(|error| error.kind() == ErrorKind::NotFound)
-    };
     for disk in &domain.devices.disks {
-        let backing = disk.backing_store.as_ref().and_then(|store| store.source.as_ref());
-        for path in [disk.source.path(), disk.backend().path()].into_iter().chain(backing.map(DiskSource::path)) {
-            if Path::new(path).starts_with(made_at_start) || !is_missing(path) {
-                continue;
+        let name = disk.alias_name();
+        let volume = vmi.spec.volumes.iter().enumerate().find(|(_, volume)| volume.name == name);
+        for (path, writes) in opened(disk).filter(|(path, _)| !Path::new(path).starts_with(made_at_start)) {
+            if let (Some((index, volume)), Some(errno)) = (volume, fault(root, path, writes)) {
+                let why = match errno {
+                    Errno::ENOENT if disk.source.data_store.is_some() && path == disk.source.path() => {
+                        "does not exist: the VM's backend storage has lost the overlay of changed block tracking"
+                            .to_owned()
+                    }
+                    Errno::ENOENT => format!("does not exist: {}", explanation(volume)),
+                    errno => closed(errno, writes),
+                };
+                return Err(Failure::text(format!("spec.volumes[{index}] ({name}): {path} {why}")));
             }
-            let name = disk.alias_name();
-            let Some((index, volume)) = vmi.spec.volumes.iter().enumerate().find(|(_, volume)| volume.name == name)
-            else {
-                continue;
-            };
-            return Err(Failure::text(format!(
-                "spec.volumes[{index}] ({name}): {path} does not exist: {}",
-                match disk.source.data_store.is_some() && path == disk.source.path() {
-                    true => "the VM's backend storage has lost the overlay of changed block tracking",
-                    false => explanation(volume),
-                }
-            )));
         }
     }
     let container = "spec.domain.firmware.kernelBoot.container";
     for (field, path) in [("kernelPath", &domain.os.kernel), ("initrdPath", &domain.os.initrd)] {
-        if is_missing(path) {
-            return Err(Failure::text(format!(
-                "{container}.{field}: {path} does not exist: the image is not mounted into this container, or has no \
-                 such file"
-            )));
-        }
+        let why = match fault(root, path, false) {
+            None => continue,
+            Some(Errno::ENOENT) => {
+                "does not exist: the image is not mounted into this container, or has no such file".to_owned()
+            }
+            Some(errno) => closed(errno, false),
+        };
+        return Err(Failure::text(format!("{container}.{field}: {path} {why}")));
     }
     Ok(())
+}
+
+/// The paths that QEMU opens for the disk, and whether it writes to them.
+fn opened(disk: &Disk) -> impl Iterator<Item = (&str, bool)> {
+    let backing = disk.backing_store.as_ref().and_then(|store| store.source.as_ref());
+    let writes = disk.read_only.is_none() && disk.device != "cdrom";
+    let own = [disk.source.path(), disk.backend().path()].map(|path| (path, writes));
+    own.into_iter().chain(backing.map(|backing| (DiskSource::path(backing), false)))
+}
+
+/// What keeps QEMU from opening the path. It runs as this launcher's user; for root the permissions of files say nothing.
+fn fault(root: &Path, path: &str, writes: bool) -> Option<Errno> {
+    let wanted = match writes {
+        _ if Uid::effective().is_root() => AccessFlags::F_OK,
+        true => AccessFlags::R_OK | AccessFlags::W_OK,
+        false => AccessFlags::R_OK,
+    };
+    let told = [Errno::ENOENT, Errno::EACCES, Errno::EROFS];
+    eaccess(&below(root, path), wanted).err().filter(|errno| !path.is_empty() && told.contains(errno))
+}
+
+fn closed(errno: Errno, writes: bool) -> String {
+    format!("cannot be opened for {}: {}", if writes { "reading and writing" } else { "reading" }, errno.desc())
 }
 
 /// Who should have put it there.
