@@ -233,7 +233,14 @@ impl Connection {
                 return Err(Error::Disconnected { call, uri: self.shared.uri.clone(), reason });
             }
         };
-        let result = share(Share::Libvirt, blocking(call, deadline, move || work(&handle))).await;
+        let (reads, events) = ([self.shared.deadlines.read, self.shared.deadlines.inquiry], self.shared.events.clone());
+        let late = move || {
+            if !reads.contains(&deadline) {
+                // A launcher that ends does not mind.
+                let _ = events.send(Event::Late(call));
+            }
+        };
+        let result = share(Share::Libvirt, blocking_or_late(call, deadline, late, move || work(&handle))).await;
         self.note_silence(&result, deadline, generation);
         if let Err(Error::Libvirt(error)) = &result
             && matches!(error.code, code::INVALID_CONN | code::RPC | code::SYSTEM_ERROR | code::INTERNAL_ERROR)
@@ -428,14 +435,28 @@ pub(super) async fn blocking<T: Send + 'static>(
     deadline: Duration,
     work: impl FnOnce() -> Result<T, VirError> + Send + 'static,
 ) -> Result<T, Error> {
+    blocking_or_late(call, deadline, || (), work).await
+}
+
+/// The same; `late` runs when a call ends that had begun and was given up, since it may have succeeded.
+async fn blocking_or_late<T: Send + 'static>(
+    call: &'static str,
+    deadline: Duration,
+    late: impl FnOnce() + Send + 'static,
+    work: impl FnOnce() -> Result<T, VirError> + Send + 'static,
+) -> Result<T, Error> {
     // tokio drops the closure of a blocking task that is aborted before it began.
-    let task = tokio::task::spawn_blocking(work);
-    let abort = task.abort_handle();
-    match tokio::time::timeout(deadline, task).await {
+    let mut task = tokio::task::spawn_blocking(work);
+    match tokio::time::timeout(deadline, &mut task).await {
         Ok(Ok(result)) => result.map_err(Error::Libvirt),
         Ok(Err(gone)) => Err(Error::Aborted { call, reason: gone.to_string() }),
         Err(_) => {
-            abort.abort();
+            task.abort();
+            tokio::spawn(async move {
+                if task.await.is_ok() {
+                    late();
+                }
+            });
             Err(Error::Deadline { call, after: deadline })
         }
     }
@@ -512,12 +533,19 @@ mod tests {
     #[tokio::test]
     async fn a_call_that_is_not_answered_ends_at_its_deadline() {
         let (release, wait) = std::sync::mpsc::channel::<()>();
-        let result = blocking("virDomainX", Duration::from_millis(20), move || {
+        let (late, is_late) = tokio::sync::oneshot::channel();
+        let told = move || late.send(()).unwrap();
+        let result = blocking_or_late("virDomainX", Duration::from_millis(20), told, move || {
             let _ = wait.recv();
             Ok(())
         })
         .await;
         assert_eq!(result, Err(Error::Deadline { call: "virDomainX", after: Duration::from_millis(20) }));
         drop(release);
+        is_late.await.unwrap();
+        let (late, is_late) = tokio::sync::oneshot::channel();
+        let told = move || late.send(()).unwrap();
+        blocking_or_late("virDomainX", Duration::from_secs(60), told, || Ok(())).await.unwrap();
+        is_late.await.unwrap_err();
     }
 }

@@ -51,6 +51,8 @@ pub enum Event {
     Domain(String, DomainEvent),
     /// The connection with this generation is dead, with the close reason's meaning.
     Closed(u64, &'static str),
+    /// This call, which may have changed the domain, was given up at its deadline and has now ended.
+    Late(&'static str),
 }
 
 /// Where the events of one connection go.

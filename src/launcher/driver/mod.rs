@@ -215,6 +215,11 @@ impl Driver {
                     self.reconnect();
                 }
             }
+            Event::Late(call) => {
+                tracing::info!("{call} has ended after all, which was given up at its deadline");
+                // The look at the end of its order saw a moment in the middle. Nobody waits for this one.
+                self.look(Cause::Settled(oneshot::channel().0));
+            }
         }
     }
 
