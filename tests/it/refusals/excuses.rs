@@ -55,6 +55,7 @@ pub const OF_THE_MACHINE: &[Excuse] = &[
 /// parts cannot serve; the API refuses most of them.
 pub const OF_THE_API: &[Excuse] = &[
     excuse("disks[1]", "it can be one of them", "the conversion would make one of the two"),
+    excuse("bootloader", "has both efi and bios", "the conversion would make EFI of it, without a word"),
     excuse("disks[1]", "bytes are more than the 256 on", "QEMU cuts it off in silence"),
     excuse("disks[1]", "4294967295 is not a 32-bit multiple", "QEMU takes it for none given"),
     excuse("ioThreadsPolicy", "is none of shared, auto, supplementalPool", "it would be none"),

@@ -84,6 +84,8 @@ impl Libvirt {
         command.args(["run", "-d", "--rm", "--name", &name, "--network=none", "--user", "0:0", "-v", &share]);
         command.args(["--cap-add=NET_ADMIN", "--cap-add=SYS_NICE", "--device", "/dev/net/tun"]);
         command.args(["--pids-limit=-1", "--ulimit", "nproc=16384:16384"]);
+        // A guest that eats memory ends its own container, not the machine. A paused guest touches little of its own.
+        command.args(["--memory=4g", "--memory-swap=4g"]);
         command.args(["--entrypoint", r#"["/bin/sh"]"#, image, "/documents/try.sh", "daemons"]);
         let output = command.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -152,9 +154,23 @@ impl Drop for Libvirt {
 fn sources(document: &str) -> Vec<String> {
     let parts = document.split("<source file=\"").skip(1);
     parts
-        .filter_map(|part| Some(part.split_once('"')?.0.to_owned()))
+        .filter_map(|part| Some(unescaped(part.split_once('"')?.0)))
         .filter(|file| file.starts_with('/') && !file.contains('\''))
         .collect()
+}
+
+/// An attribute's value as it was before it was written.
+fn unescaped(value: &str) -> String {
+    let escapes = [
+        ("&#34;", "\""),
+        ("&#39;", "'"),
+        ("&#x9;", "\t"),
+        ("&#xA;", "\n"),
+        ("&lt;", "<"),
+        ("&gt;", ">"),
+        ("&amp;", "&"),
+    ];
+    escapes.iter().fold(value.to_owned(), |value, (escape, meant)| value.replace(escape, meant))
 }
 
 /// libvirt makes taps that are not named.
