@@ -128,6 +128,8 @@ impl Outgoing {
             SavedOutgoing::default()
         });
         let started = Started::at(record.start_timestamp.as_ref());
+        // A daemon that begins anew ends a hypervisor whose guest has gone.
+        self.vm.tracker.expect_end();
         self.spawn(record.uid.clone(), order, started, Outgoing::follow);
     }
 

@@ -352,28 +352,43 @@ impl Publisher {
         }
     }
 
-    /// A hypervisor that was killed does not run, even where libvirt has not seen that yet. A libvirt daemon that was
-    /// started after the VM's end does not know how it ended, and virt-handler takes a shut-off VM without a reason for one
-    /// that is yet to be started (contract/notify.md 5.1).
+    /// What virt-handler is told of the VM's end. A hypervisor that was killed does not run, even where libvirt has not seen that
+    /// yet. A VM that ended in a migration without libvirt knowing how may run at the target: until the migration's end, which
+    /// has a deadline, it stands still, for virt-handler would give up the whole VM.
     async fn explain_end(&self, snapshot: &mut DomainSnapshot) {
         if self.crashed && !snapshot.state.may_be_started() {
             snapshot.state = DomainState::CRASHED;
         }
-        if snapshot.state.status == LifeCycle::Shutoff && self.state_file.state().left {
-            snapshot.state.reason = StateReason::Migrated;
-        }
-        if snapshot.state == DomainState::CRASHED && !self.crashed {
-            // Maybe a daemon's that came too late to see the end.
-            snapshot.state.reason = self.domain_log.reason_of_end().await.unwrap_or(StateReason::Crashed);
-        }
-        if snapshot.state != ENDED_WITHOUT_REASON || !self.tracker.was_seen() {
+        if snapshot.state.status != LifeCycle::Shutoff {
             return;
         }
-        snapshot.state.reason =
-            self.domain_log.reason_of_end().await.unwrap_or_else(|| match self.metadata.snapshot().grace_period {
-                Some(GracePeriodMetadata { deletion_timestamp: Some(_), .. }) => StateReason::Shutdown,
-                Some(_) | None => StateReason::Crashed,
-            });
+        let state = self.state_file.state();
+        if state.left {
+            snapshot.state.reason = StateReason::Migrated;
+            return;
+        }
+        if !self.crashed {
+            snapshot.state.reason = self.reason_of_end(snapshot.state).await;
+        }
+        let is_leaving = !state.incoming && self.metadata.snapshot().migration_under_way().is_some();
+        if is_leaving && snapshot.state == DomainState::CRASHED {
+            snapshot.state = DomainState::new(LifeCycle::Paused, StateReason::Migration);
+        }
+    }
+
+    /// A libvirt daemon that was started after the VM's end does not know how it ended: it gives no reason, which virt-handler
+    /// takes for a VM that is yet to be started (contract/notify.md 5.1), or says that it crashed.
+    async fn reason_of_end(&self, state: DomainState) -> StateReason {
+        let told = match state {
+            ENDED_WITHOUT_REASON if !self.tracker.was_seen() => return state.reason,
+            ENDED_WITHOUT_REASON | DomainState::CRASHED => self.domain_log.reason_of_end().await,
+            _ => return state.reason,
+        };
+        told.unwrap_or_else(|| match self.metadata.snapshot().grace_period {
+            _ if state == DomainState::CRASHED => StateReason::Crashed,
+            Some(GracePeriodMetadata { deletion_timestamp: Some(_), .. }) => StateReason::Shutdown,
+            Some(_) | None => StateReason::Crashed,
+        })
     }
 
     /// Tells of a VM whose hypervisor was killed without asking libvirt, which comes to know it when it has cleaned up

@@ -1,11 +1,12 @@
 //! How a migration ended that neither libvirt's answer nor its state tells of: its daemon, or the link, went away when all
-//! memory had been sent. Then this guest stands still, and the target alone knows whether it took over.
+//! memory had been sent. Then this guest stands still, or a daemon that began anew has ended it, and the target alone knows
+//! whether it took over.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{LOST, Outgoing, REACH};
+use super::{Outgoing, REACH};
 use crate::domain::{DomainState, LifeCycle, StateReason};
 use crate::launcher::migration::parameters::destination;
 use crate::libvirt;
@@ -13,10 +14,28 @@ use crate::vmi::VirtualMachineInstance;
 
 /// How long a libvirt that was lost is waited for before the outcome is told without it.
 const LIBVIRT_BACK: Duration = Duration::from_secs(60);
-/// How long the target is asked whether it has the guest. virt-controller ends its pod within that time if it does not.
-const TARGET_ANSWERS: Duration = Duration::from_secs(300);
 /// Between two looks, and between two questions.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// The guest at the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Guest {
+    /// It has sent all its memory, and could go on.
+    StandsStill,
+    /// Its hypervisor has ended.
+    Gone,
+}
+
+impl Guest {
+    /// How long the target is asked. virt-controller ends the pod of a target that does not come up within the longer time;
+    /// of a guest that is gone the end must be told soon.
+    fn patience(self) -> Duration {
+        match self {
+            Guest::StandsStill => Duration::from_secs(300),
+            Guest::Gone => Duration::from_secs(30),
+        }
+    }
+}
 
 /// What the target's libvirt says of the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,45 +75,58 @@ impl Outgoing {
             Some(state) => state,
             None => return Err(failure),
         };
-        match (state.status, state.reason) {
-            (LifeCycle::Shutoff, StateReason::Migrated) => Ok(()),
-            (LifeCycle::Paused, StateReason::Migration) => self.ask_target(vmi, failure).await,
-            _ => Err(failure),
+        let guest = match (state.status, state.reason) {
+            (LifeCycle::Shutoff, StateReason::Migrated) => return Ok(()),
+            (LifeCycle::Paused, StateReason::Migration) => Guest::StandsStill,
+            (LifeCycle::Shutoff, StateReason::Crashed | StateReason::Unknown | StateReason::Failed) => Guest::Gone,
+            _ => return Err(failure),
+        };
+        match self.ask_target(vmi, guest).await {
+            Ok(AtTarget::TookOver) => {
+                self.state_file.change(|state| state.left = true);
+                self.vm.tracker.expect_end();
+                if guest == Guest::StandsStill {
+                    let ended = self.vm.control.destroy().await;
+                    ended.map_err(|error| format!("the guest runs at the target; here it is left over: {error}"))?;
+                }
+                Ok(())
+            }
+            Ok(AtTarget::Never | AtTarget::NotYet) if guest == Guest::Gone => Err(failure),
+            Ok(AtTarget::Never) => Err(self.go_on_here(vmi, failure).await),
+            Ok(AtTarget::NotYet) => {
+                Err(format!("{failure}; the guest stands still: the target does not say whether it has it"))
+            }
+            Err(_) if guest == Guest::Gone => Err(failure),
+            Err(why) => Err(format!("{failure}; the guest stands still here, for it may run at the target: {why}")),
         }
     }
 
-    /// The guest stands still and must not run at two places: the target says where it runs.
-    async fn ask_target(&self, vmi: &VirtualMachineInstance, failure: String) -> Result<(), String> {
-        let (vm, uri) = (&self.vm, destination(&self.share_dir, vmi));
-        let deadline = Instant::now() + TARGET_ANSWERS;
-        tracing::info!("the guest stands still for a migration that was cut off: asking the target whether it has it");
-        let mut why = LOST.to_owned();
-        while Instant::now() < deadline {
-            match libvirt::state_at(uri.clone(), vm.domain.clone(), REACH).await.map(AtTarget::of) {
-                Ok(AtTarget::TookOver) => {
-                    self.state_file.change(|state| state.left = true);
-                    vm.tracker.expect_end();
-                    let ended = vm.control.destroy().await;
-                    return ended
-                        .map_err(|error| format!("the guest runs at the target; here it is left over: {error}"));
-                }
-                Ok(AtTarget::Never) => {
-                    if vm.paused.contains(&vmi.metadata.uid) {
-                        tracing::info!("the target does not have the guest: it stays here, paused by a user");
-                        return Err(failure);
-                    }
-                    tracing::info!("the target does not have the guest: it goes on here");
-                    if let Err(error) = vm.control.resume().await {
-                        return Err(format!("{failure}; the guest stands still: {error}"));
-                    }
-                    return Err(failure);
-                }
-                Ok(AtTarget::NotYet) => {}
-                Err(error) => why = error.to_string(),
-            }
-            sleep(LOOK_AGAIN).await;
+    /// The target does not have the guest. Returns the reason of the migration's failure.
+    async fn go_on_here(&self, vmi: &VirtualMachineInstance, failure: String) -> String {
+        if self.vm.paused.contains(&vmi.metadata.uid) {
+            tracing::info!("the target does not have the guest: it stays here, paused by a user");
+            return failure;
         }
-        Err(format!("{failure}; the guest stands still here, for it may run at the target: {why}"))
+        tracing::info!("the target does not have the guest: it goes on here");
+        match self.vm.control.resume().await {
+            Ok(()) => failure,
+            Err(error) => format!("{failure}; the guest stands still: {error}"),
+        }
+    }
+
+    /// The guest must not run at two places: the target says whether it has it, or is asked in vain until the deadline.
+    async fn ask_target(&self, vmi: &VirtualMachineInstance, guest: Guest) -> Result<AtTarget, String> {
+        let uri = destination(&self.share_dir, vmi);
+        let deadline = Instant::now() + guest.patience();
+        tracing::info!("the migration was cut off: asking the target whether it has the guest");
+        loop {
+            let answer = libvirt::state_at(uri.clone(), self.vm.domain.clone(), REACH).await.map(AtTarget::of);
+            match answer {
+                Ok(settled @ (AtTarget::TookOver | AtTarget::Never)) => return Ok(settled),
+                open if Instant::now() >= deadline => return open.map_err(|error| error.to_string()),
+                Ok(AtTarget::NotYet) | Err(_) => sleep(LOOK_AGAIN).await,
+            }
+        }
     }
 
     /// The domain's state, from a libvirt that may be on its way back; none if there is no domain, or no answer in time.

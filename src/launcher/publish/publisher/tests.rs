@@ -13,6 +13,7 @@ use crate::launcher::vm::control_double::ControlDouble;
 use crate::launcher::vm::guest_clock::GuestClock;
 use crate::launcher::vm::hotplug::Hotplug;
 use crate::launcher::vm::migration_progress::MigrationProgress;
+use crate::launcher::vm::migration_record as record;
 use crate::launcher::vm::paused::PausedSet;
 use crate::launcher::vm::power_off::AskedAgent;
 use crate::launcher::vm::process::Search;
@@ -340,4 +341,20 @@ async fn a_vm_that_has_left_is_told_as_migrated() {
         let domain = world.domain().await;
         assert_eq!((domain.status.status, domain.status.reason), (LifeCycle::Shutoff, reason));
     }
+}
+
+/// virt-handler would end the pod of the target, where the guest may run.
+#[tokio::test]
+async fn a_vm_that_ended_in_its_migration_stands_still_until_the_record_has_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = World::new(folder.path(), false);
+    let metadata = world.publisher.as_ref().unwrap().metadata.clone();
+    world.run();
+    record::begin(&metadata, "m1").unwrap();
+    world.shown.set(DomainState::CRASHED, Some(XML));
+    let domain = world.domain().await;
+    assert_eq!((domain.status.status, domain.status.reason), (LifeCycle::Paused, StateReason::Migration));
+    record::end(&metadata, "m1", Some("cut off".into()));
+    let domain = world.domain().await;
+    assert_eq!((domain.status.status, domain.status.reason), (LifeCycle::Shutoff, StateReason::Crashed));
 }
