@@ -15,7 +15,7 @@ use crate::convert::{
 use crate::launcher::facts;
 use crate::vmi::{Interface, InterfaceStatus, Network, Quantity, VirtualMachineInstance, Volume};
 
-/// How large an image is that nobody has seen.
+/// The assumed size of an image that is not there.
 const USUAL_SIZE: &str = "10Gi";
 /// The firmware files that KubeVirt's images have in their folder.
 const FIRMWARE: &[&str] = &[

@@ -146,7 +146,7 @@ fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
     text
 }
 
-/// Not `print!`, which panics when nobody reads.
+/// Not `print!`, which panics on a pipe without a reader.
 fn say(mut to: impl std::io::Write, text: &str) {
     let _ = to.write_all(text.as_bytes());
 }

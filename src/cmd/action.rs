@@ -171,7 +171,7 @@ pub struct ExportServer {
     pub authority: String,
 }
 
-/// The key is nobody's business.
+/// Leaves the key out of logs.
 impl std::fmt::Debug for ExportServer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let ExportServer { address, name, key: _, certificate: _, authority: _ } = self;

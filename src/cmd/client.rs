@@ -26,7 +26,7 @@ pub mod deadline {
 /// Why a client has no connection it can use.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Nobody answers there.
+    /// No launcher answers there.
     #[error("cannot connect to {path}: {reason}")]
     Unreachable {
         /// The socket.
@@ -35,7 +35,7 @@ pub enum ConnectError {
         reason: String,
     },
     /// Somebody answers, but not as a launcher does.
-    #[error("{path}: the launcher did not tell its protocol versions: {reason}")]
+    #[error("{path}: the launcher did not report its protocol versions: {reason}")]
     NoVersions {
         /// The socket.
         path: PathBuf,

@@ -27,7 +27,7 @@ pub enum Failure {
     #[error("No valid vmi object present in command server request")]
     NoVmi,
     /// A field of the request's VMI has a value that cannot be read. The original says no more than [`Failure::NoVmi`] does;
-    /// virt-handler passes the text on to the VMI's events, so the field is added for whoever wrote it.
+    /// virt-handler passes the text on to the VMI's events, so the field is added for the VMI's author.
     #[error("No valid vmi object present in command server request: {0}")]
     VmiField(String),
     /// Pause and Unpause of a domain that does not exist.

@@ -38,7 +38,7 @@ fn secret(request: InjectLaunchSecretRequest) -> Result<Action, Failure> {
     decode::vmi(RPC, request.vmi)?;
     // null is what an empty document looks like where the options are a pointer.
     let options: Option<SecretOptions> = serde_json::from_slice(&request.options).map_err(|error| {
-        // The text around the error is the secret's: only the place is told.
+        // The text around the error is the secret's: only the place is reported.
         tracing::warn!("{RPC}: the options cannot be read: line {} column {}", error.line(), error.column());
         Failure::text("No valid secret options present in command server request")
     })?;

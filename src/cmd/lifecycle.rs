@@ -58,7 +58,7 @@ pub(super) async fn freeze(driver: &dyn Driver, request: FreezeRequest) -> Respo
     }
 }
 
-/// `SignalTargetPodCleanup`: succeeds whoever is meant.
+/// `SignalTargetPodCleanup`: succeeds also for another VMI.
 pub(super) async fn signal_target_pod_cleanup(driver: &dyn Driver, request: VmiRequest) -> Response {
     match decode::vmi("SignalTargetPodCleanup", request.vmi) {
         Ok(vmi) => match decode::target_pod(vmi) {

@@ -19,7 +19,7 @@ use super::{Activity, Driver};
 pub struct Timings {
     /// Between two attempts to accept when the kernel refuses (no more file descriptors).
     pub accept_pause: Duration,
-    /// For calls in progress once the server is told to stop; then they are cut.
+    /// For calls in progress once the server has to stop; then they are cut.
     pub stop: Duration,
 }
 
@@ -50,7 +50,7 @@ pub async fn serve_watched(
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
     let incoming = ReceiverStream::new(incoming).map(Ok::<_, std::io::Error>);
     let served = Server::builder().serve_with_incoming_shutdown(Dispatch::new(driver), incoming, async {
-        // Told to stop, or nobody is left to tell.
+        // Either a stop order, or the end of its sender.
         let _ = stopped.await;
     });
     let accept = accept(&listener, &accepted, &activity, timings.accept_pause);
@@ -82,7 +82,7 @@ async fn accept(listener: &UnixListener, accepted: &mpsc::Sender<Counted>, activ
                 }
             }
             Err(error) => {
-                // Once per streak: whoever exhausts the file descriptors must not fill the log as well.
+                // Once per streak: a client that exhausts the file descriptors must not fill the log as well.
                 if !std::mem::replace(&mut refused, true) {
                     warn!("cannot accept connections on the command socket: {error}");
                 }

@@ -59,7 +59,7 @@ pub(super) async fn spawn(spec: &DaemonSpec) -> io::Result<Child> {
     let (reply, child) = oneshot::channel();
     let job = move || {
         let _inside = runtime.enter();
-        // If nobody waits any more, the child is killed as its handle is dropped.
+        // Without a waiting task the child is killed as its handle is dropped.
         let _ = reply.send(command.spawn());
     };
     forking_thread()?.send(Box::new(job)).map_err(|_| gone())?;

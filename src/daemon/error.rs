@@ -67,7 +67,7 @@ pub enum DaemonError {
         /// Its process.
         pid: i32,
     },
-    /// The kernel does not tell about it.
+    /// The kernel does not report it.
     #[error("cannot wait for {name} with pid {pid}: {source}")]
     CannotWait {
         /// The daemon.

@@ -105,7 +105,7 @@ impl Held {
     }
 }
 
-/// A hold on the process; none if it has ended, whoever has its number now.
+/// A hold on the process; none if it has ended, even if its number is in use again.
 fn open(process: &ProcessId) -> io::Result<Option<PidFd>> {
     match PidFd::open(process.pid) {
         Ok(held) => Ok((identify(process.pid) == Some(*process)).then_some(held)),

@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 
 use crate::files::{PathWatch, Watcher};
 
-/// A socket file exists from bind(2) on, but connections are refused until listen(2), of which the kernel tells nobody.
+/// A socket file exists from bind(2) on, but connections are refused until listen(2), which the kernel does not report.
 /// Only in that short while the socket is looked at again and again, with pauses from the first to the second.
 const BETWEEN_BIND_AND_LISTEN: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
 
@@ -30,7 +30,7 @@ pub(super) async fn accepts(socket: &Path, watch: &mut PathWatch, obstacle: &mut
     loop {
         match std::fs::metadata(socket) {
             Ok(metadata) if !metadata.file_type().is_socket() => {
-                *obstacle = Some(io::Error::other("it is no socket"));
+                *obstacle = Some(io::Error::other("not a socket"));
                 watch.changed().await;
             }
             Ok(_) if is_listed(socket) => return,
@@ -142,7 +142,7 @@ mod tests {
         std::fs::write(&path, "").unwrap();
         let wait = Duration::from_millis(20);
         assert!(tokio::time::timeout(wait, accepts(&path, &mut watch, &mut obstacle)).await.is_err());
-        assert!(obstacle.take().unwrap().to_string().contains("no socket"));
+        assert!(obstacle.take().unwrap().to_string().contains("not a socket"));
         std::fs::remove_file(&path).unwrap();
         let bound = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
         assert!(tokio::time::timeout(wait, accepts(&path, &mut watch, &mut obstacle)).await.is_err());

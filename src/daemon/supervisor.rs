@@ -60,7 +60,7 @@ pub enum DaemonState {
         /// Why.
         reason: String,
     },
-    /// It was told to stop, and is gone.
+    /// It was stopped, and has ended.
     Stopped,
 }
 
@@ -119,7 +119,7 @@ impl Supervisor {
         self.state.clone()
     }
 
-    /// For whoever finds out that the daemon hangs.
+    /// For a caller that has found that the daemon hangs.
     pub fn watchdog(&self) -> Watchdog {
         Watchdog { state: self.state.clone(), hangs: self.hangs.clone() }
     }
@@ -152,7 +152,7 @@ impl Supervisor {
 
     /// Kills the daemon and waits for its end, at most the settings' `stop`.
     ///
-    /// SIGKILL as in contract/lifecycle.md 8.3: the hypervisor is no child of the daemon and does not notice, and a daemon that
+    /// SIGKILL as in contract/lifecycle.md 8.3: the hypervisor is not a child of the daemon and does not notice, and a daemon that
     /// shuts down in an orderly way might see to its VMs itself.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
@@ -220,7 +220,7 @@ struct Task {
     hung: watch::Receiver<u64>,
 }
 
-/// Waits for [`Supervisor::stop`]. A supervisor that was dropped has told nothing: its task is aborted, and a daemon that
+/// Waits for [`Supervisor::stop`]. A supervisor that was dropped sends nothing: its task is aborted, and a daemon that
 /// outlives its launcher is left alone.
 async fn told_to_stop(stopped: &mut watch::Receiver<bool>) {
     if stopped.wait_for(|stop| *stop).await.is_err() {
@@ -277,7 +277,7 @@ impl Task {
         self.publish.send_replace(DaemonState::Stopped);
     }
 
-    /// Waits for one of the devices that the daemon needs; true if it was told to stop before.
+    /// Waits for one of the devices that the daemon needs; true if a stop was ordered before.
     async fn is_stopped_before_a_device_is_there(&mut self) -> bool {
         let devices = &self.spec.needs_one_of;
         if devices.is_empty() || devices.iter().any(|device| device.exists()) {
@@ -357,7 +357,7 @@ impl Task {
     async fn spawn(&self) -> io::Result<Held> {
         let mut child = child::spawn(&self.spec).await?;
         if let Some(stderr) = child.stderr.take() {
-            // Ends by itself: when the daemon and whoever inherited its standard error have closed it.
+            // Ends by itself: when the daemon and all heirs of its standard error have closed it.
             tokio::spawn(forward_libvirt(stderr, self.log.clone()));
         }
         Ok(Held::Child(Box::new(child)))

@@ -1,4 +1,4 @@
-//! Waiting for a file or socket to appear, told by the kernel (inotify).
+//! Waits for a file or socket to appear, by inotify.
 
 use std::ffi::OsString;
 use std::io;

@@ -2,7 +2,7 @@
 
 use super::data::{AgentInfo, Filesystem};
 use super::error::AgentError;
-use super::rhythm::Question;
+use super::poll_schedule::Question;
 use crate::domain::FsFreeze;
 use crate::libvirt::{Params, guest_info};
 

@@ -1,4 +1,4 @@
-//! What the guest's agent has told, in the launcher's own types.
+//! The guest agent's answers, in the launcher's own types.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use crate::domain::{FsFreeze, GuestOsInfo, InterfaceStatus};
 pub struct GuestData {
     /// The agent itself; absent until it was asked.
     pub agent: Option<AgentInfo>,
-    /// `agent` was told to the previous launcher, and this one has not asked yet.
+    /// `agent` is from the previous launcher; this one has not asked yet.
     pub restored: bool,
     /// An agent was asked for its version and commands and did not answer.
     pub refused: bool,
@@ -32,7 +32,7 @@ pub struct GuestData {
 }
 
 impl GuestData {
-    /// Whether virt-handler is to be told of the difference to `earlier`. Interfaces, system and freeze status are in the
+    /// Whether the difference to `earlier` is to be published. Interfaces, system and freeze status are in the
     /// document (contract/notify.md 6.3). The agent's version and commands are not, but at each document of a connected
     /// agent virt-handler asks for them and judges the agent by them; it does not ask again before the next document.
     pub fn tells_more_than(&self, earlier: &GuestData) -> bool {
@@ -54,14 +54,14 @@ impl GuestData {
         Introduction { agent: agent.clone(), hostname: hostname.clone(), timezone: timezone.clone() }
     }
 
-    /// Takes what an agent told the previous launcher.
+    /// Takes what an agent answered to the previous launcher.
     pub fn restore(&mut self, Introduction { agent, hostname, timezone }: Introduction) {
         self.restored = agent.is_some();
         (self.agent, self.hostname, self.timezone) = (agent, hostname, timezone);
     }
 }
 
-/// What an agent told of itself and its guest besides what is in the document of the domain.
+/// An agent's answers about itself and its guest that are not in the document of the domain.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Introduction {
@@ -107,7 +107,7 @@ pub struct User {
     pub name: String,
     /// The Windows domain, or empty.
     pub domain: String,
-    /// Seconds since 1970; 0 if not told.
+    /// Seconds since 1970; 0 if not reported.
     pub login_time: f64,
 }
 
@@ -120,9 +120,9 @@ pub struct Filesystem {
     pub mountpoint: String,
     /// Such as `ext4`.
     pub kind: String,
-    /// Used bytes; 0 if not told.
+    /// Used bytes; 0 if not reported.
     pub used_bytes: u64,
-    /// Size in bytes; 0 if not told.
+    /// Size in bytes; 0 if not reported.
     pub total_bytes: u64,
     /// The disks that it lies on.
     pub disks: Vec<FilesystemDisk>,
@@ -137,7 +137,7 @@ pub struct FilesystemDisk {
     pub bus_type: String,
 }
 
-/// Load averages; each is absent if the agent does not tell it.
+/// Load averages; each is absent if the agent does not report it.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Load {
     /// Over one minute.
@@ -163,6 +163,6 @@ mod tests {
         let named = GuestData { hostname: "h".into(), users: vec![User::default()], ..first.clone() };
         assert!(!named.tells_more_than(&first), "virt-handler asks for these when it wants to know them");
         let refused_later = GuestData { refused: true, ..first.clone() };
-        assert!(!refused_later.tells_more_than(&first), "what was told before is still known");
+        assert!(!refused_later.tells_more_than(&first), "earlier answers are kept");
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::agent::{Agent, Answer, COMMANDS};
 use super::error::AgentError;
-use super::rhythm::Question;
+use super::poll_schedule::Question;
 use super::{commands, parse};
 use crate::libvirt::{Connection, Params};
 
@@ -18,7 +18,7 @@ pub struct LibvirtAgent {
 }
 
 impl LibvirtAgent {
-    /// The same agent for questions that nobody waits for, see [`Connection::in_background`].
+    /// The same agent for background questions, see [`Connection::in_background`].
     #[must_use]
     pub fn in_background(&self) -> Self {
         LibvirtAgent { connection: self.connection.in_background(), domain: self.domain.clone() }

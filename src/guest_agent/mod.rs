@@ -14,8 +14,8 @@ mod file;
 mod freeze;
 mod libvirt_agent;
 mod parse;
+mod poll_schedule;
 mod poller;
-mod rhythm;
 
 pub use agent::{Agent, Answer, FROZEN, THAWED};
 pub use data::{AgentCommand, AgentInfo, Filesystem, FilesystemDisk, GuestData, Introduction, Load, Timezone, User};
@@ -25,5 +25,5 @@ pub use exec::{Command, Finished, exec, ping};
 pub use file::{read_file, write_file};
 pub use freeze::{freeze, status, thaw, thaw_frozen};
 pub use libvirt_agent::LibvirtAgent;
+pub use poll_schedule::{Intervals, Question};
 pub use poller::{Interest, Presence, poll};
-pub use rhythm::{Intervals, Question};

@@ -1,4 +1,4 @@
-//! Asks the agent again and again, in the rhythm of `rhythm` (contract/notify.md 6.1, 6.2).
+//! Asks the agent again and again, as `poll_schedule` says (contract/notify.md 6.1, 6.2).
 //!
 //! What the reader can rely on: one question at a time; the poller sleeps in between; while the guest is paused or its
 //! agent away it waits for the sign that this is over, and then asks everything anew.
@@ -11,13 +11,13 @@ use tokio::time::{Instant, sleep_until};
 use super::agent::{Agent, Answer, COMMANDS, FROZEN};
 use super::data::{AgentInfo, GuestData};
 use super::parse;
-use super::rhythm::{Intervals, Question, Round, SYSTEM, Worker};
+use super::poll_schedule::{Intervals, Question, SYSTEM, Schedule, Task};
 use crate::libvirt::{Params, guest_info};
 
 /// Reasons to ask soon. Clones of its `Arc` are held by those who have them.
 #[derive(Debug, Default)]
 pub struct Interest {
-    /// The agent was told to freeze or thaw: its status is asked for at once.
+    /// The agent was ordered to freeze or thaw: its status is asked for at once.
     pub freeze_status: Notify,
     /// Somebody wants to know the users: they are asked for as often as the original does, for a while.
     pub users: Notify,
@@ -26,7 +26,7 @@ pub struct Interest {
 /// Whether the agent can be asked. A number stands for one connection of the agent, so that a new one is seen as such.
 pub type Presence = Option<u64>;
 
-/// Asks `agent` while `presence` says so and keeps `data` current, until nobody can say any more.
+/// Asks `agent` while `presence` is true and keeps `data` current, until the sender of `presence` ends.
 pub async fn poll(
     agent: impl Agent,
     intervals: Intervals,
@@ -34,21 +34,21 @@ pub async fn poll(
     interest: Arc<Interest>,
     data: watch::Sender<GuestData>,
 ) {
-    let mut round = Round::new(intervals);
+    let mut schedule = Schedule::new(intervals);
     let mut last = Instant::now();
     loop {
         let Ok(session) = presence.wait_for(Option::is_some).await.map(|session| *session) else { return };
-        round.begin();
+        schedule.begin();
         while *presence.borrow_and_update() == session {
-            let Some((due, question)) = round.next(last) else { return };
+            let Some((due, question)) = schedule.next(last) else { return };
             tokio::select! {
                 biased;
                 changed = presence.changed() => if changed.is_err() { return },
                 // What is known of it is out of date.
-                () = interest.freeze_status.notified() => round.each(Question::FreezeStatus, Worker::restart),
-                () = interest.users.notified() => round.each(Question::Info(guest_info::USERS), Worker::attend),
+                () = interest.freeze_status.notified() => schedule.each(Question::FreezeStatus, Task::restart),
+                () = interest.users.notified() => schedule.each(Question::Info(guest_info::USERS), Task::attend),
                 () = sleep_until(due) => {
-                    ask(&agent, question, &mut round, &data).await;
+                    ask(&agent, question, &mut schedule, &data).await;
                     last = Instant::now();
                 }
             }
@@ -58,18 +58,18 @@ pub async fn poll(
 
 /// Asks `first`, and with it what libvirt can find out in the same call, once the agent has said what it can be asked:
 /// a question too many makes libvirt answer none.
-async fn ask(agent: &impl Agent, first: Question, round: &mut Round, data: &watch::Sender<GuestData>) {
-    let (now, introduced) = (Instant::now(), round.introduced);
-    let mut asked: Vec<&mut Worker> = round
-        .workers
+async fn ask(agent: &impl Agent, first: Question, schedule: &mut Schedule, data: &watch::Sender<GuestData>) {
+    let (now, introduced) = (Instant::now(), schedule.introduced);
+    let mut asked: Vec<&mut Task> = schedule
+        .tasks
         .iter_mut()
-        .filter(|worker| match (first, worker.question) {
+        .filter(|task| match (first, task.question) {
             (first, question) if first == question => true,
-            (Question::Info(_), Question::Info(_)) => introduced && worker.earliest() <= now,
+            (Question::Info(_), Question::Info(_)) => introduced && task.earliest() <= now,
             (_, _) => false,
         })
         .collect();
-    let types = asked.iter().fold(0, |all, worker| match worker.question {
+    let types = asked.iter().fold(0, |all, task| match task.question {
         Question::Info(types) => all | types,
         Question::FreezeStatus | Question::Agent | Question::Filesystems => all,
     });
@@ -100,21 +100,21 @@ async fn ask(agent: &impl Agent, first: Question, round: &mut Round, data: &watc
         // Also at an answer that says so again: as long as it is so, there is a reason to ask.
         (before.users != after.users || told_frozen, frozen(&before) && !frozen(&after))
     };
-    for worker in &mut asked {
+    for task in &mut asked {
         // Once per streak: a guest can make every question fail, for ever.
-        let failed_before = std::mem::replace(&mut worker.failed, failure.is_some());
+        let failed_before = std::mem::replace(&mut task.failed, failure.is_some());
         if let Some(error) = failure.as_ref().filter(|_| !failed_before) {
-            tracing::info!(v = 3, "Fetching guest info failed ({:?}): {error}", worker.question);
+            tracing::info!(v = 3, "Fetching guest info failed ({:?}): {error}", task.question);
         }
         if watch {
-            worker.attend();
+            task.attend();
         }
-        worker.asked();
+        task.asked();
     }
-    round.introduced |= first == Question::Agent && failure.is_none();
+    schedule.introduced |= first == Question::Agent && failure.is_none();
     if thawed {
-        round.begin();
-        round.each(Question::FreezeStatus, Worker::asked);
+        schedule.begin();
+        schedule.each(Question::FreezeStatus, Task::asked);
     }
 }
 
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn every_question_has_its_rhythm() {
+    async fn questions_are_asked_at_their_intervals() {
         let world = World::start(Duration::ZERO, false);
         world.presence.send_replace(Some(1));
         world.after(601).await;
@@ -255,7 +255,7 @@ mod tests {
         assert_eq!(world.when(Question::FreezeStatus), (0..=120).map(|n| n * 5).collect::<Vec<_>>());
     }
 
-    /// The defaults: nobody has said how often.
+    /// The defaults: no flag says how often.
     const LAZY: Intervals = Intervals { user: None, fsfreeze_status: None, ..INTERVALS };
 
     #[tokio::test(start_paused = true)]
@@ -342,7 +342,7 @@ mod tests {
         assert_eq!(world.count(), 0);
         world.presence.send_replace(Some(1));
         world.after(1).await;
-        assert_eq!(world.count(), 4, "the system, users and load together, since the agent has told of itself");
+        assert_eq!(world.count(), 4, "the system, users and load together, since the agent has reported its commands");
         world.presence.send_replace(None);
         world.after(1000).await;
         assert_eq!(world.count(), 4, "asked while the guest was paused");
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_new_connection_starts_the_rhythm_anew() {
+    async fn new_connection_restarts_the_schedule() {
         let world = World::start(Duration::ZERO, false);
         world.presence.send_replace(Some(1));
         world.after(100).await;
@@ -392,7 +392,7 @@ mod tests {
         broken.after(100).await;
         assert!(broken.count() > 4);
         let told = GuestData { refused: true, ..GuestData::default() };
-        assert_eq!(*broken.data.borrow(), told, "nothing but that it was asked in vain");
+        assert_eq!(*broken.data.borrow(), told, "only the failed attempt is noted");
     }
 
     #[tokio::test(start_paused = true)]

@@ -75,7 +75,7 @@ pub enum HookError {
         /// The launcher's versions.
         known: Vec<&'static str>,
     },
-    /// Nobody listens.
+    /// The socket has no listener.
     #[error("cannot connect to {socket}: {reason}")]
     Dial {
         /// The socket.

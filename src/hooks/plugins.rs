@@ -139,7 +139,7 @@ impl Plugins {
         let (None, Some(SidecarHook { socket_path })) = (&hook.cel, &hook.sidecar) else { return Err(no_cel()) };
         let socket = self.socket(plugin, socket_path)?;
         let within = match &hook.timeout {
-            Some(text) => go_duration(text).ok_or_else(|| format!("its timeout {text:?} is no duration"))?,
+            Some(text) => go_duration(text).ok_or_else(|| format!("its timeout {text:?} is not a duration"))?,
             None => self.timings.plugin,
         };
         self.wait_for(&socket).await?;
@@ -155,7 +155,7 @@ impl Plugins {
         if answer.domain.is_empty() {
             return Err(format!("MutateDomain of {} answered without a domain", socket.display()));
         }
-        String::from_utf8(answer.domain).map_err(|error| format!("its domain is no text: {error}"))
+        String::from_utf8(answer.domain).map_err(|error| format!("its domain is not text: {error}"))
     }
 
     /// The socket's path, which has to stay in the plugin's own folder.

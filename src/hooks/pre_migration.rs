@@ -23,7 +23,7 @@ pub fn refusal(reason: &str) -> String {
 }
 
 /// Asks the launcher at `socket` to adapt `xml` and writes its answer to `out`. It sends without closing, as the launcher
-/// answers as soon as the outermost element is complete. `step` is told what is about to be done.
+/// answers as soon as the outermost element is complete. `step` is called with the name of each step.
 pub fn exchange(socket: &Path, step: &dyn Fn(&'static str), xml: &mut dyn Read, out: &mut dyn Write) -> io::Result<()> {
     let named = |what: &str, error: io::Error| {
         io::Error::new(error.kind(), format!("cannot {what} {}: {error}", socket.display()))
@@ -34,7 +34,7 @@ pub fn exchange(socket: &Path, step: &dyn Fn(&'static str), xml: &mut dyn Read, 
     step("connect to the launcher");
     let mut stream = UnixStream::connect(socket).map_err(|error| named("connect to", error))?;
     step("write to the launcher");
-    // A launcher that refuses early closes early, and has answered: that is told rather than the broken pipe.
+    // A launcher that refuses early closes early, and has answered: its answer is reported rather than the broken pipe.
     let written = stream.write_all(&document);
     step("read the launcher's answer");
     let mut answer = Vec::new();

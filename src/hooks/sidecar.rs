@@ -58,7 +58,7 @@ impl Version {
     }
 }
 
-/// What `PreCloudInitIso` is told, each as JSON (contract/lifecycle.md 10.1).
+/// The arguments of `PreCloudInitIso`, each as JSON (contract/lifecycle.md 10.1).
 #[derive(Debug, Clone)]
 pub struct CloudInitQuestion {
     /// The user and network data as the API's `cloudInitNoCloud`.
@@ -139,7 +139,7 @@ impl Sidecar {
             Version::V1Alpha2 => ask!(hooks_v1alpha2),
             Version::V1Alpha3 => ask!(hooks_v1alpha3),
         };
-        String::from_utf8(answer).map_err(|error| self.unusable(name, format!("a domain that is no text: {error}")))
+        String::from_utf8(answer).map_err(|error| self.unusable(name, format!("a domain that is not text: {error}")))
     }
 
     pub(super) async fn pre_cloud_init_iso(

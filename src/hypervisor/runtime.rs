@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::catalogue::features_of;
-use super::cloud_hypervisor::{CloudHypervisor, Place, Timings as CloudHypervisorTimings};
+use super::cloud_hypervisor::{CloudHypervisor, Timings as CloudHypervisorTimings, VmPaths};
 use super::control::{LibvirtControl, VmControl};
 use super::daemon_choice::{Remark, ResolvedDaemon, basename};
 use super::error::RuntimeError;
@@ -119,7 +119,7 @@ impl Runtime {
         match self.entry.launcher.control {
             Control::Libvirt => Arc::new(LibvirtControl { connection, domain }),
             Control::CloudHypervisor => {
-                let place = Place {
+                let place = VmPaths {
                     run_dir: self.user().pid_dir.clone(),
                     log: self.domain_log(&domain),
                     kept_xml: private.join("vmm-domain.xml"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 pub use crate::guest_agent::Intervals as AgentIntervals;
 
-/// What the launcher was told (contract/lifecycle.md 2.1). `cli::launcher_flags` makes it; every field name is the flag's.
+/// The launcher's configuration (contract/lifecycle.md 2.1). `cli::launcher_flags` makes it; every field name is the flag's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Limit for hook sidecar discovery, for a domain to appear, and for its process to appear; each counted on its own.
@@ -92,7 +92,7 @@ pub struct Environment {
     pub target_pod_exit_signal: bool,
     /// `STANDALONE_VMI`: a whole VMI as YAML or JSON.
     pub standalone_vmi: Option<String>,
-    /// What the monitor tells a launcher that is not the pod's first.
+    /// What the monitor passes to a launcher that is not the pod's first.
     pub adoption: Option<Adoption>,
     /// `PCI_RESOURCE_*`, `MDEV_PCI_RESOURCE_*` and `USB_RESOURCE_*` by their whole names: device addresses.
     pub device_resources: BTreeMap<String, Vec<String>>,

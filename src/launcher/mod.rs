@@ -32,7 +32,7 @@ const BLOCKING_THREADS: usize = 16;
 /// every thread costs memory.
 pub fn run(config: Config) -> ExitCode {
     crate::logging::init("virt-launcher", config.verbosity);
-    crate::process::faults_kill();
+    crate::process::restore_default_crash_signals();
     crate::process::keep_heap_small();
     crate::process::map_in_pieces();
     let runtime = tokio::runtime::Builder::new_current_thread()

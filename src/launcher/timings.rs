@@ -20,7 +20,7 @@ pub struct Timings {
     /// How long an absent virt-handler is waited for beyond `--grace-period-seconds`, once the pod was told to stop. The
     /// kubelet kills the pod 15 s beyond it (contract/lifecycle.md 8.5); the rest is for taking everything down.
     pub leave_after_grace: Duration,
-    /// How long nobody may have called once virt-handler has acknowledged the end, until the launcher leaves: virt-handler
+    /// How long no call may have come once virt-handler has acknowledged the end, until the launcher leaves: virt-handler
     /// asks for the guest's information and deletes the domain once more after its own clean-up.
     pub last_calls_idle: Duration,
     /// How long the launcher stays for such calls at most.

@@ -156,7 +156,7 @@ impl Connection {
             let awake_sender = Cell::new(Some(awake_sender));
             let result = handle.on_known(&name, |domain| {
                 ask_awake(domain, awake)?;
-                // Nobody listens: the other way was taken, and the guest must not get the order twice.
+                // The receiver is gone: the other way was taken, and the guest must not get the order twice.
                 if awake_sender.take().is_none_or(|sender| sender.send(()).is_err()) {
                     return Ok(());
                 }
@@ -181,7 +181,7 @@ impl Connection {
         }
     }
 
-    /// A call in its turn. The turn ends with the call itself, even if nobody waits for it any more.
+    /// A call in its turn. The turn ends with the call itself, also without a waiting caller.
     pub(super) async fn on_agent<T: Send + 'static>(
         &self,
         call: &'static str,

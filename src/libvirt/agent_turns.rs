@@ -1,4 +1,4 @@
-//! Who may talk to the guest agent: one call at a time, and orders before questions that nobody waits for.
+//! Who may talk to the guest agent: one call at a time, and orders before background questions.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

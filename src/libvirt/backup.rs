@@ -16,7 +16,7 @@ const REDEFINE_VALIDATED: u32 = 1 | 4;
 const MONITOR_DEFAULT: u32 = 0;
 
 impl Connection {
-    /// `virDomainBackupBegin` with a checkpoint; its end is told by an event. Without libvirt's own answer it may have begun,
+    /// `virDomainBackupBegin` with a checkpoint; an event reports its end. Without libvirt's own answer it may have begun,
     /// or begin yet.
     pub async fn backup_begin(&self, name: &str, backup: &str, checkpoint: &str) -> Result<(), Error> {
         let (backup, checkpoint) = (backup.to_owned(), checkpoint.to_owned());

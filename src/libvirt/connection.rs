@@ -38,16 +38,16 @@ pub struct Deadlines {
     /// Start and destroy.
     pub start: Duration,
     /// One question to the guest agent. libvirt gives up by itself after 10 s, 5 to find the agent awake and 5 for the
-    /// answer, and tells more.
+    /// answer, and says more.
     pub agent: Duration,
     /// An order to the agent that can be carried out in another way as well.
     pub agent_order: AgentOrder,
     /// A freeze of the guest's file systems, the questions before it included: the guest writes out what it has, and asks
     /// its databases to.
     pub freeze: Duration,
-    /// The beginning of a backup, which is followed to its end: what nobody waits for any more may begin yet.
+    /// The beginning of a backup, which is followed to its end: it may still begin after its caller has gone.
     pub backup: Duration,
-    /// A memory dump, which nobody waits for.
+    /// A memory dump, which runs in the background.
     pub dump: Duration,
     /// A migration, which its own monitor ends long before.
     pub migration: Duration,
@@ -141,7 +141,7 @@ impl Connection {
         }
     }
 
-    /// The same connection for questions to the guest agent that nobody waits for: an order never waits behind more than
+    /// The same connection for background questions to the guest agent: an order never waits behind more than
     /// the one of them that is under way.
     #[must_use]
     pub fn in_background(&self) -> Self {
@@ -520,7 +520,7 @@ mod tests {
         assert_eq!(*generation, 1);
         handle.lookup_domain_by_name("test").unwrap().suspend().unwrap();
         let mut next = async || tokio::time::timeout(Duration::from_secs(10), events.recv()).await.unwrap().unwrap();
-        assert_eq!(next().await, lifecycle(Lifecycle::Suspended), "there is nobody else to tell it");
+        assert_eq!(next().await, lifecycle(Lifecycle::Suspended), "no other connection delivers it");
         connection.connect().await.unwrap();
         connection.resume("test").await.unwrap();
         connection.suspend("test").await.unwrap();

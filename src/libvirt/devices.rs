@@ -49,8 +49,8 @@ impl Connection {
     }
 
     /// `virDomainDetachDeviceFlags`: asks the guest to let go of the device. libvirt waits some seconds for it; success
-    /// after that only means that the guest was asked, and an event tells the rest. To ask again, or for a device that has
-    /// gone meanwhile, is no error.
+    /// after that only means that the guest was asked, and an event reports the rest. To ask again, or for a device that has
+    /// gone meanwhile, is not an error.
     pub async fn detach_device(&self, name: &str, xml: String) -> Result<(), Error> {
         let missing =
             |result: &Result<(), Error>| result.as_ref().is_err_and(|error| error.code() == Some(code::DEVICE_MISSING));

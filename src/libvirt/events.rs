@@ -25,7 +25,7 @@ pub enum AgentChange {
     Disconnected,
 }
 
-/// What libvirt tells of a domain.
+/// An event of a domain.
 #[derive(Debug, Clone, PartialEq)]
 pub enum DomainEvent {
     /// Event 0.
@@ -44,7 +44,7 @@ pub enum DomainEvent {
     MigrationIteration,
 }
 
-/// What libvirt tells without being asked.
+/// An event of libvirt.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// Of the domain with this name, which is libvirt's.
@@ -60,7 +60,7 @@ pub enum Event {
 pub(super) struct Target {
     queue: UnboundedSender<Event>,
     generation: u64,
-    /// The generation of the newest connection that tells everything. One that was given up may tell the same for as long
+    /// The generation of the newest connection that delivers events. One that was given up may deliver the same for as long
     /// as its daemon keeps it from being closed.
     newest: Arc<AtomicU64>,
 }

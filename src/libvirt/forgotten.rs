@@ -13,7 +13,7 @@ use super::error::{Error, VirError, code};
 const LETS_GO: Duration = Duration::from_secs(5);
 /// Between two looks whether it has: QEMU's event of it goes to libvirt, which knows no such device.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// For libvirt to handle that event. It does so in a thread of its own and tells nobody; a device of the same alias that is
+/// For libvirt to handle that event. It does so in its own thread without an event; a device of the same alias that is
 /// plugged before would be taken for the one that is gone, and forgotten in its turn.
 const HEARS: Duration = Duration::from_millis(500);
 

@@ -22,7 +22,7 @@ pub struct StatsRecord {
     pub name: String,
     /// The domain's UUID.
     pub uuid: String,
-    /// What `virConnectGetAllDomainStats` told, under libvirt's names such as `cpu.time`.
+    /// The values of `virConnectGetAllDomainStats`, under libvirt's names such as `cpu.time`.
     pub params: Params,
 }
 
@@ -107,7 +107,7 @@ impl Connection {
                     Ok(Screenshot { mime, data })
                 }
                 Err(error) => {
-                    // The first error is the one to tell.
+                    // The first error is the one to return.
                     let _ = stream.abort();
                     Err(error)
                 }
@@ -245,7 +245,7 @@ fn pins(domain: &Domain, vcpus: usize, cpus: usize) -> Result<Vec<Vec<bool>>, Vi
     }
     let mut maps = vec![0_u8; vcpus * bytes];
     let as_int = |value: usize| c_int::try_from(value).unwrap_or(c_int::MAX);
-    // SAFETY: the buffer holds `vcpus` maps of `bytes` bytes each, as the call is told.
+    // SAFETY: the buffer holds `vcpus` maps of `bytes` bytes each, the number that is passed to the call.
     let filled = unsafe {
         virt_sys::virDomainGetVcpuPinInfo(domain.as_ptr(), as_int(vcpus), maps.as_mut_ptr(), as_int(bytes), 0)
     };
@@ -290,7 +290,7 @@ fn disk_errors(domain: &Domain) -> Result<Vec<(String, DiskError)>, VirError> {
     }
     let mut errors = vec![virt_sys::virDomainDiskError { disk: ptr::null_mut(), error: 0 }; room];
     let limit = c_uint::try_from(room).unwrap_or(c_uint::MAX);
-    // SAFETY: the buffer has room for as many errors as the call is told.
+    // SAFETY: the buffer has room for as many errors as the call is asked for.
     let found = unsafe { virt_sys::virDomainGetDiskErrors(domain.as_ptr(), errors.as_mut_ptr(), limit, 0) };
     let Ok(found) = usize::try_from(found) else { return Err(last_error()) };
     let named = errors.into_iter().take(found).filter(|error| !error.disk.is_null());

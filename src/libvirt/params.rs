@@ -213,7 +213,7 @@ pub(super) fn c_string(text: &str) -> Result<CString, VirError> {
 /// Takes over a string that libvirt allocated.
 ///
 /// # Safety
-/// `text` is a NUL-terminated string from libvirt that nobody else releases.
+/// `text` is a NUL-terminated string from libvirt that is released here only.
 pub(super) unsafe fn take_text(text: *mut c_char) -> String {
     // SAFETY: promised by the caller.
     unsafe {

@@ -134,7 +134,7 @@ mod tests {
 
     use super::*;
 
-    /// libvirt tells how many references are left: each callback has one.
+    /// libvirt returns how many references are left: each callback has one.
     #[test]
     fn a_connection_with_callbacks_is_closed_for_good() {
         super::super::events::start_loop().unwrap();

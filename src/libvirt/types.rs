@@ -1,4 +1,4 @@
-//! What libvirt tells of a domain's events, jobs and disks, without its numbers.
+//! A domain's events, jobs and disks as libvirt reports them, without its numbers.
 
 use std::fmt;
 
@@ -59,7 +59,7 @@ pub enum JobType {
     None,
     /// It runs, and its end can be foreseen.
     Bounded,
-    /// It runs until it is through or told to stop.
+    /// It runs until it is done or stopped.
     Unbounded,
     /// It ended well.
     Completed,

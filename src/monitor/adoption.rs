@@ -11,7 +11,7 @@ use crate::process::{Outcome, Restart, RestartPolicy};
 /// The exit code of a launcher that refused to begin, or whose pod was told to leave (contract/lifecycle.md 2.5).
 const REFUSED: i32 = 2;
 
-/// The pace of new launchers. The first comes at once as far as a person can tell. The VM runs well without one for a
+/// The pace of new launchers. The first comes at once. The VM runs well without one for a
 /// while, so that the limit is generous: a launcher that cannot start at all is tried for more than a minute.
 pub const POLICY: RestartPolicy = RestartPolicy {
     first: Duration::from_millis(10),
@@ -33,16 +33,16 @@ pub struct Remnants {
 
 /// The launchers so far.
 #[derive(Debug)]
-pub struct Adoption {
+pub struct LaunchSupervisor {
     policy: RestartPolicy,
     failures: u32,
     attempt: u32,
 }
 
-impl Adoption {
+impl LaunchSupervisor {
     /// Before the first launcher.
     pub fn new(policy: RestartPolicy) -> Self {
-        Adoption { policy, failures: 0, attempt: 0 }
+        LaunchSupervisor { policy, failures: 0, attempt: 0 }
     }
 
     /// How many launchers came before the one that runs.
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn what_is_unfinished_depends_on_how_it_ended_and_which_launcher_it_was() {
-        let mut adoption = Adoption::new(POLICY);
+        let mut adoption = LaunchSupervisor::new(POLICY);
         let nothing = Remnants { hypervisor: false, begun: false };
         let vm = Remnants { hypervisor: true, begun: true };
         let no_vm_yet = Remnants { hypervisor: false, begun: true };
@@ -94,7 +94,7 @@ mod tests {
             (Outcome::Signaled(15), true, true, true),
         ] {
             assert_eq!(adoption.is_unfinished(outcome, &vm), first, "{outcome}");
-            let mut later_one = Adoption::new(POLICY);
+            let mut later_one = LaunchSupervisor::new(POLICY);
             assert!(later_one.next(Duration::ZERO).is_some());
             assert_eq!(later_one.is_unfinished(outcome, &vm), later, "{outcome}");
             assert_eq!(later_one.is_unfinished(outcome, &no_vm_yet), without_vm, "{outcome}");
@@ -107,14 +107,14 @@ mod tests {
 
     #[test]
     fn fifty_deaths_in_a_row_are_answered_quickly_and_a_hundred_are_enough() {
-        let mut adoption = Adoption::new(POLICY);
+        let mut adoption = LaunchSupervisor::new(POLICY);
         for _ in 0..50 {
             assert!(adoption.next(Duration::from_millis(1)).unwrap() <= Duration::from_secs(1));
         }
         assert_eq!(adoption.next(Duration::from_secs(2)), Some(POLICY.first), "one that lived waits for nothing");
         let more = (0..1000).take_while(|_| adoption.next(Duration::ZERO).is_some()).count();
         assert_eq!(more, 48);
-        let mut healthy = Adoption::new(POLICY);
+        let mut healthy = LaunchSupervisor::new(POLICY);
         for _ in 0..1000 {
             assert_eq!(healthy.next(Duration::from_secs(60)), Some(POLICY.first));
         }

@@ -84,7 +84,7 @@ pub fn end_hypervisors(log: &Logger, prefixes: &[impl AsRef<str>], ancestor: i32
         }
     }
     if !held.is_empty() {
-        // Makes sure that the hold is on what the first search saw, not on a stranger who was given the same number in
+        // Makes sure that the hold is on what the first search saw, not on another process that was given the same number in
         // between.
         let now = find_descendants_by_command_prefix(prefixes, ancestor);
         held.retain(|(found, _)| now.iter().any(|other| other.pid == found.pid));

@@ -1,4 +1,4 @@
-//! The ends of the logs that nobody else carries out of the pod (contract/lifecycle.md 8.4 step 2).
+//! The ends of the logs that nothing else carries out of the pod (contract/lifecycle.md 8.4 step 2).
 //!
 //! The original replays whole files. Most of each was forwarded while the VM ran, so the end is what may be missing.
 

@@ -1,5 +1,5 @@
 //! The monitor's flags (contract/lifecycle.md 2.2). The same words go to the launcher, so what the monitor does not know
-//! is no mistake here; the launcher tells what is wrong with the rest.
+//! is not a mistake here; the launcher refuses what is wrong with the rest.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ const NO_ADOPT: &str = "--no-adopt";
 /// How many launchers may die in a row; takes a number.
 const ADOPT_LIMIT: &str = "--adopt-limit";
 
-/// What the monitor was told.
+/// The monitor's flags.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Flags {
     /// Where container disks' sockets are.
@@ -60,7 +60,7 @@ pub enum Asked {
 /// Reads the words after the program's name.
 ///
 /// The rule for unknown flags is the original's: `--x=val` is one word; `--x` takes the next word too unless that starts
-/// with `-`. A verbosity that is no number is left for the launcher to refuse.
+/// with `-`. A verbosity that is not a number is left for the launcher to refuse.
 pub fn read(words: &[OsString]) -> Asked {
     let mut flags = Flags::default();
     let mut rest = words.iter().map(|word| word.to_string_lossy()).peekable();

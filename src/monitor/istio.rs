@@ -47,7 +47,7 @@ pub fn quit(log: &Logger, istio: &Istio) {
         Ok(_) => return,
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return,
         Err(error) => {
-            return log.warning(&format!("cannot tell whether an istio proxy is there: {error}"));
+            return log.warning(&format!("cannot find out whether an istio proxy runs: {error}"));
         }
     }
     // The proxy is there, so that a refusal, too, is a passing state of it.
@@ -194,7 +194,7 @@ mod tests {
         Istio { health_port, quit_port, limit: Duration::from_secs(20), pauses: NO_PAUSES }
     }
 
-    /// A port nobody listens on.
+    /// A port without a listener.
     fn free_port() -> u16 {
         TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
     }

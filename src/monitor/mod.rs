@@ -25,10 +25,10 @@ pub use exit::Exit;
 
 use crate::logging::{Level, Logger};
 use crate::process::{
-    self, Outcome, RestartPolicy, find_descendants_by_command_prefix, give_back_program_pages,
-    raise_ambient_net_bind_service,
+    self, Outcome, RestartPolicy, find_descendants_by_command_prefix, raise_ambient_net_bind_service,
+    release_text_pages,
 };
-use adoption::{Adoption, Remnants};
+use adoption::{LaunchSupervisor, Remnants};
 use aftermath::{Hypervisors, Programs};
 use flags::{Asked, Flags};
 use reaper::{Event, Reaper};
@@ -37,7 +37,7 @@ use reaper::{Event, Reaper};
 const COMPONENT: &str = "virt-launcher-monitor";
 /// Where the launcher is in an image of KubeVirt's shape.
 const LAUNCHER: &str = "/usr/bin/virt-launcher";
-/// passt's log, if it was told to write one.
+/// passt's log, if it writes one.
 const PASST_LOG: &str = "/var/run/kubevirt/passt.log";
 /// Where session-mode libvirt keeps the logs of its hypervisors.
 const HYPERVISOR_LOGS: &str = "/run/kubevirt-private/libvirt/qemu/log";
@@ -51,7 +51,7 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
     let exit = match flags::read(&words) {
         Asked::Run(flags) => supervise(&flags, flags::for_launcher(words)),
         Asked::Help => {
-            // Not `print!`, which panics when nobody reads.
+            // Not `print!`, which panics on a pipe without a reader.
             let _ = io::stdout().write_all(flags::USAGE.as_bytes());
             Exit::Help
         }
@@ -88,7 +88,7 @@ fn supervise(flags: &Flags, arguments: Vec<OsString>) -> Exit {
     exit
 }
 
-/// Whoever started us may have left some open; PID 1 would hold them for the pod's whole life.
+/// The parent may have left some open; PID 1 would hold them for the pod's whole life.
 fn close_inherited_descriptors() {
     let first: libc::c_uint = 3;
     // SAFETY: nothing of ours is open yet but the standard streams. A kernel without the call leaves them open.
@@ -102,7 +102,7 @@ fn start_and_wait(log: &Logger, flags: &Flags, arguments: &[OsString]) -> io::Re
     }
     let program = launcher_path();
     let policy = RestartPolicy { limit: flags.adopt_limit.or(adoption::POLICY.limit), ..adoption::POLICY };
-    let mut adoption = Adoption::new(policy);
+    let mut launches = LaunchSupervisor::new(policy);
     let mut terminating: Option<Instant> = None;
     let mut tell = |event| {
         terminating.get_or_insert_with(Instant::now);
@@ -119,8 +119,8 @@ fn start_and_wait(log: &Logger, flags: &Flags, arguments: &[OsString]) -> io::Re
     let mut outcome = None;
     loop {
         let mut environment = Vec::new();
-        if adoption.attempt() > 0 {
-            environment.push((process::adoption::ATTEMPT, adoption.attempt().to_string()));
+        if launches.attempt() > 0 {
+            environment.push((process::adoption::ATTEMPT, launches.attempt().to_string()));
         }
         if let Some(since) = since.map(|since: Instant| since.elapsed().as_millis()) {
             environment.push((process::adoption::TERMINATING_FOR, since.to_string()));
@@ -128,7 +128,7 @@ fn start_and_wait(log: &Logger, flags: &Flags, arguments: &[OsString]) -> io::Re
         let started = Instant::now();
         let ended = match reaper.start(&program, arguments, &environment) {
             Ok(launcher) => {
-                give_back_program_pages();
+                release_text_pages();
                 reaper.run(launcher, |event| since = tell(event))
             }
             // A machine that is out of something recovers; the VM runs on meanwhile.
@@ -142,16 +142,16 @@ fn start_and_wait(log: &Logger, flags: &Flags, arguments: &[OsString]) -> io::Re
         };
         outcome = Some(ended);
         let left = || Remnants { hypervisor: hypervisor_lives(log, flags), begun: has_begun(&flags.uid) };
-        if flags.no_adopt || !adoption.is_unfinished(ended, &left()) {
+        if flags.no_adopt || !launches.is_unfinished(ended, &left()) {
             break;
         }
-        let Some(pause) = adoption.next(started.elapsed()) else {
+        let Some(pause) = launches.next(started.elapsed()) else {
             log.error("virt-launcher dies again and again, ending its VM", &ended);
             break;
         };
         log.record(Level::Warning, "virt-launcher died and its VM needs one, starting another virt-launcher")
             .field("reason", ended.to_string())
-            .field("attempt", adoption.attempt().to_string())
+            .field("attempt", launches.attempt().to_string())
             .write();
         reaper.pause(pause, |event| since = tell(event));
     }

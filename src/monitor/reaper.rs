@@ -21,14 +21,14 @@ use crate::process::Outcome;
 /// Signals that are passed on to the launcher, as SIGTERM (contract/lifecycle.md 7.2).
 const TERMINATION: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGQUIT];
 
-/// What the loop tells while the launcher runs.
+/// What the loop reports while the launcher runs.
 #[derive(Debug)]
 pub enum Event {
     /// A termination signal was passed on to the launcher.
     PassedOn(Signal),
     /// It could not be passed on.
     NotPassedOn(Signal, Errno),
-    /// It came while there was no launcher; the next one is told.
+    /// It came while there was no launcher; it is passed to the next one.
     Kept(Signal),
 }
 
@@ -46,7 +46,7 @@ impl Reaper {
         awaited.add(Signal::SIGCHLD);
         let mut found_mask = SigSet::empty();
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&awaited), Some(&mut found_mask))?;
-        // Whoever starts us may have ignored it; then the kernel would throw exit statuses away.
+        // The parent may have ignored it; then the kernel would discard exit statuses.
         set_disposition_of_children(SigHandler::SigDfl)?;
         if getpid() != Pid::from_raw(1) {
             prctl::set_child_subreaper(true)?;
@@ -99,7 +99,7 @@ impl Reaper {
         }
     }
 
-    /// Reaps everything for so long. Termination signals are told, and end the pause: whoever is asked to stop has no time
+    /// Reaps everything for so long. Termination signals are passed on and end the pause: a launcher that is asked to stop has no time
     /// to lose.
     pub fn pause(&self, pause: Duration, mut told: impl FnMut(Event)) {
         let deadline = Instant::now() + pause;

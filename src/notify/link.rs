@@ -29,7 +29,7 @@ pub(super) enum Message {
 
 /// How sending ended, when virt-handler decided.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum CallOutcome {
     /// Taken.
     Taken,
     /// Refused for good; saying it again would not help.
@@ -38,7 +38,7 @@ pub(super) enum Answer {
 
 /// How sending ended, when it is worth another try.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Trouble {
+pub(super) enum GrpcError {
     /// virt-handler has not made its socket yet, or took it away.
     #[error("there is no socket")]
     Absent,
@@ -72,7 +72,7 @@ impl Link {
     }
 
     /// Sends one message once.
-    pub(super) async fn send(&self, message: &Message) -> Result<Answer, Trouble> {
+    pub(super) async fn send(&self, message: &Message) -> Result<CallOutcome, GrpcError> {
         let (number, channel) = self.channel().await?;
         let mut client = NotifyClient::new(channel);
         let call = async {
@@ -100,13 +100,13 @@ impl Link {
             Ok(reply) => Ok(judge(reply.into_inner())),
             Err(status) if is_transient(&status) => {
                 self.discard(number).await;
-                Err(Trouble::NoAnswer(describe(&status)))
+                Err(GrpcError::NoAnswer(describe(&status)))
             }
-            Err(status) => Ok(Answer::Refused(describe(&status))),
+            Err(status) => Ok(CallOutcome::Refused(describe(&status))),
         }
     }
 
-    async fn channel(&self) -> Result<(u64, Channel), Trouble> {
+    async fn channel(&self) -> Result<(u64, Channel), GrpcError> {
         let mut connection = self.connection.lock().await;
         if let Some(channel) = &connection.channel {
             return Ok((connection.number, channel.clone()));
@@ -121,20 +121,22 @@ impl Link {
         };
         let dialled = unix::dial_checked(&self.path, self.timings.connect, check).await;
         let channel = dialled.map_err(|error| match error {
-            DialError::Connect(error) if error.kind() == io::ErrorKind::NotFound => Trouble::Absent,
+            DialError::Connect(error) if error.kind() == io::ErrorKind::NotFound => GrpcError::Absent,
             error @ (DialError::Connect(_) | DialError::Peer(_) | DialError::Http2(_) | DialError::Late(_)) => {
-                Trouble::NotConnected(error.to_string())
+                GrpcError::NotConnected(error.to_string())
             }
         })?;
         let mut info = NotifyInfoClient::new(channel.clone());
         let server = tokio::time::timeout(self.timings.call, info.info(NotifyInfoRequest {}))
             .await
-            .map_err(|_| Trouble::NotConnected(format!("no versions within {:.1} s", self.timings.call.as_secs_f32())))?
-            .map_err(|status| Trouble::NotConnected(describe(&status)))?
+            .map_err(|_| {
+                GrpcError::NotConnected(format!("no versions within {:.1} s", self.timings.call.as_secs_f32()))
+            })?
+            .map_err(|status| GrpcError::NotConnected(describe(&status)))?
             .into_inner()
             .supported_notify_versions;
         if !server.iter().any(|version| VERSIONS.contains(version)) {
-            return Err(Trouble::NotConnected(format!(
+            return Err(GrpcError::NotConnected(format!(
                 "no compatible version found, server: {server:?}, client: {VERSIONS:?}"
             )));
         }
@@ -152,8 +154,8 @@ impl Link {
 }
 
 /// A reply without success is one only if it says why; so virt-handler's own client library reads it.
-fn judge(Response { success, message }: Response) -> Answer {
-    if success || message.is_empty() { Answer::Taken } else { Answer::Refused(message) }
+fn judge(Response { success, message }: Response) -> CallOutcome {
+    if success || message.is_empty() { CallOutcome::Taken } else { CallOutcome::Refused(message) }
 }
 
 /// Whether the same message may get through on a new connection. A status with a source was made on this side: the
@@ -174,9 +176,9 @@ mod tests {
     #[test]
     fn replies_are_read_as_the_original_reads_them() {
         let reply = |success, message: &str| judge(Response { success, message: message.to_owned() });
-        assert_eq!(reply(true, ""), Answer::Taken);
-        assert_eq!(reply(false, ""), Answer::Taken);
-        assert_eq!(reply(false, "VMI not found"), Answer::Refused("VMI not found".to_owned()));
+        assert_eq!(reply(true, ""), CallOutcome::Taken);
+        assert_eq!(reply(false, ""), CallOutcome::Taken);
+        assert_eq!(reply(false, "VMI not found"), CallOutcome::Refused("VMI not found".to_owned()));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What virt-handler is told: an outbox that keeps the latest state until it is acknowledged (contract/notify.md).
+//! Notifications to virt-handler: an outbox that keeps the latest state until it is acknowledged (contract/notify.md).
 //!
 //! What the reader can rely on: handing something over never waits; whatever virt-handler does, it ends with the true
 //! last state, in order; an idle outbox sleeps in the kernel.

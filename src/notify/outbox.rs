@@ -8,12 +8,12 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use super::link::{Answer, Link, Message, Trouble};
+use super::link::{CallOutcome, GrpcError, Link, Message};
 use super::queue::{DomainQueue, K8sQueue};
 use super::{EventType, K8sEvent, Timings};
 use crate::files::Appearance;
 
-/// What virt-handler has not been told when the outbox closed.
+/// What virt-handler had not acknowledged when the outbox closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Leftover {
     /// Domain documents.
@@ -111,7 +111,7 @@ impl Outbox {
         self.shared.acknowledged.subscribe()
     }
 
-    /// Waits until everything is told, at most for `deadline`, then stops sending. Says what is left.
+    /// Waits until everything is acknowledged, at most for `deadline`, then stops sending. Returns what is left.
     pub async fn close(&self, deadline: Duration) -> Leftover {
         let mut leftover = self.shared.leftover.subscribe();
         // Late or not, what is left says it.
@@ -145,7 +145,7 @@ async fn send_domain_events(shared: Arc<Shared>, link: Arc<Link>) {
         match link.send(&message).await {
             Ok(answer) => {
                 tries.succeeded("domain events");
-                if let Answer::Refused(why) = answer {
+                if let CallOutcome::Refused(why) = answer {
                     warn!("virt-handler refused a domain event: {why}");
                 }
                 let mut queues = shared.queues();
@@ -157,7 +157,7 @@ async fn send_domain_events(shared: Arc<Shared>, link: Arc<Link>) {
                     newer
                 });
             }
-            Err(trouble) => tries.failed(&link, "domain events", trouble).await,
+            Err(error) => tries.failed(&link, "domain events", error).await,
         }
     }
 }
@@ -173,26 +173,26 @@ async fn send_k8s_events(shared: Arc<Shared>, link: Arc<Link>) {
         match link.send(&Message::K8s { json }).await {
             Ok(answer) => {
                 tries.succeeded("Kubernetes events");
-                if let Answer::Refused(why) = answer {
+                if let CallOutcome::Refused(why) = answer {
                     warn!("virt-handler refused a Kubernetes event: {why}");
                 }
                 let mut queues = shared.queues();
                 queues.k8s.settle(position);
                 shared.publish_leftover(&queues);
             }
-            Err(trouble) => tries.failed(&link, "Kubernetes events", trouble).await,
+            Err(error) => tries.failed(&link, "Kubernetes events", error).await,
         }
     }
 }
 
-/// While the socket is absent the kernel tells when it appears; this covers a directory that was replaced meanwhile.
+/// While the socket is absent the kernel reports its appearance; this covers a directory that was replaced meanwhile.
 const ABSENT_RECHECK: Duration = Duration::from_secs(120);
 
 /// Failures in a row, and what is done between them.
 #[derive(Default)]
 struct Tries {
     failures: u32,
-    /// Why virt-handler could not be told, as it was logged last: a socket that nobody listens at yet must not hide who
+    /// The last logged reason why virt-handler was not reached: a socket without a listener must not hide who
     /// listens there next.
     warned: Option<String>,
     /// Set while there are failures, so that a socket that appears between two attempts is noticed.
@@ -208,18 +208,18 @@ impl Tries {
     }
 
     /// Waits until another attempt makes sense.
-    async fn failed(&mut self, link: &Link, what: &str, trouble: Trouble) {
+    async fn failed(&mut self, link: &Link, what: &str, error: GrpcError) {
         let Timings { connect: _, call: _, retry_first, retry_most } = link.timings;
         let first = self.failures == 0;
         let path = link.path.display();
-        match &trouble {
+        match &error {
             // Normal until virt-handler has first connected to the launcher.
-            Trouble::Absent if first => info!("{what} wait for virt-handler at {path}"),
-            Trouble::NotConnected(why) | Trouble::NoAnswer(why) if self.warned.as_ref() != Some(why) => {
-                warn!("{what} wait, virt-handler at {path} cannot be told: {why}");
+            GrpcError::Absent if first => info!("{what} wait for virt-handler at {path}"),
+            GrpcError::NotConnected(why) | GrpcError::NoAnswer(why) if self.warned.as_ref() != Some(why) => {
+                warn!("{what} wait, virt-handler at {path} cannot be reached: {why}");
                 self.warned = Some(why.clone());
             }
-            Trouble::Absent | Trouble::NotConnected(_) | Trouble::NoAnswer(_) => {}
+            GrpcError::Absent | GrpcError::NotConnected(_) | GrpcError::NoAnswer(_) => {}
         }
         let doublings = self.failures.min(16);
         self.failures = self.failures.saturating_add(1);
@@ -231,12 +231,12 @@ impl Tries {
             }
         }
         let back_off = retry_first.saturating_mul(1 << doublings).min(retry_most);
-        match (&mut self.appearance, trouble) {
-            (Some(appearance), Trouble::Absent) => {
+        match (&mut self.appearance, error) {
+            (Some(appearance), GrpcError::Absent) => {
                 let appeared = tokio::time::timeout(ABSENT_RECHECK, appearance.appeared()).await;
                 self.woken(matches!(appeared, Ok(Ok(()))));
             }
-            (Some(appearance), Trouble::NotConnected(_) | Trouble::NoAnswer(_)) => {
+            (Some(appearance), GrpcError::NotConnected(_) | GrpcError::NoAnswer(_)) => {
                 let appeared = tokio::time::timeout(back_off, appearance.appeared()).await;
                 self.woken(matches!(appeared, Ok(Ok(()))));
             }

@@ -1,4 +1,4 @@
-//! What is still to be told, as values without time or sockets.
+//! The notifications that are still to be sent, as values without time or sockets.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ struct Slot {
     json: Arc<str>,
 }
 
-/// Slots that are worth keeping while nobody listens: two lives of the domain with their ends.
+/// Slots that are worth keeping without virt-handler: two lives of the domain with their ends.
 const MOST_AT_A_DELETION: usize = 4;
 
 /// The domain documents not yet acknowledged, oldest first.
@@ -64,7 +64,7 @@ impl DomainQueue {
             (EventType::Deleted, None) => {
                 let generation = self.open(None, true, json);
                 self.deletion = Some(generation);
-                // Of several lives that nobody heard of, the oldest are history.
+                // Of several lives that were not sent, the oldest are dropped.
                 while self.slots.len() > MOST_AT_A_DELETION {
                     self.slots.pop_front();
                 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::domain::PRIVATE_DIR;
 use crate::files::is_component;
 
-/// The environment variable that tells a launcher how many came before it; absent for the first one.
+/// The environment variable with the number of launchers before this one; absent for the first one.
 pub const ATTEMPT: &str = "VIRT_LAUNCHER_ADOPTION";
 /// The environment variable with the milliseconds since the first termination signal, if there was one.
 pub const TERMINATING_FOR: &str = "VIRT_LAUNCHER_TERMINATING_FOR_MS";
@@ -23,7 +23,7 @@ pub fn monitor() -> Option<i32> {
     comm.starts_with(MONITOR).then_some(parent)
 }
 
-/// The state file of the VMI with this UID; none if that is no single name.
+/// The state file of the VMI with this UID; none if the UID is not a single file name.
 pub fn state_file(uid: &str) -> Option<PathBuf> {
     is_component(uid).then(|| Path::new(PRIVATE_DIR).join(uid).join(STATE_FILE))
 }

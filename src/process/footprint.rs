@@ -28,9 +28,9 @@ pub fn keep_heap_small() {
 /// them, which the kernel maps again from its cache.
 ///
 /// Nothing is lost: segments without write permission are never changed, and those that relocation changes have it.
-pub fn give_back_program_pages() {
+pub fn release_text_pages() {
     for_each_read_only(&mut |start, length| {
-        // SAFETY: these are whole pages of a mapping that nobody can write to; they read the same afterwards. A failure
+        // SAFETY: these are whole pages of a read-only mapping; they read the same afterwards. A failure
         // leaves them where they are.
         unsafe { libc::madvise(start as *mut c_void, length, libc::MADV_DONTNEED) };
     });
@@ -114,7 +114,7 @@ mod tests {
         let pieces = of_the_program();
         // The program of the unit tests has some ten megabytes of code.
         assert!(pieces > before + 100, "{before} mappings, then {pieces}");
-        give_back_program_pages();
+        release_text_pages();
         assert_eq!(of_the_program(), pieces);
     }
 }

@@ -15,8 +15,8 @@ pub mod testing;
 mod vcpu;
 
 pub use capability::{keep_only_access_to_files, raise_ambient_net_bind_service};
-pub use faults::faults_kill;
-pub use footprint::{give_back_program_pages, keep_heap_small, map_in_pieces};
+pub use faults::restore_default_crash_signals;
+pub use footprint::{keep_heap_small, map_in_pieces, release_text_pages};
 pub use outcome::Outcome;
 pub use pidfd::{PidFd, ProcessError};
 pub use pipes::{HeldPipe, PipeEnd, read_pipes, written_pipes};

@@ -44,7 +44,7 @@ impl PidFd {
         if fd < 0 {
             return Err(ProcessError { pid, what: "open it", source: io::Error::last_os_error() });
         }
-        // SAFETY: the descriptor is new and nobody else's.
+        // SAFETY: the descriptor is new and has no other owner.
         Ok(PidFd { pid, fd: unsafe { OwnedFd::from_raw_fd(fd) } })
     }
 
@@ -72,7 +72,7 @@ impl PidFd {
         }
     }
 
-    /// Blocks until the process has ended or `deadline` has passed; tells whether it has ended.
+    /// Blocks until the process has ended or `deadline` has passed; returns whether it has ended.
     pub fn wait_until(&self, deadline: Instant) -> Result<bool, ProcessError> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -88,7 +88,7 @@ impl PidFd {
         }
     }
 
-    /// Waits in the runtime until the process has ended, and tells how if the kernel does (Linux 6.15 or newer) and the
+    /// Waits in the runtime until the process has ended, and returns how if the kernel reports it (Linux 6.15 or newer) and the
     /// process is reaped in time.
     pub async fn exited(self) -> Result<Option<Outcome>, ProcessError> {
         let failed = |source| ProcessError { pid: self.pid, what: "watch it", source };
@@ -156,7 +156,7 @@ mod tests {
         child.wait().unwrap();
     }
 
-    /// An older kernel does not tell, which is no error.
+    /// An older kernel does not report it, which is not an error.
     #[test]
     fn the_kernel_tells_how_a_process_ended_once_it_is_reaped() {
         let mut child = cat();

@@ -56,7 +56,7 @@ impl HeldPipe {
         }
     }
 
-    /// Whether something lies in it that nobody has read.
+    /// Whether it holds bytes that were not read.
     pub fn has_unread(&self) -> bool {
         let mut ends = [PollFd::new(self.0.get_ref().as_fd(), PollFlags::POLLIN)];
         let looked = poll(&mut ends, PollTimeout::ZERO);
@@ -108,7 +108,7 @@ mod tests {
         assert!(read.contains_key(&number));
         let end = written[&number].clone();
         drop(reader);
-        assert!(!read_pipes(own).unwrap().contains_key(&number), "nobody reads it");
+        assert!(!read_pipes(own).unwrap().contains_key(&number), "it has no reader");
         let mut second = end.read().unwrap();
         writer.write_all(b"to another reader").unwrap();
         let mut text = [0; 64];

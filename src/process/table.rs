@@ -30,7 +30,7 @@ fn comm_matches(comm: &str, prefixes: &[impl AsRef<str>]) -> bool {
 
 /// Living processes whose executable's name starts with one of `prefixes`, lowest number first; only children of
 /// `parent` if it is given. The name is that of `/proc/PID/exe`; `comm` counts too, for a link that may not be read and
-/// for a wrapper script. Arguments are never looked at, so that a VM called `qemu-kvm` is nobody's hypervisor. Processes
+/// for a wrapper script. Arguments are never looked at, so that a VM called `qemu-kvm` does not look like a hypervisor. Processes
 /// that end meanwhile are skipped.
 pub fn find_by_command_prefix(prefixes: &[impl AsRef<str>], parent: Option<i32>) -> Vec<Found> {
     let Ok(processes) = all_processes() else { return Vec::new() };

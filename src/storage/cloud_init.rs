@@ -68,7 +68,7 @@ pub struct MetaData {
     /// Firmware UUID (ConfigDrive).
     #[serde(skip_serializing_if = "String::is_empty")]
     pub uuid: String,
-    /// Where tagged devices are (ConfigDrive); nobody but the launcher can say.
+    /// Where tagged devices are (ConfigDrive); only the launcher knows.
     #[serde(skip_serializing_if = "Vec::is_empty", skip_deserializing)]
     pub devices: Vec<TaggedDevice>,
     /// SSH keys.
@@ -93,7 +93,7 @@ pub struct TaggedDevice {
     /// Its serial number.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub serial: String,
-    /// Its NUMA node; as the original has it, node 0 is not told.
+    /// Its NUMA node; as the original has it, node 0 is left out.
     #[serde(skip_serializing_if = "is_zero")]
     pub numa_node: u32,
     /// Virtual CPUs near it.

@@ -55,7 +55,7 @@ fn only_file(directory: &Path) -> Result<PathBuf, StorageError> {
     if entries.next().is_some() {
         return Err(refused("it has more than one entry"));
     }
-    if first.is_file() { Ok(first) } else { Err(refused("its entry is no file")) }
+    if first.is_file() { Ok(first) } else { Err(refused("its entry is not a file")) }
 }
 
 fn stays_inside(volume: &Path, file: PathBuf) -> Result<PathBuf, StorageError> {
@@ -101,7 +101,7 @@ mod tests {
         for (files, path, wanted) in [
             (&["a", "b"][..], "", "disk: cannot look for the disk's image"),
             (&["x/y", "disk/a", "disk/b"], "", "more than one entry"),
-            (&["disk/sub/a"], "", "no file"),
+            (&["disk/sub/a"], "", "not a file"),
             (&["a"], "/missing", "missing"),
             (&["a"], "/../a", "leads out of"),
         ] {

@@ -1,9 +1,9 @@
-//! The gate for images of strangers: container disks, image volumes, whatever a user made and the launcher hands to QEMU,
+//! The gate for untrusted images: container disks, image volumes, whatever a user made and the launcher hands to QEMU,
 //! to its tools or to the copier (contract/lifecycle.md 9.3, where the original refuses a backing file alone).
 //!
 //! What the reader can rely on: the image is opened once, without blocking, and looked at by that descriptor; no other
 //! program and no other file is involved. It is accepted if it is a regular file that is raw, or a qcow2 whose header
-//! holds nothing but what `qcow2` lists as harmless. Everything that uses the image afterwards is told the format that was
+//! holds nothing but what `qcow2` lists as harmless. Everything that uses the image afterwards is given the format that was
 //! found here, so that nothing guesses it again from what a guest may have written.
 
 use std::fs::{File, FileType, Metadata};
@@ -30,7 +30,7 @@ pub struct ImageInfo {
 /// Other files that an image may name.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Names<'a> {
-    /// None: the image is a stranger's, or stands for itself.
+    /// None: the image is untrusted, or stands for itself.
     None,
     /// This backing file.
     Backing(&'a Path),

@@ -22,7 +22,7 @@ const DEPTH: usize = 8;
 const LARGEST: usize = 64 << 20;
 
 /// Makes what is to be `iso`, with volume label `label`, from the files of `directory` (contract/lifecycle.md 9.5), which
-/// nobody else writes.
+/// no other process writes.
 ///
 /// xorrisofs sleeps for a tenth of a second after its last byte. The image says itself how long it is, so that nothing has
 /// to wait for that.

@@ -88,7 +88,7 @@ pub enum StorageError {
         /// Its deadline.
         seconds: u64,
     },
-    /// The volume's name is no plain file name.
+    /// The volume's name is not a plain file name.
     #[error("spec.volumes: {name:?} cannot name a file")]
     VolumeName {
         /// The name.

@@ -1,9 +1,9 @@
-//! What kind of image a file is by its first bytes: the names and signs by which `qemu-img info` tells them, so that a
+//! What kind of image a file is by its first bytes: the names and signs by which `qemu-img info` recognises them, so that a
 //! refusal has the name that people know from there, and no tool has to open what it cannot be trusted with.
 
 use super::qcow2;
 
-/// Bytes that tell.
+/// Bytes that are looked at.
 pub(super) const BYTES: usize = 2048;
 
 /// Signs at fixed places: offset, bytes, QEMU's name for the format.
@@ -25,7 +25,7 @@ const SIGNS: [(usize, &[u8], &str); 12] = [
 /// QEMU's name for the format of a file that begins so: `raw` for whatever has no sign.
 ///
 /// A Fixed VHD and an Apple disk image end with their sign and begin with anything; QEMU takes them for raw images as well
-/// unless it is told otherwise, and a raw image names nothing.
+/// unless the format is given, and a raw image names nothing.
 pub(super) fn format(beginning: &[u8]) -> &'static str {
     if qcow2::is_qcow2(beginning) {
         return "qcow2";

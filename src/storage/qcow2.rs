@@ -46,7 +46,7 @@ const END: u32 = 0;
 const DATA_FILE_NAME: u32 = 0x4441_5441;
 pub(super) const ENCRYPTION_HEADER: u32 = 0x0537_be77;
 
-/// What a header says that matters to whoever uses the image. Internal snapshots and bitmaps are not part of it: their
+/// What of a header matters to the users of the image. Internal snapshots and bitmaps are not part of it: their
 /// tables are in this file and can name no other one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Header {
@@ -60,7 +60,7 @@ pub(super) struct Header {
     pub(super) unsupported: Option<String>,
 }
 
-/// Whether a file that begins so is a qcow2 image, as QEMU tells by its first eight bytes.
+/// Whether a file that begins so is a qcow2 image, as QEMU recognises it by its first eight bytes.
 pub(super) fn is_qcow2(beginning: &[u8]) -> bool {
     beginning.starts_with(&MAGIC) && be32(beginning, 4).is_some_and(|version| version >= 2)
 }

@@ -41,7 +41,7 @@ pub struct Tools {
     pub qemu_storage_daemon: PathBuf,
     /// Deadlines.
     pub timings: Timings,
-    /// `--disk-memory-limit`: bytes of address space for a tool that reads an image of a stranger. `None` sets no limit.
+    /// `--disk-memory-limit`: bytes of address space for a tool that reads an untrusted image. `None` sets no limit.
     pub image_memory: Option<u64>,
 }
 

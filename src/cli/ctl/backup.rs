@@ -13,7 +13,7 @@ use crate::proto::cmd_v1::{BackupRequest, RedefineCheckpointRequest};
 /// What is to be done about a backup.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Begin one; get-domain tells how it goes.
+    /// Begin one; get-domain shows its progress.
     Start {
         #[command(flatten)]
         which: Which,
@@ -114,7 +114,7 @@ impl Caller {
     }
 }
 
-/// A VMI that says nothing of changed block tracking gets it: whoever asks for a backup means it.
+/// A VMI that says nothing of changed block tracking gets it: a backup needs it.
 fn tracked(mut vmi: Value) -> Value {
     if vmi.pointer("/status/changedBlockTracking").is_none()
         && let Value::Object(vmi) = &mut vmi

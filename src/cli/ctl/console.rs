@@ -33,7 +33,7 @@ impl Options {
 
 /// Copies between the terminal and the guest until `^]`, the end of the VM, `--until`, or `timeout`.
 ///
-/// When standard input is no terminal, it is copied to its end and the guest is listened to further. Running out of time
+/// When standard input is not a terminal, it is copied to its end, and the guest's output is printed further. Running out of time
 /// is a failure only for who waited for a text.
 pub(super) fn run(path: &Path, options: &Options, timeout: Option<Duration>) -> Result<(), CtlError> {
     let mut guest = UnixStream::connect(path).map_err(|error| {

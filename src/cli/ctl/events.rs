@@ -34,7 +34,7 @@ pub(super) struct Options {
     /// End after this many events.
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-    /// End when a domain event has this status (such as `Running`), or tells of the deletion (`deleted`).
+    /// End when a domain event has this status (such as `Running`), or is that of the deletion (`deleted`).
     #[arg(long, value_name = "STATUS")]
     until: Option<String>,
 }
@@ -78,7 +78,7 @@ pub(super) async fn run(options: Options, format: Format, timeout: Option<Durati
         result = told_to_end() => result,
     };
     served.abort();
-    // A launcher that looks for virt-handler should not find a socket that nobody serves.
+    // A launcher that looks for virt-handler should not find a socket without a server.
     let _ = std::fs::remove_file(&path);
     result
 }
@@ -103,7 +103,7 @@ async fn listen_at(path: &Path) -> Result<UnixListener, CtlError> {
         Ok(()) | Err(_) => {}
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
-    // The launcher may run as another user than whoever watches; virt-handler gives its socket to that user.
+    // The launcher may run as another user than this command; virt-handler gives its socket to that user.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(failed)?;
     Ok(listener)
 }
@@ -193,7 +193,7 @@ impl Receiver {
         let message = match event {
             Ok(event) => match self.0.send(event).await {
                 Ok(()) => return Reply::new(Response { success: true, message: String::new() }),
-                Err(_) => "nobody reads events any more".to_owned(),
+                Err(_) => "the reader of the events has ended".to_owned(),
             },
             Err(error) => error.to_string(),
         };

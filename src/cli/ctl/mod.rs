@@ -99,7 +99,7 @@ enum Command {
         #[command(flatten)]
         target: Target,
     },
-    /// Write the guest's memory to a file in the launcher's container; get-domain tells how it ended.
+    /// Write the guest's memory to a file in the launcher's container; get-domain shows how it ended.
     MemoryDump {
         /// The file, as the launcher sees it.
         #[arg(value_name = "PATH")]
@@ -141,7 +141,7 @@ enum Command {
     Reset(Target),
     /// Ask the guest to reboot.
     SoftReboot(Target),
-    /// Print what the guest agent has told of the guest.
+    /// Print what the guest agent has reported of the guest.
     GuestInfo,
     /// Print who is logged in to the guest.
     Users,
@@ -157,7 +157,7 @@ enum Command {
     Unfreeze(Target),
     /// Connect to the guest's first serial port; `^]` leaves.
     Console(console::Options),
-    /// Stand in for virt-handler: listen on the notify socket and print what the launcher tells.
+    /// Stand in for virt-handler: listen on the notify socket and print the launcher's events.
     Events(events::Options),
 }
 
@@ -181,10 +181,10 @@ enum CtlError {
     /// Something on this side cannot be used.
     #[error("{0}")]
     Usage(String),
-    /// Nobody to talk to.
+    /// No launcher answers.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// Nobody to talk to at another socket than the launcher's.
+    /// No server answers at another socket than the launcher's.
     #[error("{0}")]
     Unreachable(String),
 }

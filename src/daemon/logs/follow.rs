@@ -49,7 +49,7 @@ pub struct Follower {
     open: Option<Open>,
     /// Where an earlier reader stopped, until the first file is open.
     resume: Option<Position>,
-    /// The last reason why the file could not be opened, so that it is told once.
+    /// The last reason why the file could not be opened, so that it is logged once.
     complaint: Option<io::ErrorKind>,
 }
 

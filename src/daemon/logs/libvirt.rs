@@ -21,7 +21,7 @@ pub struct LibvirtLog {
     pub sink: Sink,
 }
 
-/// Forwards a daemon's log until it ends. Never stops before: a daemon blocks when nobody reads its log.
+/// Forwards a daemon's log until it ends. Never stops before: a daemon blocks when its log has no reader.
 pub async fn forward_libvirt(mut log: impl AsyncRead + Unpin, to: LibvirtLog) {
     let mut lines = Lines::default();
     let mut buffer = vec![0; 8 * 1024];

@@ -16,7 +16,7 @@ pub struct Line<'a> {
 }
 
 impl Line<'_> {
-    /// Its text: what is not UTF-8 is replaced, a carriage return at the end goes, and a cut is told.
+    /// Its text: what is not UTF-8 is replaced, a carriage return at the end goes, and a cut is marked.
     pub fn text(&self) -> String {
         let text = String::from_utf8_lossy(self.bytes.strip_suffix(b"\r").unwrap_or(self.bytes));
         match self.dropped {

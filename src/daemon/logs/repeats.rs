@@ -8,7 +8,7 @@ use super::{Forwarded, Sink};
 const SHOW_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// Holds back records that only repeat the one before them (libvirtd without `/dev/kvm` complains a dozen times for every
-/// look at the host's CPU), and tells how many these were.
+/// look at the host's CPU), and counts them.
 #[derive(Debug)]
 pub struct Repeats {
     sink: Sink,

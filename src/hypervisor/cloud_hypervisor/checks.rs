@@ -11,7 +11,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
 use super::rest;
-use super::vmm::Place;
+use super::vmm::VmPaths;
 use crate::domain::{Disk, DomainSpec};
 use crate::files::{self, Folder, in_time};
 
@@ -27,7 +27,7 @@ const LOG_TAIL: u64 = 64 * 1024;
 const LOG_LINES: usize = 3;
 
 /// Everything that can be seen beforehand; the first thing that is not so.
-pub(super) async fn before_start(place: &Place, xml: &str) -> Result<(), String> {
+pub(super) async fn before_start(place: &VmPaths, xml: &str) -> Result<(), String> {
     device(place)?;
     version(&emulator(place)?).await?;
     inputs(xml, INPUT_DEADLINE).await?;
@@ -38,7 +38,7 @@ pub(super) async fn before_start(place: &Place, xml: &str) -> Result<(), String>
 }
 
 /// Without a device that it may open, the driver waits for the VMM for ever.
-fn device(place: &Place) -> Result<(), String> {
+fn device(place: &VmPaths) -> Result<(), String> {
     let mut problems = Vec::new();
     for device in &place.devices {
         match usable_or_given(device, place.owner) {
@@ -87,7 +87,7 @@ fn usable(device: &Path, (uid, gid): (u32, u32)) -> io::Result<()> {
 }
 
 /// The executable that the driver takes: the first of this name in PATH.
-fn emulator(place: &Place) -> Result<PathBuf, String> {
+fn emulator(place: &VmPaths) -> Result<PathBuf, String> {
     let name = place.command_prefixes.first().map(String::as_str).unwrap_or_default();
     let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin".into());
     let executable = |path: &PathBuf| {

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::serial::SerialPaths;
 use super::stats::{self, Told};
-use super::{Asked, CloudHypervisor, vmm};
+use super::{CloudHypervisor, StopRequest, vmm};
 use crate::domain::{DomainSpec, DomainState, LifeCycle};
 use crate::hypervisor::control::{
     Answer, ControlError, DefinitionControl, DeviceControl, JobControl, MeasureControl, MigrationControl, VmControl,
@@ -45,7 +45,7 @@ impl VmControl for CloudHypervisor {
             }
             let xml = place.take_over_xml();
             {
-                let mut known = self.known();
+                let mut known = self.vmm_state();
                 let serial = xml.as_deref().and_then(|xml| SerialPaths::of(xml, place.private()));
                 (known.serial, known.xml, known.told) = (serial, xml.clone(), LifeCycle::Running);
             }
@@ -62,7 +62,7 @@ impl VmControl for CloudHypervisor {
 
     fn exists(&self) -> Answer<'_, bool> {
         Box::pin(async move {
-            if self.known().orphan {
+            if self.vmm_state().orphan {
                 return Ok(true);
             }
             Ok(self.0.connection.exists(self.domain()).await?)
@@ -80,7 +80,7 @@ impl VmControl for CloudHypervisor {
     fn stats(&self, _until: Instant) -> Answer<'_, Option<StatsRecord>> {
         Box::pin(async move {
             let (pid, xml) = {
-                let known = self.known();
+                let known = self.vmm_state();
                 (known.pid, known.xml.clone())
             };
             let (Some(pid), Some(xml)) = (pid, xml) else { return Ok(None) };
@@ -98,7 +98,7 @@ impl VmControl for CloudHypervisor {
     }
 
     fn vcpu_pins(&self, vcpus: usize, _until: Instant) -> Answer<'_, Vec<Vec<bool>>> {
-        let pid = self.known().pid;
+        let pid = self.vmm_state().pid;
         let regex = &self.0.place.vcpu_regex;
         Box::pin(async move { Ok(pid.map(|pid| stats::pins(pid, vcpus, regex)).unwrap_or_default()) })
     }
@@ -138,10 +138,10 @@ impl VmControl for CloudHypervisor {
             if way == Way::Agent {
                 return Err(ControlError::Hypervisor("Cloud Hypervisor has no guest agent".to_owned()));
             }
-            self.known().asked = Asked::Shutdown;
+            self.vmm_state().asked = StopRequest::Shutdown;
             let pressed = self.put("vm.power-button").await;
             if pressed.is_err() {
-                self.known().asked = Asked::Nothing;
+                self.vmm_state().asked = StopRequest::Nothing;
             }
             pressed
         })
@@ -150,8 +150,8 @@ impl VmControl for CloudHypervisor {
     fn destroy(&self) -> Answer<'_, ()> {
         Box::pin(async move {
             let pid = {
-                let mut known = self.known();
-                known.asked = Asked::Destroy;
+                let mut known = self.vmm_state();
+                known.asked = StopRequest::Destroy;
                 known.pid
             };
             let told = match self.0.connection.destroy(self.domain(), 0).await {
@@ -172,7 +172,7 @@ impl VmControl for CloudHypervisor {
         Box::pin(async move {
             let undefined = self.0.connection.undefine(self.domain(), 0).await;
             let forgotten = {
-                let mut known = self.known();
+                let mut known = self.vmm_state();
                 let is_left = known.pid.is_none() && (known.orphan || known.ended.is_some());
                 let forgotten = is_left && undefined.as_ref().is_err_and(libvirt::Error::is_no_domain);
                 if forgotten || undefined.is_ok() {

@@ -16,7 +16,7 @@ mod stats;
 mod tests;
 mod vmm;
 
-pub use vmm::Place;
+pub use vmm::VmPaths;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -63,7 +63,7 @@ fn shut_off(reason: StateReason) -> DomainState {
 
 /// What was asked of the VM that is to end it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Asked {
+enum StopRequest {
     #[default]
     Nothing,
     Shutdown,
@@ -71,12 +71,12 @@ enum Asked {
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct VmmState {
     /// The VMM while it lives.
     pid: Option<i32>,
     /// How the last one ended; libvirt's own word does not count from then on.
     ended: Option<StateReason>,
-    asked: Asked,
+    asked: StopRequest,
     /// libvirt does not know the domain any more.
     orphan: bool,
     /// The live XML.
@@ -92,10 +92,10 @@ struct Shared {
     /// What libvirt's driver does as well as any.
     libvirt: LibvirtControl,
     events: UnboundedSender<Event>,
-    place: Place,
+    place: VmPaths,
     timings: Timings,
     rest: Rest,
-    known: Mutex<Known>,
+    known: Mutex<VmmState>,
     /// Whether a VMM lives, for those who wait for its end.
     alive: watch::Sender<bool>,
     /// Whether the serial port is served.
@@ -108,9 +108,9 @@ pub struct CloudHypervisor(Arc<Shared>);
 
 impl CloudHypervisor {
     /// A VM that is not started yet. `events` is the queue that libvirt's own events go to.
-    pub fn new(connection: Connection, events: UnboundedSender<Event>, place: Place, timings: Timings) -> Self {
+    pub fn new(connection: Connection, events: UnboundedSender<Event>, place: VmPaths, timings: Timings) -> Self {
         let rest = Rest { socket: place.api_socket(), deadline: timings.rest };
-        let known = Known::default();
+        let known = VmmState::default();
         let alive = watch::Sender::new(false);
         let libvirt = LibvirtControl { connection: connection.clone(), domain: place.domain.clone() };
         CloudHypervisor(Arc::new(Shared {
@@ -126,12 +126,12 @@ impl CloudHypervisor {
         }))
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn vmm_state(&self) -> MutexGuard<'_, VmmState> {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn serial(&self) -> Option<SerialPaths> {
-        self.known().serial.clone()
+        self.vmm_state().serial.clone()
     }
 
     fn domain(&self) -> &str {
@@ -145,7 +145,7 @@ impl CloudHypervisor {
 
     /// Tells a change between running and paused once, whoever noticed it.
     fn tell_state(&self, now: LifeCycle) {
-        let before = std::mem::replace(&mut self.known().told, now);
+        let before = std::mem::replace(&mut self.vmm_state().told, now);
         match (before, now) {
             (LifeCycle::Running, LifeCycle::Paused) => self.tell(Lifecycle::Suspended),
             (LifeCycle::Paused, LifeCycle::Running) => self.tell(Lifecycle::Resumed),
@@ -156,7 +156,7 @@ impl CloudHypervisor {
     /// State of a VM that libvirt cannot be asked about.
     async fn own_state(&self, error: libvirt::Error) -> Result<DomainState, ControlError> {
         let (ended, pid) = {
-            let known = self.known();
+            let known = self.vmm_state();
             (known.ended, known.pid)
         };
         match (ended, pid) {
@@ -183,7 +183,7 @@ impl CloudHypervisor {
 
     async fn state_now(&self) -> Result<DomainState, ControlError> {
         match self.0.connection.state(self.domain()).await {
-            Ok(state) => Ok(self.known().ended.map_or(state, shut_off)),
+            Ok(state) => Ok(self.vmm_state().ended.map_or(state, shut_off)),
             Err(error) => self.own_state(error).await,
         }
     }
@@ -191,7 +191,7 @@ impl CloudHypervisor {
     async fn snapshot_now(&self) -> Result<DomainSnapshot, ControlError> {
         match self.0.connection.snapshot(self.domain()).await {
             Ok(mut snapshot) => {
-                let mut known = self.known();
+                let mut known = self.vmm_state();
                 if known.pid.is_some() && snapshot.xml.is_some() {
                     known.xml.clone_from(&snapshot.xml);
                 }
@@ -202,14 +202,14 @@ impl CloudHypervisor {
             }
             Err(error) => {
                 let state = self.own_state(error).await?;
-                Ok(DomainSnapshot { state, xml: self.known().xml.clone() })
+                Ok(DomainSnapshot { state, xml: self.vmm_state().xml.clone() })
             }
         }
     }
 
     /// Whether the VMM runs and libvirt has forgotten it.
     fn is_orphan(&self) -> bool {
-        let known = self.known();
+        let known = self.vmm_state();
         known.orphan && known.pid.is_some()
     }
 
@@ -221,7 +221,7 @@ impl CloudHypervisor {
         self.end_leaked().await;
         let serial = SerialPaths::of(&xml, place.private());
         serial.iter().for_each(SerialPaths::clear);
-        *self.known() = Known { serial, told: LifeCycle::Running, ..Known::default() };
+        *self.vmm_state() = VmmState { serial, told: LifeCycle::Running, ..VmmState::default() };
         let said = checks::LogMark::at_end_of(place.log.as_deref());
         self.serve_console();
         if let Err(error) = self.0.connection.create(self.domain(), 0).await {
@@ -262,7 +262,7 @@ impl CloudHypervisor {
             Ok(None) | Err(_) => self.0.place.find_vmms().first().copied().ok_or_else(gone)?,
         };
         let live = self.0.connection.xml(self.domain(), 0).await.unwrap_or(xml);
-        self.known().xml = Some(live.clone());
+        self.vmm_state().xml = Some(live.clone());
         self.take_up(pid, Some(live), false)
     }
 
@@ -275,7 +275,7 @@ impl CloudHypervisor {
             self.0.place.keep_xml(xml);
         }
         {
-            let mut known = self.known();
+            let mut known = self.vmm_state();
             (known.pid, known.xml, known.orphan) = (Some(pid), xml, orphan);
         }
         self.0.alive.send_replace(true);
@@ -314,7 +314,7 @@ impl CloudHypervisor {
 
     /// From now on the VM is handled by the VMM's own API alone.
     fn forgotten(&self) {
-        if !std::mem::replace(&mut self.known().orphan, true) {
+        if !std::mem::replace(&mut self.vmm_state().orphan, true) {
             tracing::warn!("libvirt's daemon has forgotten the VM, which runs on under its own API");
         }
     }
@@ -328,7 +328,7 @@ impl CloudHypervisor {
         if !self.is_orphan() {
             match of_libvirt.await {
                 // The daemon may have been replaced a moment ago.
-                Err(error) if error.is_no_domain() && self.known().pid.is_some() => self.forgotten(),
+                Err(error) if error.is_no_domain() && self.vmm_state().pid.is_some() => self.forgotten(),
                 result => return Ok(result?),
             }
         }

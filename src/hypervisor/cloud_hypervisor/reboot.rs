@@ -38,7 +38,7 @@ impl CloudHypervisor {
 
     /// Where each vCPU may run, of the live XML.
     pub(super) fn places(&self) -> BTreeMap<u32, CpuSet> {
-        let xml = self.known().xml.clone();
+        let xml = self.vmm_state().xml.clone();
         let domain = xml.and_then(|xml| DomainSpec::from_xml(&xml).ok());
         domain.map(|domain| places_of(&domain)).unwrap_or_default()
     }

@@ -26,7 +26,7 @@ impl Vm {
         let connection = Connection::new(uri.to_owned(), Deadlines::default(), queue.clone());
         let emulator = folder.path().join("cloud-hypervisor");
         write_program(&emulator, "case $1 in --version) echo cloud-hypervisor v53.0.0 ;; *) read line ;; esac");
-        let place = Place {
+        let place = VmPaths {
             // VMMs are looked for on the whole machine.
             domain: format!("vm{}", folder.path().file_name().unwrap().display()),
             run_dir: folder.path().to_owned(),
@@ -85,7 +85,7 @@ impl Vm {
         }
     }
 
-    /// The process that [`find_vmms`](Place::find_vmms) finds, until its input is closed.
+    /// The process that [`find_vmms`](VmPaths::find_vmms) finds, until its input is closed.
     fn start_vmm(&self) -> Child {
         let fifo = self.path(&self.control.0.place.fifo_name());
         Command::new(self.path("cloud-hypervisor")).arg(fifo).stdin(Stdio::piped()).spawn().unwrap()
@@ -96,7 +96,7 @@ impl Vm {
         let mut vmm = cat();
         let socket = self.path("vmm-serial0");
         std::fs::write(&socket, "").unwrap();
-        self.control.known().serial = SerialPaths::of(&self.xml(), self.folder.path());
+        self.control.vmm_state().serial = SerialPaths::of(&self.xml(), self.folder.path());
         self.control.take_up(i32::try_from(vmm.id()).unwrap(), Some(self.xml()), false).unwrap();
         if cleanly {
             std::fs::remove_file(&socket).unwrap();

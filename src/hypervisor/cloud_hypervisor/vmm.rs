@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::serial::SerialPaths;
-use super::{Asked, CloudHypervisor};
+use super::{CloudHypervisor, StopRequest};
 use crate::domain::{DomainState, LifeCycle, StateReason};
 use crate::files::{self, Folder};
 use crate::libvirt::Lifecycle;
@@ -20,7 +20,7 @@ const XML_LIMIT: u64 = 1024 * 1024;
 
 /// Where the files of one VM are, and who it is.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub struct VmPaths {
     /// libvirt's name of the domain.
     pub domain: String,
     /// The driver's state directory.
@@ -39,7 +39,7 @@ pub struct Place {
     pub devices: Vec<PathBuf>,
 }
 
-impl Place {
+impl VmPaths {
     pub(super) fn api_socket(&self) -> PathBuf {
         self.run_dir.join(format!("{}-socket", self.domain))
     }
@@ -154,8 +154,8 @@ impl CloudHypervisor {
 
     /// Why the VMM that is gone has ended.
     pub(super) async fn cause(&self, outcome: Option<Outcome>) -> StateReason {
-        let asked = self.known().asked;
-        if asked == Asked::Destroy {
+        let asked = self.vmm_state().asked;
+        if asked == StopRequest::Destroy {
             return StateReason::Destroyed;
         }
         let deadline = Instant::now() + self.0.timings.settle;
@@ -167,7 +167,7 @@ impl CloudHypervisor {
                 Err(error) => {
                     // The watch, which would have noticed, is over. A daemon that is away comes back without the VM.
                     if error.is_no_domain() || !self.0.connection.is_open() {
-                        self.known().orphan = true;
+                        self.vmm_state().orphan = true;
                     }
                     break false;
                 }
@@ -176,14 +176,14 @@ impl CloudHypervisor {
         // A VMM that ends in order removes the socket of its serial port; how the process ended not every kernel tells.
         let left_in_order =
             || outcome == Some(Outcome::Exited(0)) || self.serial().is_some_and(|serial| !serial.is_there());
-        let orderly = asked == Asked::Shutdown || !libvirt_knows && left_in_order();
+        let orderly = asked == StopRequest::Shutdown || !libvirt_knows && left_in_order();
         if orderly { StateReason::Shutdown } else { StateReason::Crashed }
     }
 
     /// Tells that there is no VMM any more, and why, and clears up after it.
     pub(super) async fn vmm_ended(&self, ended: StateReason) {
         {
-            let mut known = self.known();
+            let mut known = self.vmm_state();
             (known.pid, known.ended, known.told) = (None, Some(ended), LifeCycle::Shutoff);
         }
         // libvirt's event knows no unknown reason.

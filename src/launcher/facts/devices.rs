@@ -96,7 +96,7 @@ fn understood(text: &str) -> serde_json::Result<serde_json::Value> {
     first.map_or_else(|| serde_json::from_str(text), Ok)
 }
 
-/// The parts of `/sys` that tell where the domain's PCI devices are.
+/// The parts of `/sys` that say where the domain's PCI devices are.
 pub(super) fn sysfs(root: &Path, domain: &DomainSpec) -> Sysfs {
     let devices = domain.devices.host_devices.iter().filter(|device| device.type_ == "pci");
     let addresses: BTreeSet<String> =

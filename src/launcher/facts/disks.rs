@@ -78,7 +78,7 @@ fn possible_block(size: u64) -> u64 {
 }
 
 /// The kernel's view of a block device's queue (`/sys/dev/block/MAJOR:MINOR/queue`); a partition's is its parent's.
-/// `None` for what is no block device; zeros where the kernel does not say.
+/// `None` if the path is not a block device; zeros where the kernel does not say.
 fn device_block_sizes(root: &Path, device: &Path) -> Option<BlockSizes> {
     let found = std::fs::metadata(device).ok()?;
     let number = found.rdev();

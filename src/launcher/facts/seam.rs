@@ -11,7 +11,7 @@ use crate::convert::{Defines, HostFacts};
 use crate::hypervisor::{Catalogue, Entry, Environment, Hypervisor, LibvirtWrapper, Runtime, VmSetup, Way};
 use crate::libvirt::{Connection, Deadlines};
 
-/// For whoever makes the pod, or chooses a hypervisor by name; `virt-launcher hypervisors -o yaml` prints them.
+/// For the maker of the pod, or for choosing a hypervisor by name; `virt-launcher hypervisors -o yaml` prints them.
 const FOR_THE_POD: [&str; 4] = ["/aliases", "/hypervisorDevice", "/shouldRunPrivileged", "/virtLauncherOverheads"];
 
 /// What has an effect only on a VM that runs.
@@ -108,7 +108,7 @@ fn other(field: &str, value: &Value) -> Value {
         ("/launcher/otherDevices", _) => json!([]),
         (_, Value::Array(list)) if empty_list(list) => json!(["/firmware"]),
         (_, Value::Array(_)) => json!(["other"]),
-        (_, Value::Object(_)) => unreachable!("a field is no object"),
+        (_, Value::Object(_)) => unreachable!("a field is not an object"),
     }
 }
 
@@ -137,7 +137,7 @@ async fn every_field_of_an_entry_changes_what_the_launcher_does() {
             }
             let value = changed.pointer_mut(&field).unwrap();
             *value = other(&field, value);
-            // A value that is no other one's kind, such as a path where a list of fields is.
+            // A value of the wrong type, such as a path for a list of fields.
             let Ok(changed) = serde_json::from_value::<Entry>(changed) else { continue };
             let differs = effects(name, &changed, machine.path()).await != before;
             *has_effect.entry(field).or_default() |= differs;

@@ -23,7 +23,7 @@ use crate::vmi::VirtualMachineInstance;
 const GENERATION: &str = "..data";
 /// After a pass that failed.
 const RETRY: Duration = Duration::from_secs(15);
-/// After one that did not: somebody in the guest may have changed the keys.
+/// After one that did not: a user of the guest may have changed the keys.
 const RESYNC: Duration = Duration::from_secs(300);
 /// How long each step of the fallback may take in the guest, in seconds.
 const STEP: i32 = 10;
@@ -184,7 +184,7 @@ impl Guest {
         }
     }
 
-    /// Sets everything once. All users are tried; the first failure is told. Says whether the fallback was needed.
+    /// Sets everything once. All users are tried; the first failure is returned, else whether the fallback was needed.
     async fn pass(&self, credentials: &[Credential], secrets: &Path) -> (Result<(), String>, bool) {
         let agent = &self.shared.agent.in_background();
         let within = agent.connection.deadlines().agent;

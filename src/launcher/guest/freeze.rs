@@ -1,4 +1,4 @@
-//! FreezeVirtualMachine and UnfreezeVirtualMachine (contract/cmd-server.md 7.1), and the thaw that nobody has to ask for.
+//! FreezeVirtualMachine and UnfreezeVirtualMachine (contract/cmd-server.md 7.1), and the safety thaw.
 
 use std::io;
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::launcher::vm::state_file::{Restored, StateFile};
 use crate::libvirt::Error;
 use crate::vmi::VirtualMachineInstance;
 
-/// Between two attempts of a safety thaw; libvirt does not tell when an agent that is stuck answers again.
+/// Between two attempts of a safety thaw; libvirt does not report when a stuck agent answers again.
 const THAW_PAUSE: Duration = Duration::from_secs(5);
 /// How often a safety thaw is tried before somebody else has to do it: an hour.
 const THAW_ATTEMPTS: u32 = 720;
@@ -157,7 +157,7 @@ impl Guest {
                 match guest.thaw().await {
                     Ok(()) => {
                         guest.shared.thaw.remember(None);
-                        return tracing::info!("thawed the guest's file systems, since nobody else did");
+                        return tracing::info!("safety thaw: thawed the guest's file systems");
                     }
                     Err(AgentError::Libvirt(error)) if error.is_no_domain() => {
                         guest.shared.thaw.remember(None);

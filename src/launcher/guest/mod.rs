@@ -57,7 +57,7 @@ struct Shared {
     data: watch::Sender<GuestData>,
     presence: watch::Sender<Presence>,
     interest: Arc<Interest>,
-    /// How often libvirt has told that the agent connected.
+    /// How often libvirt has reported that the agent connected.
     connections: AtomicU64,
     probes_paused: AtomicBool,
     /// Access credentials are being propagated.
@@ -99,8 +99,8 @@ impl Guest {
         guest
     }
 
-    /// Begins with what the agent told the previous launcher, of which `shown` is the last document: a guest that is
-    /// paused or frozen cannot be asked, and what an agent told is kept when it goes away (contract/notify.md 6.1).
+    /// Begins with what the agent answered to the previous launcher, of which `shown` is the last document: a guest that is
+    /// paused or frozen cannot be asked, and the answers of an agent are kept when it disconnects (contract/notify.md 6.1).
     pub(crate) fn restore(&self, shown: Option<&Domain>, freeze: FsFreeze, agent: Introduction) {
         self.shared.data.send_modify(|data| {
             data.freeze = freeze;
@@ -119,12 +119,12 @@ impl Guest {
         tokio::spawn(guest_agent::poll(agent.in_background(), intervals, presence, interest, data.clone()))
     }
 
-    /// What the agent has told so far, and word of every change.
+    /// The agent's answers so far, and notice of every change.
     pub fn data(&self) -> watch::Receiver<GuestData> {
         self.shared.data.subscribe()
     }
 
-    /// libvirt tells that an agent has connected: it may be another one than before.
+    /// libvirt reports that an agent has connected; it may be another one than before.
     pub fn agent_connected(&self) {
         self.shared.connections.fetch_add(1, Ordering::Relaxed);
     }
@@ -187,7 +187,7 @@ impl Guest {
 }
 
 fn document(written: Result<String, serde_json::Error>) -> Result<String, Failure> {
-    written.map_err(|error| Failure::text(format!("what the guest agent told cannot be written as JSON: {error}")))
+    written.map_err(|error| Failure::text(format!("the guest agent's answer cannot be written as JSON: {error}")))
 }
 
 impl From<AgentError> for Failure {

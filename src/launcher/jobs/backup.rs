@@ -26,7 +26,7 @@ const ANSWER: Duration = Duration::from_secs(18);
 const BAD_CHECKPOINT: [i32; 3] =
     [code::NO_DOMAIN_CHECKPOINT, code::INVALID_DOMAIN_CHECKPOINT, code::CHECKPOINT_INCONSISTENT];
 
-/// A backup of whose end nobody has told.
+/// A backup whose end has not been reported.
 fn lost() -> JobStats {
     JobStats { job_type: JobType::Failed, operation: JobOperation::BACKUP, ..JobStats::default() }
 }
@@ -48,7 +48,7 @@ impl Jobs {
 
     async fn start_backup(&self, vmi: VirtualMachineInstance, start: BackupStart) -> Result<(), Failure> {
         let until = Instant::now() + ANSWER;
-        // Whoever asks again while a backup begins does not wait for that.
+        // A second call while a backup begins does not wait for the first.
         if !self.admits(&start)? {
             return Ok(());
         }
@@ -78,7 +78,7 @@ impl Jobs {
             vmi,
         };
         let jobs = self.clone();
-        // A task of its own: the guest has to be thawed, and libvirt's answer to be heard, when nobody waits any more.
+        // Its own task: also without a waiting caller the guest must be thawed and libvirt's answer be read.
         let begun = tokio::spawn(async move {
             let still = jobs.vm.connection.deadlines().control;
             let begun = begin(&source, &jobs.vm.metadata, &backup, still).await;
@@ -132,8 +132,8 @@ impl Jobs {
         self.vm.control.abort_job().await.map_err(|error| failed(error.to_string()))
     }
 
-    /// libvirt told that a backup job has ended: its outcome goes to the metadata, and true is returned if there was one
-    /// to note. virt-handler is told by whoever asked.
+    /// libvirt reported the end of a backup job: its outcome goes to the metadata; returns true if there was one
+    /// to note. The caller notifies virt-handler.
     pub async fn backup_ended(&self, told: JobStats) -> bool {
         let metadata = self.vm.metadata.snapshot();
         let Some(backup) = metadata.backup.filter(is_running) else { return false };
@@ -224,7 +224,7 @@ async fn make_folder(folder: PathBuf, until: Instant) -> Result<(), Failure> {
     made.map_err(|error| failed(error.to_string()))
 }
 
-/// Whoever fills the claim may know the names of the files to come, and libvirt writes through a link.
+/// The claim's owner may have put a link where a file is to come, and libvirt would write through it.
 fn make_without_links(folder: &Path) -> std::io::Result<()> {
     Folder::make(folder, 0o755)?;
     for entry in std::fs::read_dir(folder)? {

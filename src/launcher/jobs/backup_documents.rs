@@ -1,4 +1,4 @@
-//! What libvirt is told of a backup and of a checkpoint (contract/cmd-server.md 7.3).
+//! libvirt's documents of a backup and of a checkpoint (contract/cmd-server.md 7.3).
 
 use std::path::Path;
 

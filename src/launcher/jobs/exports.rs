@@ -111,7 +111,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        // What cannot be used is told in the log only, and does not stand in the way of what can.
+        // An entry that cannot be used is only logged; the others are used.
         let unreadable = ExportServer { certificate: "x".into(), ..to[0].clone() };
         exports.begin("b", time(1), unreadable).unwrap();
         timeout(SOON, over()).await.unwrap();

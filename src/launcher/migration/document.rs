@@ -23,7 +23,7 @@ pub enum DocumentError {
     /// The disk is neither a file nor a block device.
     #[error("no path set: disk {0}")]
     NoPath(String),
-    /// Nobody has looked at the image.
+    /// The image was not inspected.
     #[error("the virtual size of volume {0} is not known")]
     NoSize(String),
     /// libvirt's text cannot be read.

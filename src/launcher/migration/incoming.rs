@@ -91,7 +91,7 @@ pub struct Incoming {
     config: Arc<Config>,
     state_file: StateFile,
     hook: Arc<hook::server::Server>,
-    /// libvirt has told something of the domain.
+    /// libvirt has sent an event of the domain.
     events: Arc<Notify>,
     is_watching: Arc<AtomicBool>,
     prepared: watch::Sender<Option<Instant>>,
@@ -110,7 +110,7 @@ impl Incoming {
         self.prepared.subscribe()
     }
 
-    /// libvirt has told something of the domain.
+    /// libvirt has sent an event of the domain.
     pub fn note_event(&self) {
         self.events.notify_one();
     }
@@ -216,7 +216,7 @@ impl Incoming {
             match self.look().await {
                 Seen::Arrived => return self.arrived().await,
                 Seen::Arriving => sleep(SOON).await,
-                // Before there is a hypervisor nothing happens that libvirt does not tell.
+                // Before there is a hypervisor, libvirt reports all that happens.
                 Seen::NotYet if self.vm.tracker.was_seen() => drop(timeout(LATER, self.events.notified()).await),
                 Seen::NotYet => self.events.notified().await,
             }

@@ -19,7 +19,7 @@ use crate::libvirt::{JobOperation, JobStats, JobType};
 
 /// Between two looks.
 const PERIOD: Duration = Duration::from_millis(400);
-/// Looks between two lines of the log that tell how far the migration has come.
+/// Looks between two progress lines of the log.
 const LOGGED: u32 = 10;
 /// How long the answer to one question may take before the look goes on without it.
 const ANSWER: Duration = Duration::from_secs(4);
@@ -262,7 +262,7 @@ impl Monitor {
     }
 }
 
-/// Waits until somebody wants the migration to end; false if nobody is left who could.
+/// Waits for an order to end the migration; false if none can come any more.
 async fn wants_abort(abort: &mut watch::Receiver<bool>) -> bool {
     loop {
         if abort.changed().await.is_err() {

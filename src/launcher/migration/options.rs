@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::vmi::{ParseError, Quantity, parse_json, strict};
 
-/// QEMU's own limit, in milliseconds, as long as nobody sets another.
+/// QEMU's own limit, in milliseconds, unless another one is set.
 pub const QEMU_DEFAULT_DOWNTIME_MS: u64 = 300;
 /// The longest downtime that QEMU takes, in milliseconds.
 pub const QEMU_MAX_DOWNTIME_MS: u64 = 2_000_000;

@@ -22,7 +22,7 @@ fn megabits(bytes: Option<u64>) -> u64 {
     bytes.unwrap_or_default().saturating_mul(8) / 1_000_000
 }
 
-/// The line of the log that tells how far a migration has come (contract/migration.md 7.1); `uid` is the migration's.
+/// The line of the log with a migration's progress (contract/migration.md 7.1); `uid` is the migration's.
 pub fn info_line(uid: &str, job: &JobSample) -> String {
     let number = Option::<u64>::unwrap_or_default;
     let downtime = match job.downtime_net.filter(|net| *net > 0) {
@@ -57,7 +57,7 @@ pub fn info_line(uid: &str, job: &JobSample) -> String {
     )
 }
 
-/// The figures that tell why a migration does not end, for people. What is not known is left out.
+/// The figures that show why a migration does not end, for people. What is not known is left out.
 pub fn figures(job: &JobSample) -> String {
     let of = job.data_total.map_or(String::new(), |total| format!(" of {}", mebibytes(Some(total))));
     let remaining = job.data_remaining.map(|left| format!("{}{of} MiB remain", mebibytes(Some(left))));
@@ -67,7 +67,7 @@ pub fn figures(job: &JobSample) -> String {
     let dirty = job.dirty_bps().map(|rate| format!("the guest writes {} MiB/s", mebibytes(Some(rate))));
     let iteration = job.memory_iteration.map(|iteration| format!("iteration {iteration}"));
     let known: Vec<String> = [remaining, memory, disks, dirty, iteration].into_iter().flatten().collect();
-    if known.is_empty() { "libvirt tells no figures".into() } else { known.join(", ") }
+    if known.is_empty() { "libvirt reports no figures".into() } else { known.join(", ") }
 }
 
 #[cfg(test)]
@@ -138,6 +138,6 @@ mod tests {
             "3000 of 4096 MiB remain, memory at 119 MiB/s, disks at 0 MiB/s, the guest writes 3 MiB/s, iteration 3"
         );
         assert_eq!(figures(&JobSample { data_remaining: Some(MIB), ..JobSample::default() }), "1 MiB remain");
-        assert_eq!(figures(&JobSample::default()), "libvirt tells no figures");
+        assert_eq!(figures(&JobSample::default()), "libvirt reports no figures");
     }
 }

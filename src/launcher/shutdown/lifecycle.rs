@@ -36,7 +36,7 @@ pub enum Ending {
 
 /// What the main line watches; each is published by its owner.
 #[derive(Debug, Clone)]
-pub struct Watched {
+pub struct Inputs {
     /// When the first termination signal came. A previous launcher may have heard it.
     pub signalled: watch::Receiver<Option<Instant>>,
     /// virt-handler has acknowledged that the VM is to shut down.
@@ -62,7 +62,7 @@ pub struct Watched {
 }
 
 /// What the main line may order.
-pub trait Orders {
+pub trait ShutdownActions {
     /// Whether there is a virt-handler to talk to.
     fn virt_handler_is_there(&self) -> bool;
     /// Whether there is one, or was, and may be again.
@@ -77,11 +77,11 @@ pub trait Orders {
     fn hypervisor_gone(&self) -> impl Future<Output = ()> + Send;
     /// This pod can never receive its VM: the reason goes into its termination message and an event of the VMI.
     fn cannot_receive(&self, why: &str);
-    /// The launcher gives up: virt-handler and whoever reads the pod's termination message are told why.
+    /// The launcher gives up: an event for virt-handler and the pod's termination message say why.
     fn give_up(&self, why: &str);
     /// virt-handler knows of the end: waits until it does not need the command socket any more.
     fn last_calls(&self) -> impl Future<Output = ()> + Send;
-    /// virt-handler does not know how the VM ended: whoever reads the pod's termination message is told.
+    /// virt-handler does not know how the VM ended: the pod's termination message says it.
     fn leave_untold(&self);
 }
 
@@ -123,9 +123,9 @@ async fn becomes(process: &mut watch::Receiver<HypervisorProcess>, wanted: fn(&H
 /// Runs to the end of the VM. `qemu_timeout` bounds the wait for a domain and, separately, for its process;
 /// `grace` is the time between the signal and the forced end. The end of a core task ends the launcher, and leaves the VM alone.
 pub async fn run(
-    watched: Watched,
+    watched: Inputs,
     core: CoreTasks,
-    orders: &impl Orders,
+    orders: &impl ShutdownActions,
     qemu_timeout: Duration,
     grace: Duration,
     timings: &Timings,
@@ -150,9 +150,9 @@ async fn has_failed(failed: &mut watch::Receiver<Option<String>>) -> String {
     }
 }
 
-/// The orderly end of a VM that nobody can drive any more: the hypervisor is asked to end, and made to end if it does not;
+/// The orderly end of a VM that cannot be controlled any more: the hypervisor is asked to end, and made to end if it does not;
 /// virt-handler hears of it and why.
-async fn without_libvirt(mut watched: Watched, orders: &impl Orders, why: &str, timings: &Timings) -> Ending {
+async fn without_libvirt(mut watched: Inputs, orders: &impl ShutdownActions, why: &str, timings: &Timings) -> Ending {
     tracing::error!(reason = why, "ending the VM");
     let running = |process: &HypervisorProcess| matches!(process, HypervisorProcess::Running(_));
     while running(&watched.process.borrow()) {
@@ -171,8 +171,8 @@ async fn without_libvirt(mut watched: Watched, orders: &impl Orders, why: &str, 
 }
 
 async fn with_libvirt(
-    mut watched: Watched,
-    orders: &impl Orders,
+    mut watched: Inputs,
+    orders: &impl ShutdownActions,
     qemu_timeout: Duration,
     grace: Duration,
     timings: &Timings,
@@ -222,7 +222,7 @@ async fn with_libvirt(
     let stopping = *watched.signalled.borrow();
     let leave_at = stopping.and_then(|since| match end {
         _ if orders.virt_handler_may_come() => Some(since + grace + timings.leave_after_grace),
-        // There is nobody to wait for.
+        // No virt-handler will ask.
         End::Own => Some(Instant::now()),
         End::VirtHandlers => None,
     });
@@ -241,7 +241,7 @@ enum End {
 
 /// Waits for the hypervisor's end. After a signal the grace period runs; then the VM is killed, again and again until
 /// it is gone.
-async fn until_gone(watched: &mut Watched, orders: &impl Orders, grace: Duration, timings: &Timings) -> End {
+async fn until_gone(watched: &mut Inputs, orders: &impl ShutdownActions, grace: Duration, timings: &Timings) -> End {
     let gone = HypervisorProcess::has_ended;
     let mut leaving = watched.leave_early.clone();
     let since = tokio::select! {
@@ -273,7 +273,7 @@ async fn until_gone(watched: &mut Watched, orders: &impl Orders, grace: Duration
             why = &mut idle, if end == End::VirtHandlers => {
                 tracing::warn!("virt-handler {why}: the launcher shuts the guest down itself");
                 end = End::Own;
-                // Nobody else counts the VMI's own grace period now.
+                // virt-handler does not count the VMI's own grace period now.
                 kill_at = orders.own_grace().map_or(deadline, |own| deadline.min(since + own));
                 ask_at = Some(Instant::now());
             }
@@ -290,7 +290,7 @@ async fn virt_handler_is_idle(
     since: Instant,
     mark_told: &mut watch::Receiver<bool>,
     end_ordered: &mut watch::Receiver<bool>,
-    orders: &impl Orders,
+    orders: &impl ShutdownActions,
     timings: &Timings,
 ) -> &'static str {
     if !*end_ordered.borrow() && !orders.virt_handler_is_there() {
@@ -311,8 +311,13 @@ async fn virt_handler_is_idle(
 
 /// Waits until virt-handler knows that the domain is gone and has asked what it wants to know: until `leave_at`, where the
 /// pod was told to stop and the VM has ended; else as the original does, which kills a domain that virt-handler leaves alone
-/// and waits once more. Of a domain that was deleted there is nothing left to kill, and whoever ordered that has its answer.
-async fn final_notification(watched: &mut Watched, orders: &impl Orders, leave_at: Option<Instant>, timings: &Timings) {
+/// and waits once more. A deleted domain has nothing left to kill, and its deleter has the answer.
+async fn final_notification(
+    watched: &mut Inputs,
+    orders: &impl ShutdownActions,
+    leave_at: Option<Instant>,
+    timings: &Timings,
+) {
     let mut deletion = watched.deletion.clone();
     let deleted_by_another = deleted_without_virt_handler(&mut deletion, orders);
     let told = async {
@@ -341,7 +346,7 @@ async fn final_notification(watched: &mut Watched, orders: &impl Orders, leave_a
 }
 
 /// Waits for the deletion of the domain where there is no virt-handler that has to hear of it.
-async fn deleted_without_virt_handler(deletion: &mut watch::Receiver<Option<u64>>, orders: &impl Orders) {
+async fn deleted_without_virt_handler(deletion: &mut watch::Receiver<Option<u64>>, orders: &impl ShutdownActions) {
     if deletion.wait_for(Option::is_some).await.is_err() || orders.virt_handler_may_come() {
         std::future::pending::<()>().await;
     }

@@ -1,7 +1,7 @@
-//! The main line from the first domain to the launcher's end: when to act (`lifecycle`) and how (`end`).
+//! The main line from the first domain to the launcher's end: when to act (`lifecycle`) and how (`teardown`).
 
 pub mod core_tasks;
-pub(crate) mod end;
+pub(crate) mod inputs;
 pub mod lifecycle;
+pub(crate) mod teardown;
 pub(crate) mod termination_message;
-pub(crate) mod watched;

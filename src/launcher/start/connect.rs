@@ -8,12 +8,12 @@ use super::standalone;
 use crate::cmd;
 use crate::daemon::{DaemonError, DaemonState, Supervisor};
 use crate::launcher::driver::fresh_connection::{Connected, FreshConnection};
-use crate::launcher::shutdown::end::Launcher;
-use crate::launcher::shutdown::lifecycle::Watched;
-use crate::launcher::shutdown::watched::{failure, mark_for_shutdown, told};
+use crate::launcher::shutdown::inputs::{failure, mark_for_shutdown, told};
+use crate::launcher::shutdown::lifecycle::Inputs;
+use crate::launcher::shutdown::teardown::Launcher;
 use crate::launcher::timings::Timings;
 use crate::launcher::vm::Vm;
-use crate::process::give_back_program_pages;
+use crate::process::release_text_pages;
 
 impl Serving {
     /// The way down: the command service, the connection and the daemons.
@@ -45,15 +45,15 @@ impl Serving {
         }
     }
 
-    /// Takes orders, and gives the first one itself where there is nobody who does.
+    /// Takes orders. With `STANDALONE_VMI` the launcher gives the first one itself.
     async fn begin(mut self) -> Result<Launcher, StartError> {
         if let Some(begin) = self.begin.take() {
-            // Nobody waits for it if the driver has ended.
+            // Fails only if the driver has ended.
             let _ = begin.send(());
         }
         tracing::info!("Marked as ready");
         // Most of what the start needs is not needed again.
-        give_back_program_pages();
+        release_text_pages();
         // A VM that the previous launcher started is not started again.
         if let Some(manifest) = self.standalone.take().filter(|_| !self.restored.was_started())
             && let Err(error) = standalone::run(&self.handle, manifest).await
@@ -66,7 +66,7 @@ impl Serving {
 
     fn into_launcher(self) -> Launcher {
         let FreshConnection { vm, milestones, publications, migrations, .. } = self.fresh;
-        let watched = Watched {
+        let watched = Inputs {
             signalled: mark_for_shutdown(self.signalled, vm.metadata.clone()),
             mark_told: told(publications.marked.clone(), self.outbox.acknowledged()),
             end_ordered: milestones.end_ordered.subscribe(),
@@ -108,7 +108,7 @@ async fn first_connection(fresh: &FreshConnection, kind: Connected) -> Result<()
     Ok(())
 }
 
-/// Connects in the background when the daemon starts. Until then there is no VM, or one that does without the daemon.
+/// Connects in the background when the daemon starts. Until then there is no VM, or the VM runs without the daemon.
 async fn connect_later(fresh: FreshConnection, kind: Connected, mut daemon: watch::Receiver<DaemonState>) {
     if fresh.was_started {
         fresh.on_connected(kind).await;

@@ -22,7 +22,7 @@ const VIRTLOGD_HALTED: Duration = Duration::from_secs(2);
 /// How far the hypervisor's log was forwarded, in the VM's private directory.
 const LOG_MARK: &str = "launcher-log-mark";
 
-/// The launcher with its daemons; nobody is served yet.
+/// The launcher with its daemons; the command server does not answer yet.
 pub(super) struct Daemons {
     pub(super) resolved: Resolved,
     pub(super) watcher: Watcher,
@@ -54,7 +54,7 @@ impl Resolved {
             &watcher,
             libvirt_log.clone(),
         );
-        // Only its kernel buffers show that nobody reads: once they are full, a guest that writes to its console stands still.
+        // A pipe without a reader shows only by its full kernel buffer; then a guest that writes to its console blocks.
         let settings = Settings {
             halted: Some(VIRTLOGD_HALTED),
             orphans_of: config.environment.adoption.and_then(|_| adoption::monitor()),

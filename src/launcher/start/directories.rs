@@ -42,13 +42,13 @@ pub enum DirectoryError {
         source: io::Error,
     },
     /// The path cannot be used.
-    #[error("{path} is no directory")]
+    #[error("{path} is not a directory")]
     NoDirectory {
         /// What is there.
         path: PathBuf,
     },
     /// The image lacks the user.
-    #[error("{passwd}: there is no user {name}, who is to own the hypervisor's files")]
+    #[error("{passwd} has no user {name}, which must own the hypervisor's files")]
     UnknownUser {
         /// The file that was read.
         passwd: PathBuf,

@@ -42,7 +42,7 @@ pub(super) struct LogFiles {
 enum Reader {
     /// It runs.
     Runs(i32),
-    /// It does not: nobody reads.
+    /// It does not: the pipe has no reader.
     Gone,
     /// It may come up any moment.
     Unknown,
@@ -171,7 +171,7 @@ fn take_over(
 
 type Pipe = (u64, PipeEnd);
 
-/// The pipe of the hypervisor's own log and that of the console. With more than these nobody can say which is which.
+/// The pipe of the hypervisor's own log and that of the console. Of more than two pipes it is not known which is which.
 fn split(written: BTreeMap<u64, PipeEnd>) -> io::Result<(Option<Pipe>, Option<Pipe>)> {
     let is_own = |end: &PipeEnd| end.descriptor <= STANDARD_ERROR;
     let (own, others): (Vec<Pipe>, Vec<Pipe>) = written.into_iter().partition(|(_, end)| is_own(end));

@@ -17,7 +17,7 @@ mod serving;
 mod standalone;
 
 use crate::launcher::config::Config;
-use crate::launcher::shutdown::end::Launcher;
+use crate::launcher::shutdown::teardown::Launcher;
 use crate::launcher::timings::Timings;
 use error::StartError;
 use resolved::Resolved;

@@ -12,7 +12,7 @@ use super::error::StartError;
 use super::standalone;
 use crate::hypervisor::{Catalogue, DEFAULT_HYPERVISOR, Hypervisor, Remark, Runtime};
 use crate::launcher::config::{Adoption, Config};
-use crate::launcher::shutdown::watched::watch_signals;
+use crate::launcher::shutdown::inputs::watch_signals;
 use crate::launcher::timings::Timings;
 use crate::launcher::vm::identity::Identity;
 use crate::launcher::vm::state_file::Restored;

@@ -1,4 +1,4 @@
-//! The third phase: whoever calls is served, readers with the VM's last known state, while orders wait for libvirt.
+//! The third phase: the command server answers. Readers get the VM's last known state; orders wait for libvirt.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use crate::launcher::migration::Migrations;
 use crate::launcher::publish::domain_log::DomainLog;
 use crate::launcher::publish::publisher::{Publications, Publisher};
 use crate::launcher::shutdown::core_tasks::CoreTasks;
-use crate::launcher::shutdown::end::CommandServer;
+use crate::launcher::shutdown::teardown::CommandServer;
 use crate::launcher::sync::means::{Boot, BootParts};
 use crate::launcher::timings::Timings;
 use crate::launcher::vm::Vm;
@@ -75,7 +75,7 @@ pub(super) struct Serving {
     pub(super) is_published: bool,
 }
 
-/// The VM, and what tells of it.
+/// The VM and its publications.
 struct Machine {
     vm: Vm,
     publications: Publications,
@@ -206,7 +206,7 @@ impl Machine {
         let server_timings = cmd::Timings { stop: timings.stop, ..cmd::Timings::default() };
         let (activity, door) = (Activity::default(), Arc::new(handle.clone()));
         let task = tokio::spawn(cmd::serve_watched(listener, door, server_timings, activity.clone(), async {
-            // Told to stop, or nobody is left to tell.
+            // Either a stop order, or the end of its sender.
             let _ = stopped.await;
         }));
         Serving {

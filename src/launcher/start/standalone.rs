@@ -1,4 +1,4 @@
-//! `STANDALONE_VMI`: a VM that nobody else orders.
+//! `STANDALONE_VMI`: the launcher starts the VM without an order of virt-handler.
 
 use crate::cmd::{Action, Driver as _, SyncRequest};
 use crate::convert::SyncOptions;

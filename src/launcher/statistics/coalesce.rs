@@ -9,7 +9,7 @@ use tokio::time::Instant;
 /// Work under way, or its result and when it came.
 type Flight<T> = watch::Receiver<Option<(T, Instant)>>;
 
-/// Whoever asks while the work is under way shares its result, and so does who asks while the result is younger than
+/// A caller that comes while the work is under way shares its result, and so does one while the result is younger than
 /// `keep`. The work goes on when its callers have gone.
 #[derive(Debug)]
 pub struct Coalesced<T> {

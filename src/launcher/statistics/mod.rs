@@ -89,12 +89,12 @@ impl Statistics {
         shared.await.unwrap_or_else(|| Err(ended("GetDomainStats")))
     }
 
-    /// The version of the guest's agent, as it was told last.
+    /// The version of the guest's agent, as last reported.
     pub fn agent_version(&self) -> String {
         self.vm.guest.data().borrow().agent.as_ref().map(|agent| agent.version.clone()).unwrap_or_default()
     }
 
-    /// The guest's load, as its agent told it last.
+    /// The guest's load, as its agent last reported it.
     fn load(&self) -> LoadStats {
         let load = self.vm.guest.data().borrow().load;
         LoadStats { load1m: load.one.map(Load), load5m: load.five.map(Load), load15m: load.fifteen.map(Load) }

@@ -1,6 +1,6 @@
 //! The name of the VM.
 
-/// Who the VM is, as the pod was told.
+/// Name, namespace and UID of the VM, from the pod's flags.
 #[derive(Debug, Clone)]
 pub struct Identity {
     /// libvirt's name, `<namespace>_<name>`.

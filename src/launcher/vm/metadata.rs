@@ -1,4 +1,4 @@
-//! What the launcher remembers of its VM and tells virt-handler with every domain document
+//! What the launcher remembers of its VM and reports to virt-handler with every domain document
 //! (contract/notify.md 4.4). Every change goes into the state file.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,7 +36,7 @@ impl MetadataCache {
         self.state_file.change(|state| state.metadata.clone_from(&value));
     }
 
-    /// Changes the value; if it is another one afterwards, virt-handler is told.
+    /// Changes the value, and notifies virt-handler if it differs afterwards.
     pub fn edit(&self, change: impl FnOnce(&mut KubeVirtMetadata)) {
         let mut value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
         let before = value.clone();
@@ -73,7 +73,7 @@ mod tests {
         cache.set(|value| value.uid = "u1".into());
         cache.edit(|value| value.uid = "u1".into());
         let told = tokio::time::timeout(Duration::from_secs(1), cache.changed()).await;
-        assert!(told.is_err(), "a silent set and an idle edit were told");
+        assert!(told.is_err(), "a silent set or an edit without effect was published");
         cache.edit(|value| value.uid = "u2".into());
         cache.edit(|value| value.uid = "u3".into());
         tokio::time::timeout(Duration::from_secs(1), cache.changed()).await.unwrap();

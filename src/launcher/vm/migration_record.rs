@@ -1,5 +1,5 @@
 //! The record of the last migration in the metadata, by which virt-handler learns how it goes (contract/migration.md 1.4).
-//! Each change goes into the state file before it is told, so that the next launcher knows it too.
+//! Each change goes into the state file before it is published, so that the next launcher knows it too.
 
 use super::metadata::MetadataCache;
 use crate::cmd::Failure;
@@ -89,7 +89,7 @@ fn abort_is_pending(record: &MigrationMetadata) -> bool {
     matches!(AbortStatus::of(record), Some(AbortStatus::Aborting | AbortStatus::Succeeded))
 }
 
-/// Changes the record of the migration `uid` unless it has ended: what comes later concerns another one, or nobody.
+/// Changes the record of the migration `uid` unless it has ended: a later change concerns another migration, or none.
 pub fn change(cache: &MetadataCache, uid: &str, change: impl FnOnce(&mut MigrationMetadata)) {
     cache.edit(|metadata| {
         let record = metadata.migration.as_mut();

@@ -7,13 +7,13 @@ use tokio::sync::watch;
 pub struct Milestones {
     /// libvirt knows a domain.
     pub defined: watch::Sender<bool>,
-    /// This pod was told to leave.
+    /// SignalTargetPodCleanup was received.
     pub leave_early: watch::Sender<bool>,
     /// virt-handler has ordered the end of the VM.
     pub end_ordered: watch::Sender<bool>,
     /// Why this pod, a migration target, can never receive its VM.
     pub never_receives: watch::Sender<Option<String>>,
-    /// The hypervisor's version, once libvirt has told it.
+    /// The hypervisor's version, once libvirt has reported it.
     pub version: watch::Sender<Option<String>>,
 }
 

@@ -102,7 +102,7 @@ pub async fn reboot(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure
         return Err(Failure::text("VMI neither have the agent connected nor the ACPI feature enabled"));
     }
     match vm.control.reboot(Way::PowerButton).await {
-        // A libvirt that answers has the order; nobody would repeat it to one that hangs and is replaced.
+        // If libvirt answers, it has the order. If it hangs and is replaced, the order would be lost.
         Err(error) if was_given(&error) => vm.control.state().await.map(drop).map_err(|_| error.into()),
         result => Ok(result?),
     }

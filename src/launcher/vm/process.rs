@@ -19,7 +19,7 @@ pub enum HypervisorProcess {
     Running(i32),
     /// It was alive and has ended.
     Gone,
-    /// It was alive, and a signal that nobody here has ordered has ended it: it has crashed, or was killed from outside.
+    /// A signal has ended it that the launcher did not order: it has crashed, or was killed from outside.
     Killed,
 }
 
@@ -102,12 +102,12 @@ impl Tracker {
         self.state.borrow().has_ended()
     }
 
-    /// From now on its end is no surprise: libvirt, which is told to end it, may do so by a signal.
+    /// From now on its end is expected: libvirt was asked to end it, and may do so by a signal.
     pub fn expect_end(&self) {
         self.end_is_expected.store(true, Ordering::Relaxed);
     }
 
-    /// The end that was expected did not come: from now on it is a surprise again.
+    /// The expected end did not come: from now on an end is unexpected again.
     pub fn expect_no_end(&self) {
         self.end_is_expected.store(false, Ordering::Relaxed);
     }
@@ -115,7 +115,7 @@ impl Tracker {
     /// Kills what a launcher or a daemon that died in the middle of a start may have left: a hypervisor that libvirt does not know, since
     /// this is called when libvirt knows of none that runs. It never ran its guest: libvirt lets it go on as its last step.
     pub fn end_strays(&self) {
-        // Hypervisors are re-parented to the monitor; nobody else's are touched.
+        // Hypervisors are re-parented to the monitor; other processes are left alone.
         let Some(monitor) = adoption::monitor() else { return };
         if self.was_seen() {
             return;
@@ -163,7 +163,7 @@ impl Tracker {
         if claimed {
             // Tests of the original wait for this line (contract/lifecycle.md 5.4).
             tracing::info!("Found PID for {}: {pid}", self.domain);
-            // Held by the pidfd, so that the number is still its own; if it has ended, nobody knows its start any more.
+            // Held by the pidfd, so that the number is still its own; if it has ended, its start time cannot be read any more.
             if let Some(process) = identify(pid) {
                 self.state_file.change(|state| state.process = Some(process));
             }

@@ -1,4 +1,4 @@
-//! What one visit to libvirt tells of a domain (contract/cmd-server.md 4.2, contract/notify.md 5.1).
+//! What one visit to libvirt shows of a domain (contract/cmd-server.md 4.2, contract/notify.md 5.1).
 
 use super::super::error::{Error, VirError, code};
 use super::super::{flags, raw};
@@ -30,7 +30,7 @@ impl Connection {
 }
 
 /// The live XML as `read` has it for flags, or what comes closest where libvirt refuses to give that. A domain that has
-/// vanished since its state was told is none.
+/// vanished since its state was read is none.
 fn best_xml(now: DomainState, read: impl Fn(u32) -> Result<String, VirError>) -> Result<Option<String>, VirError> {
     match read(0) {
         Err(error) if matches!(error.code, code::NO_DOMAIN | code::OPERATION_INVALID) => {}
@@ -53,7 +53,7 @@ mod tests {
     #[test]
     fn without_live_xml_there_is_the_next_best() {
         let error = |code| VirError { code, domain: 10, message: String::new() };
-        // What libvirt answers to the first question and to the second, by whose flags it is told apart.
+        // What libvirt answers to the first question and to the second, which its flags identify.
         let asked = |now, first: i32, second: Option<i32>| {
             best_xml(now, |flags| match (flags, second) {
                 (0, _) => Err(error(first)),

@@ -46,7 +46,7 @@ fn without_devices(vmi: &VirtualMachineInstance) -> VirtualMachineInstance {
     vmi
 }
 
-/// One pin: how it is told from others of its kind, and its CPUs.
+/// One pin: what identifies it among others of its kind, and its CPUs.
 struct Pin {
     key: Option<(&'static str, String)>,
     cpus: String,

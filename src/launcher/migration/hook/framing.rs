@@ -1,4 +1,4 @@
-//! Finds the document in what a hook sends, which neither tells a length nor closes: it is there when its outermost element is
+//! Finds the document in what a hook sends, which neither gives a length nor closes: it is there when its outermost element is
 //! closed (contract/migration.md 9.3).
 
 use std::ops::Range;
@@ -19,7 +19,7 @@ pub(super) struct Framing {
 
 impl Framing {
     /// Where the outermost element is in `bytes`, which are those of the last call and more; `None` while it is not complete.
-    /// What is not XML is told by its first byte.
+    /// The first byte shows what is not XML.
     pub(super) fn advance(&mut self, bytes: &[u8]) -> Result<Option<Range<usize>>, &'static str> {
         loop {
             let rest = bytes.get(self.at..).unwrap_or_default();

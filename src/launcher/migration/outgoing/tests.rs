@@ -26,7 +26,7 @@ fn files_are_counted_in_all_folders() {
     assert_eq!(bytes_below(Path::new("/nowhere/at/all")), 0);
 }
 
-/// Migrations of a VM that runs here, of which libvirt tells nothing but its state.
+/// Migrations of a VM that runs here, of which libvirt reports only the state.
 fn without_libvirt() -> Outgoing {
     let vm = vm_double::running(libvirt::Error::Deadline { call: "none", after: Duration::ZERO });
     Outgoing {

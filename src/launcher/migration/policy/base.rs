@@ -58,7 +58,7 @@ pub(super) struct Base {
     pub movement: Movement,
     pub mode: Mode,
     pub awaited: Option<Awaited>,
-    /// The launcher that made the awaited call is gone; the guest's state tells the outcome.
+    /// The launcher that made the awaited call is gone; the guest's state shows the outcome.
     pub outcome_lost: bool,
     /// The last look.
     pub elapsed: Duration,
@@ -94,7 +94,7 @@ impl Base {
         }
     }
 
-    /// Takes in what is seen. `switches_itself`: a pause that nobody asked for is QEMU's switch-over.
+    /// Takes in what is seen. `switches_itself`: a pause that was not ordered is QEMU's switch-over.
     pub fn observe(&mut self, look: &Look, switches_itself: bool) {
         self.elapsed = look.elapsed;
         if self.resumed == Resumed::ToBe {
@@ -146,7 +146,7 @@ impl Base {
         self.rules.patience != 0 && self.movement.still_for(elapsed) > self.rules.patience
     }
 
-    /// Whether a later launcher has only begun to look, so that it does not know yet what samples tell.
+    /// Whether a later launcher has only begun to look, so that it has no samples yet.
     pub fn is_new_here(&self, elapsed: Duration) -> bool {
         match self.resumed {
             Resumed::Never => false,

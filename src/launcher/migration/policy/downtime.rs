@@ -51,7 +51,7 @@ impl Tuning {
         }
     }
 
-    /// The line that tells of the tuning before it begins.
+    /// The log line before the tuning begins.
     pub fn enabled(&self) -> String {
         format!(
             "downtime tuning enabled: initial={}ms steps={} startAfterIteration={} cooldown={}s ceiling={}ms",
@@ -84,7 +84,7 @@ impl Tuning {
         Some(Step::downtime(to, Purpose::Tune(from, to), reason))
     }
 
-    /// A change has been made; the line that tells of it (asserted by KubeVirt's tests).
+    /// A change has been made; its log line (asserted by KubeVirt's tests).
     pub fn done(&mut self, (from, to): (u64, u64), elapsed: Duration) -> String {
         self.state.set = Some((to, elapsed));
         format!("downtime tuning: max_downtime {from}ms -> {to}ms (ceiling={}ms)", self.ceiling_ms)

@@ -21,7 +21,7 @@ pub(super) struct Legacy {
 enum Help {
     /// Nothing, or not yet.
     None,
-    /// Something, once memory is copied: pausing the guest for as long as its disks take would help nobody.
+    /// Something, once memory is copied: pausing the guest for as long as its disks take would not help.
     AfterDisks,
     /// This.
     Now(Step),

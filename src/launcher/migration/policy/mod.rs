@@ -1,14 +1,14 @@
 //! When to change the downtime, switch to post-copy, pause the guest, or give up (contract/migration.md 7.1 to 7.4).
 //!
-//! A policy knows neither libvirt nor a clock. Whoever runs the migration looks every 400 ms and at each iteration event:
+//! A policy knows neither libvirt nor a clock. Its caller, `monitor`, looks every 400 ms and at each iteration event:
 //!
 //! 1. [`Policy::look`] takes in what is seen and says what is to be done;
 //! 2. [`Policy::saved`] is kept if it has changed, before anything is done;
-//! 3. each step is carried out, in order, and [`Policy::done`] told the outcome;
+//! 3. each step is carried out, in order, and its outcome goes to [`Policy::done`];
 //! 4. [`Policy::mode`] is published if it has changed (with [`Mode::Paused`] the VMI joins those paused on purpose), and
 //!    [`Policy::saved`] kept again.
 //!
-//! A later launcher goes on with [`Policy::restored`]. What only samples can tell (bandwidth, progress, the window of a stall)
+//! A later launcher goes on with [`Policy::restored`]. What only samples show (bandwidth, progress, the window of a stall)
 //! is not saved: it is learnt anew.
 
 mod base;
@@ -75,7 +75,7 @@ pub struct Facts {
     pub paused: bool,
     /// The job has the flag POSTCOPY.
     pub post_copy_armed: bool,
-    /// libvirt tells of iterations; without them there is no stall strategy.
+    /// libvirt reports iterations; without them there is no stall strategy.
     pub iteration_events: bool,
 }
 
@@ -219,7 +219,7 @@ impl Policy {
     }
 
     /// Takes in the outcome of a step of the last look; returns what to log, with libvirt's reason if it failed. A step that
-    /// failed is asked for again. Whether a cancelled job really ends is told by the next look.
+    /// failed is asked for again. The next look shows whether a cancelled job has ended.
     pub fn done(&mut self, step: &Step, succeeded: bool) -> Option<Notice> {
         let base = &mut self.base;
         if matches!(step.order, Order::StartPostCopy | Order::Suspend) {

@@ -60,7 +60,7 @@ impl Step {
         Step { order: Order::Cancel, reason, purpose: Purpose::GiveUp }
     }
 
-    /// What to log before the call. Nothing for what is told once it has succeeded.
+    /// What to log before the call; none for a call that is logged when it has succeeded.
     pub fn announcement(&self) -> Option<Notice> {
         let reason = &self.reason;
         match (self.order, self.purpose) {
@@ -86,7 +86,7 @@ impl Step {
             (Order::SetMaxDowntime(_), _) => Some(Notice::Warning("setting max downtime failed".into())),
             (Order::StartPostCopy, _) => Some(Notice::Warning("starting post-copy failed".into())),
             (Order::Suspend, _) => Some(Notice::Warning("pausing the guest failed".into())),
-            // The abort tells its outcome itself.
+            // The abort logs its outcome itself.
             (Order::Cancel, _) => None,
         }
     }

@@ -1,4 +1,4 @@
-//! The main line in a world that is told what happens, in paused time.
+//! The main line with scripted inputs, in paused time.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -23,7 +23,7 @@ struct World {
     asked: AtomicUsize,
     kills: AtomicUsize,
     hooks: AtomicUsize,
-    /// How often the launcher stayed for virt-handler's last calls, and left without having told it.
+    /// How often the launcher stayed for virt-handler's last calls, and left without its acknowledgement.
     stayed: AtomicUsize,
     untold: AtomicUsize,
     /// There has never been a virt-handler.
@@ -75,7 +75,7 @@ impl World {
         (self.asked.load(Ordering::SeqCst), self.kills.load(Ordering::SeqCst))
     }
 
-    /// How often virt-handler's last calls were waited for, and how often it was left without being told.
+    /// How often virt-handler's last calls were waited for, and how often the launcher left without its acknowledgement.
     fn told(&self) -> (usize, usize) {
         (self.stayed.load(Ordering::SeqCst), self.untold.load(Ordering::SeqCst))
     }
@@ -85,7 +85,7 @@ impl World {
     }
 
     async fn run_with(&self, core: CoreTasks, grace: u64) -> (Ending, Duration) {
-        let watched = Watched {
+        let watched = Inputs {
             signalled: self.signalled.subscribe(),
             mark_told: self.mark_told.subscribe(),
             end_ordered: self.end_ordered.subscribe(),
@@ -111,7 +111,7 @@ fn core() -> CoreTasks {
     CoreTasks { publisher: task(), guest_poller: task(), driver: task() }
 }
 
-impl Orders for World {
+impl ShutdownActions for World {
     fn virt_handler_is_there(&self) -> bool {
         self.virt_handler
     }

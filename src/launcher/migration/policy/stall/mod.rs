@@ -138,7 +138,7 @@ impl Stall {
         if estimate <= scaled(rules.ceiling_ms, self.settings.possible_factor) {
             return Some(Step::downtime(rules.ceiling_ms, Purpose::SwitchOver, reason("")));
         }
-        // Whoever set no limit wants no abort.
+        // Without a limit no abort is wanted.
         base.clock.acceptable?;
         Some(Step::cancel(reason(&format!(", at most {} ms are allowed", rules.ceiling_ms))))
     }

@@ -119,7 +119,7 @@ mod tests {
             (vec![(0, 1000), (20, 500), (59, 490)], None),
             (vec![(0, 1000), (20, 500), (60, 479)], None),
             (vec![(0, 1000), (20, 500), (60, 480)], Some(480)),
-            // Values that are no new minimum are no candidates.
+            // Only a new minimum is a candidate.
             (vec![(0, 1000), (5, 2000), (50, 1500)], Some(1000)),
         ] {
             assert_eq!(window(&records).pop().unwrap(), last, "{records:?}");

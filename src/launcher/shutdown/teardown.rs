@@ -1,4 +1,4 @@
-//! The launcher's main line as it really is, and the end (contract/lifecycle.md 7, 8.3): what [`lifecycle`] orders is done
+//! Runs the launcher's main line and takes everything down (contract/lifecycle.md 7, 8.3): what [`lifecycle`] orders is done
 //! here, and then everything is taken down.
 
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::core_tasks::CoreTasks;
-use super::lifecycle::{self, Ending, Orders, Watched};
+use super::lifecycle::{self, Ending, Inputs, ShutdownActions};
 use super::termination_message;
 use crate::cmd::{Activity, SocketPaths};
 use crate::domain::Domain;
@@ -31,7 +31,7 @@ pub(crate) struct Launcher {
     pub(crate) config: Arc<Config>,
     pub(crate) timings: Timings,
     pub(crate) vm: Vm,
-    pub(crate) watched: Watched,
+    pub(crate) watched: Inputs,
     pub(crate) core: CoreTasks,
     pub(crate) publications: Publications,
     pub(crate) daemons: RunningDaemons,
@@ -63,7 +63,7 @@ impl Launcher {
     /// Waits for the VM's end and takes everything down.
     pub(crate) async fn run_to_the_end(self) -> Ending {
         let config = &self.config;
-        let orders = VmOrders {
+        let orders = VmShutdownActions {
             vm: self.vm.clone(),
             notify_socket: notify::socket_below(&config.kubevirt_share_dir),
             was_heard: self.virt_handler_was_heard,
@@ -112,7 +112,7 @@ impl Launcher {
     }
 }
 
-struct VmOrders {
+struct VmShutdownActions {
     vm: Vm,
     notify_socket: PathBuf,
     /// A previous launcher has heard of virt-handler.
@@ -124,14 +124,14 @@ struct VmOrders {
     outbox: Outbox,
     publications: Publications,
     about: InvolvedObject,
-    /// How often the hypervisor itself was told to end, past libvirt.
+    /// How often the hypervisor itself was signalled, past libvirt.
     kills: AtomicU32,
 }
 
 /// After so many requests to end that a hypervisor did not hear, it is killed.
 const PATIENCE: u32 = 10;
 
-impl VmOrders {
+impl VmShutdownActions {
     /// Says why the launcher leaves without its VM: in the pod's termination message and as an event of the VMI.
     fn say_why(&self, reason: &str, message: String) {
         termination_message::write(Path::new(termination_message::TERMINATION_LOG), &message);
@@ -144,7 +144,7 @@ impl VmOrders {
     }
 }
 
-impl Orders for VmOrders {
+impl ShutdownActions for VmShutdownActions {
     fn virt_handler_is_there(&self) -> bool {
         self.notify_socket.exists()
     }

@@ -31,7 +31,7 @@ pub struct Intervals {
     /// The agent itself.
     pub version: Duration,
     /// Freeze status. None: 5 s while the file systems are frozen, up to `version` while not; an agent freezes nothing by
-    /// itself, and who has given it an order says so ([`Interest::freeze_status`]).
+    /// itself, and its callers report their orders ([`Interest::freeze_status`]).
     pub fsfreeze_status: Option<Duration>,
 }
 
@@ -51,8 +51,8 @@ pub enum Question {
 /// Interfaces, operating system, host name and time zone.
 pub(super) const SYSTEM: u32 = guest_info::INTERFACES | guest_info::OS | guest_info::HOSTNAME | guest_info::TIMEZONE;
 
-/// A question and its rhythm.
-pub(super) struct Worker {
+/// A question and when it is due.
+pub(super) struct Task {
     pub(super) question: Question,
     shortest: Duration,
     longest: Duration,
@@ -61,26 +61,26 @@ pub(super) struct Worker {
     due: Instant,
     /// There can be reasons to ask often.
     watches: bool,
-    /// The last try failed, and was told.
+    /// The last try failed, and was logged.
     pub(super) failed: bool,
 }
 
-impl Worker {
+impl Task {
     fn new(question: Question, interval: Duration) -> Self {
-        Worker::between(question, FIRST_PAUSE.min(interval), interval, false)
+        Task::between(question, FIRST_PAUSE.min(interval), interval, false)
     }
 
     /// At the flag's interval, else as often as there is reason to.
     fn watching(question: Question, flag: Option<Duration>, shortest: Duration, longest: Duration) -> Self {
         match flag {
-            Some(interval) => Worker::new(question, interval),
-            None => Worker::between(question, shortest.min(longest), longest, true),
+            Some(interval) => Task::new(question, interval),
+            None => Task::between(question, shortest.min(longest), longest, true),
         }
     }
 
     fn between(question: Question, shortest: Duration, longest: Duration, watches: bool) -> Self {
         let pause = FIRST_PAUSE.min(longest);
-        Worker { question, shortest, longest, pause, due: Instant::now(), watches, failed: false }
+        Task { question, shortest, longest, pause, due: Instant::now(), watches, failed: false }
     }
 
     pub(super) fn restart(&mut self) {
@@ -110,45 +110,45 @@ impl Worker {
 }
 
 /// All questions, and whether the agent has said which of them it can be asked.
-pub(super) struct Round {
-    pub(super) workers: [Worker; 6],
-    /// It has told of itself since the round began.
+pub(super) struct Schedule {
+    pub(super) tasks: [Task; 6],
+    /// The agent has answered [`Question::Agent`] since the schedule began.
     pub(super) introduced: bool,
 }
 
-impl Round {
-    /// In the order of a first round. virt-handler is told of an agent once it has told of itself, and of the guest's system
-    /// next; besides, an agent that has told its commands can be asked for several things at once.
+impl Schedule {
+    /// In the order in which a new agent is asked. virt-handler sees an agent as connected once it has answered the first
+    /// question, and then reads the guest's system; besides, the list of its commands allows to ask several things at once.
     pub(super) fn new(intervals: Intervals) -> Self {
         let Intervals { sys, file, user, version, fsfreeze_status } = intervals;
-        let workers = [
-            Worker::new(Question::Agent, version),
-            Worker::new(Question::Info(SYSTEM), sys),
-            Worker::watching(Question::FreezeStatus, fsfreeze_status, FREEZE_STATUS, version),
-            Worker::new(Question::Filesystems, file),
-            Worker::watching(Question::Info(guest_info::USERS), user, USERS, sys),
-            Worker::new(Question::Info(guest_info::LOAD), sys),
+        let tasks = [
+            Task::new(Question::Agent, version),
+            Task::new(Question::Info(SYSTEM), sys),
+            Task::watching(Question::FreezeStatus, fsfreeze_status, FREEZE_STATUS, version),
+            Task::new(Question::Filesystems, file),
+            Task::watching(Question::Info(guest_info::USERS), user, USERS, sys),
+            Task::new(Question::Info(guest_info::LOAD), sys),
         ];
-        Round { workers, introduced: false }
+        Schedule { tasks, introduced: false }
     }
 
     /// Everything anew: a new agent may know other commands, and a frozen one had refused most of them.
     pub(super) fn begin(&mut self) {
-        self.workers.iter_mut().for_each(Worker::restart);
+        self.tasks.iter_mut().for_each(Task::restart);
         self.introduced = false;
     }
 
-    pub(super) fn each(&mut self, question: Question, change: fn(&mut Worker)) {
-        self.workers.iter_mut().filter(|worker| worker.question == question).for_each(change);
+    pub(super) fn each(&mut self, question: Question, change: fn(&mut Task)) {
+        self.tasks.iter_mut().filter(|task| task.question == question).for_each(change);
     }
 
     /// What is due next. To wait for what is due soon after a question costs more than to ask it now.
     pub(super) fn next(&self, last: Instant) -> Option<(Instant, Question)> {
         let (now, others) = (Instant::now(), last.elapsed() < TOGETHER);
-        let when = |worker: &Worker| match others && worker.earliest() <= now {
-            true => worker.due.min(now),
-            false => worker.due,
+        let when = |task: &Task| match others && task.earliest() <= now {
+            true => task.due.min(now),
+            false => task.due,
         };
-        self.workers.iter().map(|worker| (when(worker), worker.question)).min_by_key(|(when, _)| *when)
+        self.tasks.iter().map(|task| (when(task), task.question)).min_by_key(|(when, _)| *when)
     }
 }

@@ -124,7 +124,7 @@ mod tests {
         wanted.send_replace(Some(8));
         tokio::task::yield_now().await;
         assert!(!*deletion_told.borrow());
-        // Nobody publishes any more; what was published can still be acknowledged.
+        // The publisher has ended; what it published can still be acknowledged.
         drop(wanted);
         acknowledged.send_replace(8);
         deletion_told.wait_for(|told| *told).await.unwrap();
