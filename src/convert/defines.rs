@@ -168,7 +168,7 @@ fn placeholders(context: &Context<'_>) -> Result<u32, ConvertError> {
     } else {
         4
     };
-    // Fewer slots than interfaces, and less than none, are no placeholder, as with the original.
+    // Fewer slots than interfaces, or a negative number, give no placeholder, as with the original.
     Ok(u32::try_from(wanted.max(0) - interfaces).unwrap_or_default())
 }
 

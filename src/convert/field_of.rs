@@ -28,7 +28,7 @@ const TEXTS: &[(&str, &str)] = &[
     ("Address space limit", "spec.domain.memory"),
 ];
 
-/// Path of the field that the text is about, if that can be told.
+/// Path of the field that the text is about, if that can be found.
 pub fn field_of(vmi: &VirtualMachineInstance, text: &str) -> Option<String> {
     device(vmi, text).or_else(|| feature(vmi, text)).or_else(|| {
         let (_, field) = TEXTS.iter().find(|(known, _)| text.contains(known))?;

@@ -76,7 +76,7 @@ fn most_vcpus(vmi: &VirtualMachineInstance, arch: Arch) -> u32 {
     }
 }
 
-/// Most cores, and most threads, of a socket that the machine's SMBIOS tables can tell of: QEMU refuses to start where they
+/// Most cores, and most threads, of a socket that the machine's SMBIOS tables can hold: QEMU refuses to start where they
 /// are those of SMBIOS 2.
 pub(super) fn most_in_socket(machine: &str) -> u32 {
     let of_type = machine.strip_prefix("pc-q35-").or_else(|| machine.strip_prefix("pc-i440fx-"));
@@ -98,7 +98,7 @@ pub fn memory_bytes(path: &str, quantity: &Quantity) -> Result<u64, ConvertError
     u64::try_from(quantity.value()).map_err(|_| ConvertError::field(path, format!("{quantity} is less than 0 bytes")))
 }
 
-/// Whole bytes of memory; `path` is the field that has them. What is no whole number is rounded up, less one, as the
+/// Whole bytes of memory; `path` is the field that has them. What is not a whole number is rounded up, less one, as the
 /// original does.
 pub(super) fn memory(path: &str, quantity: &Quantity) -> Result<i64, ConvertError> {
     // A quantity of more than 64 bits reads as the largest or least number of 64 bits: too much, or less than nothing.
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn memory_that_no_address_reaches_is_refused() {
         let bytes = |text: &str| memory("f", &Quantity::parse(text).unwrap()).map_err(|error| error.to_string());
-        // As the original counts what is no whole number of 64 bits to it.
+        // As the original counts what is not a whole number of 64 bits to it.
         assert_eq!((bytes("2Pi"), bytes("4Pi"), bytes("1n")), (Ok((1 << 51) - 1), Ok((1 << 52) - 1), Ok(0)));
         for text in ["4194305Gi", "8Ei", "9223372036854775808", "1e40"] {
             assert!(bytes(text).unwrap_err().starts_with("f: "), "{text}");

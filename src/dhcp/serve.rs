@@ -247,7 +247,7 @@ mod tests {
         packet[..8].copy_from_slice(&[1, 1, 6, 0, 1, 2, 3, 4]);
         packet[236..].copy_from_slice(&[99, 130, 83, 99]);
         packet.extend([53, 1, 1, 255]);
-        // What is no request does not stop the server.
+        // A packet that is not a request does not stop the server.
         client.send(b"noise").await.unwrap();
         client.send(&packet).await.unwrap();
         let mut answer = [0; 1500];

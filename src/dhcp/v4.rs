@@ -1,4 +1,4 @@
-//! DHCPv4 (RFC 2131, 2132, 3396, 3397, 3442): what a guest is told, packets in and out. No sockets here.
+//! DHCPv4 (RFC 2131, 2132, 3396, 3397, 3442): a guest's lease, packets in and out. No sockets here.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -68,7 +68,7 @@ pub struct Extra {
     pub private: Vec<(i64, String)>,
 }
 
-/// The guest's address and everything it is told with it.
+/// The guest's address and the options that come with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
     /// Only this client is answered; anyone if absent.
@@ -146,7 +146,7 @@ impl Server {
         Ok(Server { client_mac: lease.client_mac.clone(), client: lease.client, server: lease.server, options })
     }
 
-    /// The answer to a packet from `source`; `None` for one that is not for this server, or is no request of a lease.
+    /// The answer to a packet from `source`; `None` for one that is not for this server, or is not a request of a lease.
     pub fn answer(&self, packet: &[u8], source: SocketAddrV4) -> Option<Answer> {
         let request = Request::read(packet)?;
         let is_ours = self.client_mac.as_deref().is_none_or(|mac| mac == request.hardware_address);
@@ -204,7 +204,7 @@ struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// `None` for everything that is no whole DHCP request.
+    /// `None` for everything that is not a whole DHCP request.
     fn read(packet: &'a [u8]) -> Option<Self> {
         let (length, flags) = (usize::from(*packet.get(2)?), *packet.get(10)?);
         if *packet.first()? != REQUEST || length > 16 || packet.get(236..HEADER)? != COOKIE {
@@ -266,7 +266,7 @@ fn search(domains: &[String]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for domain in domains {
         let Some(name) = dns_name(domain) else {
-            tracing::warn!("DHCP: search domain {domain:?} is not valid, the guest is not told of it");
+            tracing::warn!("DHCP: search domain {domain:?} is not valid, it is not sent to the guest");
             continue;
         };
         bytes.extend(name);

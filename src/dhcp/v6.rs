@@ -31,7 +31,7 @@ mod message {
     pub(super) const INFORMATION: u8 = 11;
 }
 
-/// A server for one client, whoever it is: behind a masquerading bridge there is only the guest.
+/// A server for one client of any identity: behind a masquerading bridge there is only the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
     /// The guest's address.
@@ -43,7 +43,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// The answer to a packet; `None` for one that is no request, or is for another server.
+    /// The answer to a packet; `None` for one that is not a request, or is for another server.
     pub fn answer(&self, packet: &[u8]) -> Option<Vec<u8>> {
         let request = Request::read(packet)?;
         let duid = [DUID_LL_ETHERNET.as_slice(), &self.server_mac].concat();

@@ -121,7 +121,7 @@ pub struct FsFreeze {
     pub status: String,
 }
 
-/// What the guest's panic device told.
+/// What the guest's panic device reported.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub struct GuestPanicInfo {

@@ -42,7 +42,7 @@ elements! {
         evmcs: Option<FeatureState> = "EVMCS" [child "evmcs"];
     }
 
-    /// `features/hyperv/spinlocks`: retries before the hypervisor is told.
+    /// `features/hyperv/spinlocks`: retries before the hypervisor is notified.
     pub struct FeatureSpinlocks {
         state: String = "State" [attr? "state"];
         retries: Option<u32> = "Retries" [attr "retries"];

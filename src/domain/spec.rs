@@ -7,7 +7,7 @@ use crate::domain::{
 };
 
 elements! {
-    /// `<domain>`: everything libvirt is told about the VM.
+    /// `<domain>`: the VM's whole description for libvirt.
     ///
     /// `xml_ns` and `qemu_cmd` go out but are never read back; see [`DomainSpec::round_trip`].
     pub struct DomainSpec {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// `Status.Status`: what the VM is doing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum LifeCycle {
-    /// Not told; the original's empty text.
+    /// Not known; the original's empty text.
     #[default]
     #[serde(rename = "")]
     Unset,
@@ -42,7 +42,7 @@ impl LifeCycle {
 /// `Status.Reason`: why the VM is in its state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum StateReason {
-    /// Not told, or a reason of a listed state that the original does not name; the empty text.
+    /// Not known, or a reason of a listed state that the original does not name; the empty text.
     #[default]
     #[serde(rename = "")]
     Unset,

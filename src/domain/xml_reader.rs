@@ -13,7 +13,7 @@ use crate::domain::{DomainSpec, QEMU_NAMESPACE};
 /// Deeper than any domain document; a deeper one is an attempt on the stack.
 const MAX_DEPTH: usize = 64;
 
-/// Why a text is no domain document.
+/// Why a text is not a domain document.
 #[derive(Debug, thiserror::Error)]
 pub enum XmlError {
     /// Not well-formed.

@@ -25,7 +25,7 @@ use super::{Target, Timings};
 const ALPN: &[u8] = b"h2";
 /// HTTPS.
 const PORT: u16 = 443;
-/// Bytes that the server may send before it is told to go on; it sends requests, which are short.
+/// The receive window in bytes; the server sends requests, which are short.
 const WINDOW: u32 = 256 << 10;
 /// Longest header of an answer, in bytes; h2 itself would take 16 MiB.
 const LONGEST_HEADER: u32 = 16 << 10;
@@ -254,7 +254,7 @@ impl AsyncRead for Tunnelled {
         let taken = self.rest.len().min(into.remaining());
         into.put_slice(self.rest.get(..taken).unwrap_or_default());
         self.rest.advance(taken);
-        // Only what has been read makes room for more. Fails if the stream has been reset: the next read tells.
+        // Only what has been read makes room for more. Fails if the stream has been reset; the next read returns that.
         let _ = self.received.flow_control().release_capacity(taken);
         Poll::Ready(Ok(()))
     }
@@ -310,7 +310,7 @@ mod tests {
         let (key, certificate) = pair();
         let authority = certificate.clone();
         let good = Target { address: "[::1]:443".into(), server_name: "export".into(), key, certificate, authority };
-        // Base64 of what is no certificate.
+        // Base64 of what is not a certificate.
         let odd = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         for (wrong, expected) in [
             (Target { address: "a b".into(), ..good.clone() }, "exportServerAddr: invalid uri character"),

@@ -33,7 +33,7 @@ impl Kind {
     }
 }
 
-/// What both a status of `base:allocation` and one of a dirty bitmap tell of. Their bits 0 mean different things (a hole, a
+/// What both a status of `base:allocation` and one of a dirty bitmap cover. Their bits 0 mean different things (a hole, a
 /// change): the hole is left out. The two may end at different places; the rest is to be asked for again.
 pub fn merged(allocation: &[Part], dirty: &[Part]) -> Vec<Part> {
     let (mut allocation, mut dirty) = (allocation.iter().copied(), dirty.iter().copied());
@@ -119,7 +119,7 @@ mod tests {
     fn a_bitmap_is_merged_with_the_zeroes_and_not_with_the_holes() {
         let allocation = parts(&[(100, 0), (100, 3), (50, 1)]);
         let dirty = parts(&[(150, 1), (200, 0)]);
-        // The bitmap's status goes further: what only one tells of is left out.
+        // The bitmap's status goes further: what only one covers is left out.
         assert_eq!(merged(&allocation, &dirty), parts(&[(100, 1), (50, 3), (50, 2), (50, 0)]));
         assert_eq!(merged(&allocation, &[]), []);
     }

@@ -33,7 +33,7 @@ use crate::proto::nbd::nbd_server::NbdServer;
 /// Most calls at once; each has a connection to QEMU, and about a MiB on its way. Who calls more waits: that is HTTP/2's rule.
 const CALLS: u32 = 16;
 
-/// Who is to have the backup, as BackupOptions says it. It has no Debug: the key is nobody's business.
+/// Who is to have the backup, as BackupOptions says it. It has no Debug: the key must not be logged.
 #[derive(Clone)]
 pub struct Target {
     /// `host:port`.
@@ -109,7 +109,7 @@ impl Drop for Tunnel {
 
 impl Tunnel {
     /// Exports what is served at `socket` to `target` until `gone` is done, which is when the socket has been removed.
-    /// A target that cannot be used is told in the log and is the tunnel's end: no other attempt would fare better, and who
+    /// A target that cannot be used is logged and ends the tunnel: no other attempt would fare better, and who
     /// asks again with a better one must find the place free.
     pub fn start(
         target: Target,

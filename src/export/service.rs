@@ -37,7 +37,7 @@ enum CallError {
     Nbd(#[from] NbdError),
     #[error("offset {offset} is beyond export size {size}")]
     Offset { offset: u64, size: u64 },
-    /// Nobody is told: who called does not listen any more.
+    /// It is not reported: the client has gone.
     #[error("the caller is gone")]
     CallerGone,
 }
@@ -61,7 +61,7 @@ impl Nbd for NbdService {
     }
 }
 
-/// The messages of `work`, and its error as the last. `work` ends when nobody listens any more.
+/// The messages of `work`, and its error as the last. `work` ends when the client has gone.
 fn streamed<T: Send + 'static, F>(work: impl FnOnce(Messenger<T>) -> F) -> Response<ReceiverStream<Result<T, Status>>>
 where
     F: Future<Output = Result<(), CallError>> + Send + 'static,
@@ -112,7 +112,7 @@ impl NbdService {
         let mut messages = Messages::new(kind, offset);
         while messages.next_offset() < end {
             let at = messages.next_offset();
-            // Each status tells of one byte at least, so this ends.
+            // Each status covers one byte at least, so this ends.
             let parts = match client.status(at, end.saturating_sub(at)).await?.as_slice() {
                 [allocation, dirty] => merged(allocation, dirty),
                 [allocation] => allocation.clone(),

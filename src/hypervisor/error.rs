@@ -45,7 +45,7 @@ pub enum CatalogueError {
         /// What is wrong with it.
         problem: String,
     },
-    /// Nobody knows this hypervisor.
+    /// The catalogue has no hypervisor of this name.
     #[error("unknown hypervisor {name:?}; known are {known}")]
     Unknown {
         /// The name asked for.

@@ -195,7 +195,7 @@ impl FeatureTable {
         Ok(table)
     }
 
-    /// The rules of one hypervisor; none for a hypervisor that nobody described.
+    /// The rules of one hypervisor; none for a hypervisor without an entry.
     pub fn of(&self, hypervisor: &str) -> &[Feature] {
         self.features.get(hypervisor).map(Vec::as_slice).unwrap_or_default()
     }

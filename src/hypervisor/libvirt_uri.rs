@@ -1,9 +1,9 @@
-//! Connection URIs of the catalogue against what libvirt makes of them: whoever connects names the mode that the daemon
+//! Connection URIs of the catalogue against what libvirt makes of them: a client names the mode that the daemon
 //! runs in, and its socket.
 
 use std::path::{Path, PathBuf};
 
-/// Drivers whose daemons know system mode alone, whoever runs them.
+/// Drivers whose daemons know system mode only, also for other users than root.
 const SYSTEM_ONLY: &[&str] = &["lxc", "xen", "vz", "openvz", "bhyve"];
 
 /// A mode of a libvirt daemon, which the path of a URI names.

@@ -49,7 +49,7 @@ pub(super) fn extend(
         }
     }
     if changed.is_empty() {
-        return Err(fault("hypervisors".into(), "there is no hypervisor in it".into()));
+        return Err(fault("hypervisors".into(), "the list is empty".into()));
     }
     settle_aliases(&builtin, &mut entries, &changed).map_err(|(name, problem)| CatalogueError::Field {
         file: file.to_owned(),
@@ -236,7 +236,7 @@ mod tests {
         for (text, words) in [
             ("", &["x.yaml", "must be a map"][..]),
             ("hypervisors:\n", &["hypervisors: must be a map"]),
-            ("hypervisors: {}\n", &["hypervisors: there is no hypervisor"]),
+            ("hypervisors: {}\n", &["hypervisors: the list is empty"]),
             ("hypervisors: [qemu-kvm]\n", &["hypervisors: must be a map"]),
             ("kind: X\nhypervisors: {}\n", &["x.yaml: kind: unknown field"]),
             ("hypervisors: { kvm: { vcpuRegexx: a } }", &["hypervisors.kvm", "unknown field `vcpuRegexx`"]),

@@ -31,8 +31,8 @@ pub struct VmSetup {
     pub owner: (u32, u32),
 }
 
-/// Where a daemon in session mode looks for the virtlogd that it starts by itself when nobody listens at virtlogd's socket.
-/// Nobody would look after that one, and it would keep the launcher's own from coming back until two minutes after its last
+/// Where a daemon in session mode looks for the virtlogd that it starts by itself when virtlogd's socket has no listener.
+/// That virtlogd would not be supervised, and it would keep the launcher's own from coming back until two minutes after its last
 /// client. So it is to find none.
 const VIRTLOGD_PATH: &str = "VIRTLOGD_PATH";
 

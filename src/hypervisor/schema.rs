@@ -47,7 +47,7 @@ pub struct Entry {
 
 impl Entry {
     /// libvirt's name for the domain `<namespace>_<name>`: itself, or where it is too long for the driver, what fits of
-    /// its beginning, for a person, and a digest that tells names of the same beginning apart.
+    /// its beginning, for a person, and a digest that distinguishes names of the same beginning.
     pub fn domain_name(&self, name: &str) -> String {
         let Some(limit) = self.launcher.domain_name_limit.filter(|limit| name.len() > *limit) else {
             return name.to_owned();
@@ -201,7 +201,7 @@ pub struct DaemonRestart {
 }
 
 impl Default for DaemonRestart {
-    /// The first restart comes at once as far as a person can tell, since nothing works without the daemon; the pause grows
+    /// The first restart comes at once, since nothing works without the daemon; the pause grows
     /// to the original's second (contract/lifecycle.md 4.3). The VM runs on without it, so that there is time for many
     /// attempts: about two minutes of them.
     fn default() -> Self {
@@ -217,7 +217,7 @@ impl Default for DaemonRestart {
 }
 
 impl From<DaemonRestart> for RestartPolicy {
-    /// Numbers that are no durations (negative, not finite) count as nothing.
+    /// Numbers that are not durations (negative, not finite) count as 0.
     fn from(data: DaemonRestart) -> Self {
         let seconds = |number| Duration::try_from_secs_f64(number).unwrap_or_default();
         RestartPolicy {

@@ -62,7 +62,7 @@ pub(super) async fn answer<T>(
     }
 }
 
-/// An answer is a refusal if it says so and says why; virt-handler reads it the same way.
+/// An answer is a refusal if it has no success and a message; virt-handler reads it the same way.
 pub(super) fn check(call: &'static str, response: Option<Response>) -> Result<(), CallError> {
     match response {
         Some(Response { success: false, message }) if !message.is_empty() => Err(CallError::Refused { call, message }),

@@ -78,7 +78,7 @@ impl fmt::Display for Failure<'_> {
                 write!(to, "--copy-path {}: {length} bytes, more than {LONGEST_PATH}", Text(path))
             }
             Failure::Call { what, copy_path, errno } => {
-                // SAFETY: the C library returns a text for every number; nobody else asks for one meanwhile.
+                // SAFETY: the C library returns a text for every number; this program has one thread.
                 let reason = unsafe { CStr::from_ptr(libc::strerror(*errno)) };
                 write!(to, "cannot {what} {}.sock: {} (os error {errno})", Text(copy_path), Text(reason))
             }
@@ -110,7 +110,7 @@ impl Write for Stderr {
     }
 }
 
-/// Best effort: there is nobody to tell that nobody reads.
+/// Best effort: a missing reader cannot be reported.
 fn print(descriptor: c_int, bytes: &[u8]) {
     // SAFETY: the pointer and the length are of one slice.
     let _ = unsafe { libc::write(descriptor, bytes.as_ptr().cast(), bytes.len()) };
@@ -283,7 +283,7 @@ fn accept_all(listener: c_int) -> Result<(), c_int> {
         let accepted =
             unsafe { libc::accept4(listener, core::ptr::null_mut(), core::ptr::null_mut(), libc::SOCK_CLOEXEC) };
         match answer(accepted) {
-            // SAFETY: the descriptor is new and nobody else's.
+            // SAFETY: the descriptor is new and has no other owner.
             Ok(connection) => drop(answer(unsafe { libc::close(connection) })),
             Err(libc::EAGAIN) => return Ok(()),
             Err(libc::EINTR | libc::ECONNABORTED) => {}

@@ -37,7 +37,7 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
     }
 }
 
-/// What the exchange tells of itself.
+/// The log of the exchange.
 enum Told {
     /// What it is about to do.
     Step(&'static str),
@@ -95,7 +95,7 @@ mod tests {
         assert_eq!(given_up(&path, xml()), "cannot read the launcher's answer within 0.1 s");
         let (libvirt, _open) = UnixStream::pair().unwrap();
         assert_eq!(given_up(&path, libvirt), "cannot read libvirt's XML within 0.1 s");
-        // Nobody accepts, and the queue of those who wait is full of the first.
+        // The listener does not accept, and its queue is full with the first client.
         // SAFETY: the descriptor is open; listening again changes the queue's length alone.
         assert_eq!(unsafe { libc::listen(std::os::fd::AsRawFd::as_raw_fd(&listener), 0) }, 0);
         assert_eq!(given_up(&path, xml()), "cannot connect to the launcher within 0.1 s");

@@ -73,7 +73,7 @@ impl VirtualMachineInstanceSpec {
     }
 
     /// Fails if the VMI itself carries more cloud-init data than the API server lets through. In a cluster nothing of
-    /// the kind arrives; a VMI from a file has passed nobody else.
+    /// the kind arrives; a VMI from a file has not passed them.
     pub fn check_cloud_init_size(&self) -> Result<(), String> {
         let Some((_, volume, source)) = self.volumes.iter().find_map(source_of) else { return Ok(()) };
         let fields = [
@@ -100,7 +100,7 @@ fn source_of(volume: &Volume) -> Option<(CloudInitKind, &Volume, &CloudInitSourc
         .or_else(|| volume.cloud_init_config_drive.as_ref().map(|source| (CloudInitKind::ConfigDrive, volume, source)))
 }
 
-/// Line breaks are no part of the alphabet, and `base64` of a shell makes them every 76 characters.
+/// Line breaks are not in the alphabet, and `base64` of a shell makes them every 76 characters.
 fn decoded(encoded: &str) -> Result<Vec<u8>, base64::DecodeError> {
     let one_line: String = encoded.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
     base64::engine::general_purpose::STANDARD.decode(one_line)

@@ -125,7 +125,7 @@ api! {
         passt_binding: Option<Object>,
     }
 
-    /// What the guest is told by DHCP.
+    /// DHCP options for the guest.
     DhcpOptions {
         boot_file_name: String,
         tftp_server_name: String,

@@ -85,7 +85,7 @@ pub fn documents(text: &str) -> Result<Vec<Node>, SyntaxError> {
     match json::documents(text) {
         // JSON is YAML but for a few escapes, and only the YAML reader knows lines.
         Ok(plain) => Ok(build::documents(text).ok().filter(|placed| same(placed, &plain)).unwrap_or(plain)),
-        // A mistake in JSON is told best by a JSON reader.
+        // A JSON reader reports a mistake in JSON best.
         Err(error) => build::documents(text).map_err(|_| error),
     }
 }

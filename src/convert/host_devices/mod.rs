@@ -57,7 +57,7 @@ impl Entry<'_> {
     }
 }
 
-/// How a list of device entries is told apart from the others.
+/// What identifies a list of device entries.
 struct List {
     /// Where it stands in the VMI.
     path: &'static str,

@@ -17,7 +17,7 @@ elements! {
         path: String = "Path" [attr "path"];
     }
 
-    /// `channel/target`: guest side of a channel; `state` tells whether the guest has opened it.
+    /// `channel/target`: guest side of a channel; `state` says whether the guest has opened it.
     pub struct ChannelTarget {
         name: String = "Name" [attr? "name"];
         type_: String = "Type" [attr "type"];

@@ -229,7 +229,7 @@ mod tests {
     fn partners_give_a_live_disk_away_once() {
         let live = [disk("ua-a", "/a", "vda")];
         assert_eq!(disk_partners(&[disk("ua-a", "/a", ""), disk("ua-a", "/a", "")], &live), [Some(0), None]);
-        // Whoever has the alias goes before whoever has the data.
+        // A disk with the alias goes before one with the data.
         assert_eq!(disk_partners(&[disk("ua-b", "/a", ""), disk("ua-a", "/b", "")], &live), [None, Some(0)]);
         // libvirt's own alias is not a volume's name.
         assert_eq!(disk_partners(&[disk("ua-net0", "/n", "")], &[disk("net0", "/m", "")]), [None]);

@@ -20,7 +20,7 @@ use tokio::net::UnixStream;
 use reply::Chunk;
 use wire::command;
 
-/// The meta context that tells holes and zeroes.
+/// The meta context of holes and zeroes.
 pub const BASE_ALLOCATION: &str = "base:allocation";
 /// Before the name of a dirty bitmap; what QEMU calls its meta context.
 pub const DIRTY_BITMAP: &str = "qemu:dirty-bitmap:";
@@ -50,7 +50,7 @@ impl Default for Deadlines {
 /// Why an export cannot be had or read.
 #[derive(Debug, thiserror::Error)]
 pub enum NbdError {
-    /// Nobody serves there.
+    /// The socket has no server.
     #[error("failed to connect to {path}: {source}")]
     Connect {
         /// The socket.
@@ -149,7 +149,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     }
 
     /// What the export holds from `offset` on, for each meta context in the order they were asked for. The answer covers
-    /// at least one byte and at most `length`, and each context may be told of to another end.
+    /// at least one byte and at most `length`, and the contexts may cover different lengths.
     pub async fn status(&mut self, offset: u64, length: u64) -> Result<Vec<Vec<Part>>, NbdError> {
         let (what, deadline) = ("BLOCK_STATUS", self.within);
         let length = length.min(self.size.saturating_sub(offset)).min(LONGEST_STATUS);
@@ -188,7 +188,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         let answer = async {
             let cookie = self.request(command::READ, offset, length).await?;
             let mut found = vec![0; length as usize];
-            // The protocol forbids chunks that overlap; with that, the sum tells whether all was there.
+            // The protocol forbids chunks that overlap; with that, the sum shows whether all was there.
             let mut had: u64 = 0;
             loop {
                 let (chunk, done) = reply::read(&mut self.stream, cookie, length).await?;

@@ -63,7 +63,9 @@ pub async fn negotiate<S: AsyncRead + AsyncWrite + Unpin>(
 async fn greet<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut BufReader<S>) -> Result<(), NbdError> {
     let (first, second) = (stream.read_u64().await?, stream.read_u64().await?);
     if (first, second) != (wire::SERVER, wire::OPTION) {
-        return Err(NbdError::Protocol(format!("{first:#018x} {second:#018x} is no greeting of a newstyle server")));
+        return Err(NbdError::Protocol(format!(
+            "{first:#018x} {second:#018x} is not the greeting of a newstyle server"
+        )));
     }
     let offered = stream.read_u16().await?;
     if offered & wire::FIXED_NEWSTYLE == 0 {

@@ -54,7 +54,7 @@ pub async fn read<S: AsyncRead + Unpin>(stream: &mut S, cookie: u64, most: u32) 
         };
     }
     if magic != wire::STRUCTURED_REPLY {
-        return protocol(format!("{magic:#010x} is no reply"));
+        return protocol(format!("{magic:#010x} is not a reply"));
     }
     let (flags, kind) = (stream.read_u16().await?, stream.read_u16().await?);
     let (about, length) = (stream.read_u64().await?, stream.read_u32().await?);

@@ -84,7 +84,7 @@ async fn negotiations_that_cannot_end_well() {
     let long =
         [&good[..38], &wire::OPTION_REPLY.to_be_bytes(), &[0, 0, 0, 7, 0, 0, 0, 3, 0xff, 0xff, 0xff, 0xff]].concat();
     for (said, expected) in [
-        (&b"SSH-2.0-OpenSSH_9.9\r\n"[..], "is no greeting of a newstyle server"),
+        (&b"SSH-2.0-OpenSSH_9.9\r\n"[..], "is not the greeting of a newstyle server"),
         (&good[..short], "no answer to NBD negotiation within 1.0 s"),
         (&refused, "refuses the export: no such export"),
         (&endless, "more than 64 replies to option 7"),
@@ -112,7 +112,7 @@ async fn replies_that_are_none() {
         (chunk_of(chunk::BLOCK_STATUS, true, &[&status(&[7, 1, 1])]), "a status in reply to READ"),
         (chunk_of(77, true, &[]), "a chunk of kind 77"),
         (chunk_of(chunk::NONE, false, &[]), "an empty chunk that is not the last"),
-        (b"HTTP/1.1 200 OK".to_vec(), "is no reply"),
+        (b"HTTP/1.1 200 OK".to_vec(), "is not a reply"),
         (
             chunk_of(0x8001, true, &[&5u32.to_be_bytes(), &3u16.to_be_bytes(), b"bad"]),
             "NBD READ at offset 0 failed: bad (I/O error)",

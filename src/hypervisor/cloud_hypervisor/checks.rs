@@ -17,13 +17,13 @@ use crate::files::{self, Folder, in_time};
 
 /// The least version that can do all that the launcher asks of it.
 const LEAST_VERSION: u32 = 40;
-/// How long the VMM may take to tell its version.
+/// How long the VMM may take to print its version.
 const VERSION_DEADLINE: Duration = Duration::from_secs(10);
-/// How long a disk's storage may take to show the disk: what hangs is told instead of hanging the launcher.
+/// How long a disk's storage may take to show the disk: storage that hangs is reported and does not block the launcher.
 const INPUT_DEADLINE: Duration = Duration::from_secs(10);
 /// Most of the VMM's output that is looked at for a reason.
 const LOG_TAIL: u64 = 64 * 1024;
-/// Lines of it that are told where none is an error's body.
+/// Lines of it that are reported where none is an error's body.
 const LOG_LINES: usize = 3;
 
 /// Everything that can be seen beforehand; the first thing that is not so.
@@ -104,15 +104,17 @@ async fn version(emulator: &Path) -> Result<(), String> {
     let output = match tokio::time::timeout(VERSION_DEADLINE, asked).await {
         Ok(Ok(output)) => output,
         Ok(Err(error)) => return Err(format!("{} cannot be run: {error}", emulator.display())),
-        Err(_) => return Err(format!("{} does not tell its version", emulator.display())),
+        Err(_) => return Err(format!("{} does not print its version", emulator.display())),
     };
     let said = String::from_utf8_lossy(&output.stdout);
     match major(&said) {
         Some(major) if major >= LEAST_VERSION => Ok(()),
         Some(major) => Err(format!("{} is version {major}; at least {LEAST_VERSION} is needed", emulator.display())),
-        None => {
-            Err(format!("{} says {:?}, which is no version", emulator.display(), said.lines().next().unwrap_or("")))
-        }
+        None => Err(format!(
+            "{} printed {:?}, which is not a version",
+            emulator.display(),
+            said.lines().next().unwrap_or("")
+        )),
     }
 }
 
@@ -152,7 +154,7 @@ fn input(what: &str, path: &Path, raw: bool) -> Result<(), String> {
     }
 }
 
-/// Opens what a VM can have as a disk or boot from; anything else could block whoever opens it.
+/// Opens what a VM can have as a disk or boot from; opening anything else could block.
 fn open_input(path: &Path) -> io::Result<File> {
     let flags = libc::O_NONBLOCK | libc::O_CLOEXEC;
     let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
@@ -163,7 +165,7 @@ fn open_input(path: &Path) -> io::Result<File> {
     }
 }
 
-/// The image format that the VMM, which is told none, would guess for something that is raw. A guest that writes the
+/// The image format that the VMM, which is given none, would guess for something that is raw. A guest that writes the
 /// beginning of such an image onto its disk must not decide how the disk is opened the next time: formats can name other
 /// files.
 fn looks_like(mut file: File) -> io::Result<Option<&'static str>> {
@@ -203,7 +205,7 @@ pub(super) fn release_daemon(fifo: &Path) {
     let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_CLOEXEC;
     let opened = std::fs::OpenOptions::new().write(true).custom_flags(flags).open(fifo);
     if let Err(error) = opened {
-        tracing::warn!("{}: nobody waits for it: {error}", fifo.display());
+        tracing::warn!("{}: no process waits for it: {error}", fifo.display());
     }
 }
 
@@ -239,7 +241,7 @@ fn open_log(path: &Path) -> Option<File> {
     Folder::open(folder).ok()?.file(name, OFlag::O_RDONLY, Mode::empty()).ok()
 }
 
-/// An answer's body, a JSON list of texts, if there is one; else lines that tell of errors; else the last line.
+/// An answer's body, a JSON list of texts, if there is one; else lines about errors; else the last line.
 fn reason_in(text: &str) -> Option<String> {
     let body = text.rfind("[\"").and_then(|at| text.get(at..)).and_then(|rest| {
         let mut values = serde_json::Deserializer::from_str(rest).into_iter::<Vec<String>>();
@@ -302,7 +304,7 @@ mod tests {
         assert_eq!(mark.reason(), None, "a link");
         std::fs::remove_file(&log).unwrap();
         nix::unistd::mkfifo(&log, Mode::S_IRWXU).unwrap();
-        assert_eq!(mark.reason(), None, "nobody writes to it");
+        assert_eq!(mark.reason(), None, "it has no writer");
     }
 
     #[tokio::test]
@@ -367,7 +369,7 @@ mod tests {
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let path = fifo.clone();
         let waiting = std::thread::spawn(move || std::fs::File::open(path).map(drop));
-        // The other thread may not be there yet; then nobody waits, and it is asked for again.
+        // The other thread may not be there yet; then the attempt is repeated.
         while !waiting.is_finished() {
             release_daemon(&fifo);
             std::thread::yield_now();

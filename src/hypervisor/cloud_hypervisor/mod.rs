@@ -1,5 +1,5 @@
 //! Cloud Hypervisor under libvirt's `ch` driver, and what that driver leaves undone (contract/cloud-hypervisor.md 2, 11):
-//! it tells nothing of pause, power-off, reboot and crash, stops a VM by pulling the plug, leaves processes behind, hangs
+//! it sends no events of pause, power-off, reboot and crash, stops a VM by pulling the plug, leaves processes behind, hangs
 //! on a device that it may not open, keeps the reason of a failed start to itself, and forgets all when it restarts.
 //!
 //! What the reader can rely on: a VMM that was started is watched through a pidfd until it is gone, whatever libvirt says;
@@ -83,7 +83,7 @@ struct VmmState {
     xml: Option<String>,
     /// The serial port, if there is one.
     serial: Option<SerialPaths>,
-    /// The state that was told last.
+    /// The state that was reported last.
     told: LifeCycle,
 }
 
@@ -139,11 +139,11 @@ impl CloudHypervisor {
     }
 
     fn tell(&self, event: Lifecycle) {
-        // A driver that has ended has nobody left to tell.
+        // Without a driver the event has no receiver.
         let _ = self.0.events.send(Event::Domain(self.domain().to_owned(), DomainEvent::Lifecycle(event)));
     }
 
-    /// Tells a change between running and paused once, whoever noticed it.
+    /// Reports a change between running and paused once, from whatever source.
     fn tell_state(&self, now: LifeCycle) {
         let before = std::mem::replace(&mut self.vmm_state().told, now);
         match (before, now) {
@@ -235,7 +235,7 @@ impl CloudHypervisor {
             return Err(ControlError::Hypervisor(format!("Cloud Hypervisor did not start the VM: {reason} ({error})")));
         }
         if let Err(error) = self.take_up_started(xml).await {
-            // Nobody else would notice that it has ended, and libvirt would call it running for ever.
+            // libvirt would not notice its end, and would call it running for ever.
             let ended = self.cause(None).await;
             self.end_leaked().await;
             self.vmm_ended(ended).await;

@@ -14,7 +14,7 @@ const LONGEST: usize = 4 << 20;
 /// Why a request failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RestError {
-    /// Nobody answers at the socket.
+    /// The socket has no listener.
     #[error("{request}: Cloud Hypervisor does not answer at {socket}: {why}")]
     Unreachable {
         /// The request's name.
@@ -97,7 +97,7 @@ fn parse(received: &[u8]) -> std::io::Result<Option<(u16, String)>> {
     let (head, body) = received.split_at(end + 4);
     let head = String::from_utf8_lossy(head);
     let mut lines = head.lines();
-    let nonsense = || std::io::Error::new(std::io::ErrorKind::InvalidData, "the answer is no HTTP");
+    let nonsense = || std::io::Error::new(std::io::ErrorKind::InvalidData, "the answer is not HTTP");
     let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok()).ok_or_else(nonsense)?;
     let length = lines
         .filter_map(|line| line.split_once(':'))

@@ -3,7 +3,7 @@
 //! them, one after the other or at once.
 //!
 //! What the reader can rely on: bytes are never taken from the guest without going to the log and to every user who is
-//! connected; what comes while nobody is connected is kept, up to a bound, for the next one. The files are in a directory
+//! connected; output without a connected client is kept, up to a bound, for the next one. The files are in a directory
 //! of the VMM's user, and the launcher may be root: their names are fixed, and it opens and makes them through no link.
 
 use std::collections::VecDeque;
@@ -95,7 +95,7 @@ pub(super) struct Serial {
 }
 
 impl Serial {
-    /// Serves the port as long as `alive` says that there is a VMM. Problems are told; a VM runs without its console.
+    /// Serves the port as long as `alive` says that there is a VMM. Problems are logged; a VM runs without its console.
     pub(super) fn serve(paths: &SerialPaths, owner: (u32, u32), alive: watch::Receiver<bool>) {
         let output = Output { kept: VecDeque::new(), users: broadcast::Sender::new(LAG) };
         let serial = Arc::new(Serial { paths: paths.clone(), output: Mutex::new(output) });
@@ -250,7 +250,7 @@ fn listen(private: &Path, owner: (u32, u32)) -> io::Result<UnixListener> {
     // One of a previous launcher.
     folder.remove(USERS)?;
     let directory = folder.itself()?;
-    // There is no bindat(2); a link at the end of a path bind(2) does not follow.
+    // There is no bindat(2). bind(2) does not follow a link at the end of a path.
     let listener = UnixListener::bind(format!("/proc/self/fd/{}/{USERS}", directory.as_raw_fd()))?;
     if geteuid().is_root() {
         give_socket(&directory, owner)?;
@@ -339,7 +339,7 @@ mod tests {
         symlink(&victim, &log).unwrap();
         refused("a link");
         nix::unistd::mkfifo(&log, Mode::S_IRWXU).unwrap();
-        // Nobody reads it.
+        // It has no reader.
         assert!(open_log(folder.path(), own()).is_err());
         std::fs::remove_file(&log).unwrap();
         if geteuid().is_root() {
@@ -367,7 +367,7 @@ mod tests {
         assert!(connected.is_ok() && accepted.is_ok());
         let made = socket.symlink_metadata().unwrap();
         assert_eq!((made.uid(), made.gid()), owner);
-        // Whoever is quick enough gains nothing by it.
+        // A process that is quick enough gains nothing by it.
         let directory = Folder::open(folder.path()).unwrap().itself().unwrap();
         for put in
             [|victim: &Path, at: &Path| symlink(victim, at), |victim: &Path, at: &Path| std::fs::hard_link(victim, at)]

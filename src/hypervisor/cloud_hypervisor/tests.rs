@@ -75,7 +75,7 @@ impl Vm {
         )
     }
 
-    /// The reason of the end that is told next.
+    /// The reason of the end that is reported next.
     async fn stopped(&mut self) -> StateReason {
         loop {
             let told = tokio::time::timeout(SOON, self.events.recv()).await.unwrap().unwrap();
@@ -112,7 +112,7 @@ impl Vm {
     }
 }
 
-/// A shell writes it: the kernel runs no file that a fork of this process, whoever it is for, still holds open for writing.
+/// A shell writes it: the kernel runs no file that any fork of this process still holds open for writing.
 fn write_program(path: &Path, text: &str) {
     let write = "printf '#!/bin/sh\\n%s\\n' \"$1\" > \"$0\" && chmod 755 \"$0\"";
     assert!(Command::new("sh").args(["-c", write]).arg(path).arg(text).status().unwrap().success());
@@ -125,7 +125,7 @@ fn cat() -> Child {
 #[tokio::test]
 async fn a_power_off_that_libvirt_cannot_tell_of_is_no_crash() {
     for (cleanly, reason) in [(true, StateReason::Shutdown), (false, StateReason::Crashed)] {
-        // The daemon is away, or a new one that never knew the VM, which nobody has noticed yet.
+        // The daemon is away, or a new one that never knew the VM, which was not noticed yet.
         for vm in [Some(Vm::without_libvirt()), Vm::with_libvirt().await] {
             let Some(mut vm) = vm else { continue };
             vm.vmm_ends(cleanly).await;
@@ -196,10 +196,10 @@ async fn a_vmm_that_ended_before_it_could_be_watched_is_a_failed_start() {
     let failed = vm.control.start(false).await.unwrap_err().to_string();
     assert!(failed.contains("Cloud Hypervisor ended as soon as it had started"), "{failed}");
     assert_eq!(vm.control.state().await.unwrap(), shut_off(StateReason::Crashed));
-    // Ends of before, too, are told.
+    // Earlier ends are reported too.
     while vm.stopped().await != StateReason::Crashed {}
     assert_eq!(connection.state(&domain).await.unwrap().status, LifeCycle::Shutoff, "libvirt has let go of it");
-    assert!(!*vm.control.0.console.borrow(), "nobody waits for its serial port");
+    assert!(!*vm.control.0.console.borrow(), "its serial port is not served");
 }
 
 /// Reads until the file has this text.
@@ -235,7 +235,7 @@ async fn a_launcher_that_follows_reads_no_xml_that_blocks_or_is_another_s() {
     let (kept, other) = (vm.path("vmm-domain.xml"), vm.path("other"));
     std::fs::write(&other, vm.xml()).unwrap();
     let mut vmm = vm.start_vmm();
-    // In this order: the last one hangs whoever opens it.
+    // In this order: opening the last one blocks.
     std::os::unix::fs::symlink(&other, &kept).unwrap();
     assert_eq!(vm.control.0.place.take_over_xml(), None);
     if nix::unistd::geteuid().is_root() {
@@ -267,6 +267,6 @@ async fn a_launcher_that_follows_tells_an_end_that_nobody_saw() {
         assert_eq!(vm.stopped().await, reason);
         assert_eq!(vm.control.state().await.unwrap(), shut_off(reason));
         assert_eq!(vm.control.snapshot().await.unwrap().xml, Some(vm.xml()));
-        assert!(!vm.path("vmm-domain.xml").exists(), "it is told once");
+        assert!(!vm.path("vmm-domain.xml").exists(), "it is reported once");
     }
 }

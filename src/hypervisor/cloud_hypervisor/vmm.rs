@@ -66,7 +66,7 @@ impl VmPaths {
         }
     }
 
-    /// The XML that the previous launcher kept, and nobody else wrote.
+    /// The XML that the previous launcher kept; other writers are refused.
     pub(super) fn take_over_xml(&self) -> Option<String> {
         let read = self.open_private().and_then(|(folder, name)| folder.read(name, XML_LIMIT));
         let text = read.and_then(|bytes| String::from_utf8(bytes).map_err(io::Error::other));
@@ -83,7 +83,7 @@ impl VmPaths {
         let _ = self.open_private().and_then(|(folder, name)| folder.remove(name));
     }
 
-    /// VMMs of this domain: only the FIFO's name on their command line tells whose they are.
+    /// VMMs of this domain: only the FIFO's name on their command line shows their domain.
     pub(super) fn find_vmms(&self) -> Vec<i32> {
         let mark = format!("/{}", self.fifo_name());
         let ours = |pid: &i32| {
@@ -144,7 +144,7 @@ impl CloudHypervisor {
                         self.tell_state(now.status);
                     }
                 }
-                // Told by whoever reconnects.
+                // The reconnect reports it.
                 Err(_) => {}
             }
         };
@@ -173,7 +173,7 @@ impl CloudHypervisor {
                 }
             }
         };
-        // A VMM that ends in order removes the socket of its serial port; how the process ended not every kernel tells.
+        // A VMM that ends in order removes the socket of its serial port; not every kernel reports how the process ended.
         let left_in_order =
             || outcome == Some(Outcome::Exited(0)) || self.serial().is_some_and(|serial| !serial.is_there());
         let orderly = asked == StopRequest::Shutdown || !libvirt_knows && left_in_order();

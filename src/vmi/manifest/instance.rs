@@ -97,7 +97,7 @@ fn name(instance: &mut Map<String, Value>, origin: &Origin, options: &Options<'_
 pub(super) fn check_names(instance: &Value, origin: &Origin, findings: &mut Vec<Finding>) {
     let name = instance.pointer("/metadata/name");
     let problem = match name.map(|name| name.as_str()) {
-        // Another type is told by the schema.
+        // The schema reports another type.
         Some(None) if !name.is_some_and(Value::is_null) => return,
         None | Some(None) => "missing: the API server requires it".to_owned(),
         Some(Some(name)) if is_subdomain(name) => return,

@@ -130,7 +130,7 @@ fn messages_about_the_instance_become_messages_about_the_file() {
     assert!(
         manifest.located("metadata.annotations.kubevirt.io/x.y: z").starts_with("vm.yaml:7: spec.template.metadata.")
     );
-    // A default that is not in the file is told at what it was added to.
+    // A default that is not in the file is reported at the object that it was added to.
     assert!(manifest.located("spec.domain.machine.type: no").starts_with("vm.yaml:9: "));
     assert_eq!(manifest.located("nothing of the sort"), "vm.yaml: nothing of the sort");
     assert_eq!(manifest.located("\"spec.domain\" of libvirt"), "vm.yaml: \"spec.domain\" of libvirt");
