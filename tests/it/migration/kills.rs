@@ -51,6 +51,17 @@ enum Phase {
 
 const PHASES: [Phase; 5] = [Phase::Preparing, Phase::Copying, Phase::SwitchingOver, Phase::Finishing, Phase::Done];
 
+/// What an ordinary test run goes through.
+const SHORT: [(Victim, Phase); 7] = [
+    (Victim::SourceLauncher, Phase::Finishing),
+    (Victim::TargetLauncher, Phase::Copying),
+    (Victim::SourceDaemon, Phase::Finishing),
+    (Victim::TargetDaemon, Phase::Copying),
+    (Victim::SourceHypervisor, Phase::Copying),
+    (Victim::TargetHypervisor, Phase::Copying),
+    (Victim::Bridge, Phase::Copying),
+];
+
 impl Phase {
     /// Starts the migration, and waits until it has come so far.
     fn reach(self, moved: &Move, chance: &mut Chance) {
@@ -116,10 +127,18 @@ fn daemon(side: &Side) -> u32 {
 }
 
 fn hypervisor(side: &Side) -> Option<u32> {
+    // libvirt starts others to find out what they can do.
+    let has_guest =
+        |pid: u32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| contains(&words, b"guest="));
     let lives = |pid: u32| stat(pid).is_some_and(|(state, _)| state != 'Z');
-    let found =
-        children(side.pod.pid_1()).into_iter().find(|(pid, comm)| comm.starts_with("qemu-system") && lives(*pid));
+    let found = children(side.pod.pid_1())
+        .into_iter()
+        .find(|(pid, comm)| comm.starts_with("qemu-system") && lives(*pid) && has_guest(*pid));
     found.map(|(pid, _)| pid)
+}
+
+fn contains(words: &[u8], part: &[u8]) -> bool {
+    words.windows(part.len()).any(|at| at == part)
 }
 
 /// What became of the guest.
@@ -189,8 +208,7 @@ fn round(victim: Victim, phase: Phase, chance: &mut Chance) -> Fate {
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn each_victim_of_a_migration_leaves_one_guest() {
     let mut chance = Chance::new(1);
-    for (number, victim) in VICTIMS.into_iter().enumerate() {
-        let phase = PHASES[number * 2 % PHASES.len()];
+    for (victim, phase) in SHORT {
         println!("{victim:?} {phase:?}: {:?}", round(victim, phase, &mut chance));
     }
 }
