@@ -158,6 +158,12 @@ fn fate(moved: &Move) -> Result<Fate, String> {
     let Some(record) = at_source.record.as_ref().filter(|record| record.end.is_some()) else {
         return Err(format!("no end in the record of the source\n{seen}"));
     };
+    // What is told of a hypervisor that was killed a moment ago is about to change.
+    for (side, shown) in [(moved.source, &at_source), (moved.target, &at_target)] {
+        if shown.status == "Running" && hypervisor(side).is_none() {
+            return Err(seen);
+        }
+    }
     match (at_source.status.as_str(), at_target.status.as_str()) {
         ("Running", other) if other != "Running" && record.failed => Ok(Fate::AtSource),
         (_, "Running") if ended(&at_source) && !record.failed && at_target.has_ended() => Ok(Fate::AtTarget),
