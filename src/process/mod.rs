@@ -11,6 +11,7 @@ mod pipes;
 mod restart;
 mod table;
 #[cfg(test)]
+#[path = "../../tests/it/support/programs.rs"]
 pub mod testing;
 mod vcpu;
 

@@ -105,7 +105,7 @@ async fn a_killed_daemon_comes_back_and_a_stopped_one_does_not() {
 /// process, which is where the next launcher looks for them.
 fn outliving(folder: &Path, name: &str) -> DaemonSpec {
     let (binary, program) = (std::env::current_exe().unwrap(), folder.join(name));
-    support::install(&binary, &program);
+    support::programs::install(&binary, &program);
     let place = folder.join("place");
     std::fs::create_dir(&place).unwrap();
     let spec = support::daemon::spec(&place, PLAY, "");

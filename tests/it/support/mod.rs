@@ -2,8 +2,9 @@
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
+
+pub use programs::write_program;
 
 pub mod beats;
 pub mod bridge;
@@ -17,6 +18,7 @@ pub mod gate;
 pub mod guest;
 pub mod pod;
 pub mod processes;
+pub mod programs;
 pub mod reconcile;
 pub mod sidecar;
 pub mod subject;
@@ -70,20 +72,6 @@ pub fn wide_suite(folder: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/conformance").join(folder);
     assert!(path.is_dir(), "{} does not exist", path.display());
     path
-}
-
-/// Makes `to` an executable copy of `from`. Another process writes it: the kernel does not run a file that is open for writing
-/// (ETXTBSY), and a child that another thread of the tests has just forked would have this process's descriptor.
-pub fn install(from: &Path, to: &Path) {
-    let status = Command::new("install").args(["-m", "0755"]).args([from, to]).status().unwrap();
-    assert!(status.success(), "{status}: install {} {}", from.display(), to.display());
-}
-
-/// Writes a script that can be run at once.
-pub fn write_program(path: &Path, text: &str) {
-    let draft = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(draft.path(), text).unwrap();
-    install(draft.path(), path);
 }
 
 /// `Ok` if it holds, else what was seen instead; for the conditions of [`wait_for`].

@@ -10,14 +10,9 @@ use crate::guest_agent::{AgentInfo, Introduction};
 use crate::hypervisor::ControlError;
 use crate::launcher::guest::has_agent;
 use crate::launcher::vm::control_double::ControlDouble;
-use crate::launcher::vm::guest_clock::GuestClock;
-use crate::launcher::vm::hotplug::Hotplug;
-use crate::launcher::vm::migration_progress::MigrationProgress;
 use crate::launcher::vm::migration_record as record;
-use crate::launcher::vm::paused::PausedSet;
-use crate::launcher::vm::power_off::AskedAgent;
-use crate::launcher::vm::process::Search;
-use crate::libvirt::{Connection, Deadlines, DiskError};
+use crate::launcher::vm::vm_double;
+use crate::libvirt::DiskError;
 use crate::notify::Timings;
 use crate::process::identify;
 
@@ -42,27 +37,14 @@ struct World {
 impl World {
     /// Of a launcher whose files are in `folder`.
     fn new(folder: &Path, adopts: bool) -> Self {
-        let connection = Connection::new("test:///default".into(), Deadlines::default(), mpsc::unbounded_channel().0);
         let restored = Restored::open(folder, adopts);
         let identity = Identity { domain: DOMAIN.into(), namespace: "ns".into(), name: "vm".into(), uid: "u".into() };
         let outbox = Outbox::start(folder.join("notify.sock"), Timings::default());
-        let guest = Guest::new(&identity, connection.clone(), outbox.clone(), folder.join("tpm"), &restored);
         let snapshot = DomainSnapshot { state: DomainState::RUNNING, xml: Some(XML.into()) };
         let shown = Arc::new(ControlDouble::new(snapshot, ControlError::Hypervisor("the publisher only looks".into())));
-        let search = Search { pid_file: folder.join("pid"), command_prefixes: Vec::new() };
-        let vm = Vm {
-            domain: DOMAIN.into(),
-            connection,
-            control: Arc::clone(&shown) as Arc<dyn VmControl>,
-            metadata: MetadataCache::default(),
-            paused: PausedSet::default(),
-            guest: guest.clone(),
-            asked_agent: AskedAgent::default(),
-            clock: GuestClock::default(),
-            tracker: Tracker::new(DOMAIN.into(), search, &restored),
-            hotplug: Hotplug::default(),
-            migration_progress: MigrationProgress::default(),
-        };
+        let control = Arc::clone(&shown) as Arc<dyn VmControl>;
+        let vm = vm_double::controlled(&identity, control, outbox.clone(), folder, &restored);
+        let guest = vm.guest.clone();
         let retry = Duration::from_millis(10);
         let (publisher, publications) =
             Publisher::new(identity, &vm, outbox.clone(), DomainLog::default(), retry, &restored);

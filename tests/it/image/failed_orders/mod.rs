@@ -10,12 +10,14 @@ mod unreadable;
 mod without_vm;
 
 use std::cell::Cell;
+use std::fs;
 use std::process::Output;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
-use crate::support::pod::{Pod, Setup, text};
+use crate::support::pod::{Pod, Setup, image, text};
 use crate::support::subject::{self, Subject};
 use crate::support::virt_handler::{NotifyPipe, Received};
 use crate::support::{expect, wait_for};
@@ -138,6 +140,12 @@ fn start(setup: Setup<'_>, subject: &Subject) -> Watched {
     let pod = subject.ready(setup);
     let pipe = NotifyPipe::present(&pod.volume("public"));
     Watched { pod, pipe, pin: Cell::new(0) }
+}
+
+/// The same with the network-info of a device plugin, in a folder that has to outlive the pod.
+fn start_with_network_info(dir: &TempDir, subject: &Subject) -> Watched {
+    fs::write(dir.path().join("network-info"), NETWORK_INFO).unwrap();
+    start(Setup::new(&image(), "demo").mount(dir.path(), "/etc/podinfo"), subject)
 }
 
 fn boot(watched: &Watched) {

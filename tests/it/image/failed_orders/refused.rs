@@ -6,8 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::{NETWORK_INFO, Order, State, assert_refused, boot, running, start, with_virtual_function};
-use crate::support::pod::{Setup, image};
+use super::{Order, State, assert_refused, boot, running, start_with_network_info, with_virtual_function};
 use crate::support::subject::Subject;
 
 /// Orders that a running VM refuses; with files that the test provides.
@@ -41,11 +40,9 @@ fn refused_orders(dir: &TempDir) -> Vec<Order> {
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn what_is_refused_is_followed_by_a_look() {
-    let image = image();
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("network-info"), NETWORK_INFO).unwrap();
     let subject = Subject::from_environment();
-    let watched = start(Setup::new(&image, "demo").mount(dir.path(), "/etc/podinfo"), &subject);
+    let watched = start_with_network_info(&dir, &subject);
     boot(&watched);
     let pod = &watched.pod;
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{KNOWN, NETWORK_INFO, Order, State, Watched, boot, running, start, vmi, with_virtual_function};
-use crate::support::pod::{Setup, image, text};
+use super::{KNOWN, Order, State, Watched, boot, running, start_with_network_info, vmi, with_virtual_function};
+use crate::support::pod::text;
 use crate::support::subject::{Subject, ok};
 use crate::support::virt_handler::is_deleted;
 use crate::support::{expect, wait_for};
@@ -116,11 +116,9 @@ impl Watched {
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn orders_to_a_vm_whose_start_failed_or_that_was_deleted_are_followed_by_a_look() {
-    let image = image();
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("network-info"), NETWORK_INFO).unwrap();
     let subject = Subject::from_environment();
-    let watched = start(Setup::new(&image, "demo").mount(dir.path(), "/etc/podinfo"), &subject);
+    let watched = start_with_network_info(&dir, &subject);
     fail_to_start(&watched);
     let failed = |trace: String| State("Shutoff".into(), "Failed".into(), trace);
     watched.assert_known("the start", KNOWN, &failed(String::new()));
@@ -143,11 +141,9 @@ fn orders_to_a_vm_whose_start_failed_or_that_was_deleted_are_followed_by_a_look(
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn orders_to_a_vm_that_was_killed_are_followed_by_a_look() {
-    let image = image();
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("network-info"), NETWORK_INFO).unwrap();
     let subject = Subject::from_environment();
-    let watched = start(Setup::new(&image, "demo").mount(dir.path(), "/etc/podinfo"), &subject);
+    let watched = start_with_network_info(&dir, &subject);
     boot(&watched);
     ok(watched.pod.ctl(&["kill"]));
     let killed = |trace: String| State("Shutoff".into(), "Destroyed".into(), trace);

@@ -1,4 +1,4 @@
-//! Programs that tests make and run.
+//! Programs that tests make and run; also for the unit tests of the library (`process::testing`).
 
 use std::path::Path;
 use std::process::Command;
