@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
+use serde::Serialize;
 
 use super::assume::{self, Assume};
 use super::domain_xml::machine;
+use super::live_migration::LiveMigration;
 use super::{refusals, table, vm_file};
 use crate::convert::HostFacts;
 use crate::hypervisor::{Catalogue, DEFAULT_HYPERVISOR, Entry, Verdict, Version, features_of, host_architecture};
@@ -15,8 +17,8 @@ use crate::launcher::facts;
 use crate::vmi::VirtualMachineInstance;
 use crate::vmi::manifest::{Manifest, Options};
 
-/// Says what a hypervisor refuses, drops or needs for the fields of a VMI. Exit code 0: the VMI can run; 1: it is
-/// refused; 2: it, or the catalogue, cannot be read.
+/// Says what a hypervisor refuses, drops or needs for the fields of a VMI, and whether the VM could be moved while it runs.
+/// Exit code 0: the VMI can run; 1: it is refused; 2: it, or the catalogue, cannot be read.
 #[derive(Debug, Parser)]
 #[command(name = "virt-launcher check")]
 struct Arguments {
@@ -70,8 +72,8 @@ pub fn run(words: &[OsString]) -> ExitCode {
         ..Options::default()
     };
     let printed = vm_file::read(&arguments.vmi, options).and_then(|manifest| {
-        let verdict = verdict(&arguments, &manifest).map_err(|error| vec![error])?;
-        Ok((print(&verdict, &manifest, arguments.output).map_err(|error| vec![error])?, verdict))
+        let report = report(&arguments, &manifest).map_err(|error| vec![error])?;
+        Ok((print(&report, &manifest, arguments.output).map_err(|error| vec![error])?, report.verdict))
     });
     match printed {
         Ok((text, verdict)) => {
@@ -87,8 +89,17 @@ pub fn run(words: &[OsString]) -> ExitCode {
     }
 }
 
+/// All that is printed.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    #[serde(flatten)]
+    verdict: Verdict,
+    live_migration: LiveMigration,
+}
+
 /// What the hypervisor's rules say of the VMI, and what its conversion says; paths are the file's own.
-fn verdict(arguments: &Arguments, manifest: &Manifest) -> Result<Verdict, String> {
+fn report(arguments: &Arguments, manifest: &Manifest) -> Result<Report, String> {
     let catalogue = Catalogue::load(arguments.hypervisor_catalogue.as_deref()).map_err(|error| error.to_string())?;
     let vmi = &manifest.vmi;
     let own = Some(vmi.spec.hypervisor.as_str()).filter(|name| !name.is_empty());
@@ -107,7 +118,8 @@ fn verdict(arguments: &Arguments, manifest: &Manifest) -> Result<Verdict, String
     for finding in &mut verdict.findings {
         finding.path = manifest.path(&finding.path);
     }
-    Ok(verdict)
+    let rules = features_of(name, entry).map_err(|error| error.to_string())?;
+    Ok(Report { verdict, live_migration: LiveMigration::of(manifest, &rules) })
 }
 
 /// The facts of the pod that the VMI would run in, or path and reason of what cannot be there. A hypervisor's device is not
@@ -138,9 +150,10 @@ fn pod(
     Ok(Ok(facts))
 }
 
-fn print(verdict: &Verdict, manifest: &Manifest, form: Form) -> Result<String, String> {
+fn print(report: &Report, manifest: &Manifest, form: Form) -> Result<String, String> {
+    let Report { verdict, live_migration } = report;
     match form {
-        Form::Json => serde_json::to_string_pretty(verdict).map(|text| text + "\n").map_err(|error| error.to_string()),
+        Form::Json => serde_json::to_string_pretty(report).map(|text| text + "\n").map_err(|error| error.to_string()),
         Form::Table => {
             let mut rows = vec![["FIELD", "LEVEL", "REASON"].map(str::to_owned)];
             for finding in &verdict.findings {
@@ -155,7 +168,7 @@ fn print(verdict: &Verdict, manifest: &Manifest, form: Form) -> Result<String, S
                 1 => format!("{target} refuses this VMI for 1 field\n"),
                 many => format!("{target} refuses this VMI for {many} fields\n"),
             };
-            Ok(table(&rows) + &conclusion)
+            Ok(table(&rows) + &conclusion + &live_migration.lines(manifest))
         }
     }
 }
@@ -171,22 +184,26 @@ mod tests {
         Manifest::read(text, &Options { host_arch: "amd64", ..Options::default() }).unwrap()
     }
 
-    fn checked(words: &[&str]) -> Result<Verdict, String> {
+    fn report(words: &[&str], text: &str) -> Result<Report, String> {
         let words = ["check", "vmi.yaml"].iter().chain(words);
-        verdict(&Arguments::try_parse_from(words).unwrap(), &manifest(VMI))
+        super::report(&Arguments::try_parse_from(words).unwrap(), &manifest(text))
+    }
+
+    fn checked(words: &[&str]) -> Result<Verdict, String> {
+        report(words, VMI).map(|report| report.verdict)
     }
 
     #[test]
     fn tables_and_json_say_the_same() {
-        let verdict = checked(&["--hypervisor", "ch"]).unwrap();
-        let text = print(&verdict, &manifest(VMI), Form::Table).unwrap();
+        let report = report(&["--hypervisor", "ch"], VMI).unwrap();
+        let text = print(&report, &manifest(VMI), Form::Table).unwrap();
         let line = |field: &str| text.lines().find(|line| line.starts_with(field)).unwrap_or_default().to_owned();
         assert!(line("spec.domain.devices.tpm").contains("  unsupported  "), "{text}");
         assert!(line("spec.domain.devices.gpus[0]").contains("libvirt 10.10.0: "), "{text}");
         assert!(line("spec.domain.machine.type").contains("  ignored  "), "{text}");
-        assert!(text.ends_with("cloud-hypervisor/amd64 refuses this VMI for 1 field\n"), "{text}");
+        assert!(text.contains("\ncloud-hypervisor/amd64 refuses this VMI for 1 field\n"), "{text}");
         let json: serde_json::Value =
-            serde_json::from_str(&print(&verdict, &manifest(VMI), Form::Json).unwrap()).unwrap();
+            serde_json::from_str(&print(&report, &manifest(VMI), Form::Json).unwrap()).unwrap();
         assert_eq!(json.pointer("/hypervisor").unwrap(), "cloud-hypervisor");
         let refused = json.pointer("/findings").unwrap().as_array().unwrap();
         assert_eq!(refused.iter().filter(|finding| finding["refused"] == true).count(), 1);
@@ -196,13 +213,39 @@ mod tests {
     fn what_cannot_be_converted_is_refused_with_the_files_own_path() {
         let text = "kind: VirtualMachine\nmetadata: {name: a}\nspec:\n  template:\n    spec:\n      domain:\n        \
                     memory: {guest: 1Gi}\n        devices: {sound: {name: s, model: sb16}}\n";
-        let arguments = Arguments::try_parse_from(["check", "vm.yaml"]).unwrap();
         let manifest = manifest(text);
-        let verdict = verdict(&arguments, &manifest).unwrap();
-        let refused: Vec<&str> = verdict.refused().map(|finding| finding.path.as_str()).collect();
+        let report = report(&[], text).unwrap();
+        let refused: Vec<&str> = report.verdict.refused().map(|finding| finding.path.as_str()).collect();
         assert_eq!(refused, ["spec.template.spec.domain.devices.sound.model"]);
-        let text = print(&verdict, &manifest, Form::Table).unwrap();
+        let text = print(&report, &manifest, Form::Table).unwrap();
         assert!(text.contains("devices.sound.model (line 8)  unsupported  invalid model: sb16"), "{text}");
+    }
+
+    #[test]
+    fn live_migration_is_answered_with_the_files_own_path() {
+        let said = |words: &[&str], volume: &str, interface: &str| {
+            let text = format!(
+                "kind: VirtualMachine\nmetadata: {{name: a}}\nspec:\n  template:\n    spec:\n      domain:\n        \
+                 memory: {{guest: 1Gi}}\n        devices: {{disks: [{{name: v}}], interfaces: [{{name: net, {interface}: {{}}}}]}}\n      \
+                 networks: [{{name: net, pod: {{}}}}]\n      volumes:\n      - {{name: v, {volume}}}\n"
+            );
+            let report = report(words, &text).unwrap();
+            let printed = print(&report, &manifest(&text), Form::Table).unwrap();
+            let (_, said) = printed.split_once("live migration: ").unwrap_or_default();
+            (said.to_owned(), serde_json::to_value(&report).unwrap())
+        };
+        let (own, claim) = ("emptyDisk: {capacity: 1Gi}", "persistentVolumeClaim: {claimName: c}");
+        let (text, json) = said(&[], own, "masquerade");
+        assert_eq!(text, "yes, with a copy of v\n");
+        assert_eq!(json["liveMigration"]["method"], "BlockMigration");
+        let (text, json) = said(&["--assume", "v=raw:1Gi"], claim, "masquerade");
+        assert!(text.starts_with("depends on the cluster\nspec.template.spec.volumes[0] (line 11)  Disks"), "{text}");
+        assert!(text.ends_with("; unless the claim c has the access mode ReadWriteMany\n"), "{text}");
+        assert_eq!(json["liveMigration"]["migratable"], "depends");
+        let (text, _) = said(&["--assume", "v=raw:1Gi"], claim, "bridge");
+        assert!(text.starts_with("no\nspec.template.spec.domain.devices.interfaces[0] (line 8)  Interface"), "{text}");
+        let (text, _) = said(&["--hypervisor", "ch"], own, "masquerade");
+        assert!(text.contains("no\n") && text.contains("the hypervisor cannot migrate: "), "{text}");
     }
 
     #[test]

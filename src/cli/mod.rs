@@ -6,6 +6,7 @@ pub mod ctl;
 pub mod domain_xml;
 pub mod hypervisors;
 pub mod launcher_flags;
+mod live_migration;
 pub mod pflag;
 mod refusals;
 mod tools;
