@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::transport::Channel;
 
 use super::service::VERSIONS;
 use crate::proto::cmd_info::CmdInfoRequest;
 use crate::proto::cmd_info::cmd_info_client::CmdInfoClient;
 use crate::proto::cmd_v1::cmd_client::CmdClient;
-use crate::proto::unix;
+use crate::proto::unix::{self, DialError};
 
 /// How long the clients of this protocol wait (contract/cmd-server.md 1).
 pub mod deadline {
@@ -52,7 +53,19 @@ pub enum ConnectError {
 
 /// Connects to the launcher at `path` and agrees on a version.
 pub async fn connect(path: &Path, within: Duration) -> Result<CmdClient<Channel>, ConnectError> {
-    let (channel, server) = greet(path, within).await?;
+    agreed(greet(path, within).await?)
+}
+
+/// [`connect`] over a connection that leads to the launcher; errors name it `path`.
+pub async fn connect_over<S>(stream: S, path: &Path, within: Duration) -> Result<CmdClient<Channel>, ConnectError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let dialled = tokio::time::timeout(within, unix::over(stream)).await.unwrap_or(Err(DialError::Late(within)));
+    agreed(greet_over(dialled, path, within).await?)
+}
+
+fn agreed((channel, server): (Channel, Vec<u32>)) -> Result<CmdClient<Channel>, ConnectError> {
     if !server.iter().any(|version| VERSIONS.contains(version)) {
         return Err(ConnectError::Incompatible { server });
     }
@@ -65,9 +78,16 @@ pub async fn versions(path: &Path, within: Duration) -> Result<Vec<u32>, Connect
 }
 
 async fn greet(path: &Path, within: Duration) -> Result<(Channel, Vec<u32>), ConnectError> {
-    let channel = unix::dial(path, within.min(deadline::CONNECT))
-        .await
-        .map_err(|error| ConnectError::Unreachable { path: path.to_owned(), reason: error.to_string() })?;
+    greet_over(unix::dial(path, within.min(deadline::CONNECT)).await, path, within).await
+}
+
+async fn greet_over(
+    dialled: Result<Channel, DialError>,
+    path: &Path,
+    within: Duration,
+) -> Result<(Channel, Vec<u32>), ConnectError> {
+    let channel =
+        dialled.map_err(|error| ConnectError::Unreachable { path: path.to_owned(), reason: error.to_string() })?;
     let no_versions = |reason: String| ConnectError::NoVersions { path: path.to_owned(), reason };
     let mut info = CmdInfoClient::new(channel.clone());
     let server = tokio::time::timeout(within, info.info(CmdInfoRequest {}))

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 
@@ -43,16 +44,21 @@ pub async fn dial_checked(
         let stream = UnixStream::connect(path).await.map_err(DialError::Connect)?;
         let peer = stream.peer_cred().map_err(DialError::Connect)?;
         check(peer.pid().unwrap_or_default()).map_err(DialError::Peer)?;
-        let mut stream = Some(stream);
-        let connector = tower::service_fn(move |_| {
-            let stream = stream.take().ok_or_else(|| io::Error::other("the connection is gone"));
-            async { stream.map(TokioIo::new) }
-        });
-        let endpoint = Endpoint::from_static("http://localhost");
-        endpoint.connect_with_connector(connector).await.map_err(|error| DialError::Http2(chain(&error)))
+        over(stream).await
     })
     .await
     .unwrap_or(Err(DialError::Late(within)))
+}
+
+/// A channel over a connection that somebody else made.
+pub async fn over<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S) -> Result<Channel, DialError> {
+    let mut stream = Some(stream);
+    let connector = tower::service_fn(move |_| {
+        let stream = stream.take().ok_or_else(|| io::Error::other("the connection is gone"));
+        async { stream.map(TokioIo::new) }
+    });
+    let endpoint = Endpoint::from_static("http://localhost");
+    endpoint.connect_with_connector(connector).await.map_err(|error| DialError::Http2(chain(&error)))
 }
 
 /// An error and its causes on one line; tonic's own text alone is `transport error`.

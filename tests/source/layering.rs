@@ -138,10 +138,9 @@ fn the_test_sees_an_arrow_that_points_up() {
 fn ctl_calls_every_rpc() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let proto = std::fs::read_to_string(root.join("src/proto/cmd_v1.proto")).unwrap();
-    let ctl: String = std::fs::read_dir(root.join("src/cli/ctl"))
-        .unwrap()
-        .map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap())
-        .collect();
+    let mut files = Vec::new();
+    sources(&root.join("src/cli/ctl"), &mut files);
+    let ctl: String = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
     let rpcs = proto.lines().filter_map(|line| line.trim().strip_prefix("rpc ")?.split('(').next());
     let mut seen = 0;
     for rpc in rpcs {

@@ -83,8 +83,8 @@ pub(super) async fn run(options: Options, format: Format, timeout: Option<Durati
     result
 }
 
-/// Interrupt and termination are how a watch without `--count` ends.
-async fn told_to_end() -> Result<(), CtlError> {
+/// Completes with SIGINT or SIGTERM: how a watch without `--count` ends, and how a migration is aborted.
+pub(super) async fn told_to_end() -> Result<(), CtlError> {
     let failed = |error: std::io::Error| CtlError::Usage(format!("cannot wait for signals: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     tokio::select! {

@@ -1,6 +1,6 @@
 //! `ctl migration`: the RPCs of live migration, which a launcher may refuse.
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::call::Caller;
 use super::{CtlError, Target};
@@ -20,17 +20,21 @@ pub(super) enum Command {
     Finalize(Target),
 }
 
+/// virt-handler's options of a migration in a cluster that sets none (contract/cmd-server.md 6.2).
+pub(super) fn default_options() -> Map<String, Value> {
+    let options = json!({
+        "Bandwidth": "0", "ProgressTimeout": 150, "CompletionTimeoutPerGiB": 150, "MaxDowntimeMs": 900,
+        "UnsafeMigration": false, "AllowAutoConverge": false, "AllowPostCopy": false, "AllowWorkloadDisruption": false,
+    });
+    options.as_object().cloned().unwrap_or_default()
+}
+
 impl Caller {
     pub(super) async fn migration(&self, command: Command) -> Result<(), CtlError> {
         let mut client = self.connect().await?;
         let reply = match command {
             Command::Start(target) => {
-                // virt-handler's defaults (contract/cmd-server.md 6.2).
-                let options = json!({
-                    "Bandwidth": "0", "ProgressTimeout": 150, "CompletionTimeoutPerGiB": 150, "MaxDowntimeMs": 900,
-                    "UnsafeMigration": false, "AllowAutoConverge": false, "AllowPostCopy": false,
-                    "AllowWorkloadDisruption": false,
-                });
+                let options = Value::Object(default_options());
                 let vmi = Some(self.vmi(&mut client, target).await?);
                 let request = MigrationRequest { vmi, options: options.to_string().into_bytes() };
                 self.answer(deadline::LONG, client.migrate_virtual_machine(request)).await?

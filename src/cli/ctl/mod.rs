@@ -3,10 +3,12 @@
 mod backup;
 mod call;
 mod console;
+mod error;
 mod events;
 mod guest;
 mod jobs;
 mod measures;
+mod migrate;
 mod migration;
 mod output;
 mod vm_stats;
@@ -20,7 +22,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use super::vm_file::VmFile;
-use crate::cmd::client::ConnectError;
+use error::CtlError;
 use output::Format;
 
 /// Where the launcher of this container listens.
@@ -122,7 +124,12 @@ enum Command {
     RedefineCheckpoint(backup::Which),
     /// Tell the pod that a migration was to end in that it may go.
     SignalTargetPodCleanup(Target),
-    /// Call the RPCs of live migration.
+    /// Move the VM to another launcher, on this machine or on another one, without virt-handler; an interrupt aborts.
+    ///
+    /// `--socket` is the source launcher's. Between two machines, run it with --listen at the target first, and then with
+    /// --connect at the source. It needs root: it listens in the source's pod and dials into the target's.
+    Migrate(Box<migrate::Options>),
+    /// Call the RPCs of live migration, one by one.
     Migration {
         #[command(subcommand)]
         command: migration::Command,
@@ -170,33 +177,6 @@ struct Target {
     /// The virtual machine that is meant, where the file has several.
     #[arg(long, value_name = "NAME", requires = "vmi")]
     vm: Option<String>,
-}
-
-/// Why a command did not succeed; decides the exit code.
-#[derive(Debug, thiserror::Error)]
-enum CtlError {
-    /// The launcher said no, in its own words.
-    #[error("{0}")]
-    Refused(String),
-    /// Something on this side cannot be used.
-    #[error("{0}")]
-    Usage(String),
-    /// No launcher answers.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// No server answers at another socket than the launcher's.
-    #[error("{0}")]
-    Unreachable(String),
-}
-
-impl CtlError {
-    fn exit_code(&self) -> u8 {
-        match self {
-            CtlError::Refused(_) => 1,
-            CtlError::Usage(_) => 2,
-            CtlError::Connect(_) | CtlError::Unreachable(_) => 3,
-        }
-    }
 }
 
 /// Runs `ctl` with its arguments, the program's name (`virt-launcher ctl`) not among them.
@@ -248,6 +228,7 @@ fn run(ctl: Ctl) -> Result<(), CtlError> {
             Command::Backup { command } => caller.backup(command).await,
             Command::RedefineCheckpoint(which) => caller.redefine_checkpoint(which).await,
             Command::SignalTargetPodCleanup(target) => caller.steer(call::Steer::SignalTargetPodCleanup, target).await,
+            Command::Migrate(options) => migrate::run(&caller, *options).await,
             Command::Migration { command } => caller.migration(command).await,
             Command::Pause(target) => caller.steer(call::Steer::Pause, target).await,
             Command::Unpause(target) => caller.steer(call::Steer::Unpause, target).await,
