@@ -3,6 +3,7 @@
 //! instance, on one side or on both.
 
 mod abort;
+mod by_ctl;
 mod convergence;
 mod deaths;
 mod failure;
