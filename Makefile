@@ -62,6 +62,11 @@ demo: $(if $(filter ch cloud-hypervisor,$(HYPERVISOR)),image-ch,images) ## boot 
 	@images/deps.sh test
 	@HYPERVISOR='$(HYPERVISOR)' images/demo/run.sh
 
+.PHONY: demo-migration
+demo-migration: images ## move a guest that counts from one container to another, with its memory and its disks
+	@images/deps.sh test
+	@images/demo/migrate.sh
+
 .PHONY: test
 test: images ## everything: unit tests, and integration tests on the real image with real libvirt and QEMU; says what it could not run
 	@images/deps.sh test
