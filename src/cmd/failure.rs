@@ -2,11 +2,10 @@
 
 use tonic::Status;
 
-use crate::hypervisor::ControlError;
-use crate::libvirt::{self, VirError};
+use crate::libvirt::VirError;
 use crate::proto::cmd_v1::Response;
 
-/// Why a call did not do what was asked.
+/// Why a call did not do what was asked, as virt-handler reads it. The launcher's own error is `launcher::error::Error`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// The launcher's own words, sent as they are.
@@ -44,17 +43,6 @@ impl Failure {
         Failure::Text(text.into())
     }
 
-    /// `error` with what was being done before it: `context: virError(…)`.
-    pub fn wrapped(context: impl Into<String>, error: impl Into<ControlError>) -> Self {
-        let context = context.into();
-        match error.into() {
-            ControlError::Libvirt(libvirt::Error::Libvirt(error)) => Failure::Wrapped { context, error },
-            error @ (ControlError::Libvirt(_) | ControlError::Hypervisor(_) | ControlError::Unsupported { .. }) => {
-                Failure::Text(format!("{context}: {error}"))
-            }
-        }
-    }
-
     /// The text of a normal reply: a bare libvirt error has the form `LibvirtError(…)` there, a wrapped one `virError(…)`.
     pub fn message(&self) -> String {
         let text = match self {
@@ -73,29 +61,6 @@ impl Failure {
     }
 }
 
-impl From<libvirt::Error> for Failure {
-    fn from(error: libvirt::Error) -> Self {
-        match error {
-            libvirt::Error::Libvirt(error) => Failure::Libvirt(error),
-            error @ (libvirt::Error::Deadline { .. }
-            | libvirt::Error::AgentBusy { .. }
-            | libvirt::Error::Disconnected { .. }
-            | libvirt::Error::Aborted { .. }) => Failure::Text(error.to_string()),
-        }
-    }
-}
-
-impl From<ControlError> for Failure {
-    fn from(error: ControlError) -> Self {
-        match error {
-            ControlError::Libvirt(error) => error.into(),
-            error @ (ControlError::Hypervisor(_) | ControlError::Unsupported { .. }) => {
-                Failure::Text(error.to_string())
-            }
-        }
-    }
-}
-
 /// The `Response` of any call: gRPC OK, success or a message.
 pub(super) fn response(result: Result<(), Failure>) -> Response {
     match result {
@@ -111,8 +76,6 @@ pub(super) fn status(failure: &Failure) -> Status {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn no_domain() -> VirError {
@@ -125,7 +88,7 @@ mod tests {
 
     #[test]
     fn libvirt_errors_have_two_forms() {
-        let bare = Failure::from(libvirt::Error::Libvirt(no_domain()));
+        let bare = Failure::Libvirt(no_domain());
         assert_eq!(
             bare.message(),
             "LibvirtError(Code=42, Domain=10, Message='Domain not found: no domain with matching name 'default_testvmi'')"
@@ -134,26 +97,6 @@ mod tests {
             status(&bare).message(),
             "virError(Code=42, Domain=10, Message='Domain not found: no domain with matching name 'default_testvmi'')"
         );
-        let wrapped = Failure::wrapped("failed to update vCPUs", libvirt::Error::Libvirt(no_domain()));
-        assert_eq!(
-            wrapped.message(),
-            "failed to update vCPUs: virError(Code=42, Domain=10, Message='Domain not found: no domain with matching name 'default_testvmi'')"
-        );
-    }
-
-    #[test]
-    fn other_errors_keep_their_words() {
-        let late = libvirt::Error::Deadline { call: "virDomainSuspend", after: Duration::from_secs(10) };
-        assert_eq!(Failure::from(late.clone()).message(), "libvirt did not answer virDomainSuspend within 10.0 s");
-        assert_eq!(
-            Failure::wrapped("stopping", late).message(),
-            "stopping: libvirt did not answer virDomainSuspend within 10.0 s"
-        );
-        assert_eq!(Failure::DomainNotFound.message(), "Domain not found.");
-        let unsupported = ControlError::Unsupported { operation: "plugging a device" };
-        let text = "plugging a device is not supported by the hypervisor's driver";
-        assert_eq!(Failure::from(unsupported.clone()).message(), text);
-        assert_eq!(Failure::wrapped("memory", unsupported).message(), format!("memory: {text}"));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod driver;
+pub mod error;
 pub mod facts;
 pub mod guest;
 pub mod jobs;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::support::driver::Scripted;
 use virt_launcher::cmd::{Failure, SocketPaths, Timings, bind, client, serve};
-use virt_launcher::libvirt::{Error, VirError};
+use virt_launcher::libvirt::VirError;
 use virt_launcher::proto::cmd_v1::*;
 
 /// For what must happen at once; generous, since the machine may be busy.
@@ -56,8 +56,8 @@ async fn only_what_is_asked_for_is_measured() {
 
 #[tokio::test]
 async fn parts_that_fail_are_listed_in_order() {
-    let broken = Error::Libvirt(VirError { code: 1, domain: 2, message: "broken".into() });
-    let unmeasured = Some(Failure::wrapped("failed", broken));
+    let error = VirError { code: 1, domain: 2, message: "broken".into() };
+    let unmeasured = Some(Failure::Wrapped { context: "failed".into(), error });
     let driver = Scripted { collects_vm_stats: true, unmeasured, ..Scripted::default() };
     let request = VmStatsRequest { dirty_rate: Some(DirtyRateRequest {}), ..some() };
     let reply = ask(Arc::new(driver), request).await.unwrap();

@@ -1,4 +1,5 @@
-//! The launcher reaches its VM by `VmControl` alone, so that a hypervisor's own control is never passed by.
+//! The launcher reaches its VM by `VmControl` alone, so that a hypervisor's own control is never passed by; and its errors
+//! are its own, not those of the wire.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -40,6 +41,24 @@ fn calls(text: &str) -> Vec<String> {
         rest.chars().take_while(|char| char.is_ascii_alphanumeric() || *char == '_').collect()
     };
     joined.split("connection.").skip(1).map(name).collect()
+}
+
+/// Where the core's error becomes the wire's: its one conversion, and the two halves of the door for the command service.
+const OF_THE_WIRE: [&str; 3] =
+    ["src/launcher/error/wire.rs", "src/launcher/driver/handle.rs", "src/launcher/driver/measures.rs"];
+
+#[test]
+fn launcher_has_an_error_of_its_own() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    sources(&root.join("src/launcher"), &mut files);
+    for file in files {
+        let name = file.strip_prefix(root).unwrap().display().to_string();
+        let text = fs::read_to_string(&file).unwrap();
+        let is_word = |word: &&str| *word == "Failure";
+        let names_it = text.split(|char: char| !char.is_alphanumeric() && char != '_').find(is_word).is_some();
+        assert_eq!(names_it, OF_THE_WIRE.contains(&name.as_str()), "{name}: cmd::Failure is the wire's error");
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::cmd::{self, Action, Answer, Failure, GuestCommand, GuestOutput};
 use crate::hypervisor::Runtime;
+use crate::launcher::error::Error;
 use crate::launcher::publish::publisher::Publications;
 use crate::launcher::statistics::Statistics;
 use crate::launcher::vm::Vm;
@@ -14,11 +15,11 @@ use crate::launcher::vm::sev::Sev;
 /// An order that waits for its answer.
 pub(super) struct Request {
     pub(super) action: Action,
-    pub(super) reply: oneshot::Sender<Result<(), Failure>>,
+    pub(super) reply: oneshot::Sender<Result<(), Error>>,
 }
 
 /// Answers an order. A caller that is gone does not mind: it will ask again.
-pub(super) fn answer(reply: oneshot::Sender<Result<(), Failure>>, answer: Result<(), Failure>) {
+pub(super) fn answer(reply: oneshot::Sender<Result<(), Error>>, answer: Result<(), Error>) {
     let _ = reply.send(answer);
 }
 
@@ -38,19 +39,19 @@ pub struct DriverHandle {
 
 impl DriverHandle {
     /// Refuses what the hypervisor's feature table says no to. Orders pass here, and questions that libvirt or the guest answers.
-    fn supported(&self, rpc: &str) -> Result<(), Failure> {
-        self.runtime.refusal(rpc).map_or(Ok(()), |why| Err(Failure::text(why)))
+    fn supported(&self, rpc: &str) -> Result<(), Error> {
+        self.runtime.refusal(rpc).map_or(Ok(()), |why| Err(Error::Unsupported(why)))
     }
 
     /// The `answer` to `rpc`, unless the hypervisor does not do that.
     pub(super) fn answer_if_supported<T: Send + 'static>(
         &self,
         rpc: &str,
-        answer: impl Future<Output = Result<T, Failure>> + Send + 'static,
+        answer: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Answer<T> {
         match self.supported(rpc) {
-            Ok(()) => Box::pin(answer),
-            Err(failure) => Box::pin(std::future::ready(Err(failure))),
+            Ok(()) => Box::pin(async { Ok(answer.await?) }),
+            Err(error) => Box::pin(std::future::ready(Err(error.into()))),
         }
     }
 }
@@ -61,18 +62,18 @@ impl cmd::Driver for DriverHandle {
         // The end of a target that cannot receive its VM tells virt-controller more than a refusal would
         // (`migration_target`).
         if !matches!(action, Action::ReceiveMigration(_))
-            && let Err(failure) = self.supported(rpc)
+            && let Err(error) = self.supported(rpc)
         {
-            return Box::pin(std::future::ready(Err(failure)));
+            return Box::pin(std::future::ready(Err(error.into())));
         }
         let (reply, answer) = oneshot::channel();
         let sent = self.requests.try_send(Request { action, reply });
         Box::pin(async move {
-            sent.map_err(|_| Failure::text(format!("{rpc}: too many requests are waiting for the VM")))?;
-            match answer.await {
-                Ok(result) => result,
-                Err(_) => Err(Failure::text(format!("{rpc} ended without an answer, see the launcher's log"))),
-            }
+            sent.map_err(|_| Error::not_now(format!("{rpc}: too many requests are waiting for the VM")))?;
+            let answer = answer.await;
+            Ok(answer.unwrap_or_else(|_| {
+                Err(Error::other(format!("{rpc} ended without an answer, see the launcher's log")))
+            })?)
         })
     }
 
@@ -81,19 +82,20 @@ impl cmd::Driver for DriverHandle {
     }
 
     fn hypervisor_version(&self) -> Result<String, Failure> {
-        self.version.borrow().clone().ok_or_else(|| Failure::text("the hypervisor's version is not known yet"))
+        let version = self.version.borrow().clone();
+        Ok(version.ok_or_else(|| Error::not_now("the hypervisor's version is not known yet"))?)
     }
 
     fn guest_info(&self) -> Result<String, Failure> {
-        self.vm.guest.info()
+        Ok(self.vm.guest.info()?)
     }
 
     fn users(&self) -> Result<String, Failure> {
-        self.vm.guest.users()
+        Ok(self.vm.guest.users()?)
     }
 
     fn filesystems(&self) -> Result<String, Failure> {
-        self.vm.guest.filesystems()
+        Ok(self.vm.guest.filesystems()?)
     }
 
     fn exec(&self, command: GuestCommand) -> Answer<GuestOutput> {

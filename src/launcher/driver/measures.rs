@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::DriverHandle;
-use crate::cmd::{AgentAnswers, AgentStats, Answer, Measures};
+use crate::cmd::{AgentAnswers, AgentStats, Answer, Failure, Measures};
 use crate::libvirt::Screenshot;
 
 impl Measures for DriverHandle {
@@ -24,7 +24,10 @@ impl Measures for DriverHandle {
 
     fn agent_stats(&self, questions: Vec<AgentStats>) -> AgentAnswers {
         let statistics = self.statistics.clone();
-        Box::pin(async move { statistics.agent_stats(questions).await })
+        Box::pin(async move {
+            let answers = statistics.agent_stats(questions).await;
+            answers.into_iter().map(|answer| answer.map_err(Failure::from)).collect()
+        })
     }
 
     fn screenshot(&self) -> Answer<Screenshot> {

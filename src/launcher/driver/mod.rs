@@ -19,8 +19,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{self, JoinSet};
 
-use crate::cmd::{Action, Failure};
+use crate::cmd::Action;
 use crate::daemon::Watchdog;
+use crate::launcher::error::Error;
 use crate::launcher::publish::publisher::Cause;
 use crate::launcher::statistics::{self, Statistics};
 use crate::launcher::sync::live;
@@ -115,7 +116,7 @@ impl Driver {
                 Some(ended) = self.running.join_next_with_id() => self.on_end(ended),
                 (late, why) = self.turns.late() => {
                     tracing::warn!("{why}");
-                    answer(late.reply, Err(Failure::text(why)));
+                    answer(late.reply, Err(Error::not_now(why)));
                 }
             }
         }

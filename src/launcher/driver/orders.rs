@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::fresh_connection::FreshConnection;
 use super::handle::Request;
-use crate::cmd::{Action, Failure, MigrateRequest, SyncRequest};
+use crate::cmd::{Action, MigrateRequest, SyncRequest};
 use crate::daemon::Watchdog;
-use crate::launcher::migration::incoming::Refusal;
+use crate::launcher::error::Error;
 use crate::launcher::migration::options::MigrationOptions;
 use crate::launcher::migration::{Migrations, finalize, outgoing};
 use crate::launcher::sync::live;
@@ -66,7 +66,7 @@ pub(super) struct Context {
 impl Context {
     /// The answer to an order that comes before there is a libvirt daemon: it waits for a device, and there is no VM. Where
     /// there is one, its hypervisor may be able to do without the daemon, and is asked as always.
-    pub(super) fn without_daemon(&self, action: &Action) -> Option<Result<(), Failure>> {
+    pub(super) fn without_daemon(&self, action: &Action) -> Option<Result<(), Error>> {
         let why = self.watchdog.waits_for().filter(|_| !self.fresh.vm.tracker.was_seen())?;
         match action {
             // What is to be ended is not there.
@@ -87,18 +87,21 @@ impl Context {
             | Action::Backup(_)
             | Action::Migrate(_)
             | Action::FinalizeMigration { .. }
-            | Action::RedefineCheckpoint(_) => Some(Err(Failure::text(format!("{}: {why}", action.rpc())))),
+            | Action::RedefineCheckpoint(_) => Some(Err(Error::not_now(format!("{}: {why}", action.rpc())))),
         }
     }
 
     /// Does what is asked for, and answers when readers can see what it did, or left behind.
     pub(super) async fn carry_out(&self, request: Request) {
         let Request { action, reply } = request;
-        let rpc = action.rpc();
-        let outcome = self.perform(action).await;
+        let (rpc, receives) = (action.rpc(), matches!(action, Action::ReceiveMigration(_)));
+        let answer = self.perform(action).await;
         let publications = &self.fresh.publications;
-        let never_receives = outcome.as_ref().err().and_then(Refusal::never);
-        let answer = outcome.map_err(Failure::from);
+        // What this hypervisor does not do today it does not do later: the pod ends, and with it the migration.
+        let never_receives = match &answer {
+            Err(Error::Unsupported(why)) if receives => Some(why.clone()),
+            Ok(()) | Err(_) => None,
+        };
         match &answer {
             Ok(()) => publications.settled().await,
             Err(failure) => {
@@ -113,10 +116,10 @@ impl Context {
         }
     }
 
-    async fn perform(&self, action: Action) -> Result<(), Refusal> {
+    async fn perform(&self, action: Action) -> Result<(), Error> {
         let Context { boot, fresh, .. } = self;
         let FreshConnection { vm, jobs, migrations, milestones, .. } = fresh;
-        let result = match action {
+        match action {
             Action::Sync(sync) => self.sync(*sync).await,
             Action::SyncCpus(sync) => live::cpu::synchronise(vm, boot, *sync).await,
             Action::SyncMemory(vmi) => live::memory::synchronise(vm, &vmi).await,
@@ -142,7 +145,7 @@ impl Context {
             }
             Action::ReceiveMigration(sync) => {
                 let without_daemon = self.watchdog.waits_for().is_some();
-                return migrations.incoming.receive(boot, *sync, without_daemon).await;
+                migrations.incoming.receive(boot, *sync, without_daemon).await
             }
             Action::SignalTargetPodCleanup { target_pod } => {
                 let own = boot.config.environment.pod_name.as_deref();
@@ -151,12 +154,11 @@ impl Context {
                 }
                 Ok(())
             }
-        };
-        result.map_err(Refusal::from)
+        }
     }
 
     /// SyncVirtualMachine, and what follows for the guest's agent.
-    async fn sync(&self, request: SyncRequest) -> Result<(), Failure> {
+    async fn sync(&self, request: SyncRequest) -> Result<(), Error> {
         let FreshConnection { vm, milestones, .. } = &self.fresh;
         let vmi = request.vmi.clone();
         let synced = self.boot.sync(vm, request, &milestones.defined).await;
@@ -169,10 +171,10 @@ impl Context {
 }
 
 /// MigrateVirtualMachine.
-fn migrate(migrations: &Migrations, request: MigrateRequest) -> Result<(), Failure> {
+fn migrate(migrations: &Migrations, request: MigrateRequest) -> Result<(), Error> {
     let MigrateRequest { vmi, options } = request;
     let options = MigrationOptions::parse(&options).map_err(|error| {
-        Failure::text(format!("no valid migration options object present in command server request: {error}"))
+        Error::other(format!("no valid migration options object present in command server request: {error}"))
     })?;
     migrations.outgoing.migrate(outgoing::Order { vmi, options })
 }

@@ -9,12 +9,13 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::Guest;
-use crate::cmd::{Failure, FreezeRequest};
+use crate::cmd::FreezeRequest;
 use crate::domain::KubeVirtMetadata;
 use crate::files::in_time;
 use crate::guest_agent::{self, AgentError, FROZEN};
+use crate::launcher::error::Error;
 use crate::launcher::vm::state_file::{Restored, StateFile};
-use crate::libvirt::Error;
+use crate::libvirt;
 use crate::vmi::VirtualMachineInstance;
 
 /// Between two attempts of a safety thaw; libvirt does not report when a stuck agent answers again.
@@ -60,7 +61,7 @@ fn now() -> u64 {
 
 impl Guest {
     /// FreezeVirtualMachine. `metadata` says whether a migration is under way.
-    pub async fn freeze(&self, request: FreezeRequest, metadata: &KubeVirtMetadata) -> Result<(), Failure> {
+    pub async fn freeze(&self, request: FreezeRequest, metadata: &KubeVirtMetadata) -> Result<(), Error> {
         self.freeze_within(self.shared.agent.connection.deadlines().freeze, request, metadata).await
     }
 
@@ -70,9 +71,9 @@ impl Guest {
         within: Duration,
         request: FreezeRequest,
         metadata: &KubeVirtMetadata,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Error> {
         if metadata.migration_under_way().is_some() {
-            return Err(Failure::text("failed to freeze VMI, VMI is currently during migration"));
+            return Err(Error::not_now("failed to freeze VMI, VMI is currently during migration"));
         }
         let agent = &self.shared.agent;
         let end = Instant::now() + within;
@@ -108,7 +109,7 @@ impl Guest {
     }
 
     /// UnfreezeVirtualMachine.
-    pub async fn unfreeze(&self) -> Result<(), Failure> {
+    pub async fn unfreeze(&self) -> Result<(), Error> {
         self.shared.thaw.replace(None);
         Ok(self.thaw().await?)
     }
@@ -173,10 +174,10 @@ impl Guest {
         task.abort_handle()
     }
 
-    async fn sync_tpm(&self) -> Result<(), Failure> {
+    async fn sync_tpm(&self) -> Result<(), Error> {
         let path = self.shared.tpm_state.clone();
         let failed = |why: String| {
-            Failure::text(format!("cannot sync the TPM's state in {}: {why}", self.shared.tpm_state.display()))
+            Error::storage(format!("cannot sync the TPM's state in {}: {why}", self.shared.tpm_state.display()))
         };
         let synced = in_time(TPM_SYNC, move || sync_tree(&path, 8)).await.map_err(failed)?;
         synced.map_err(|error| failed(error.to_string()))
@@ -187,8 +188,10 @@ impl Guest {
 fn may_still_happen(error: &AgentError) -> bool {
     match error {
         AgentError::Libvirt(error) => match error {
-            Error::Deadline { .. } | Error::Aborted { .. } => true,
-            Error::Libvirt(_) | Error::AgentBusy { .. } | Error::Disconnected { .. } => false,
+            libvirt::Error::Deadline { .. } | libvirt::Error::Aborted { .. } => true,
+            libvirt::Error::Libvirt(_) | libvirt::Error::AgentBusy { .. } | libvirt::Error::Disconnected { .. } => {
+                false
+            }
         },
         AgentError::Reply { .. }
         | AgentError::FreezeStatus(_)
@@ -247,8 +250,8 @@ mod tests {
 
     #[test]
     fn only_a_freeze_without_an_answer_has_to_be_undone() {
-        let deadline = Error::Deadline { call: "virDomainFSFreeze", after: THAW_PAUSE };
-        let refused = Error::Libvirt(crate::libvirt::VirError { code: 86, domain: 0, message: String::new() });
+        let deadline = libvirt::Error::Deadline { call: "virDomainFSFreeze", after: THAW_PAUSE };
+        let refused = libvirt::Error::Libvirt(crate::libvirt::VirError { code: 86, domain: 0, message: String::new() });
         assert!(may_still_happen(&deadline.into()));
         assert!(!may_still_happen(&refused.into()));
     }

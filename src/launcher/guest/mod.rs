@@ -14,9 +14,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::cmd::{Failure, GuestCommand, GuestOutput};
+use crate::cmd::{GuestCommand, GuestOutput};
 use crate::domain::{self, Domain, DomainSpec, FsFreeze, LifeCycle};
 use crate::guest_agent::{self, AgentError, GuestData, Interest, Intervals, Introduction, LibvirtAgent, Presence};
+use crate::launcher::error::Error;
 use crate::launcher::vm::identity::Identity;
 use crate::launcher::vm::state_file::Restored;
 use crate::libvirt::Connection;
@@ -149,24 +150,24 @@ impl Guest {
     }
 
     /// GetGuestInfo.
-    pub fn info(&self) -> Result<String, Failure> {
+    pub fn info(&self) -> Result<String, Error> {
         self.shared.interest.users.notify_one();
         document(guest_agent::guest_info(&self.shared.data.borrow()))
     }
 
     /// GetUsers.
-    pub fn users(&self) -> Result<String, Failure> {
+    pub fn users(&self) -> Result<String, Error> {
         self.shared.interest.users.notify_one();
         document(guest_agent::user_list(&self.shared.data.borrow()))
     }
 
     /// GetFilesystems.
-    pub fn filesystems(&self) -> Result<String, Failure> {
+    pub fn filesystems(&self) -> Result<String, Error> {
         document(guest_agent::filesystem_list(&self.shared.data.borrow()))
     }
 
     /// Exec.
-    pub async fn exec(&self, command: GuestCommand) -> Result<GuestOutput, Failure> {
+    pub async fn exec(&self, command: GuestCommand) -> Result<GuestOutput, Error> {
         let GuestCommand { domain, path, arguments, timeout_seconds } = command;
         let agent = LibvirtAgent { domain, ..self.shared.agent.clone() };
         let command = guest_agent::Command { path, arguments, timeout_seconds };
@@ -186,11 +187,11 @@ impl Guest {
     }
 }
 
-fn document(written: Result<String, serde_json::Error>) -> Result<String, Failure> {
-    written.map_err(|error| Failure::text(format!("the guest agent's answer cannot be written as JSON: {error}")))
+fn document(written: Result<String, serde_json::Error>) -> Result<String, Error> {
+    written.map_err(|error| Error::other(format!("the guest agent's answer cannot be written as JSON: {error}")))
 }
 
-impl From<AgentError> for Failure {
+impl From<AgentError> for Error {
     fn from(error: AgentError) -> Self {
         match error {
             AgentError::Libvirt(error) => error.into(),
@@ -199,7 +200,7 @@ impl From<AgentError> for Failure {
             | AgentError::Pid { .. }
             | AgentError::Timeout { .. }
             | AgentError::NoTime(_)
-            | AgentError::Exit { .. }) => Failure::text(error.to_string()),
+            | AgentError::Exit { .. }) => Error::other(error.to_string()),
         }
     }
 }

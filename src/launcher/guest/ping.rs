@@ -3,14 +3,14 @@
 use std::sync::atomic::Ordering;
 
 use super::Guest;
-use crate::cmd::Failure;
 use crate::domain::KubeVirtMetadata;
 use crate::guest_agent::{self, AgentError, LibvirtAgent};
+use crate::launcher::error::Error;
 use crate::libvirt::{Connection, code};
 
 impl Guest {
     /// Asks the agent of `domain`. `metadata` says whether a migration is under way.
-    pub async fn ping(&self, domain: String, metadata: &KubeVirtMetadata) -> Result<(), Failure> {
+    pub async fn ping(&self, domain: String, metadata: &KubeVirtMetadata) -> Result<(), Error> {
         if self.shared.probes_paused.load(Ordering::Relaxed) {
             return Ok(());
         }

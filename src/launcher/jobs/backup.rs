@@ -11,10 +11,11 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::Jobs;
 use super::backup_begin::{Steps, begin, edit, is_refusal, is_running};
 use super::backup_documents::{Disk, backup_xml, checkpoint_xml, disks, stamp, volumes};
-use crate::cmd::{BackupCommand, BackupRequest, BackupStart, Checkpoint, Failure, FreezeRequest};
+use crate::cmd::{BackupCommand, BackupRequest, BackupStart, Checkpoint, FreezeRequest};
 use crate::domain::{BackupMetadata, DomainSpec, Time};
 use crate::files::{Folder, in_time};
 use crate::hypervisor::ControlError;
+use crate::launcher::error::Error;
 use crate::launcher::vm::{Vm, domain_xml};
 use crate::libvirt::{JobOperation, JobStats, JobType, code};
 use crate::vmi::VirtualMachineInstance;
@@ -33,27 +34,27 @@ fn lost() -> JobStats {
 
 impl Jobs {
     /// BackupVirtualMachine.
-    pub async fn backup(&self, request: BackupRequest) -> Result<(), Failure> {
+    pub async fn backup(&self, request: BackupRequest) -> Result<(), Error> {
         let BackupRequest { vmi, command } = request;
         match command {
             BackupCommand::Start(start) => self.start_backup(vmi, start).await,
             BackupCommand::Abort { name, started } => self.abort_backup(&name, started).await,
             BackupCommand::Export { name, started, to } => {
                 let metadata = self.vm.metadata.snapshot();
-                ongoing(metadata.backup.as_ref(), &name, Some(started)).map_err(Failure::text)?;
+                ongoing(metadata.backup.as_ref(), &name, Some(started)).map_err(Error::not_now)?;
                 self.exports.begin(&name, started, to)
             }
         }
     }
 
-    async fn start_backup(&self, vmi: VirtualMachineInstance, start: BackupStart) -> Result<(), Failure> {
+    async fn start_backup(&self, vmi: VirtualMachineInstance, start: BackupStart) -> Result<(), Error> {
         let until = Instant::now() + ANSWER;
         // A second call while a backup begins does not wait for the first.
         if !self.admits(&start)? {
             return Ok(());
         }
         let alone = timeout(self.vm.connection.deadlines().read, Arc::clone(&self.backup).lock_owned()).await;
-        let alone = alone.map_err(|_| Failure::text("the outcome of another backup is not known yet"))?;
+        let alone = alone.map_err(|_| Error::not_now("the outcome of another backup is not known yet"))?;
         if !self.admits(&start)? {
             return Ok(());
         }
@@ -97,12 +98,12 @@ impl Jobs {
                     jobs.settle(&backup).await;
                 }
             }
-            begun.map_err(|error| Failure::text(error.to_string()))
+            begun.map_err(|error| Error::other(error.to_string()))
         });
         match timeout_at(until, begun).await {
             Ok(Ok(begun)) => begun,
-            Ok(Err(gone)) => Err(Failure::text(format!("the beginning of backup {} was given up: {gone}", start.name))),
-            Err(_) => Err(Failure::text(format!(
+            Ok(Err(gone)) => Err(Error::other(format!("the beginning of backup {} was given up: {gone}", start.name))),
+            Err(_) => Err(Error::other(format!(
                 "backup {} has not begun within {} s; its beginning goes on",
                 start.name,
                 ANSWER.as_secs()
@@ -111,16 +112,16 @@ impl Jobs {
     }
 
     /// Whether a backup is to begin; false if it runs already.
-    fn admits(&self, start: &BackupStart) -> Result<bool, Failure> {
+    fn admits(&self, start: &BackupStart) -> Result<bool, Error> {
         let metadata = self.vm.metadata.snapshot();
         if metadata.migration_under_way().is_some() {
-            return Err(Failure::text("failed to do backup, VMI is currently during migration"));
+            return Err(Error::not_now("failed to do backup, VMI is currently during migration"));
         }
         admitted(metadata.backup.as_ref(), start)
     }
 
-    async fn abort_backup(&self, name: &str, started: Option<Time>) -> Result<(), Failure> {
-        let failed = |why: String| Failure::text(format!("failed to abort backup: {why}"));
+    async fn abort_backup(&self, name: &str, started: Option<Time>) -> Result<(), Error> {
+        let failed = |why: String| Error::other(format!("failed to abort backup: {why}"));
         let metadata = self.vm.metadata.snapshot();
         ongoing(metadata.backup.as_ref(), name, started).map_err(|why| failed(why.to_owned()))?;
         let running = self.vm.control.job_stats().await.map_err(|error| failed(error.to_string()))?;
@@ -174,21 +175,21 @@ impl Jobs {
     }
 
     /// RedefineCheckpoint.
-    pub async fn redefine_checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), Failure> {
+    pub async fn redefine_checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
         let (control, domain, name) = (&self.vm.control, &self.vm.domain, &checkpoint.name);
         let exists = control.exists().await;
-        let lookup = |error: String| Failure::text(format!("failed to lookup domain {domain}: {error}"));
+        let lookup = |error: String| Error::other(format!("failed to lookup domain {domain}: {error}"));
         match exists {
             Ok(true) => {}
             Ok(false) => return Err(lookup("no such domain".to_owned())),
             Err(error) => return Err(lookup(error.to_string())),
         }
         let spec = self.live_spec().await;
-        let spec = spec.map_err(|error| Failure::text(format!("failed to get domain disks: {error}")))?;
+        let spec = spec.map_err(|error| Error::other(format!("failed to get domain disks: {error}")))?;
         let nodes = control.block_nodes().await;
-        let nodes = nodes.map_err(|error| Failure::text(format!("failed to query bitmaps: {error}")))?;
+        let nodes = nodes.map_err(|error| Error::other(format!("failed to query bitmaps: {error}")))?;
         let nodes: Value = serde_json::from_str(&nodes)
-            .map_err(|error| Failure::text(format!("failed to query bitmaps: QEMU's answer: {error}")))?;
+            .map_err(|error| Error::other(format!("failed to query bitmaps: QEMU's answer: {error}")))?;
         let with_bitmap: Vec<Disk> = disks(&spec)
             .into_iter()
             .map(|disk| match disk.tracked.as_ref().is_some_and(|(_, overlay)| has_bitmap(&nodes, overlay, name)) {
@@ -197,28 +198,28 @@ impl Jobs {
             })
             .collect();
         if with_bitmap.iter().all(|disk| disk.tracked.is_none()) {
-            return Err(Failure::InvalidCheckpoint(format!("no disks found with checkpoint bitmap {name}")));
+            return Err(Error::InvalidCheckpoint(format!("no disks found with checkpoint bitmap {name}")));
         }
         let xml = checkpoint_xml(name, checkpoint.created, &with_bitmap);
         control.redefine_checkpoint(&xml).await.map_err(|error| {
             let text = format!("failed to redefine checkpoint {name}: {error}");
             match error.code().is_some_and(|code| BAD_CHECKPOINT.contains(&code)) {
-                true => Failure::InvalidCheckpoint(text),
-                false => Failure::text(text),
+                true => Error::InvalidCheckpoint(text),
+                false => Error::other(text),
             }
         })
     }
 
-    async fn live_spec(&self) -> Result<DomainSpec, Failure> {
+    async fn live_spec(&self) -> Result<DomainSpec, Error> {
         let snapshot = self.vm.control.snapshot().await?;
-        let xml = snapshot.xml.ok_or_else(|| Failure::text("libvirt does not tell the domain's XML"))?;
+        let xml = snapshot.xml.ok_or_else(|| Error::other("libvirt does not tell the domain's XML"))?;
         domain_xml::read(&xml)
     }
 }
 
 /// The folder of a backup's files.
-async fn make_folder(folder: PathBuf, until: Instant) -> Result<(), Failure> {
-    let failed = |why: String| Failure::text(format!("error creating dir for backup: {why}"));
+async fn make_folder(folder: PathBuf, until: Instant) -> Result<(), Error> {
+    let failed = |why: String| Error::storage(format!("error creating dir for backup: {why}"));
     let left = until.saturating_duration_since(Instant::now());
     let made = in_time(left, move || make_without_links(&folder)).await.map_err(failed)?;
     made.map_err(|error| failed(error.to_string()))
@@ -245,7 +246,7 @@ struct Source {
 }
 
 impl Steps for Source {
-    async fn freeze(&self) -> Result<(), Failure> {
+    async fn freeze(&self) -> Result<(), Error> {
         let request = FreezeRequest { vmi: self.vmi.clone(), unfreeze_timeout_seconds: 0 };
         // Within what the client of a backup waits; a freeze of its own may take longer.
         let within = self.vm.connection.deadlines().control;
@@ -256,18 +257,18 @@ impl Steps for Source {
         self.vm.control.backup_begin(&self.backup_xml, &self.checkpoint_xml).await
     }
 
-    async fn thaw(&self) -> Result<(), Failure> {
+    async fn thaw(&self) -> Result<(), Error> {
         self.vm.guest.unfreeze().await
     }
 }
 
 /// Whether a backup is to begin after the last one that is on record; false if it runs already.
-fn admitted(known: Option<&BackupMetadata>, start: &BackupStart) -> Result<bool, Failure> {
+fn admitted(known: Option<&BackupMetadata>, start: &BackupStart) -> Result<bool, Error> {
     let Some(known) = known.filter(|known| !known.name.is_empty()) else { return Ok(true) };
     let name = &start.name;
     match (is_same(known, name, Some(start.started)), known.end_timestamp) {
         (true, None) => Ok(false),
-        (true, Some(ended)) => Err(Failure::text(format!(
+        (true, Some(ended)) => Err(Error::other(format!(
             "backup {name} that started at {} already executed, finished at {}, completed: {}",
             start.started.in_messages(),
             ended.in_messages(),
@@ -275,7 +276,7 @@ fn admitted(known: Option<&BackupMetadata>, start: &BackupStart) -> Result<bool,
         ))),
         (false, Some(_)) => Ok(true),
         (false, None) => {
-            Err(Failure::text(format!("backup {} already in progress, need to wait for completion", known.name)))
+            Err(Error::not_now(format!("backup {} already in progress, need to wait for completion", known.name)))
         }
     }
 }

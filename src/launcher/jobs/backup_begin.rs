@@ -8,20 +8,20 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use crate::cmd::Failure;
 use crate::domain::BackupMetadata;
 use crate::hypervisor::ControlError;
+use crate::launcher::error::Error;
 use crate::launcher::vm::metadata::MetadataCache;
-use crate::libvirt::{Error, origin};
+use crate::libvirt::{self, origin};
 
 /// The VM whose disks are to be copied.
 pub(super) trait Steps: Sync {
     /// Freezes the guest's file systems.
-    fn freeze(&self) -> impl Future<Output = Result<(), Failure>> + Send;
+    fn freeze(&self) -> impl Future<Output = Result<(), Error>> + Send;
     /// `virDomainBackupBegin`.
     fn begin(&self) -> impl Future<Output = Result<(), ControlError>> + Send;
     /// Thaws the file systems.
-    fn thaw(&self) -> impl Future<Output = Result<(), Failure>> + Send;
+    fn thaw(&self) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
 /// Begins `backup`, which is on record already. The guest stands `still` for so long at most.
@@ -93,12 +93,12 @@ pub(super) fn is_running(backup: &BackupMetadata) -> bool {
 /// Whether a backup surely does not begin. One that libvirt does not answer about may begin yet.
 pub(super) fn is_refusal(error: &ControlError) -> bool {
     match error {
-        ControlError::Libvirt(Error::Libvirt(error)) => error.domain != origin::RPC,
+        ControlError::Libvirt(libvirt::Error::Libvirt(error)) => error.domain != origin::RPC,
         // Not even asked.
-        ControlError::Libvirt(Error::AgentBusy { .. } | Error::Disconnected { .. })
+        ControlError::Libvirt(libvirt::Error::AgentBusy { .. } | libvirt::Error::Disconnected { .. })
         | ControlError::Hypervisor(_)
         | ControlError::Unsupported { .. } => true,
-        ControlError::Libvirt(Error::Deadline { .. } | Error::Aborted { .. }) => false,
+        ControlError::Libvirt(libvirt::Error::Deadline { .. } | libvirt::Error::Aborted { .. }) => false,
     }
 }
 
@@ -126,7 +126,7 @@ mod tests {
     }
 
     impl Steps for Double {
-        async fn freeze(&self) -> Result<(), Failure> {
+        async fn freeze(&self) -> Result<(), Error> {
             Ok(())
         }
 
@@ -142,7 +142,7 @@ mod tests {
             self.answer.clone()
         }
 
-        async fn thaw(&self) -> Result<(), Failure> {
+        async fn thaw(&self) -> Result<(), Error> {
             *self.thawed.lock().unwrap() = Some(self.start.elapsed());
             Ok(())
         }
@@ -164,7 +164,7 @@ mod tests {
     }
 
     fn said(domain: i32) -> Result<(), ControlError> {
-        Err(Error::Libvirt(VirError { code: 1, domain, message: "m".into() }).into())
+        Err(libvirt::Error::Libvirt(VirError { code: 1, domain, message: "m".into() }).into())
     }
 
     #[tokio::test(start_paused = true)]
@@ -178,7 +178,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_libvirt_itself_takes_a_backup_back() {
         let after = Duration::from_secs(3600);
-        let silence = Err(Error::Deadline { call: "virDomainBackupBegin", after }.into());
+        let silence = Err(libvirt::Error::Deadline { call: "virDomainBackupBegin", after }.into());
         for unanswered in [silence, said(origin::RPC)] {
             let (record, _) = record(1, unanswered.clone(), false).await;
             assert!(is_running(&record), "{unanswered:?}");

@@ -4,10 +4,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::cmd::{ExportServer, Failure};
+use crate::cmd::ExportServer;
 use crate::domain::Time;
 use crate::export::{Target, Timings, Tunnel};
 use crate::files::Watcher;
+use crate::launcher::error::Error;
 
 /// The export that goes on, if any. Clones share it; it ends with the last of them.
 #[derive(Clone)]
@@ -32,7 +33,7 @@ impl Exports {
     }
 
     /// Exports the backup, unless that goes on already. The export of another one ends.
-    pub fn begin(&self, name: &str, started: Time, to: ExportServer) -> Result<(), Failure> {
+    pub fn begin(&self, name: &str, started: Time, to: ExportServer) -> Result<(), Error> {
         // An export is whole at every step, so a panic elsewhere cannot have torn it.
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let same = |export: &Export| export.name == name && export.started == started && !export.tunnel.is_over();
@@ -49,7 +50,7 @@ impl Exports {
             authority: to.authority,
         };
         let tunnel = Tunnel::start(target, &self.socket, self.timings, removed(&self.watcher, &self.socket));
-        let tunnel = tunnel.map_err(|error| Failure::text(format!("cannot initialize backup tunnel: {error}")))?;
+        let tunnel = tunnel.map_err(|error| Error::other(format!("cannot initialize backup tunnel: {error}")))?;
         *current = Some(Export { name: name.to_owned(), started, tunnel });
         Ok(())
     }

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::Jobs;
-use crate::cmd::Failure;
 use crate::domain::{KubeVirtMetadata, MemoryDumpMetadata, Time};
 use crate::hypervisor::ControlError;
+use crate::launcher::error::Error;
 use crate::launcher::vm::metadata::MetadataCache;
 
 /// What the names of dumps have in common; older ones make room for the new one.
@@ -14,9 +14,9 @@ const DUMP_FILE: &str = "memory.dump";
 impl Jobs {
     /// Begins to write the guest's memory to `path`, unless a dump is being written or this one is done. The outcome
     /// appears in the metadata.
-    pub fn memory_dump(&self, path: String) -> Result<(), Failure> {
+    pub fn memory_dump(&self, path: String) -> Result<(), Error> {
         let Some(file) = Path::new(&path).file_name().map(|name| name.to_string_lossy().into_owned()) else {
-            return Err(Failure::text(format!("memory dump: {path:?} does not name a file")));
+            return Err(Error::vmi(format!("memory dump: {path:?} does not name a file")));
         };
         let Ok(dumping) = std::sync::Arc::clone(&self.dumping).try_lock_owned() else { return Ok(()) };
         if !begin(&self.vm.metadata, &file) {

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::cmd::Failure;
 use crate::domain::{DomainSpec, Interface, LifeCycle, LinkState};
 use crate::hypervisor::XmlKind;
+use crate::launcher::error::Error;
 use crate::launcher::sync::live::interfaces::find;
 use crate::launcher::vm::Vm;
 
@@ -12,14 +12,14 @@ use crate::launcher::vm::Vm;
 const LINK_DOWN: Duration = Duration::from_millis(100);
 
 /// Pulls the cables of the named interfaces and plugs them in again, and sets the guest's clock. It may be repeated.
-pub async fn finalize(vm: &Vm, refresh: &[String]) -> Result<(), Failure> {
+pub async fn finalize(vm: &Vm, refresh: &[String]) -> Result<(), Error> {
     if !refresh.is_empty() {
         let live = vm.control.xml(XmlKind::Current).await?;
         let domain = DomainSpec::from_xml(&live)
-            .map_err(|error| Failure::text(format!("parsing domain XML failed, err: {error}")))?;
+            .map_err(|error| Error::other(format!("parsing domain XML failed, err: {error}")))?;
         for name in refresh {
             let Some(interface) = find(&domain.devices.interfaces, name) else { continue };
-            let failed = |error| Failure::text(format!("failed to update network {name}, err: {error}"));
+            let failed = |error| Error::other(format!("failed to update network {name}, err: {error}"));
             let down = LinkState { state: "down".to_owned() };
             let unplugged = Interface { link_state: Some(down), ..interface.clone() };
             vm.control.update_device(unplugged.to_xml()).await.map_err(failed)?;

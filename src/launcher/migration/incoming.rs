@@ -16,13 +16,14 @@ use tokio::time::{Instant, sleep, timeout};
 use super::hook;
 use super::saved::{SavedIncoming, SavedMigration};
 use super::sockets;
-use crate::cmd::{Failure, SyncRequest};
+use crate::cmd::SyncRequest;
 use crate::convert::HostFacts;
 use crate::domain::{DomainState, LifeCycle, StateReason};
 use crate::files::{Folder, in_time};
 use crate::hooks::pre_migration::SOCKET;
 use crate::hypervisor::XmlKind;
 use crate::launcher::config::Config;
+use crate::launcher::error::Error;
 use crate::launcher::sync::means::Boot;
 use crate::launcher::vm::Vm;
 use crate::launcher::vm::metadata::note_vmi;
@@ -38,40 +39,6 @@ const SOON: Duration = Duration::from_millis(100);
 const LATER: Duration = Duration::from_secs(1);
 /// How long the sockets' folder may take to be made.
 const MAKING: Duration = Duration::from_secs(5);
-
-/// Why the VM cannot be received.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
-    /// Nothing will change that in this pod: it ends, and the migration fails at once.
-    Never(String),
-    /// Not now: virt-handler asks again.
-    NotNow(Failure),
-}
-
-impl Refusal {
-    /// The reason, if it holds for the pod's whole life.
-    pub fn never(&self) -> Option<String> {
-        match self {
-            Refusal::Never(why) => Some(why.clone()),
-            Refusal::NotNow(_) => None,
-        }
-    }
-}
-
-impl From<Failure> for Refusal {
-    fn from(failure: Failure) -> Self {
-        Refusal::NotNow(failure)
-    }
-}
-
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Never(why) => Failure::text(why),
-            Refusal::NotNow(failure) => failure,
-        }
-    }
-}
 
 /// What a look at the domain has shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,7 +84,7 @@ impl Incoming {
 
     /// SyncMigrationTarget: prepares the pod. A launcher that has, or had, a VM of its own never ends for the sake of a
     /// migration; one `without_daemon` cannot have one.
-    pub async fn receive(&self, boot: &Boot, request: SyncRequest, without_daemon: bool) -> Result<(), Refusal> {
+    pub async fn receive(&self, boot: &Boot, request: SyncRequest, without_daemon: bool) -> Result<(), Error> {
         let vm = &self.vm;
         let uid = request.vmi.status.migration_uid().to_owned();
         record::refuse_executed(&vm.metadata.snapshot(), &uid)?;
@@ -125,7 +92,7 @@ impl Incoming {
             && vm.metadata.snapshot().migration_under_way().is_some_and(|record| record.uid == uid);
         let own = |what: &str| {
             let why = format!("{RPC}: this launcher cannot receive a virtual machine: {what}");
-            Err(Refusal::NotNow(Failure::text(why)))
+            Err(Error::not_now(why))
         };
         if vm.tracker.was_seen() {
             // A virt-handler that began anew repeats the order while the domain is on its way.
@@ -140,7 +107,7 @@ impl Incoming {
             }
         }
         if let Some(why) = boot.runtime.refusal(RPC) {
-            return Err(Refusal::Never(why));
+            return Err(Error::Unsupported(why));
         }
         let (vmi, facts) = boot.prepare_target(vm, request).await?;
         self.make_folder(boot).await?;
@@ -164,7 +131,7 @@ impl Incoming {
         }
         let expected = match saved {
             Some(saved) => self.expect(&saved.vmi, saved.facts),
-            None => Err(Failure::text("what the previous launcher prepared was lost")),
+            None => Err(Error::other("what the previous launcher prepared was lost")),
         };
         if let Err(failure) = expected {
             tracing::error!(reason = failure.message(), "a migration to this pod that has not begun will fail");
@@ -173,7 +140,7 @@ impl Incoming {
     }
 
     /// QEMU makes its sockets there.
-    async fn make_folder(&self, boot: &Boot) -> Result<(), Failure> {
+    async fn make_folder(&self, boot: &Boot) -> Result<(), Error> {
         let (path, owner) = (sockets::folder(&self.config.kubevirt_share_dir), boot.owner);
         let shown = path.display().to_string();
         let made = in_time(MAKING, move || {
@@ -182,19 +149,19 @@ impl Incoming {
             let owner = (Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)));
             fchown(folder.as_fd(), owner.0, owner.1).map_err(std::io::Error::from)
         });
-        let failed = |why: &dyn std::fmt::Display| Failure::text(format!("cannot make {shown}: {why}"));
+        let failed = |why: &dyn std::fmt::Display| Error::storage(format!("cannot make {shown}: {why}"));
         made.await.map_err(|why| failed(&why))?.map_err(|error| failed(&error))
     }
 
     /// Serves the pre-migration hook.
-    fn expect(&self, vmi: &VirtualMachineInstance, facts: HostFacts) -> Result<(), Failure> {
+    fn expect(&self, vmi: &VirtualMachineInstance, facts: HostFacts) -> Result<(), Error> {
         let incoming = hook::Incoming {
             vmi: vmi.clone(),
             facts,
             upgrade_ordinal_interfaces: self.config.upgrade_ordinal_ifaces,
             vgpu: self.config.vgpu_dedicated_hook,
         };
-        self.hook.expect(incoming).map_err(|error| Failure::text(error.to_string()))
+        self.hook.expect(incoming).map_err(|error| Error::other(error.to_string()))
     }
 
     fn watch(&self) {
@@ -294,11 +261,5 @@ mod tests {
             assert!(!paused(reason), "{reason:?}");
         }
         assert!(!is_here(DomainState::new(LifeCycle::Shutoff, StateReason::Failed)));
-    }
-
-    #[test]
-    fn only_a_reason_for_ever_ends_the_pod() {
-        assert_eq!(Refusal::Never("no".into()).never().as_deref(), Some("no"));
-        assert_eq!(Refusal::from(Failure::text("later")).never(), None);
     }
 }

@@ -20,11 +20,11 @@ use super::parameters::{Request, destination, parameters};
 use super::policy::{Facts, Policy};
 use super::saved::SavedOutgoing;
 use super::volumes::disks_to_copy;
-use crate::cmd::Failure;
 use crate::domain::{DomainSpec, DomainState, HostDevice, LifeCycle};
 use crate::files::in_time;
 use crate::hypervisor::{ControlError, XmlKind};
 use crate::launcher::config::Config;
+use crate::launcher::error::Error;
 use crate::launcher::publish::domain_log::DomainLog;
 use crate::launcher::sync::live::host_devices;
 use crate::launcher::vm::Vm;
@@ -92,21 +92,21 @@ impl Outgoing {
     }
 
     /// MigrateVirtualMachine: begins the task.
-    pub fn migrate(&self, order: Order) -> Result<(), Failure> {
+    pub fn migrate(&self, order: Order) -> Result<(), Error> {
         let Order { vmi, options } = order;
         let status = &vmi.status;
         if let Some(backup) =
             status.changed_block_tracking.as_ref().and_then(|tracking| tracking.backup_status.as_ref())
         {
             let name = &backup.backup_name;
-            return Err(Failure::text(format!("cannot migrate VMI until backup {name} is completed")));
+            return Err(Error::not_now(format!("cannot migrate VMI until backup {name} is completed")));
         }
         if status.migration_state.is_none() {
-            return Err(Failure::text("cannot migrate VMI until migrationState is ready"));
+            return Err(Error::not_now("cannot migrate VMI until migrationState is ready"));
         }
         let uid = status.migration_uid().to_owned();
         if let Some(other) = self.vm.metadata.snapshot().migration_under_way().filter(|other| other.uid != uid) {
-            return Err(Failure::text(format!("cannot migrate VMI: migration {} is under way", other.uid)));
+            return Err(Error::not_now(format!("cannot migrate VMI: migration {} is under way", other.uid)));
         }
         if record::begin(&self.vm.metadata, &uid)? == Begun::Before {
             return Ok(());

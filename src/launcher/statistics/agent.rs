@@ -9,9 +9,10 @@ use tokio::time::Instant;
 
 use super::coalesce::Coalesced;
 use super::{Statistics, ended};
-use crate::cmd::{AgentStats, Failure};
+use crate::cmd::AgentStats;
+use crate::launcher::error::Error;
 
-type Answer = Result<Arc<str>, Failure>;
+type Answer = Result<Arc<str>, Error>;
 
 /// The answers, by question.
 #[derive(Clone, Default)]
@@ -59,8 +60,6 @@ impl Statistics {
         let command = question.command();
         let execute = json!({ "execute": command }).to_string();
         let answer = self.vm.connection.in_background().agent_command(&self.vm.domain, execute, within).await;
-        answer
-            .map(Arc::from)
-            .map_err(|error| Failure::wrapped(format!("failed to get agent data for {command}"), error))
+        answer.map(Arc::from).map_err(|error| Error::during(format!("failed to get agent data for {command}"), error))
     }
 }

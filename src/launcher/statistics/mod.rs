@@ -12,9 +12,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::coalesce::Coalesced;
-use crate::cmd::Failure;
 use crate::domain::stats::{Load, LoadStats};
 use crate::hypervisor::ControlError;
+use crate::launcher::error::Error;
 use crate::launcher::migration::progress;
 use crate::launcher::publish::publisher::Published;
 use crate::launcher::vm::Vm;
@@ -62,9 +62,9 @@ pub struct Statistics {
     vm: Vm,
     published: watch::Receiver<Published>,
     timings: Timings,
-    stats: Arc<Coalesced<Result<Arc<str>, Failure>>>,
-    dirty_rate: Arc<Coalesced<Result<i64, Failure>>>,
-    screenshot: Arc<Coalesced<Result<Screenshot, Failure>>>,
+    stats: Arc<Coalesced<Result<Arc<str>, Error>>>,
+    dirty_rate: Arc<Coalesced<Result<i64, Error>>>,
+    screenshot: Arc<Coalesced<Result<Screenshot, Error>>>,
     agent: agent::Answers,
 }
 
@@ -83,7 +83,7 @@ impl Statistics {
     }
 
     /// GetDomainStats: the document as JSON.
-    pub async fn domain_stats(&self) -> Result<Arc<str>, Failure> {
+    pub async fn domain_stats(&self) -> Result<Arc<str>, Error> {
         let own = self.clone();
         let shared = self.stats.get(Result::is_ok, move || async move { own.measure().await });
         shared.await.unwrap_or_else(|| Err(ended("GetDomainStats")))
@@ -101,24 +101,24 @@ impl Statistics {
     }
 
     /// GetDomainDirtyRateStats: MiB per second that the guest writes.
-    pub async fn dirty_rate(&self) -> Result<i64, Failure> {
+    pub async fn dirty_rate(&self) -> Result<i64, Error> {
         let own = self.clone();
         let shared = self.dirty_rate.get(Result::is_ok, move || async move { own.measure_dirty_rate().await });
         shared.await.unwrap_or_else(|| Err(ended("GetDomainDirtyRateStats")))
     }
 
     /// GetScreenshot.
-    pub async fn screenshot(&self) -> Result<Screenshot, Failure> {
+    pub async fn screenshot(&self) -> Result<Screenshot, Error> {
         let own = self.clone();
         let take = move || async move { Ok(own.vm.control.screenshot().await?) };
         self.screenshot.get(Result::is_ok, take).await.unwrap_or_else(|| Err(ended("GetScreenshot")))
     }
 
-    async fn measure(&self) -> Result<Arc<str>, Failure> {
-        let failed = |error: ControlError| Failure::wrapped("failed to get domain stats", error);
+    async fn measure(&self) -> Result<Arc<str>, Error> {
+        let failed = |error: ControlError| Error::during("failed to get domain stats", error);
         let until = Instant::now() + self.timings.stats;
         let record = self.vm.control.stats(until).await.map_err(failed)?;
-        let mut record = record.ok_or_else(|| Failure::text("empty DomainStats"))?;
+        let mut record = record.ok_or_else(|| Error::other("empty DomainStats"))?;
         let vcpus = record.params.unsigned("vcpu.current").and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
         let pins = self.vm.control.vcpu_pins(vcpus, until).await.map_err(failed)?;
         let domain = self.published.borrow().domain.clone();
@@ -130,12 +130,12 @@ impl Statistics {
         let mut document = document::document(&record, pins, &aliases.unwrap_or_default(), self.load());
         document.migration = self.vm.migration_progress.last().as_ref().map(progress::published).unwrap_or_default();
         let json = serde_json::to_string(&document);
-        json.map(Arc::from).map_err(|error| Failure::text(format!("failed to get domain stats: {error}")))
+        json.map(Arc::from).map_err(|error| Error::other(format!("failed to get domain stats: {error}")))
     }
 
-    async fn measure_dirty_rate(&self) -> Result<i64, Failure> {
+    async fn measure_dirty_rate(&self) -> Result<i64, Error> {
         const FAILED: &str = "failed to get domain dirty rate stats: failed to get dirty rate stats";
-        let failed = |error: ControlError| Failure::wrapped(FAILED, error);
+        let failed = |error: ControlError| Error::during(FAILED, error);
         let control = &self.vm.control;
         control.start_dirty_rate(DIRTY_RATE_SECONDS).await.map_err(failed)?;
         // The rate of the second that begins now, not one that was measured before.
@@ -146,24 +146,24 @@ impl Statistics {
             tokio::time::sleep(pause).await;
             pause = self.timings.dirty_rate_pause;
             let record = control.dirty_rate_stats().await.map_err(failed)?;
-            let record = record.ok_or_else(|| Failure::text(format!("{FAILED}: the domain is not running")))?;
+            let record = record.ok_or_else(|| Error::other(format!("{FAILED}: the domain is not running")))?;
             let rate = document::dirty_rate(&record.params);
             let unfinished = match rate.calc_status {
                 Some(calc_status::MEASURED) => {
                     let rate = rate.megabytes_per_second;
-                    return rate.ok_or_else(|| Failure::text("Dirty rate MegabytesPerSecondSet is false"));
+                    return rate.ok_or_else(|| Error::other("Dirty rate MegabytesPerSecondSet is false"));
                 }
                 Some(calc_status::MEASURING) => "dirty calc status is DOMAIN_DIRTYRATE_MEASURING",
                 Some(calc_status::UNSTARTED) => "dirty calc status is DOMAIN_DIRTYRATE_UNSTARTED",
                 Some(_) | None => "dirty rate stats calculation status is not set",
             };
             if Instant::now() >= until {
-                return Err(Failure::text(format!("{FAILED}: {unfinished}")));
+                return Err(Error::other(format!("{FAILED}: {unfinished}")));
             }
         }
     }
 }
 
-fn ended(rpc: &str) -> Failure {
-    Failure::text(format!("{rpc} ended without an answer, see the launcher's log"))
+fn ended(rpc: &str) -> Error {
+    Error::other(format!("{rpc} ended without an answer, see the launcher's log"))
 }

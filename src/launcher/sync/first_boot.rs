@@ -18,11 +18,12 @@ use super::prepare::iommufd;
 use super::prepare::pod_network::Nics;
 use super::prepare::{cloud_init, growth, image_volumes, missing, pod_network, running, tracking};
 use super::refusal::refusal;
-use crate::cmd::{Failure, SyncRequest};
+use crate::cmd::SyncRequest;
 use crate::convert::{self, Defines, HostFacts, SyncOptions};
 use crate::daemon::DaemonState;
 use crate::domain::{DomainSpec, LifeCycle};
 use crate::hypervisor::{Hypervisor, Verdict, Version, XmlKind, host_architecture};
+use crate::launcher::error::Error;
 use crate::launcher::facts::{self, Pod};
 use crate::launcher::vm::Vm;
 use crate::launcher::vm::metadata::note_vmi;
@@ -45,13 +46,13 @@ struct Converted {
     draft: DomainSpec,
 }
 
-fn refused_by(verdict: &Verdict) -> Result<(), Failure> {
-    verdict.refusal().map_or(Ok(()), |refusal| Err(Failure::text(refusal)))
+fn refused_by(verdict: &Verdict) -> Result<(), Error> {
+    verdict.refusal().map_or(Ok(()), |refusal| Err(Error::vmi(refusal)))
 }
 
 impl Boot {
     /// One sync. `defined` is set as soon as libvirt knows the domain.
-    pub async fn sync(&self, vm: &Vm, request: SyncRequest, defined: &watch::Sender<bool>) -> Result<(), Failure> {
+    pub async fn sync(&self, vm: &Vm, request: SyncRequest, defined: &watch::Sender<bool>) -> Result<(), Error> {
         let begun = Instant::now();
         let (synced, shares) = shared_out(self.bring_about(vm, request, defined)).await;
         if synced.is_err() && !*defined.borrow() {
@@ -70,11 +71,11 @@ impl Boot {
         vm: &Vm,
         request: SyncRequest,
         defined: &watch::Sender<bool>,
-    ) -> Result<Started, Failure> {
+    ) -> Result<Started, Error> {
         match (vm.metadata.snapshot().migration_under_way(), vm.is_incoming()) {
             (Some(migration), true) => {
                 let uid = &migration.uid;
-                return Err(Failure::text(format!("the VM comes here by migration {uid}, which has not ended")));
+                return Err(Error::not_now(format!("the VM comes here by migration {uid}, which has not ended")));
             }
             // Its devices stay as they are until it has arrived, or stays.
             (Some(_), false) => return Ok(Started::Before),
@@ -101,12 +102,12 @@ impl Boot {
             false => Vec::new(),
         };
         if let Some(told) = convert::told(&problems) {
-            return Err(Failure::text(told));
+            return Err(Error::vmi(told));
         }
         tracking::make_overlays(self, &vmi, &facts).await?;
         if must_define {
             self.check_version(vm, &vmi).await?;
-            let draft = facts::draft(&vmi, &facts).map_err(|error| Failure::text(error.to_string()))?;
+            let draft = facts::draft(&vmi, &facts).map_err(|error| Error::vmi(error.to_string()))?;
             let converted = Converted { facts: facts.clone(), draft };
             let data = self.gather_cloud_init(&vmi, &extensions).await?;
             // The disk is another process's work, while which everything else gets ready for the start.
@@ -144,7 +145,7 @@ impl Boot {
 
     /// Whether the domain has to be defined: it is not there, or a launcher that died left it half-made. How far that one
     /// came does not matter; a domain that has never run is made anew, with all it needs.
-    async fn must_define(&self, vm: &Vm) -> Result<bool, Failure> {
+    async fn must_define(&self, vm: &Vm) -> Result<bool, Error> {
         if !vm.control.exists().await? {
             return Ok(true);
         }
@@ -156,18 +157,18 @@ impl Boot {
     }
 
     /// The VMI must be this pod's, and must not ask for another hypervisor.
-    pub(super) fn check(&self, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+    pub(super) fn check(&self, vmi: &VirtualMachineInstance) -> Result<(), Error> {
         let name = vmi.domain_name();
         let own = format!("{}_{}", self.config.namespace, self.config.name);
         if name != own {
-            return Err(Failure::text(format!("VMI {name} was sent to the launcher of {own}")));
+            return Err(Error::vmi(format!("VMI {name} was sent to the launcher of {own}")));
         }
         let wanted = vmi.spec.hypervisor.as_str();
         if !wanted.is_empty() {
             let (wanted, _) =
-                self.catalogue.get(wanted).map_err(|error| Failure::text(format!("spec.hypervisor: {error}")))?;
+                self.catalogue.get(wanted).map_err(|error| Error::vmi(format!("spec.hypervisor: {error}")))?;
             if wanted != self.runtime.name() {
-                return Err(Failure::text(format!(
+                return Err(Error::vmi(format!(
                     "spec.hypervisor: {wanted} is asked for, but this pod was made for {} (--hypervisor)",
                     self.runtime.name()
                 )));
@@ -177,7 +178,7 @@ impl Boot {
     }
 
     /// What a newer libvirt could do is refused before the define. libvirt is asked only if there is such a thing.
-    async fn check_version(&self, vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+    async fn check_version(&self, vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Error> {
         if !self.verdict(vmi, None).depends_on_version() {
             return Ok(());
         }
@@ -195,7 +196,7 @@ impl Boot {
         vm: &Vm,
         vmi: &VirtualMachineInstance,
         options: SyncOptions,
-    ) -> Result<HostFacts, Failure> {
+    ) -> Result<HostFacts, Error> {
         let images = match running::images(vm, vmi).await? {
             Some(images) => images,
             None => {
@@ -216,7 +217,7 @@ impl Boot {
             Ok(facts::collect(&pod, &vmi, options, &images))
         })
         .await?
-        .map_err(|why: String| Failure::text(why))
+        .map_err(|why: String| Error::other(why))
     }
 
     pub(super) fn disks(&self) -> Disks<'_> {
@@ -236,18 +237,18 @@ impl Boot {
         vmi: &VirtualMachineInstance,
         converted: Converted,
         extensions: &Extensions<'_>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Error> {
         let facts = self.prepare(vmi, converted).await?;
         if let Ok(facts) = serde_json::to_string(&facts) {
             tracing::info!(v = 5, facts, "converting the VMI");
         }
-        let defines = Defines::new(vmi, &facts).map_err(|error| Failure::text(error.to_string()))?;
+        let defines = Defines::new(vmi, &facts).map_err(|error| Error::vmi(error.to_string()))?;
         self.define(vm, vmi, defines, extensions).await
     }
 
     /// Everything that has to be there before the define, and the facts with what the disks' files can do. The cloud-init
     /// disk comes under its name later: its place is looked at as it was for the original, which made it last.
-    async fn prepare(&self, vmi: &VirtualMachineInstance, converted: Converted) -> Result<HostFacts, Failure> {
+    async fn prepare(&self, vmi: &VirtualMachineInstance, converted: Converted) -> Result<HostFacts, Error> {
         let Converted { mut facts, draft: domain } = converted;
         pod_network::prepare(self, vmi, &facts).await?;
         let domain = self.check_volumes(vmi, domain).await?;
@@ -273,13 +274,13 @@ impl Boot {
         vmi: &VirtualMachineInstance,
         mut defines: Defines,
         extensions: &Extensions<'_>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Error> {
         let result = async {
             loop {
                 let converted = defines.xml();
                 let xml = extensions.on_define_domain(converted.clone()).await?;
                 if xml != converted {
-                    defines.replace(&xml).map_err(|error| Failure::text(error.to_string()))?;
+                    defines.replace(&xml).map_err(|error| Error::other(error.to_string()))?;
                 }
                 tracing::info!(v = 5, xml, "defining the domain");
                 vm.control.define(xml).await.map_err(|error| refusal(vmi, error))?;
@@ -292,9 +293,9 @@ impl Boot {
                 };
                 if let Some(readback) = &readback {
                     tracing::info!(v = 5, readback, "read the domain back");
-                    defines.keep_uuid(readback).map_err(|error| Failure::text(error.to_string()))?;
+                    defines.keep_uuid(readback).map_err(|error| Error::other(error.to_string()))?;
                 }
-                defines.next(readback.as_deref()).map_err(|error| Failure::text(error.to_string()))?;
+                defines.next(readback.as_deref()).map_err(|error| Error::other(error.to_string()))?;
             }
         }
         .await;
@@ -305,10 +306,10 @@ impl Boot {
         result
     }
 
-    async fn start(&self, vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
-        if let Some(descriptor) = self.iommufd.copy().map_err(Failure::text)? {
+    async fn start(&self, vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Error> {
+        if let Some(descriptor) = self.iommufd.copy().map_err(Error::other)? {
             let given = vm.control.associate(c"iommu", descriptor).await;
-            given.map_err(|error| Failure::text(format!("failed to associate IOMMUFD FD with domain: {error}")))?;
+            given.map_err(|error| Error::other(format!("failed to associate IOMMUFD FD with domain: {error}")))?;
         }
         self.make_late_cloud_init(vm, vmi).await?;
         let paused_by_user = vmi.spec.start_strategy == "Paused";

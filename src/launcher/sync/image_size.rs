@@ -11,10 +11,10 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
 use super::volume_files;
-use crate::cmd::Failure;
 use crate::convert::HostFacts;
 use crate::domain::Disk;
 use crate::files::{Folder, split};
+use crate::launcher::error::Error;
 use crate::launcher::facts::{self, below};
 use crate::vmi::{BlockSize, FeatureState, VirtualMachineInstance};
 
@@ -64,7 +64,7 @@ pub(super) fn round_up(root: &Path, vmi: &VirtualMachineInstance, facts: &HostFa
 
 impl Odd {
     /// Whether the disk can do without direct I/O. A disk that cannot, since the VMI says so, is refused.
-    pub(super) fn without_direct_io(&self, vmi: &VirtualMachineInstance, disk: &Disk) -> Result<bool, Failure> {
+    pub(super) fn without_direct_io(&self, vmi: &VirtualMachineInstance, disk: &Disk) -> Result<bool, Error> {
         let Asked { cache, io, .. } = Asked::of(vmi, disk);
         let Odd { bytes, direct, why, .. } = self;
         let unit = if bytes.is_multiple_of(SECTOR) { self.block } else { SECTOR };
@@ -77,12 +77,12 @@ impl Odd {
             return Ok(false);
         }
         match (cache, io) {
-            ("", "native") => Err(Failure::text(format!("{what}; I/O mode native needs direct I/O"))),
+            ("", "native") => Err(Error::storage(format!("{what}; I/O mode native needs direct I/O"))),
             ("", _) => {
                 tracing::warn!("{what}; its cache mode is writethrough");
                 Ok(true)
             }
-            (cache, _) => Err(Failure::text(format!("{what}; cache mode {cache} needs direct I/O"))),
+            (cache, _) => Err(Error::storage(format!("{what}; cache mode {cache} needs direct I/O"))),
         }
     }
 }

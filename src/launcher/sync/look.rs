@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::cmd::Failure;
 use crate::files::in_time;
+use crate::launcher::error::Error;
 
 /// How long a look may take; virt-handler waits 20 s for a sync (contract/cmd-server.md 1).
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -12,6 +12,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) async fn look<T: Send + 'static>(
     what: &'static str,
     look: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Failure> {
-    in_time(PATIENCE, look).await.map_err(|why| Failure::text(format!("{what}: {why}")))
+) -> Result<T, Error> {
+    in_time(PATIENCE, look).await.map_err(|why| Error::storage(format!("{what}: {why}")))
 }

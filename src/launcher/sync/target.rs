@@ -10,10 +10,11 @@ use super::means::Boot;
 use super::prepare::hooks::Extensions;
 use super::prepare::images::LOOKING;
 use super::prepare::{cloud_init, missing, pod_network, tracking};
-use crate::cmd::{Failure, SyncRequest};
+use crate::cmd::SyncRequest;
 use crate::convert::{Defines, HostFacts};
 use crate::domain::{Disk, DomainSpec};
 use crate::files::{Folder, split};
+use crate::launcher::error::Error;
 use crate::launcher::facts::{self, below};
 use crate::launcher::vm::Vm;
 use crate::vmi::{VirtualMachineInstance, Volume};
@@ -27,32 +28,30 @@ impl Boot {
         &self,
         vm: &Vm,
         request: SyncRequest,
-    ) -> Result<(VirtualMachineInstance, HostFacts), Failure> {
+    ) -> Result<(VirtualMachineInstance, HostFacts), Error> {
         let SyncRequest { vmi, options, plugins, vmi_json } = request;
         let extensions = Extensions::new(&self.hooks, &plugins, vmi_json)?;
         self.check(&vmi)?;
         let own = own_part(&vmi);
         let facts = self.facts(vm, &own, options).await?;
-        let domain =
-            facts::draft(&own, &facts).map_err(|error| Failure::text(format!("conversion failed: {error}")))?;
+        let domain = facts::draft(&own, &facts).map_err(|error| Error::vmi(format!("conversion failed: {error}")))?;
         if has_tracking_of_its_own(&vmi) {
             tracking::make_overlays(self, &own, &facts).await.map_err(|why| {
-                Failure::text(format!("failed to create CBT overlays for migration: {}", why.message()))
+                Error::other(format!("failed to create CBT overlays for migration: {}", why.message()))
             })?;
         }
         self.prepare_disks(&own, &facts, &domain, &extensions)
             .await
-            .map_err(|why| Failure::text(format!("pre-start pod-setup failed: {}", why.message())))?;
+            .map_err(|why| Error::other(format!("pre-start pod-setup failed: {}", why.message())))?;
         self.shape_generated(&vmi, domain).await?;
-        let defines =
-            Defines::new(&own, &facts).map_err(|error| Failure::text(format!("conversion failed: {error}")))?;
+        let defines = Defines::new(&own, &facts).map_err(|error| Error::vmi(format!("conversion failed: {error}")))?;
         // Sidecars get ready for their VM here; the document comes from the source.
         extensions
             .on_define_domain(defines.xml())
             .await
-            .map_err(|why| Failure::text(format!("executing custom preStart hooks failed: {}", why.message())))?;
+            .map_err(|why| Error::other(format!("executing custom preStart hooks failed: {}", why.message())))?;
         if vmi.annotation(BLOCKED).is_some() {
-            return Err(Failure::text(
+            return Err(Error::other(
                 "Blocking preparation of migration target in order to satisfy a functional test condition",
             ));
         }
@@ -65,7 +64,7 @@ impl Boot {
         facts: &HostFacts,
         domain: &DomainSpec,
         extensions: &Extensions<'_>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Error> {
         let data = self.gather_cloud_init(vmi, extensions).await?;
         pod_network::prepare(self, vmi, facts).await?;
         self.disks().prepare(vmi, facts).await?;
@@ -80,7 +79,7 @@ impl Boot {
 
     /// Gives generated disks the size that they have at the source. Those that are copied are overwritten; a CD-ROM is not,
     /// so it is whole here (contract/migration.md 16, M9).
-    async fn shape_generated(&self, vmi: &VirtualMachineInstance, domain: DomainSpec) -> Result<(), Failure> {
+    async fn shape_generated(&self, vmi: &VirtualMachineInstance, domain: DomainSpec) -> Result<(), Error> {
         let (root, vmi) = (self.root.clone(), vmi.clone());
         look("shaping the generated disks", move || {
             domain.devices.disks.iter().try_for_each(|disk| shape(&root, &vmi, disk))
@@ -89,7 +88,7 @@ impl Boot {
     }
 }
 
-fn shape(root: &Path, vmi: &VirtualMachineInstance, disk: &Disk) -> Result<(), Failure> {
+fn shape(root: &Path, vmi: &VirtualMachineInstance, disk: &Disk) -> Result<(), Error> {
     let name = disk.alias_name();
     let volume = vmi.spec.volumes.iter().find(|volume| volume.name == name);
     let is_made = |volume: &Volume| volume.is_generated() || volume.sysprep.is_some();
@@ -97,14 +96,14 @@ fn shape(root: &Path, vmi: &VirtualMachineInstance, disk: &Disk) -> Result<(), F
         return Ok(());
     }
     let Some(status) = vmi.status.volume_status.iter().find(|status| status.name == name) else {
-        return Err(Failure::text(format!("failed to find the status of volume {name}")));
+        return Err(Error::other(format!("failed to find the status of volume {name}")));
     };
     // The size is not known of a disk that an old virt-handler has not measured.
     let Some(wanted) = u64::try_from(status.size).ok().filter(|size| *size > 0) else { return Ok(()) };
     let path = below(root, &disk.source.file);
     let is_cdrom = disk.device == "cdrom";
     resize(&path, wanted, is_cdrom).map_err(|error| {
-        Failure::text(format!("volume {name}: {} cannot be made {wanted} bytes long: {error}", path.display()))
+        Error::storage(format!("volume {name}: {} cannot be made {wanted} bytes long: {error}", path.display()))
     })
 }
 

@@ -5,8 +5,8 @@ use std::io::ErrorKind;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-use crate::cmd::Failure;
 use crate::domain::{Disk, DiskSource, DomainSpec, HOTPLUG_DISKS, VMI_DISKS};
+use crate::launcher::error::Error;
 use crate::launcher::facts::below;
 use crate::storage::kind;
 use crate::vmi::VirtualMachineInstance;
@@ -15,17 +15,17 @@ use crate::vmi::VirtualMachineInstance;
 const VOLUMES: [&str; 2] = [VMI_DISKS, HOTPLUG_DISKS];
 
 /// Checks the images of a disk's volume, also behind an overlay. One that is missing is not this check's affair.
-pub(super) fn check(root: &Path, vmi: &VirtualMachineInstance, disk: &Disk) -> Result<(), Failure> {
+pub(super) fn check(root: &Path, vmi: &VirtualMachineInstance, disk: &Disk) -> Result<(), Error> {
     let backing = disk.backing_store.as_ref().and_then(|store| store.source.as_ref());
     let sources = [&disk.source, disk.backend()].into_iter().chain(backing);
     for path in sources.map(DiskSource::path).filter(|path| VOLUMES.iter().any(|at| Path::new(path).starts_with(at))) {
-        image(&below(root, path)).map_err(|why| Failure::text(format!("{}: {path} {why}", place(vmi, disk))))?;
+        image(&below(root, path)).map_err(|why| Error::storage(format!("{}: {path} {why}", place(vmi, disk))))?;
     }
     Ok(())
 }
 
 /// Checks what the VM boots by: kernel, initrd, and the firmware's variables, which may be kept on a claim.
-pub(super) fn check_boot(root: &Path, domain: &DomainSpec) -> Result<(), Failure> {
+pub(super) fn check_boot(root: &Path, domain: &DomainSpec) -> Result<(), Error> {
     let container = "spec.domain.firmware.kernelBoot.container";
     for (field, path) in [("kernelPath", &domain.os.kernel), ("initrdPath", &domain.os.initrd)] {
         let found = (!path.is_empty()).then(|| std::fs::metadata(below(root, path)));
@@ -33,7 +33,7 @@ pub(super) fn check_boot(root: &Path, domain: &DomainSpec) -> Result<(), Failure
             && !found.is_file()
         {
             let kind = kind(found.file_type());
-            return Err(Failure::text(format!("{container}.{field}: {path} is {kind}, not a regular file")));
+            return Err(Error::storage(format!("{container}.{field}: {path} is {kind}, not a regular file")));
         }
     }
     let variables = domain.os.nvram.as_ref().map(|nvram| nvram.nvram.as_str()).filter(|path| !path.is_empty());
@@ -42,7 +42,7 @@ pub(super) fn check_boot(root: &Path, domain: &DomainSpec) -> Result<(), Failure
         && !found.is_file()
     {
         let kind = if found.is_symlink() { "a symbolic link" } else { kind(found.file_type()) };
-        return Err(Failure::text(format!(
+        return Err(Error::storage(format!(
             "spec.domain.firmware.bootloader.efi: {path} is {kind}, not a regular file"
         )));
     }

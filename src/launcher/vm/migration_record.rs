@@ -2,8 +2,8 @@
 //! Each change goes into the state file before it is published, so that the next launcher knows it too.
 
 use super::metadata::MetadataCache;
-use crate::cmd::Failure;
 use crate::domain::{KubeVirtMetadata, MigrationMetadata, Time};
+use crate::launcher::error::Error;
 use crate::launcher::migration::policy::Mode;
 
 /// The reason of a migration that was aborted, which virt-handler's tests and users know.
@@ -47,10 +47,10 @@ pub enum Begun {
 }
 
 /// Refuses a migration that has been executed: it is never begun again.
-pub fn refuse_executed(metadata: &KubeVirtMetadata, uid: &str) -> Result<(), Failure> {
+pub fn refuse_executed(metadata: &KubeVirtMetadata, uid: &str) -> Result<(), Error> {
     let record = metadata.migration.as_ref().filter(|record| record.uid == uid && record.start_timestamp.is_some());
     match record.and_then(|record| Some((record, record.end_timestamp?))) {
-        Some((record, ended)) => Err(Failure::text(format!(
+        Some((record, ended)) => Err(Error::other(format!(
             "migration job {uid} already executed, finished at {}, failed: {}, abortStatus: {}",
             ended.in_messages(),
             record.failed,
@@ -61,7 +61,7 @@ pub fn refuse_executed(metadata: &KubeVirtMetadata, uid: &str) -> Result<(), Fai
 }
 
 /// Records the begin of a migration.
-pub fn begin(cache: &MetadataCache, uid: &str) -> Result<Begun, Failure> {
+pub fn begin(cache: &MetadataCache, uid: &str) -> Result<Begun, Error> {
     let mut answer = Ok(Begun::Now);
     cache.edit(|metadata| match &metadata.migration {
         Some(record) if record.uid == uid && record.start_timestamp.is_some() => {

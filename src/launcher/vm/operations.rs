@@ -2,14 +2,14 @@
 
 use super::Vm;
 use super::power_off::{self, was_given};
-use crate::cmd::Failure;
 use crate::domain::{DomainState, LifeCycle, Time};
 use crate::hypervisor::ControlError;
+use crate::launcher::error::Error;
 use crate::libvirt::code;
 use crate::vmi::VirtualMachineInstance;
 
 /// PauseVirtualMachine.
-pub async fn pause(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+pub async fn pause(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Error> {
     if known_status(vm).await? == LifeCycle::Running {
         refuse_while_migrating(vm, "pause")?;
         // Before: if this launcher dies in between, the next one sees what was meant.
@@ -24,7 +24,7 @@ pub async fn pause(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure>
 }
 
 /// UnpauseVirtualMachine.
-pub async fn unpause(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+pub async fn unpause(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Error> {
     if known_status(vm).await? == LifeCycle::Paused {
         refuse_while_migrating(vm, "unpause")?;
         let uid = &vmi.metadata.uid;
@@ -44,35 +44,35 @@ pub async fn unpause(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failur
 
 /// What the guest does at the target was decided when the migration began; another wish would be lost, or would undo a pause
 /// that lets the migration end (contract/migration.md 16, M23).
-fn refuse_while_migrating(vm: &Vm, what: &str) -> Result<(), Failure> {
+fn refuse_while_migrating(vm: &Vm, what: &str) -> Result<(), Error> {
     match vm.metadata.snapshot().migration_under_way() {
         Some(migration) => {
-            Err(Failure::text(format!("cannot {what} the VM: migration {} is under way", migration.uid)))
+            Err(Error::not_now(format!("cannot {what} the VM: migration {} is under way", migration.uid)))
         }
         None => Ok(()),
     }
 }
 
-async fn known_status(vm: &Vm) -> Result<LifeCycle, Failure> {
+async fn known_status(vm: &Vm) -> Result<LifeCycle, Error> {
     match vm.control.state().await {
         Ok(now) => Ok(now.status),
-        Err(error) if error.is_no_domain() => Err(Failure::DomainNotFound),
+        Err(error) if error.is_no_domain() => Err(Error::DomainNotFound),
         Err(error) => Err(error.into()),
     }
 }
 
 /// ResetVirtualMachine.
-pub async fn reset(vm: &Vm) -> Result<(), Failure> {
+pub async fn reset(vm: &Vm) -> Result<(), Error> {
     Ok(vm.control.reset().await?)
 }
 
 /// SoftRebootVirtualMachine.
-pub async fn soft_reboot(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+pub async fn soft_reboot(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Error> {
     power_off::reboot(vm, vmi).await
 }
 
 /// ShutdownVirtualMachine: asks the guest, and records when it was asked first.
-pub async fn shutdown(vm: &Vm) -> Result<(), Failure> {
+pub async fn shutdown(vm: &Vm) -> Result<(), Error> {
     let Some(now) = absent_is_fine(vm.control.state().await)? else { return Ok(()) };
     if matches!(now.status, LifeCycle::Running | LifeCycle::Paused) {
         vm.tracker.expect_end();
@@ -98,7 +98,7 @@ async fn is_down(vm: &Vm) -> bool {
 }
 
 /// KillVirtualMachine.
-pub async fn kill(vm: &Vm) -> Result<(), Failure> {
+pub async fn kill(vm: &Vm) -> Result<(), Error> {
     let Some(now) = absent_is_fine(vm.control.state().await)? else { return Ok(()) };
     if matches!(now.status, LifeCycle::Running | LifeCycle::Paused | LifeCycle::Shutdown) {
         vm.tracker.expect_end();
@@ -108,7 +108,7 @@ pub async fn kill(vm: &Vm) -> Result<(), Failure> {
 }
 
 /// DeleteVirtualMachine.
-pub async fn delete(vm: &Vm) -> Result<(), Failure> {
+pub async fn delete(vm: &Vm) -> Result<(), Error> {
     absent_is_fine(vm.control.undefine().await)?;
     Ok(())
 }

@@ -11,9 +11,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Vm;
-use crate::cmd::Failure;
 use crate::domain::LifeCycle;
 use crate::hypervisor::{ControlError, Way};
+use crate::launcher::error::Error;
 use crate::libvirt;
 use crate::vmi::VirtualMachineInstance;
 
@@ -90,7 +90,7 @@ pub async fn power_off(vm: &Vm, now: LifeCycle) -> Result<(), ControlError> {
 
 /// Asks the guest to reboot: by its agent if virt-handler saw one, by the power button if not or if that agent does not take
 /// the order. The original leaves it at the agent and calls one that does not answer a success (contract/cmd-server.md 4.1).
-pub async fn reboot(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+pub async fn reboot(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Error> {
     let acpi = vmi.acpi_enabled();
     if vmi.has_condition("AgentConnected") {
         match vm.control.reboot(Way::Agent).await {
@@ -99,7 +99,7 @@ pub async fn reboot(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure
             Err(error) => tracing::info!("pressing the power button: the guest agent does not reboot: {error}"),
         }
     } else if !acpi {
-        return Err(Failure::text("VMI neither have the agent connected nor the ACPI feature enabled"));
+        return Err(Error::vmi("VMI neither have the agent connected nor the ACPI feature enabled"));
     }
     match vm.control.reboot(Way::PowerButton).await {
         // If libvirt answers, it has the order. If it hangs and is replaced, the order would be lost.

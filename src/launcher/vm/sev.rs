@@ -7,7 +7,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::Vm;
-use crate::cmd::Failure;
+use crate::launcher::error::Error;
 use crate::libvirt::Params;
 
 /// The firmware of plain SEV and its variables; both have to be there.
@@ -59,18 +59,18 @@ impl Sev {
     }
 
     /// GetSEVInfo, as JSON.
-    pub async fn info(&self) -> Result<String, Failure> {
+    pub async fn info(&self) -> Result<String, Error> {
         platform_info(&self.vm.control.sev_info().await?)
     }
 
     /// GetLaunchMeasurement, as JSON.
-    pub async fn launch_measurement(&self) -> Result<String, Failure> {
+    pub async fn launch_measurement(&self) -> Result<String, Error> {
         let measured = self.vm.control.launch_security_info().await?;
         measurement_info(&measured, &self.loader_digest().await?)
     }
 
     /// SHA-256 of the firmware that plain SEV guests boot by, in hexadecimal.
-    async fn loader_digest(&self) -> Result<String, Failure> {
+    async fn loader_digest(&self) -> Result<String, Error> {
         let complete = FIRMWARE.iter().all(|file| self.firmware.join(file).is_file());
         let [code, _variables] = FIRMWARE;
         // Without firmware there is no path; the message is the original's.
@@ -80,23 +80,23 @@ impl Sev {
                 std::io::ErrorKind::NotFound => "no such file or directory".to_owned(),
                 _ => error.to_string(),
             };
-            Failure::text(format!("open {}: {reason}", path.display()))
+            Error::storage(format!("open {}: {reason}", path.display()))
         })?;
         Ok(Sha256::digest(&image).iter().map(|byte| format!("{byte:02x}")).collect())
     }
 }
 
 /// InjectLaunchSecret.
-pub async fn inject_secret(vm: &Vm, header: &str, secret: &str) -> Result<(), Failure> {
+pub async fn inject_secret(vm: &Vm, header: &str, secret: &str) -> Result<(), Error> {
     Ok(vm.control.inject_launch_secret(header, secret).await?)
 }
 
-fn platform_info(params: &Params) -> Result<String, Failure> {
+fn platform_info(params: &Params) -> Result<String, Error> {
     let text = |name: &str| params.text(name).unwrap_or_default();
     as_json(&PlatformInfo { pdh: text("pdh"), cert_chain: text("cert-chain") })
 }
 
-fn measurement_info(params: &Params, loader_sha: &str) -> Result<String, Failure> {
+fn measurement_info(params: &Params, loader_sha: &str) -> Result<String, Error> {
     let number = |name: &str| params.unsigned(name).unwrap_or(0);
     as_json(&MeasurementInfo {
         measurement: params.text("sev-measurement").unwrap_or_default(),
@@ -108,8 +108,8 @@ fn measurement_info(params: &Params, loader_sha: &str) -> Result<String, Failure
     })
 }
 
-fn as_json(document: &impl Serialize) -> Result<String, Failure> {
-    serde_json::to_string(document).map_err(|error| Failure::text(format!("cannot be written as JSON: {error}")))
+fn as_json(document: &impl Serialize) -> Result<String, Error> {
+    serde_json::to_string(document).map_err(|error| Error::other(format!("cannot be written as JSON: {error}")))
 }
 
 #[cfg(test)]

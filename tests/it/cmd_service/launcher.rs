@@ -13,7 +13,7 @@ use tonic::transport::Channel;
 use virt_launcher::cmd::{
     Action, Answer, Driver, Failure, GuestCommand, GuestOutput, SocketPaths, Timings, bind, client, publish, serve,
 };
-use virt_launcher::libvirt::{self, VirError};
+use virt_launcher::libvirt::VirError;
 use virt_launcher::proto::cmd_v1::cmd_client::CmdClient;
 use virt_launcher::proto::cmd_v1::*;
 
@@ -35,14 +35,14 @@ pub fn driver(
         filesystems: Err(Failure::text("they cannot be written")),
         exec: Box::new(|GuestCommand { domain, path, arguments, timeout_seconds }| {
             at_once(match path.as_str() {
-                "/bin/nothing" => Err(no_domain().into()),
+                "/bin/nothing" => Err(Failure::Libvirt(vir_error())),
                 _ => {
                     Ok(GuestOutput { exit_code: 3, stdout: format!("{domain} {path} {arguments:?} {timeout_seconds}") })
                 }
             })
         }),
         guest_ping: Box::new(|domain| {
-            at_once(if domain == "default_testvmi" { Ok(()) } else { Err(no_domain().into()) })
+            at_once(if domain == "default_testvmi" { Ok(()) } else { Err(Failure::Libvirt(vir_error())) })
         }),
         ..Scripted::default()
     }
@@ -95,10 +95,6 @@ impl Launcher {
 
 pub fn vmi_request() -> VmiRequest {
     VmiRequest { vmi: Some(Vmi { vmi_json: VMI.into() }), options: None }
-}
-
-pub fn no_domain() -> libvirt::Error {
-    libvirt::Error::Libvirt(vir_error())
 }
 
 pub fn vir_error() -> VirError {

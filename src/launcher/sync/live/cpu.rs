@@ -1,9 +1,10 @@
 //! vCPU hot-plug and the pinning that follows it (contract/cmd-server.md 4.5).
 
-use crate::cmd::{Failure, SyncRequest};
+use crate::cmd::SyncRequest;
 use crate::convert::{self, Arch, ConvertError};
 use crate::domain::{CpuTune, DomainSpec};
 use crate::hypervisor::{XmlKind, host_architecture};
+use crate::launcher::error::Error;
 use crate::launcher::sync::means::Boot;
 use crate::launcher::vm::{Vm, domain_xml};
 use crate::libvirt::cpu_map;
@@ -59,17 +60,17 @@ fn map(cpu_set: &str) -> Result<Vec<u8>, String> {
 
 /// SyncVirtualMachineCPUs. Where the vCPUs are to be pinned is known before one is plugged; those that were plugged stay if
 /// libvirt does not pin them.
-pub async fn synchronise(vm: &Vm, boot: &Boot, request: SyncRequest) -> Result<(), Failure> {
+pub async fn synchronise(vm: &Vm, boot: &Boot, request: SyncRequest) -> Result<(), Error> {
     let SyncRequest { vmi, options, .. } = request;
-    let failed = |error| Failure::wrapped(CONTEXT, error);
-    let worded = |why: String| Failure::text(format!("{CONTEXT}: {why}"));
+    let failed = |error| Error::during(CONTEXT, error);
+    let worded = |why: String| Error::vmi(format!("{CONTEXT}: {why}"));
     let live = domain_xml::read(&vm.control.xml(XmlKind::Current).await.map_err(failed)?)?;
     let wanted = count(&vmi, &live).map_err(|error| worded(error.with_path()))?;
     let mut wanted_pins = Vec::new();
     if vmi.spec.domain.cpu.as_ref().is_some_and(|cpu| cpu.dedicated_cpu_placement) {
         let facts = boot.facts(vm, &vmi, options).await?;
         if let Some(error) = &facts.cpu_set_error {
-            return Err(Failure::text(format!("failed to read pod cpuset: {error}")));
+            return Err(Error::other(format!("failed to read pod cpuset: {error}")));
         }
         let tune = convert::pinning(&vmi, &facts, &with_vcpus(live, wanted));
         wanted_pins = pins(&tune.map_err(|error| worded(error.to_string()))?.unwrap_or_default()).map_err(worded)?;

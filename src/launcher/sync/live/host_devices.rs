@@ -5,10 +5,11 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::failures::Failures;
-use crate::cmd::{Failure, SyncRequest};
+use crate::cmd::SyncRequest;
 use crate::convert;
 use crate::domain::{Address, HostDevice};
 use crate::hypervisor::XmlKind;
+use crate::launcher::error::Error;
 use crate::launcher::sync::means::Boot;
 use crate::launcher::vm::{Vm, domain_xml};
 use crate::vmi::VirtualMachineInstance;
@@ -17,8 +18,8 @@ use crate::vmi::VirtualMachineInstance;
 const SRIOV: &str = "sriov-";
 
 /// The answer to a second call while the first is under way.
-pub fn in_progress() -> Failure {
-    Failure::text("hot-plug host-devices is in progress")
+pub fn in_progress() -> Error {
+    Error::not_now("hot-plug host-devices is in progress")
 }
 
 /// SR-IOV devices that the domain lacks, by alias. Those of dynamic resource allocation are never hot-plugged. The error
@@ -57,13 +58,13 @@ fn on_host(device: &HostDevice) -> Option<String> {
 
 /// HotplugHostDevices. Unlike the original, which answers before it does anything, this one tells how it went
 /// (contract/cmd-server.md 11, W7).
-pub async fn plug(vm: &Vm, boot: &Boot, request: SyncRequest) -> Result<(), Failure> {
+pub async fn plug(vm: &Vm, boot: &Boot, request: SyncRequest) -> Result<(), Error> {
     let _pass = vm.hotplug.host_devices.enter();
     let SyncRequest { vmi, options, .. } = request;
     let live = domain_xml::read(&vm.control.xml(XmlKind::Current).await?)?;
     let facts = boot.facts(vm, &vmi, options).await?;
     if let Some(refusal) = convert::told(&convert::problems_of_running(&vmi, &facts)) {
-        return Err(Failure::text(refusal));
+        return Err(Error::vmi(refusal));
     }
     let wanted = convert::convert_for_running(&vmi, &facts, &live).map_err(super::worded)?;
     let mut failures = Failures::new(&vmi);
@@ -73,7 +74,7 @@ pub async fn plug(vm: &Vm, boot: &Boot, request: SyncRequest) -> Result<(), Fail
                 let outcome = vm.control.attach_device(device.to_xml()).await;
                 failures.note(device.alias_name(), outcome)?;
             }
-            Err(why) => failures.refuse("SR-IOV", Failure::text(why)),
+            Err(why) => failures.refuse("SR-IOV", Error::other(why)),
         }
     }
     failures.outcome()
@@ -84,7 +85,7 @@ const LETTING_GO: Duration = Duration::from_secs(30);
 
 /// Takes SR-IOV devices from the guest, since no migration can take them along (contract/migration.md 5.2), and waits until
 /// the guest has let go of all. What was asked for is in `taken`, also if not all of it succeeds.
-pub async fn unplug(vm: &Vm, devices: Vec<HostDevice>, taken: &mut Vec<HostDevice>) -> Result<(), Failure> {
+pub async fn unplug(vm: &Vm, devices: Vec<HostDevice>, taken: &mut Vec<HostDevice>) -> Result<(), Error> {
     for device in &devices {
         vm.control.detach_device(device.to_xml()).await?;
         taken.push(device.clone());
@@ -103,7 +104,7 @@ pub async fn unplug(vm: &Vm, devices: Vec<HostDevice>, taken: &mut Vec<HostDevic
         }
         if timeout_at(deadline, removal).await.is_err() {
             let gone = devices.len() - left.min(devices.len());
-            return Err(Failure::text(format!(
+            return Err(Error::other(format!(
                 "failed to wait for host-devices detach, timeout reached: {gone}/{}",
                 devices.len()
             )));
@@ -125,7 +126,7 @@ pub async fn plug_again(vm: &Vm, taken: &[HostDevice]) {
 }
 
 /// The SR-IOV devices of the running domain.
-pub async fn sriov(vm: &Vm) -> Result<Vec<HostDevice>, Failure> {
+pub async fn sriov(vm: &Vm) -> Result<Vec<HostDevice>, Error> {
     let live = domain_xml::read(&vm.control.xml(XmlKind::Current).await?)?;
     Ok(live.devices.host_devices.into_iter().filter(|device| device.alias_name().starts_with(SRIOV)).collect())
 }

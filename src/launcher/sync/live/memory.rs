@@ -1,9 +1,9 @@
 //! Memory hot-plug through one virtio-mem device (contract/cmd-server.md 4.6).
 
-use crate::cmd::Failure;
 use crate::convert::{self, ConvertError};
 use crate::domain::{DomainSpec, Memory, MemoryDevice, MemoryTarget};
 use crate::hypervisor::XmlKind;
+use crate::launcher::error::Error;
 use crate::launcher::vm::{Vm, domain_xml};
 use crate::vmi::{Quantity, VirtualMachineInstance};
 
@@ -103,14 +103,14 @@ fn in_blocks(field: &str, bytes: u64, block: u64) -> Result<(), ConvertError> {
 }
 
 /// SyncVirtualMachineMemory. The guest takes or gives the memory in its own time; events tell how far it is.
-pub async fn synchronise(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+pub async fn synchronise(vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Error> {
     if vmi.annotation(FAIL).is_some() {
-        return Err(Failure::text(FAIL));
+        return Err(Error::other(FAIL));
     }
     let context = "failed to update Guest Memory";
-    let xml = vm.control.xml(XmlKind::Current).await.map_err(|error| Failure::wrapped(context, error))?;
+    let xml = vm.control.xml(XmlKind::Current).await.map_err(|error| Error::during(context, error))?;
     let live = domain_xml::read(&xml)?;
-    let change = change(vmi, &live).map_err(|error| Failure::text(format!("{context}: {error}")))?;
+    let change = change(vmi, &live).map_err(|error| Error::vmi(format!("{context}: {error}")))?;
     match change {
         MemoryChange::Update(device) => vm.control.update_live_device(device.to_xml()).await?,
         MemoryChange::Attach(device) => vm.control.attach_device(device.to_xml()).await?,

@@ -10,17 +10,17 @@ pub mod memory;
 pub mod resize;
 mod volumes;
 
-use crate::cmd::Failure;
 use crate::convert::{self, ConvertError, HostFacts};
 use crate::domain::{DomainSpec, Interface};
 use crate::hypervisor::XmlKind;
+use crate::launcher::error::Error;
 use crate::launcher::vm::{Vm, domain_xml};
 use crate::vmi::VirtualMachineInstance;
 use failures::Failures;
 use interfaces::InterfaceChange;
 
-fn worded(error: ConvertError) -> Failure {
-    Failure::text(error.to_string())
+fn worded(error: ConvertError) -> Error {
+    Error::vmi(error.to_string())
 }
 
 /// The running domain as it is and as the VMI wants it. `wanted` is matched to `live`: what stays has its names and places.
@@ -30,20 +30,20 @@ struct Devices {
 }
 
 impl Devices {
-    fn new(vmi: &VirtualMachineInstance, facts: &HostFacts, xml: &str) -> Result<Self, Failure> {
+    fn new(vmi: &VirtualMachineInstance, facts: &HostFacts, xml: &str) -> Result<Self, Error> {
         let live = domain_xml::read(xml)?;
         let wanted = convert::convert_for_running(vmi, facts, &live).map_err(worded)?;
         Ok(Devices { live, wanted })
     }
 
     /// The same once devices have gone, which sets their names free.
-    async fn read(vm: &Vm, vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<Self, Failure> {
+    async fn read(vm: &Vm, vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<Self, Error> {
         Devices::new(vmi, facts, &vm.control.xml(XmlKind::Current).await?)
     }
 }
 
 /// Brings the devices and the metadata of a defined domain in line with the VMI; `facts` are this sync's.
-pub async fn bring_in_line(vm: &Vm, vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<(), Failure> {
+pub async fn bring_in_line(vm: &Vm, vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<(), Error> {
     let mut failures = Failures::new(vmi);
     let snapshot = vm.control.snapshot().await?;
     if let Some(xml) = snapshot.xml.filter(|_| !snapshot.state.may_be_started()) {
@@ -66,7 +66,7 @@ async fn carry_out(
     wanted: &mut DomainSpec,
     changes: Vec<InterfaceChange>,
     failures: &mut Failures<'_>,
-) -> Result<(), Failure> {
+) -> Result<(), Error> {
     for change in changes {
         let (name, outcome) = match change {
             InterfaceChange::Attach(name) => {
@@ -74,9 +74,8 @@ async fn carry_out(
                     failures.refuse(&name, worded(error));
                     continue;
                 }
-                let device = interfaces::find(&wanted.devices.interfaces, &name).ok_or_else(|| {
-                    Failure::text("could not retrieve the api.Interface object from the dummy domain")
-                })?;
+                let device = interfaces::find(&wanted.devices.interfaces, &name)
+                    .ok_or_else(|| Error::other("could not retrieve the api.Interface object from the dummy domain"))?;
                 tracing::info!("plugging interface {name} on {}", tap(device));
                 let outcome = vm.control.attach_device(device.to_xml()).await;
                 (name, outcome)

@@ -9,9 +9,9 @@ use super::disks::{self, DiskChange};
 use super::failures::{Failures, field_of_device};
 use super::resize::{self, measure, wanted_size};
 use super::{Devices, worded};
-use crate::cmd::Failure;
 use crate::convert::{self, HostFacts};
 use crate::domain::Disk;
+use crate::launcher::error::Error;
 use crate::launcher::facts;
 use crate::launcher::sync::look::look;
 use crate::launcher::sync::{image_size, volume_files};
@@ -29,7 +29,7 @@ pub(super) async fn bring_in_line(
     facts: &HostFacts,
     mut devices: Devices,
     failures: &mut Failures<'_>,
-) -> Result<Devices, Failure> {
+) -> Result<Devices, Error> {
     vm.hotplug.forget_overlays_of_absent(&devices.live.devices.disks);
     if take_out(vm, vmi, &devices, failures).await? {
         devices = Devices::read(vm, vmi, facts).await?;
@@ -48,7 +48,7 @@ pub(super) async fn bring_in_line(
         let (name, bus) = (disk.alias_name(), &disk.target.bus);
         let field = field_of_device(vmi, name).unwrap_or_default();
         let why = format!("{field}.disk.bus: no disk on {bus} can be added to a running VM, only on virtio and scsi");
-        failures.refuse(name, Failure::text(why));
+        failures.refuse(name, Error::vmi(why));
     }
     grow(vm, &devices.wanted.devices.disks).await;
     Ok(devices)
@@ -60,7 +60,7 @@ async fn take_out(
     vmi: &VirtualMachineInstance,
     devices: &Devices,
     failures: &mut Failures<'_>,
-) -> Result<bool, Failure> {
+) -> Result<bool, Error> {
     let mut asked = false;
     for change in disks::changes(&devices.live.devices.disks, &devices.wanted.devices.disks) {
         let disk = match change {
@@ -84,12 +84,12 @@ async fn plug(
     facts: &HostFacts,
     mut disk: Disk,
     failures: &mut Failures<'_>,
-) -> Result<(), Failure> {
+) -> Result<(), Error> {
     let name = disk.alias_name().to_owned();
     if disk.device == "cdrom" {
         let why = "a CD-ROM drive cannot be added to a running VM, only a medium to a drive that it was started with";
         let field = field_of_device(vmi, &name).unwrap_or_else(|| "spec.domain.devices.disks".to_owned());
-        failures.refuse(&name, Failure::text(format!("{field} ({name}): {why}")));
+        failures.refuse(&name, Error::storage(format!("{field} ({name}): {why}")));
         return Ok(());
     }
     if !is_usable(vmi, &disk, failures).await {
@@ -108,7 +108,7 @@ async fn change_medium(
     vmi: &VirtualMachineInstance,
     disk: &Disk,
     failures: &mut Failures<'_>,
-) -> Result<(), Failure> {
+) -> Result<(), Error> {
     let path = disk.source.path();
     if path.is_empty() || is_usable(vmi, disk, failures).await {
         let medium = if path.is_empty() { "nothing" } else { path };
@@ -127,7 +127,7 @@ async fn is_usable(vmi: &VirtualMachineInstance, disk: &Disk, failures: &mut Fai
 }
 
 /// Whether the volume can be used; one that cannot yet is left for the next sync. One that must not be is an error.
-async fn is_ready(vmi: &VirtualMachineInstance, disk: &Disk) -> Result<bool, Failure> {
+async fn is_ready(vmi: &VirtualMachineInstance, disk: &Disk) -> Result<bool, Error> {
     let (volume, path) = (disk.alias_name().to_owned(), PathBuf::from(disk.backend().path()));
     let (of, checked) = (vmi.clone(), disk.clone());
     let writes = disk.read_only.is_none() && disk.device != "cdrom";
@@ -136,7 +136,7 @@ async fn is_ready(vmi: &VirtualMachineInstance, disk: &Disk) -> Result<bool, Fai
         if !path.is_dir() {
             volume_files::check(Path::new("/"), &of, &checked)?;
         }
-        Ok::<_, Failure>(readiness(&path, writes))
+        Ok::<_, Error>(readiness(&path, writes))
     });
     match looked.await?? {
         Ok(Ok(())) => Ok(true),
@@ -144,7 +144,7 @@ async fn is_ready(vmi: &VirtualMachineInstance, disk: &Disk) -> Result<bool, Fai
             tracing::info!("volume {volume} is not ready, the next sync tries again: {why}");
             Ok(false)
         }
-        Err(why) => Err(Failure::text(format!("{}: {why}", volume_files::place(vmi, disk)))),
+        Err(why) => Err(Error::storage(format!("{}: {why}", volume_files::place(vmi, disk)))),
     }
 }
 
@@ -168,7 +168,7 @@ fn readiness(path: &Path, writes: bool) -> Result<Result<(), String>, String> {
 }
 
 /// Cache and IO mode of a disk that is new (contract/cmd-server.md 5.8).
-async fn probe(vmi: &VirtualMachineInstance, facts: &HostFacts, disk: &mut Disk) -> Result<(), Failure> {
+async fn probe(vmi: &VirtualMachineInstance, facts: &HostFacts, disk: &mut Disk) -> Result<(), Error> {
     let (of, mut facts, plugged) = (vmi.clone(), facts.clone(), disk.clone());
     let facts = look(LOOKING, move || {
         let odd = image_size::round_up(Path::new("/"), &of, &facts, &plugged).err();
@@ -180,7 +180,7 @@ async fn probe(vmi: &VirtualMachineInstance, facts: &HostFacts, disk: &mut Disk)
         if is_file && facts::is_allocated(Path::new(path)) {
             facts.preallocated_images.push(path.to_owned());
         }
-        Ok::<_, Failure>(facts)
+        Ok::<_, Error>(facts)
     });
     convert::set_io_modes(vmi, &facts.await??, disk).map_err(worded)
 }

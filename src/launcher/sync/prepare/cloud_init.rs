@@ -10,10 +10,10 @@ use tracing::debug;
 use super::error::wrapped;
 use super::hooks::Extensions;
 use super::tagged_devices;
-use crate::cmd::Failure;
 use crate::domain::{DomainSpec, SECRETS};
 use crate::files::is_component;
 use crate::hypervisor::{Hypervisor, XmlKind};
+use crate::launcher::error::Error;
 use crate::launcher::facts::below;
 use crate::launcher::sync::look::look;
 use crate::launcher::sync::means::Boot;
@@ -36,9 +36,9 @@ impl Boot {
         &self,
         vmi: &VirtualMachineInstance,
         extensions: &Extensions<'_>,
-    ) -> Result<Option<CloudInit>, Failure> {
+    ) -> Result<Option<CloudInit>, Error> {
         let data = cloud_init(vmi, &self.root)
-            .map_err(|why| Failure::text(format!("ReadCloudInitVolumeDataSource failed: {why}")))?;
+            .map_err(|why| Error::vmi(format!("ReadCloudInitVolumeDataSource failed: {why}")))?;
         match data {
             Some(data) => extensions.pre_cloud_init_iso(data).await.map(Some),
             None => Ok(None),
@@ -50,7 +50,7 @@ impl Boot {
         &self,
         vmi: &VirtualMachineInstance,
         data: Option<CloudInit>,
-    ) -> Result<Option<Staged>, Failure> {
+    ) -> Result<Option<Staged>, Error> {
         let tells_devices =
             |data: &CloudInit| data.source == CloudInitSource::ConfigDrive && tagged_devices::has_tags(vmi);
         let (late, data) = if data.as_ref().is_some_and(tells_devices) { (data, None) } else { (None, data) };
@@ -62,11 +62,11 @@ impl Boot {
     }
 
     /// Makes the disk that tells of devices.
-    pub(crate) async fn make_late_cloud_init(&self, vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+    pub(crate) async fn make_late_cloud_init(&self, vm: &Vm, vmi: &VirtualMachineInstance) -> Result<(), Error> {
         let data = self.cloud_init.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(mut data) = data else { return Ok(()) };
         let xml = vm.control.xml(XmlKind::Inactive).await?;
-        let domain = DomainSpec::from_xml(&xml).map_err(|error| Failure::text(error.to_string()))?;
+        let domain = DomainSpec::from_xml(&xml).map_err(|error| Error::other(error.to_string()))?;
         let (root, tagged) = (self.root.clone(), vmi.clone());
         data.meta_data.devices =
             look("looking at the VM's devices", move || tagged_devices::tagged_devices(&root, &tagged, &domain))
@@ -74,7 +74,7 @@ impl Boot {
         self.staged(vmi, &data).await?.publish().await.map_err(failed)
     }
 
-    async fn staged(&self, vmi: &VirtualMachineInstance, data: &CloudInit) -> Result<Staged, Failure> {
+    async fn staged(&self, vmi: &VirtualMachineInstance, data: &CloudInit) -> Result<Staged, Error> {
         let (meta, folder) = (&vmi.metadata, self.cloud_init_dir());
         let kind = if self.runtime.supports_iso() { ImageKind::Iso } else { ImageKind::Fat };
         let name = (meta.namespace.as_str(), meta.name.as_str());
@@ -83,7 +83,7 @@ impl Boot {
 }
 
 /// What is said of a disk that cannot be made.
-pub(crate) fn failed(error: StorageError) -> Failure {
+pub(crate) fn failed(error: StorageError) -> Error {
     wrapped("generating local cloud-init data failed")(error)
 }
 

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use tokio::task::JoinSet;
 
 use super::error::wrapped;
-use crate::cmd::Failure;
 use crate::convert::HostFacts;
 use crate::domain::VMI_DISKS;
+use crate::launcher::error::Error;
 use crate::launcher::facts::below;
 use crate::storage::{self, ConfigDisk, ConfigSource, Owner, StorageError, Tools};
 use crate::vmi::{VirtualMachineInstance, Volume};
@@ -41,7 +41,7 @@ impl Disks<'_> {
 
     /// Makes everything that has to be there before the define, in the contract's order. Overlays and empty disks that
     /// exist are kept; disks with the cluster's data are made anew at every attempt.
-    pub(crate) async fn prepare(&self, vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<(), Failure> {
+    pub(crate) async fn prepare(&self, vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<(), Error> {
         self.ignition(vmi).await?;
         for (index, volume) in vmi.spec.volumes.iter().enumerate() {
             self.volume(index, volume, facts).await?;
@@ -57,7 +57,7 @@ impl Disks<'_> {
     }
 
     /// All at once, since xorrisofs sleeps most of its time; the first one's failure is the one to report.
-    async fn config_disks(&self, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+    async fn config_disks(&self, vmi: &VirtualMachineInstance) -> Result<(), Error> {
         let mut making = JoinSet::new();
         for (index, disk) in config_disks(vmi).into_iter().enumerate() {
             let (tools, root, owner) = (self.tools.clone(), self.root.to_owned(), self.owner);
@@ -65,7 +65,7 @@ impl Disks<'_> {
             making.spawn(async move {
                 let made = storage::make_config_disk(&tools, &disk, &root, owner).await;
                 let context = format!("{}: spec.volumes[{place}] ({})", disk.source.failure(), disk.volume);
-                (index, made.map_err(|error| Failure::text(format!("{context}: {error}"))))
+                (index, made.map_err(|error| Error::storage(format!("{context}: {error}"))))
             });
         }
         let mut made = making.join_all().await;
@@ -73,7 +73,7 @@ impl Disks<'_> {
         made.into_iter().try_for_each(|(_, made)| made)
     }
 
-    async fn ignition(&self, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+    async fn ignition(&self, vmi: &VirtualMachineInstance) -> Result<(), Error> {
         let Some(ignition) = vmi.annotation("kubevirt.io/ignitiondata") else { return Ok(()) };
         let meta = &vmi.metadata;
         let component = |name| storage::volume_component(name).map_err(wrapped("PrepareLocalPath failed"));
@@ -92,8 +92,8 @@ impl Disks<'_> {
         }
     }
 
-    async fn volume(&self, index: usize, volume: &Volume, facts: &HostFacts) -> Result<(), Failure> {
-        let name = storage::volume_component(&volume.name).map_err(|error| Failure::text(error.to_string()))?;
+    async fn volume(&self, index: usize, volume: &Volume, facts: &HostFacts) -> Result<(), Error> {
+        let name = storage::volume_component(&volume.name).map_err(|error| Error::vmi(error.to_string()))?;
         let overlay = self.ephemeral_disk_dir.join("disk-data").join(name).join("disk.qcow2");
         if volume.container_disk.is_some() {
             let format = facts.container_disks.get(name).map(|info| info.format.clone()).unwrap_or_default();

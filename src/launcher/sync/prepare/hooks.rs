@@ -3,8 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::cmd::Failure;
 use crate::hooks::{CloudInitAnswer, CloudInitQuestion, HookError, Hooks, InvocationContext, Plugins, Timings};
+use crate::launcher::error::Error;
 use crate::storage::{CloudInit, CloudInitSource, MetaData, NoCloudMetaData};
 
 /// The extensions of one VM.
@@ -16,24 +16,24 @@ pub(crate) struct Extensions<'a> {
 }
 
 impl<'a> Extensions<'a> {
-    pub(crate) fn new(hooks: &'a Hooks, plugins: &[serde_json::Value], vmi: Vec<u8>) -> Result<Self, Failure> {
+    pub(crate) fn new(hooks: &'a Hooks, plugins: &[serde_json::Value], vmi: Vec<u8>) -> Result<Self, Error> {
         let plugins = Plugins::read(plugins, Timings::default())
-            .map_err(|error| Failure::text(format!("failed to deserialize plugins from options: {error}")))?;
+            .map_err(|error| Error::other(format!("failed to deserialize plugins from options: {error}")))?;
         Ok(Extensions { hooks, plugins, vmi })
     }
 
     /// The domain as sidecars, then plugins, want it.
-    pub(crate) async fn on_define_domain(&self, xml: String) -> Result<String, Failure> {
+    pub(crate) async fn on_define_domain(&self, xml: String) -> Result<String, Error> {
         let hooked = async {
             let xml = self.hooks.on_define_domain(xml, &self.vmi).await?;
             self.plugins.apply(xml, &self.vmi, InvocationContext::Boot).await
         };
-        hooked.await.map_err(|error: HookError| Failure::text(error.to_string()))
+        hooked.await.map_err(|error: HookError| Error::other(error.to_string()))
     }
 
     /// The cloud-init data as the first sidecar that asks for it wants it.
-    pub(crate) async fn pre_cloud_init_iso(&self, data: CloudInit) -> Result<CloudInit, Failure> {
-        let failed = |why: String| Failure::text(format!("PreCloudInitIso hook failed: {why}"));
+    pub(crate) async fn pre_cloud_init_iso(&self, data: CloudInit) -> Result<CloudInit, Error> {
+        let failed = |why: String| Error::other(format!("PreCloudInitIso hook failed: {why}"));
         let question = question(&data, self.vmi.clone()).map_err(|error| failed(error.to_string()))?;
         match self.hooks.pre_cloud_init_iso(question).await.map_err(|error| failed(error.to_string()))? {
             Some(answer) => changed(data, &answer)

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::error::wrapped;
-use crate::cmd::Failure;
+use crate::launcher::error::Error;
 use crate::storage::{StorageError, image_volume};
 use crate::vmi::VirtualMachineInstance;
 
@@ -14,12 +14,12 @@ const IMAGE_VOLUMES: &str = "var/run/kubevirt-image-volume";
 const KERNEL_BOOT: &str = "var/run/kubevirt-kernel-boot";
 
 /// Links every container disk and boot artefact of the VMI into `container_disk_dir`. Links that are there are kept.
-pub(crate) fn link_all(root: &Path, container_disk_dir: &Path, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+pub(crate) fn link_all(root: &Path, container_disk_dir: &Path, vmi: &VirtualMachineInstance) -> Result<(), Error> {
     for (index, volume) in vmi.spec.volumes.iter().enumerate() {
         let Some(disk) = &volume.container_disk else { continue };
         let mounted = root.join(IMAGE_VOLUMES).join(format!("disk_{index}"));
         let file = image_volume::find_disk_file(&mounted, &disk.path).map_err(|error| {
-            Failure::text(format!(
+            Error::storage(format!(
                 "failed to find disk file from ImageVolume: spec.volumes[{index}] ({}): {error}",
                 volume.name
             ))
@@ -37,7 +37,7 @@ pub(crate) fn link_all(root: &Path, container_disk_dir: &Path, vmi: &VirtualMach
     Ok(())
 }
 
-fn link_artefact(mounted: &Path, directory: &Path, path: &str) -> Result<(), Failure> {
+fn link_artefact(mounted: &Path, directory: &Path, path: &str) -> Result<(), Error> {
     let file = image_volume::artefact(mounted, path)
         .map_err(wrapped("error getting kernel boot artifact path from ImageVolume"))?;
     let name = Path::new(path).file_name().and_then(|name| name.to_str()).unwrap_or_default();

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{MutexGuard, PoisonError};
 
-use crate::cmd::Failure;
 use crate::convert::HostFacts;
 use crate::domain::DomainSpec;
+use crate::launcher::error::Error;
 use crate::launcher::sync::look::look;
 use crate::launcher::sync::means::Boot;
 use crate::launcher::sync::{image_size, volume_files};
@@ -19,12 +19,12 @@ pub(crate) const LOOKING: &str = "looking at the VM's disks";
 
 impl Boot {
     /// Inspects the container disks that were not inspected yet.
-    pub(crate) async fn inspect_all(&self, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+    pub(crate) async fn inspect_all(&self, vmi: &VirtualMachineInstance) -> Result<(), Error> {
         for (index, volume) in vmi.spec.volumes.iter().enumerate() {
             if volume.container_disk.is_some() && !self.inspected().contains_key(&volume.name) {
                 let path = self.disks().container_disk(index);
                 if !path.exists() {
-                    return Err(Failure::text(format!(
+                    return Err(Error::storage(format!(
                         "failed to get container disk info: spec.volumes[{index}] ({}): {} does not exist: the image is \
                          not mounted into this container",
                         volume.name,
@@ -39,24 +39,24 @@ impl Boot {
     }
 
     /// The gate for the image of a container disk.
-    async fn inspect(&self, index: usize, volume: &str, image: &Path) -> Result<ImageInfo, Failure> {
+    async fn inspect(&self, index: usize, volume: &str, image: &Path) -> Result<ImageInfo, Error> {
         storage::inspect(&self.tools, image).await.map_err(|error| match error {
-            StorageError::Image(why) => Failure::text(format!("invalid image in containerDisk {volume}: {why}")),
+            StorageError::Image(why) => Error::storage(format!("invalid image in containerDisk {volume}: {why}")),
             other => {
-                Failure::text(format!("failed to get container disk info: spec.volumes[{index}] ({volume}): {other}"))
+                Error::storage(format!("failed to get container disk info: spec.volumes[{index}] ({volume}): {other}"))
             }
         })
     }
 
     /// Looks at the images of container disks again, after everything that was made of them and before QEMU opens them: they
     /// are another container's files, which may have changed meanwhile.
-    pub(crate) async fn inspect_again(&self, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+    pub(crate) async fn inspect_again(&self, vmi: &VirtualMachineInstance) -> Result<(), Error> {
         for (index, volume) in vmi.spec.volumes.iter().enumerate().filter(|(_, volume)| volume.container_disk.is_some())
         {
             let known = self.inspected().remove(&volume.name);
             let info = self.inspect(index, &volume.name, &self.disks().container_disk(index)).await?;
             if known.is_some_and(|known| (&known.format, known.virtual_size) != (&info.format, info.virtual_size)) {
-                return Err(Failure::text(format!(
+                return Err(Error::storage(format!(
                     "invalid image in containerDisk {}: it has changed since it was inspected",
                     volume.name
                 )));
@@ -75,7 +75,7 @@ impl Boot {
         &self,
         vmi: &VirtualMachineInstance,
         domain: DomainSpec,
-    ) -> Result<DomainSpec, Failure> {
+    ) -> Result<DomainSpec, Error> {
         let (root, vmi) = (self.root.clone(), vmi.clone());
         look(LOOKING, move || {
             volume_files::check_boot(&root, &domain)?;
@@ -92,7 +92,7 @@ pub(crate) fn round_up(
     vmi: &VirtualMachineInstance,
     facts: &HostFacts,
     domain: &DomainSpec,
-) -> Result<Vec<String>, Failure> {
+) -> Result<Vec<String>, Error> {
     let mut without_direct_io = Vec::new();
     for disk in &domain.devices.disks {
         if let Err(odd) = image_size::round_up(root, vmi, facts, disk)

@@ -5,8 +5,8 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, Uid, eaccess};
 
-use crate::cmd::Failure;
 use crate::domain::{Disk, DiskSource, DomainSpec};
+use crate::launcher::error::Error;
 use crate::launcher::facts::below;
 use crate::vmi::{VirtualMachineInstance, Volume};
 
@@ -17,7 +17,7 @@ pub(crate) fn check(
     made_at_start: &Path,
     vmi: &VirtualMachineInstance,
     domain: &DomainSpec,
-) -> Result<(), Failure> {
+) -> Result<(), Error> {
     for disk in &domain.devices.disks {
         let name = disk.alias_name();
         let volume = vmi.spec.volumes.iter().enumerate().find(|(_, volume)| volume.name == name);
@@ -31,7 +31,7 @@ pub(crate) fn check(
                     Errno::ENOENT => format!("does not exist: {}", explanation(volume)),
                     errno => closed(errno, writes),
                 };
-                return Err(Failure::text(format!("spec.volumes[{index}] ({name}): {path} {why}")));
+                return Err(Error::storage(format!("spec.volumes[{index}] ({name}): {path} {why}")));
             }
         }
     }
@@ -44,7 +44,7 @@ pub(crate) fn check(
             }
             Some(errno) => closed(errno, false),
         };
-        return Err(Failure::text(format!("{container}.{field}: {path} {why}")));
+        return Err(Error::storage(format!("{container}.{field}: {path} {why}")));
     }
     Ok(())
 }

@@ -8,11 +8,11 @@ use std::path::Path;
 use base64::Engine;
 use serde::Deserialize;
 
-use crate::cmd::Failure;
 use crate::convert::{HostFacts, Tap, taps};
 use crate::dhcp::v4::{Extra, Lease, Route};
 use crate::dhcp::{Resolver, v4, v6};
 use crate::domain::PRIVATE_DIR;
+use crate::launcher::error::Error;
 use crate::launcher::facts::below;
 use crate::launcher::sync::look::look;
 use crate::launcher::sync::means::Boot;
@@ -51,9 +51,9 @@ pub(crate) enum Nics {
 }
 
 /// Serves all of the guest's NICs before it starts.
-pub(crate) async fn prepare(boot: &Boot, vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<(), Failure> {
+pub(crate) async fn prepare(boot: &Boot, vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<(), Error> {
     let served = serve(boot, vmi, facts, Nics::All).await;
-    served.map_err(|why| Failure::text(format!("preparing the pod network failed: {why}")))
+    served.map_err(|why| Error::other(format!("preparing the pod network failed: {why}")))
 }
 
 /// Serves the guest's NICs; one that is served already gets what it is to be told now.

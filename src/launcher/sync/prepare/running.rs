@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::cmd::Failure;
 use crate::domain::DomainSpec;
+use crate::launcher::error::Error;
 use crate::launcher::vm::{Vm, domain_xml};
 use crate::storage::ImageInfo;
 use crate::vmi::VirtualMachineInstance;
@@ -18,7 +18,7 @@ const UNKNOWN: &str = "raw";
 pub(crate) async fn images(
     vm: &Vm,
     vmi: &VirtualMachineInstance,
-) -> Result<Option<BTreeMap<String, ImageInfo>>, Failure> {
+) -> Result<Option<BTreeMap<String, ImageInfo>>, Error> {
     if !vmi.spec.volumes.iter().any(|volume| volume.container_disk.is_some()) || !vm.control.exists().await? {
         return Ok(None);
     }

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use super::error::wrapped;
 use super::images::LOOKING;
-use crate::cmd::Failure;
 use crate::convert::HostFacts;
 use crate::domain::{Disk, DomainSpec};
+use crate::launcher::error::Error;
 use crate::launcher::facts::{self, below};
 use crate::launcher::sync::look::look;
 use crate::launcher::sync::means::Boot;
@@ -17,14 +17,14 @@ use crate::vmi::VirtualMachineInstance;
 
 /// Makes the overlays that are missing: all while tracking begins, later those of volumes that are being plugged. Others
 /// are where tracking began, and a new one in their place would hide that bitmaps are lost.
-pub(crate) async fn make_overlays(boot: &Boot, vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<(), Failure> {
+pub(crate) async fn make_overlays(boot: &Boot, vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<(), Error> {
     let state = vmi.status.changed_block_tracking.as_ref().map(|tracking| tracking.state.as_str());
     let begins = match state {
         Some("Initializing") => true,
         Some("Enabled") => false,
         _ => return Ok(()),
     };
-    let domain = facts::draft(vmi, facts).map_err(|error| Failure::text(error.to_string()))?;
+    let domain = facts::draft(vmi, facts).map_err(|error| Error::vmi(error.to_string()))?;
     for disk in tracked(vmi, &domain, begins) {
         // The overlay is as large as the data, and qemu-storage-daemon opens both.
         let (root, vmi, facts, looked) = (boot.root.clone(), vmi.clone(), facts.clone(), disk.clone());
