@@ -2,11 +2,12 @@
 //!
 //! A pod's volumes are shared with QEMU's user, with sidecars, with whoever fills a claim. What is opened or made there is
 //! opened beneath the first directory that such a user can change, and through no link (`openat2`).
+#![allow(clippy::disallowed_methods, reason = "what the rule names; callers choose the thread")]
 
 mod appearance;
-mod in_time;
 mod inotify;
 mod watch;
+mod with_deadline;
 
 use std::fs::{File, Metadata, Permissions};
 use std::io::{self, Read, Write};
@@ -20,8 +21,8 @@ use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, getegid, geteuid, mkfifoat, symlinkat, unlinkat};
 
 pub use appearance::Appearance;
-pub use in_time::in_time;
 pub use watch::{LOOK_AGAIN, PathWatch, Watcher};
+pub use with_deadline::with_deadline;
 
 /// A directory that is not there and cannot be made.
 #[derive(Debug, thiserror::Error)]

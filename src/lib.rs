@@ -2,6 +2,7 @@
 //!
 //! `ARCHITECTURE.md` has the picture; the layers below are listed from top to bottom, and arrows point down only
 //! (`tests/source/layering.rs` enforces it).
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests wait for their own folders"))]
 
 pub mod cli;
 pub mod launcher;

@@ -2,6 +2,7 @@
 //!
 //! A group of figures is one function that takes them, listed in `GROUPS`. What cannot be taken on a machine (no image, no
 //! root) is a note instead of a value, never a guess. What was taken before a failure or a signal is printed.
+#![allow(clippy::disallowed_methods, reason = "a test waits for its own folders")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "what panics ends its part of the figures")]
 
 mod conversion;

@@ -4,6 +4,10 @@
 //! or is adopted by the next launcher, as its spec says;
 //! one that ends is started again by a policy that is data; its log never blocks it, whatever it writes; what it, the
 //! hypervisor and the firmware print becomes log records.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "configuration, sockets and logs of the pod's own daemons, not on a claim"
+)]
 
 mod child;
 mod error;

@@ -3,6 +3,7 @@
 //! The launcher dials out, as nothing dials into a pod: TLS, HTTP/2, CONNECT. On the stream of the CONNECT it is a gRPC
 //! *server*, whose one service reads what QEMU serves on a unix socket of the pod. A [`Tunnel`] makes that connection again
 //! and again until the socket is gone.
+#![allow(clippy::disallowed_methods, reason = "a socket of the pod, on its tmpfs")]
 
 mod connect;
 mod map;

@@ -3,6 +3,7 @@
 //!
 //! There is one thread, one loop and no async runtime. Between the launcher's start and its end nothing can make the
 //! monitor give up: if PID 1 ends, the guest ends.
+#![allow(clippy::disallowed_methods, reason = "the monitor reads its own small files, on tmpfs or in the image")]
 #![allow(unsafe_code, reason = "a system call that has no safe wrapper here")]
 
 pub mod adoption;

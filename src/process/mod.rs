@@ -1,5 +1,6 @@
 //! Processes as the kernel shows them: search by command prefix, pidfd, wait status; and the pace at which what ends is begun
 //! again.
+#![allow(clippy::disallowed_methods, reason = "the kernel's own file systems, which do not hang")]
 
 pub mod adoption;
 mod capability;

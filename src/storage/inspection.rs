@@ -12,7 +12,7 @@ use std::path::Path;
 
 use super::tool::Tools;
 use super::{StorageError, probe, qcow2};
-use crate::files::in_time;
+use crate::files::with_deadline;
 
 /// What an image is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -81,7 +81,7 @@ async fn within_deadline<T: Send + 'static>(
 ) -> Result<T, StorageError> {
     let looked = path.to_owned();
     let late = |why| StorageError::Io { path: path.to_owned(), what: "inspect it", source: std::io::Error::other(why) };
-    in_time(tools.timings.image, move || look(&looked)).await.map_err(late)?
+    with_deadline(tools.timings.image, move || look(&looked)).await.map_err(late)?
 }
 
 fn examine(path: &Path, flags: i32, names: Names<'_>) -> Result<ImageInfo, StorageError> {

@@ -11,7 +11,7 @@ use tokio::process::{ChildStdin, ChildStdout};
 use super::inspection::{Names, check_own};
 use super::tool::{Tools, confined, within};
 use super::{Owner, Staged, StorageError};
-use crate::files::in_time;
+use crate::files::with_deadline;
 
 /// Bytes that one bit of a cluster's allocation stands for.
 const CLUSTER: u64 = 256 * 1024;
@@ -33,7 +33,7 @@ pub async fn create_tracking_overlay(
     let staged = Staged::new(overlay, owner, 0o640).await?;
     let made = async {
         let looked = data.to_owned();
-        let size = in_time(tools.timings.image, move || size(&looked)).await?;
+        let size = with_deadline(tools.timings.image, move || size(&looked)).await?;
         let (bytes, driver) = size.map_err(|error| error.to_string())?;
         create(tools, &staged, data, driver, bytes).await
     };

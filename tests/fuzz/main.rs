@@ -4,6 +4,7 @@
 //! fails is left in `target/fuzz/`, and `FUZZ_INPUT=file make fuzz` runs it alone;
 //! `FUZZ_ONLY=convert` takes the targets with that in their name. Coverage-guided fuzzing would need a
 //! nightly compiler.
+#![allow(clippy::disallowed_methods, reason = "a test waits for its own folders")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod mutate;

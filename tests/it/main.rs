@@ -2,6 +2,7 @@
 //!
 //! Apart stay the golden cases (`tests/conformance`) and the fuzzer (`tests/fuzz`), which are their own test runners, and the
 //! tests that only read the sources (`tests/source`), which `make check` runs.
+#![allow(clippy::disallowed_methods, reason = "a test waits for its own folders")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod agent;

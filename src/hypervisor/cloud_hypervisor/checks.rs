@@ -13,7 +13,7 @@ use nix::sys::stat::Mode;
 use super::rest;
 use super::vmm::VmPaths;
 use crate::domain::{Disk, DomainSpec};
-use crate::files::{self, Folder, in_time};
+use crate::files::{self, Folder, with_deadline};
 
 /// The least version that can do all that the launcher asks of it.
 const LEAST_VERSION: u32 = 40;
@@ -133,7 +133,7 @@ async fn inputs(xml: &str, deadline: Duration) -> Result<(), String> {
     let others = [("kernel", &domain.os.kernel, false), ("initrd", &domain.os.initrd, false)];
     for (what, path, raw) in others.into_iter().chain(disks).filter(|(_, path, _)| !path.is_empty()) {
         let file = PathBuf::from(path);
-        match in_time(deadline, move || input(what, &file, raw)).await {
+        match with_deadline(deadline, move || input(what, &file, raw)).await {
             Ok(looked) => looked?,
             Err(error) => return Err(format!("the {what} {path} cannot be opened: {error}")),
         }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::Guest;
 use crate::domain::{AccessCredentialMetadata, SECRETS};
-use crate::files::{Appearance, is_component};
+use crate::files::{Appearance, is_component, with_deadline};
 use crate::guest_agent::{self, AgentError, Command, LibvirtAgent};
 use crate::launcher::facts::below;
 use crate::launcher::vm::metadata::MetadataCache;
@@ -27,6 +27,8 @@ const RETRY: Duration = Duration::from_secs(15);
 const RESYNC: Duration = Duration::from_secs(300);
 /// How long each step of the fallback may take in the guest, in seconds.
 const STEP: i32 = 10;
+/// How long the secrets may take to be read.
+const READING: Duration = Duration::from_secs(10);
 /// Most bytes of a key or password file; a secret has 1 MiB at most.
 const LIMIT: u64 = 1024 * 1024;
 
@@ -110,6 +112,7 @@ impl Wanted {
 }
 
 /// Name and content of the secret's keys.
+#[expect(clippy::disallowed_methods, reason = "runs within `files::with_deadline`")]
 fn files(folder: &Path) -> Result<BTreeMap<String, String>, String> {
     let failed = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
     let mut files = BTreeMap::new();
@@ -192,9 +195,10 @@ impl Guest {
             tracing::info!(v = 3, "access credentials wait for the guest agent: {error}");
             return (Err("Guest agent is offline".to_owned()), false);
         }
-        let wanted = match Wanted::read(credentials, secrets) {
-            Ok(wanted) => wanted,
-            Err(why) => return (Err(why), false),
+        let (asked, secrets) = (credentials.to_vec(), secrets.to_owned());
+        let wanted = match with_deadline(READING, move || Wanted::read(&asked, &secrets)).await {
+            Ok(Ok(wanted)) => wanted,
+            Ok(Err(why)) | Err(why) => return (Err(why), false),
         };
         let mut first = None;
         let mut fallback = false;

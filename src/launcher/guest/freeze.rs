@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::Guest;
 use crate::cmd::FreezeRequest;
 use crate::domain::KubeVirtMetadata;
-use crate::files::in_time;
+use crate::files::with_deadline;
 use crate::guest_agent::{self, AgentError, FROZEN};
 use crate::launcher::error::Error;
 use crate::launcher::vm::state_file::{Restored, StateFile};
@@ -179,7 +179,7 @@ impl Guest {
         let failed = |why: String| {
             Error::storage(format!("cannot sync the TPM's state in {}: {why}", self.shared.tpm_state.display()))
         };
-        let synced = in_time(TPM_SYNC, move || sync_tree(&path, 8)).await.map_err(failed)?;
+        let synced = with_deadline(TPM_SYNC, move || sync_tree(&path, 8)).await.map_err(failed)?;
         synced.map_err(|error| failed(error.to_string()))
     }
 }
@@ -208,6 +208,7 @@ fn has_persistent_tpm(vmi: &VirtualMachineInstance) -> bool {
 }
 
 /// Writes everything below `path` to its disk, `depth` folders deep.
+#[expect(clippy::disallowed_methods, reason = "runs within `files::with_deadline`")]
 fn sync_tree(path: &Path, depth: u32) -> io::Result<()> {
     if depth > 0 {
         for entry in std::fs::read_dir(path)? {

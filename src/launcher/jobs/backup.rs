@@ -13,7 +13,7 @@ use super::backup_begin::{Steps, begin, edit, is_refusal, is_running};
 use super::backup_documents::{Disk, backup_xml, checkpoint_xml, disks, stamp, volumes};
 use crate::cmd::{BackupCommand, BackupRequest, BackupStart, Checkpoint, FreezeRequest};
 use crate::domain::{BackupMetadata, DomainSpec, Time};
-use crate::files::{Folder, in_time};
+use crate::files::{Folder, with_deadline};
 use crate::hypervisor::ControlError;
 use crate::launcher::error::Error;
 use crate::launcher::vm::{Vm, domain_xml};
@@ -47,6 +47,7 @@ impl Jobs {
         }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "runs within `files::with_deadline`")]
     async fn start_backup(&self, vmi: VirtualMachineInstance, start: BackupStart) -> Result<(), Error> {
         let until = Instant::now() + ANSWER;
         // A second call while a backup begins does not wait for the first.
@@ -88,7 +89,7 @@ impl Jobs {
                 Ok(()) => {}
                 Err(error) if is_refusal(error) => {
                     let removed = folder.clone();
-                    let removed = in_time(ANSWER, move || std::fs::remove_dir(removed)).await;
+                    let removed = with_deadline(ANSWER, move || std::fs::remove_dir(removed)).await;
                     if let Err(why) = removed.and_then(|removed| removed.map_err(|error| error.to_string())) {
                         tracing::warn!("{} of a backup that did not begin stays: {why}", folder.display());
                     }
@@ -221,11 +222,12 @@ impl Jobs {
 async fn make_folder(folder: PathBuf, until: Instant) -> Result<(), Error> {
     let failed = |why: String| Error::storage(format!("error creating dir for backup: {why}"));
     let left = until.saturating_duration_since(Instant::now());
-    let made = in_time(left, move || make_without_links(&folder)).await.map_err(failed)?;
+    let made = with_deadline(left, move || make_without_links(&folder)).await.map_err(failed)?;
     made.map_err(|error| failed(error.to_string()))
 }
 
 /// The claim's owner may have put a link where a file is to come, and libvirt would write through it.
+#[expect(clippy::disallowed_methods, reason = "runs within `files::with_deadline`")]
 fn make_without_links(folder: &Path) -> std::io::Result<()> {
     Folder::make(folder, 0o755)?;
     for entry in std::fs::read_dir(folder)? {

@@ -1,15 +1,19 @@
 //! VirtualMachineMemoryDump (contract/cmd-server.md 7.2): the guest's memory as a file on a volume of the pod.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::Jobs;
 use crate::domain::{KubeVirtMetadata, MemoryDumpMetadata, Time};
+use crate::files::with_deadline;
 use crate::hypervisor::ControlError;
 use crate::launcher::error::Error;
 use crate::launcher::vm::metadata::MetadataCache;
 
 /// What the names of dumps have in common; older ones make room for the new one.
 const DUMP_FILE: &str = "memory.dump";
+/// How long the removal of older dumps may take.
+const REMOVAL: Duration = Duration::from_secs(10);
 
 impl Jobs {
     /// Begins to write the guest's memory to `path`, unless a dump is being written or this one is done. The outcome
@@ -26,8 +30,10 @@ impl Jobs {
         tokio::spawn(async move {
             let _dumping = dumping;
             tracing::info!("dumping the guest's memory to {path}");
-            if let Err(error) = remove_old(&path).await {
-                tracing::warn!("cannot look for older memory dumps beside {path}: {error}");
+            let beside = path.clone();
+            let removed = with_deadline(REMOVAL, move || remove_old(&beside).map_err(|error| error.to_string())).await;
+            if let Ok(Err(why)) | Err(why) = removed {
+                tracing::warn!("cannot look for older memory dumps beside {path}: {why}");
             }
             let result = vm.control.dump_memory(&path).await.map_err(reason);
             if let Err(reason) = &result {
@@ -69,12 +75,13 @@ fn reason(error: ControlError) -> String {
 }
 
 /// Removes what earlier dumps left in the same folder. A file that stays costs room; whether that matters shows itself.
-async fn remove_old(path: &str) -> std::io::Result<()> {
+#[expect(clippy::disallowed_methods, reason = "runs within `files::with_deadline`")]
+fn remove_old(path: &str) -> std::io::Result<()> {
     let folder = Path::new(path).parent().unwrap_or(Path::new("/"));
-    let mut entries = tokio::fs::read_dir(folder).await?;
-    while let Some(entry) = entries.next_entry().await? {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
         if entry.file_name().to_string_lossy().contains(DUMP_FILE)
-            && let Err(error) = tokio::fs::remove_file(entry.path()).await
+            && let Err(error) = std::fs::remove_file(entry.path())
         {
             tracing::warn!("cannot remove {}: {error}", entry.path().display());
         }
@@ -103,15 +110,15 @@ mod tests {
         assert!(!cache.snapshot().memory_dump.unwrap().completed, "the end of another dump is not this one's");
     }
 
-    #[tokio::test]
-    async fn older_dumps_make_room_and_other_files_stay() {
+    #[test]
+    fn older_dumps_make_room_and_other_files_stay() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["vm-20260101-memory.dump", "memory.dump.1", "disk.img"] {
             std::fs::write(folder.path().join(name), "x").unwrap();
         }
-        remove_old(folder.path().join("vm-20260102-memory.dump").to_str().unwrap()).await.unwrap();
+        remove_old(folder.path().join("vm-20260102-memory.dump").to_str().unwrap()).unwrap();
         let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["disk.img"]);
-        assert!(remove_old("/nowhere/at/all/memory.dump").await.is_err());
+        assert!(remove_old("/nowhere/at/all/memory.dump").is_err());
     }
 }

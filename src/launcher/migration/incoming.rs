@@ -19,7 +19,7 @@ use super::sockets;
 use crate::cmd::SyncRequest;
 use crate::convert::HostFacts;
 use crate::domain::{DomainState, LifeCycle, StateReason};
-use crate::files::{Folder, in_time};
+use crate::files::{Folder, with_deadline};
 use crate::hooks::pre_migration::SOCKET;
 use crate::hypervisor::XmlKind;
 use crate::launcher::config::Config;
@@ -143,7 +143,7 @@ impl Incoming {
     async fn make_folder(&self, boot: &Boot) -> Result<(), Error> {
         let (path, owner) = (sockets::folder(&self.config.kubevirt_share_dir), boot.owner);
         let shown = path.display().to_string();
-        let made = in_time(MAKING, move || {
+        let made = with_deadline(MAKING, move || {
             let (folder, _) = Folder::make(&path, 0o755)?;
             let folder = folder.itself()?;
             let owner = (Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)));

@@ -21,7 +21,7 @@ use super::policy::{Facts, Policy};
 use super::saved::SavedOutgoing;
 use super::volumes::disks_to_copy;
 use crate::domain::{DomainSpec, DomainState, HostDevice, LifeCycle};
-use crate::files::in_time;
+use crate::files::with_deadline;
 use crate::hypervisor::{ControlError, XmlKind};
 use crate::launcher::config::Config;
 use crate::launcher::error::Error;
@@ -303,7 +303,7 @@ impl Outgoing {
         let told = |error: &dyn std::fmt::Display| error.to_string();
         let live = vm.control.xml(XmlKind::Migratable).await.map_err(|error| told(&error))?;
         let images = migrated_images(&live, vmi).map_err(|error| told(&error))?;
-        let sizes = in_time(MEASURING, move || {
+        let sizes = with_deadline(MEASURING, move || {
             images
                 .into_iter()
                 .map(|image| Ok((image.volume, size(&image.path)?)))
@@ -333,7 +333,7 @@ impl Outgoing {
             tracing::info!("Migration compression enabled: method=zstd");
         }
         let folder = self.ephemeral_disk_dir.clone();
-        let ephemeral = in_time(MEASURING, move || bytes_below(&folder)).await.unwrap_or_default();
+        let ephemeral = with_deadline(MEASURING, move || bytes_below(&folder)).await.unwrap_or_default();
         let facts = Facts::of(vmi, ephemeral);
         if facts.vfio && made.call.flags.post_copy {
             // QEMU would refuse the whole migration.
@@ -364,12 +364,14 @@ fn failure_text(error: &ControlError) -> String {
 }
 
 /// Bytes of a raw image or a block device. Claims hold no other images.
+#[expect(clippy::disallowed_methods, reason = "runs within `files::with_deadline`")]
 fn size(path: &str) -> Result<u64, String> {
     let measured = std::fs::File::open(path).and_then(|mut image| image.seek(SeekFrom::End(0)));
     measured.map_err(|error| format!("cannot measure {path}: {error}"))
 }
 
 /// Bytes of all files below a folder; what cannot be read counts nothing.
+#[expect(clippy::disallowed_methods, reason = "runs within `files::with_deadline`")]
 fn bytes_below(folder: &Path) -> u64 {
     let mut folders: Vec<PathBuf> = vec![folder.to_owned()];
     let mut bytes: u64 = 0;

@@ -327,7 +327,7 @@ async fn final_notification(
         }
     };
     tokio::pin!(told);
-    let in_time = match leave_at {
+    let with_deadline = match leave_at {
         Some(leave_at) => timeout_at(leave_at, told).await.is_ok(),
         None if timeout(timings.final_notification, &mut told).await.is_ok() => true,
         None if watched.deletion.borrow().is_some() => false,
@@ -337,7 +337,7 @@ async fn final_notification(
             timeout(timings.final_notification_after_kill, told).await.is_ok()
         }
     };
-    if in_time {
+    if with_deadline {
         orders.last_calls().await;
     } else {
         tracing::warn!("virt-handler has not acknowledged the end of the domain, leaving all the same");

@@ -1,5 +1,6 @@
 //! Runs the launcher's main line and takes everything down (contract/lifecycle.md 7, 8.3): what [`lifecycle`] orders is done
 //! here, and then everything is taken down.
+#![allow(clippy::disallowed_methods, reason = "the command sockets, on the pod's tmpfs")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -2,6 +2,7 @@
 //!
 //! Modes are exact whatever the process's umask: each directory's mode is set after it was made, and the umask, which all
 //! threads share, stays as it is.
+#![allow(clippy::disallowed_methods, reason = "the pod's own folders, before there is a VM")]
 
 use std::fs::{File, Permissions};
 use std::io;

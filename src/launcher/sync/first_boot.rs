@@ -9,7 +9,6 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::live;
-use super::look::look;
 use super::means::Boot;
 use super::prepare::disks::Disks;
 use super::prepare::hooks::Extensions;
@@ -18,6 +17,7 @@ use super::prepare::iommufd;
 use super::prepare::pod_network::Nics;
 use super::prepare::{cloud_init, growth, image_volumes, missing, pod_network, running, tracking};
 use super::refusal::refusal;
+use super::storage_io::storage_io;
 use crate::cmd::SyncRequest;
 use crate::convert::{self, Defines, HostFacts, SyncOptions};
 use crate::daemon::DaemonState;
@@ -211,7 +211,7 @@ impl Boot {
         let hypervisor = facts::hypervisor_facts(self.runtime.entry(), &self.root, &vmi.domain_name());
         let root = self.root.clone();
         let iommufd = Arc::clone(&self.iommufd);
-        look("gathering the machine's facts", move || {
+        storage_io("gathering the machine's facts", move || {
             let iommufd = iommufd.receive(&facts::below(&root, iommufd::SOCKET), iommufd::DEADLINE)?;
             let pod = Pod { root: &root, config: &config, hypervisor, iommufd };
             Ok(facts::collect(&pod, &vmi, options, &images))
@@ -257,7 +257,7 @@ impl Boot {
         // The sizes are the final ones before cache modes are chosen for them.
         growth::grow(&self.tools, &self.root, &domain.devices.disks).await;
         let (root, made_at_start, vmi) = (self.root.clone(), self.cloud_init_dir(), vmi.clone());
-        look(LOOKING, move || {
+        storage_io(LOOKING, move || {
             missing::check(&root, &made_at_start, &vmi, &domain)?;
             let without_direct_io = round_up(&root, &vmi, &facts, &domain)?;
             facts::probe_disks(&root, &domain, &mut facts);

@@ -36,6 +36,7 @@ pub(super) struct Odd {
 
 /// Rounds the disk's raw image up where the disk needs it. A disk that the VM only reads stays as it is: QEMU reads past
 /// the end of an image as zeros.
+#[expect(clippy::disallowed_methods, reason = "runs within `files::with_deadline`")]
 pub(super) fn round_up(root: &Path, vmi: &VirtualMachineInstance, facts: &HostFacts, disk: &Disk) -> Result<(), Odd> {
     let Some(image) = written_image(disk) else { return Ok(()) };
     let path = below(root, image);

@@ -4,9 +4,9 @@
 pub mod first_boot;
 mod image_size;
 pub mod live;
-mod look;
 pub mod means;
 mod prepare;
 mod refusal;
+mod storage_io;
 pub mod target;
 mod volume_files;

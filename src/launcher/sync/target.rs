@@ -5,11 +5,11 @@
 
 use std::path::Path;
 
-use super::look::look;
 use super::means::Boot;
 use super::prepare::hooks::Extensions;
 use super::prepare::images::LOOKING;
 use super::prepare::{cloud_init, missing, pod_network, tracking};
+use super::storage_io::storage_io;
 use crate::cmd::SyncRequest;
 use crate::convert::{Defines, HostFacts};
 use crate::domain::{Disk, DomainSpec};
@@ -74,14 +74,14 @@ impl Boot {
         }
         let (root, made_at_start, vmi, domain) =
             (self.root.clone(), self.cloud_init_dir(), vmi.clone(), domain.clone());
-        look(LOOKING, move || missing::check(&root, &made_at_start, &vmi, &domain)).await?
+        storage_io(LOOKING, move || missing::check(&root, &made_at_start, &vmi, &domain)).await?
     }
 
     /// Gives generated disks the size that they have at the source. Those that are copied are overwritten; a CD-ROM is not,
     /// so it is whole here (contract/migration.md 16, M9).
     async fn shape_generated(&self, vmi: &VirtualMachineInstance, domain: DomainSpec) -> Result<(), Error> {
         let (root, vmi) = (self.root.clone(), vmi.clone());
-        look("shaping the generated disks", move || {
+        storage_io("shaping the generated disks", move || {
             domain.devices.disks.iter().try_for_each(|disk| shape(&root, &vmi, disk))
         })
         .await?

@@ -25,6 +25,7 @@ pub(super) fn check(root: &Path, vmi: &VirtualMachineInstance, disk: &Disk) -> R
 }
 
 /// Checks what the VM boots by: kernel, initrd, and the firmware's variables, which may be kept on a claim.
+#[expect(clippy::disallowed_methods, reason = "runs within `files::with_deadline`")]
 pub(super) fn check_boot(root: &Path, domain: &DomainSpec) -> Result<(), Error> {
     let container = "spec.domain.firmware.kernelBoot.container";
     for (field, path) in [("kernelPath", &domain.os.kernel), ("initrdPath", &domain.os.initrd)] {
@@ -59,6 +60,7 @@ pub(super) fn place(vmi: &VirtualMachineInstance, disk: &Disk) -> String {
 }
 
 /// Why QEMU must not open this path.
+#[expect(clippy::disallowed_methods, reason = "runs within `files::with_deadline`")]
 fn image(path: &Path) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("cannot be looked at: {error}");
     let entry = match std::fs::symlink_metadata(path) {

@@ -3,11 +3,16 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use super::state_file::{Restored, StateFile};
 use crate::domain::Disk;
+use crate::files::with_deadline;
+
+/// How long the deletion of an overlay may take.
+const DELETION: Duration = Duration::from_secs(10);
 
 /// What is remembered between syncs. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -38,16 +43,19 @@ impl Hotplug {
     /// The guest has let go of a device: its overlay goes too.
     pub fn device_removed(&self, alias: &str) {
         self.removals.notify_waiters();
-        let overlay = self.state_file.change(|state| state.leaving_overlays.remove(alias));
-        if let Some(overlay) = overlay {
-            match std::fs::remove_file(&overlay) {
-                Ok(()) => tracing::info!("deleted the overlay {}", overlay.display()),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => {
-                    tracing::warn!("failed to delete QCOW2 overlay {} of {alias}: {error}", overlay.display());
+        let Some(overlay) = self.state_file.state().leaving_overlays.get(alias).cloned() else { return };
+        let (state_file, alias) = (self.state_file.clone(), alias.to_owned());
+        // This is called for an event of libvirt, which must not wait for the claim that the overlay is on.
+        tokio::spawn(async move {
+            match delete(overlay.clone()).await {
+                Ok(()) => {
+                    tracing::info!("deleted the overlay {}", overlay.display());
+                    state_file.change(|state| state.leaving_overlays.remove(&alias));
                 }
+                // It stays in the state file: the next change of disks tries again.
+                Err(why) => tracing::warn!("failed to delete QCOW2 overlay {} of {alias}: {why}", overlay.display()),
             }
-        }
+        });
     }
 
     /// Overlays of disks that went without an event, as after a lost connection.
@@ -57,6 +65,16 @@ impl Hotplug {
         let leaving = self.state_file.state().leaving_overlays;
         leaving.keys().filter(|alias| !there(alias)).for_each(|alias| self.device_removed(alias));
     }
+}
+
+/// Deletes a file that need not be there.
+#[expect(clippy::disallowed_methods, reason = "runs within `files::with_deadline`")]
+async fn delete(path: PathBuf) -> Result<(), String> {
+    let deleted = with_deadline(DELETION, move || match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.to_string()),
+        Ok(()) | Err(_) => Ok(()),
+    });
+    deleted.await?
 }
 
 /// Whether a plug of host devices is under way.
@@ -99,8 +117,8 @@ mod tests {
         assert!(!gate.is_closed());
     }
 
-    #[test]
-    fn an_overlay_outlives_its_disk_until_the_guest_has_let_go() {
+    #[tokio::test]
+    async fn an_overlay_outlives_its_disk_until_the_guest_has_let_go() {
         let folder = tempfile::tempdir().unwrap();
         let overlay = folder.path().join("v.qcow2");
         std::fs::write(&overlay, "x").unwrap();
@@ -120,6 +138,12 @@ mod tests {
         hotplug.device_removed("ua-other");
         assert!(overlay.exists());
         hotplug.forget_overlays_of_absent(&[]);
+        let forgotten = async {
+            while !hotplug.state_file.state().leaving_overlays.is_empty() {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(DELETION, forgotten).await.unwrap();
         assert!(!overlay.exists());
     }
 }

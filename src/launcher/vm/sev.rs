@@ -1,5 +1,6 @@
 //! AMD SEV: what the platform and the started guest prove, and the secret that the guest's owner answers with
 //! (contract/cmd-server.md 4.2, 9.6).
+#![allow(clippy::disallowed_methods, reason = "firmware of the image")]
 
 use std::path::PathBuf;
 

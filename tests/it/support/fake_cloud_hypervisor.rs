@@ -2,6 +2,7 @@
 //! 6.4, 12), without a guest. Its "guest" says and does what the one of `pvh_guest.S` does, and obeys the lines `crash`
 //! and `write first sectors` besides. Kernel command line: `ignore-power-button`, `refuse-to-boot`, `die-at-start` (while
 //! libvirt and the launcher still ask for it), `stubborn` (no SIGTERM).
+#![allow(clippy::disallowed_methods, reason = "a test waits for its own folders")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a double may end by panicking")]
 #![allow(unsafe_code, reason = "libvirt hands down a descriptor")]
 

@@ -13,7 +13,7 @@ use crate::convert::{self, HostFacts};
 use crate::domain::Disk;
 use crate::launcher::error::Error;
 use crate::launcher::facts;
-use crate::launcher::sync::look::look;
+use crate::launcher::sync::storage_io::storage_io;
 use crate::launcher::sync::{image_size, volume_files};
 use crate::launcher::vm::Vm;
 use crate::libvirt::BlockSize;
@@ -131,7 +131,7 @@ async fn is_ready(vmi: &VirtualMachineInstance, disk: &Disk) -> Result<bool, Err
     let (volume, path) = (disk.alias_name().to_owned(), PathBuf::from(disk.backend().path()));
     let (of, checked) = (vmi.clone(), disk.clone());
     let writes = disk.read_only.is_none() && disk.device != "cdrom";
-    let looked = look(LOOKING, move || {
+    let looked = storage_io(LOOKING, move || {
         // Before virt-handler mounts the volume, a directory may stand in its place.
         if !path.is_dir() {
             volume_files::check(Path::new("/"), &of, &checked)?;
@@ -150,6 +150,7 @@ async fn is_ready(vmi: &VirtualMachineInstance, disk: &Disk) -> Result<bool, Err
 
 /// Ready, or why not yet; an error is one that waiting does not cure. virt-handler gives the volume to the launcher's user
 /// before it syncs: one that may not be opened then stays so (contract/cmd-server.md 11, W32).
+#[expect(clippy::disallowed_methods, reason = "runs within `files::with_deadline`")]
 fn readiness(path: &Path, writes: bool) -> Result<Result<(), String>, String> {
     let found = match std::fs::metadata(path) {
         Ok(found) => found,
@@ -170,7 +171,7 @@ fn readiness(path: &Path, writes: bool) -> Result<Result<(), String>, String> {
 /// Cache and IO mode of a disk that is new (contract/cmd-server.md 5.8).
 async fn probe(vmi: &VirtualMachineInstance, facts: &HostFacts, disk: &mut Disk) -> Result<(), Error> {
     let (of, mut facts, plugged) = (vmi.clone(), facts.clone(), disk.clone());
-    let facts = look(LOOKING, move || {
+    let facts = storage_io(LOOKING, move || {
         let odd = image_size::round_up(Path::new("/"), &of, &facts, &plugged).err();
         let without_direct_io = odd.map_or(Ok(false), |odd| odd.without_direct_io(&of, &plugged))?;
         let source = plugged.backend();
@@ -188,7 +189,8 @@ async fn probe(vmi: &VirtualMachineInstance, facts: &HostFacts, disk: &mut Disk)
 /// Tells the guest of claims that have grown. What fails is tried again at the next sync.
 async fn grow(vm: &Vm, wanted: &[Disk]) {
     let claims: Vec<Disk> = wanted.iter().filter(|disk| disk.capacity.is_some()).cloned().collect();
-    let sizes = look(LOOKING, move || claims.iter().filter_map(size).collect::<Vec<_>>()).await.unwrap_or_default();
+    let sizes =
+        storage_io(LOOKING, move || claims.iter().filter_map(size).collect::<Vec<_>>()).await.unwrap_or_default();
     let state_file = &vm.hotplug.state_file;
     let resizes = state_file.change(|state| resize::resizes(&mut state.claim_sizes, sizes));
     for resize in resizes {

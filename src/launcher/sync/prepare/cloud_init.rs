@@ -15,8 +15,8 @@ use crate::files::is_component;
 use crate::hypervisor::{Hypervisor, XmlKind};
 use crate::launcher::error::Error;
 use crate::launcher::facts::below;
-use crate::launcher::sync::look::look;
 use crate::launcher::sync::means::Boot;
+use crate::launcher::sync::storage_io::storage_io;
 use crate::launcher::vm::Vm;
 use crate::storage::{
     self, CloudInit, CloudInitSource, ImageKind, MetaData, PublicKeys, Staged, StorageError, volume_component,
@@ -37,7 +37,9 @@ impl Boot {
         vmi: &VirtualMachineInstance,
         extensions: &Extensions<'_>,
     ) -> Result<Option<CloudInit>, Error> {
-        let data = cloud_init(vmi, &self.root)
+        let (asked, root) = (vmi.clone(), self.root.clone());
+        let data = storage_io("reading the cloud-init data", move || cloud_init(&asked, &root))
+            .await?
             .map_err(|why| Error::vmi(format!("ReadCloudInitVolumeDataSource failed: {why}")))?;
         match data {
             Some(data) => extensions.pre_cloud_init_iso(data).await.map(Some),
@@ -69,7 +71,7 @@ impl Boot {
         let domain = DomainSpec::from_xml(&xml).map_err(|error| Error::other(error.to_string()))?;
         let (root, tagged) = (self.root.clone(), vmi.clone());
         data.meta_data.devices =
-            look("looking at the VM's devices", move || tagged_devices::tagged_devices(&root, &tagged, &domain))
+            storage_io("looking at the VM's devices", move || tagged_devices::tagged_devices(&root, &tagged, &domain))
                 .await?;
         self.staged(vmi, &data).await?.publish().await.map_err(failed)
     }
@@ -88,6 +90,7 @@ pub(crate) fn failed(error: StorageError) -> Error {
 }
 
 /// The data of the first cloud-init volume (contract/lifecycle.md 9.5).
+#[expect(clippy::disallowed_methods, reason = "runs within `files::with_deadline`")]
 fn cloud_init(vmi: &VirtualMachineInstance, root: &Path) -> Result<Option<CloudInit>, String> {
     vmi.spec.check_cloud_init_size()?;
     let secrets = below(root, SECRETS);
@@ -149,6 +152,7 @@ fn cloud_init(vmi: &VirtualMachineInstance, root: &Path) -> Result<Option<CloudI
 }
 
 /// SSH keys that reach the guest through this source, numbered across secrets. One that is not text is left out.
+#[expect(clippy::disallowed_methods, reason = "runs within `files::with_deadline`")]
 fn public_keys(vmi: &VirtualMachineInstance, source: CloudInitSource, secrets: &Path) -> Result<PublicKeys, String> {
     let mut keys = PublicKeys::new();
     for (index, credential) in vmi.spec.access_credentials.iter().enumerate() {

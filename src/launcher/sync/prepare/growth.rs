@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use crate::domain::Disk;
 use crate::launcher::facts::{self, below};
 use crate::launcher::sync::live::resize::{Backend, measure, wanted_size};
-use crate::launcher::sync::look::look;
+use crate::launcher::sync::storage_io::storage_io;
 use crate::storage::{self, Tools};
 
 /// Grows raw images in claims to what the claims hold by now.
 pub(crate) async fn grow(tools: &Tools, root: &Path, disks: &[Disk]) {
     let (root, disks) = (root.to_owned(), disks.to_vec());
-    let measured = look("measuring the VM's images", move || {
+    let measured = storage_io("measuring the VM's images", move || {
         let growing = |disk: &Disk| {
             let path = below(&root, &disk.source.file);
             let (from, to) = growth(disk, &path)?;
@@ -46,6 +46,7 @@ struct Growing {
 }
 
 /// The size of a disk's image, and the one that it is to have.
+#[expect(clippy::disallowed_methods, reason = "runs within `files::with_deadline`")]
 fn growth(disk: &Disk, path: &Path) -> Option<(u64, u64)> {
     let is_raw = disk.driver.as_ref().is_some_and(|driver| driver.type_ == "raw");
     if disk.source.file.is_empty() || disk.source.data_store.is_some() || !is_raw || disk.read_only.is_some() {

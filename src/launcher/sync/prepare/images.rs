@@ -8,8 +8,8 @@ use std::sync::{MutexGuard, PoisonError};
 use crate::convert::HostFacts;
 use crate::domain::DomainSpec;
 use crate::launcher::error::Error;
-use crate::launcher::sync::look::look;
 use crate::launcher::sync::means::Boot;
+use crate::launcher::sync::storage_io::storage_io;
 use crate::launcher::sync::{image_size, volume_files};
 use crate::storage::{self, ImageInfo, StorageError};
 use crate::vmi::VirtualMachineInstance;
@@ -77,7 +77,7 @@ impl Boot {
         domain: DomainSpec,
     ) -> Result<DomainSpec, Error> {
         let (root, vmi) = (self.root.clone(), vmi.clone());
-        look(LOOKING, move || {
+        storage_io(LOOKING, move || {
             volume_files::check_boot(&root, &domain)?;
             domain.devices.disks.iter().try_for_each(|disk| volume_files::check(&root, &vmi, disk))?;
             Ok(domain)

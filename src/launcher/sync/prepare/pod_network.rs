@@ -14,8 +14,8 @@ use crate::dhcp::{Resolver, v4, v6};
 use crate::domain::PRIVATE_DIR;
 use crate::launcher::error::Error;
 use crate::launcher::facts::below;
-use crate::launcher::sync::look::look;
 use crate::launcher::sync::means::Boot;
+use crate::launcher::sync::storage_io::storage_io;
 use crate::vmi::{Interface, VirtualMachineInstance};
 
 /// What the guest's networks are if the VMI does not say.
@@ -64,7 +64,7 @@ pub(crate) async fn serve(
     nics: Nics,
 ) -> Result<(), String> {
     let (root, vmi, facts) = (boot.root.clone(), vmi.clone(), facts.clone());
-    let looked = look("looking at the pod's network", move || {
+    let looked = storage_io("looking at the pod's network", move || {
         let host_name = nix::unistd::gethostname().map_err(|error| format!("the pod's host name: {error}"))?;
         let addresses = addresses().map_err(|error| format!("the links' addresses: {error}"))?;
         let (host_name, resolver) = (host_name.to_string_lossy(), resolver(&root, &vmi));
@@ -107,6 +107,7 @@ fn addresses() -> nix::Result<Vec<(String, IpAddr)>> {
 }
 
 /// The pod's resolver, with the VMI's subdomain.
+#[expect(clippy::disallowed_methods, reason = "runs within `files::with_deadline`")]
 fn resolver(root: &Path, vmi: &VirtualMachineInstance) -> Resolver {
     let text = std::fs::read_to_string(below(root, "/etc/resolv.conf"))
         .inspect_err(|error| tracing::warn!("/etc/resolv.conf: {error}: the guest is given the usual name server"))
@@ -154,6 +155,7 @@ struct Nic<'a> {
 
 impl Nic<'_> {
     /// A bridged guest takes over the pod's own lease; `None` if the pod has none.
+    #[expect(clippy::disallowed_methods, reason = "runs within `files::with_deadline`")]
     fn bridged(&self) -> Result<Option<Server>, String> {
         let path = below(self.pod.root, format!("{PRIVATE_DIR}/vif-cache-{}.json", self.tap.link.name));
         let failed = |why: String| format!("{}: {why}", path.display());

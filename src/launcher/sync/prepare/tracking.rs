@@ -9,8 +9,8 @@ use crate::convert::HostFacts;
 use crate::domain::{Disk, DomainSpec};
 use crate::launcher::error::Error;
 use crate::launcher::facts::{self, below};
-use crate::launcher::sync::look::look;
 use crate::launcher::sync::means::Boot;
+use crate::launcher::sync::storage_io::storage_io;
 use crate::launcher::sync::{image_size, volume_files};
 use crate::storage;
 use crate::vmi::VirtualMachineInstance;
@@ -28,7 +28,7 @@ pub(crate) async fn make_overlays(boot: &Boot, vmi: &VirtualMachineInstance, fac
     for disk in tracked(vmi, &domain, begins) {
         // The overlay is as large as the data, and qemu-storage-daemon opens both.
         let (root, vmi, facts, looked) = (boot.root.clone(), vmi.clone(), facts.clone(), disk.clone());
-        look(LOOKING, move || {
+        storage_io(LOOKING, move || {
             volume_files::check(&root, &vmi, &looked)?;
             image_size::round_up(&root, &vmi, &facts, &looked)
                 .or_else(|odd| odd.without_direct_io(&vmi, &looked).map(drop))

@@ -133,28 +133,28 @@ impl Limits<'_> {
         let seconds = self.seconds(look.elapsed);
         let is_over = acceptable.is_some_and(|acceptable| seconds > acceptable);
         // At an iteration that stalls, or without a limit, what comes before the acceptable time is no deadline's.
-        let in_time = is_over || stalls && look.iteration || acceptable.is_none();
+        let is_in_time = is_over || stalls && look.iteration || acceptable.is_none();
         match step.order {
             Order::StartPostCopy => {
                 assert!(options.allow_post_copy && facts.post_copy_armed && !facts.vfio && !facts.paused);
-                assert!((options.allows_disruption() || stalls) && self.begun.is_some() && in_time);
+                assert!((options.allows_disruption() || stalls) && self.begun.is_some() && is_in_time);
             }
             Order::Suspend => {
                 assert!(options.allows_disruption() && !stalls && !facts.paused && !facts.vfio);
-                assert!(self.begun.is_some() && in_time);
+                assert!(self.begun.is_some() && is_in_time);
             }
             Order::SetMaxDowntime(downtime) => {
                 let downtime = u64::try_from(downtime.as_millis()).unwrap();
                 assert!(downtime <= 2_000_000);
                 if downtime > options.downtime_ceiling_ms() {
-                    assert!(options.allows_disruption() && in_time);
+                    assert!(options.allows_disruption() && is_in_time);
                 }
             }
             Order::Cancel if step.reason.starts_with("stuck") => assert!(!stalls && options.progress_timeout != 0),
             Order::Cancel => {
                 let timeout = options.stall_detector_options.as_ref().map_or(0, |stall| stall.switchover_timeout);
                 let switched = self.switched.is_some_and(|at| seconds > self.seconds(at) + timeout);
-                assert!(acceptable.is_some() && (in_time || switched));
+                assert!(acceptable.is_some() && (is_in_time || switched));
             }
         }
     }

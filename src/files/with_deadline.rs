@@ -10,7 +10,7 @@ static PLACES: Semaphore = Semaphore::const_new(4);
 
 /// Runs `look` on a thread of its own (those of the runtime are few, and libvirt's calls need them) and waits for it no longer
 /// than `deadline`. The error says why there is no result.
-pub async fn in_time<T: Send + 'static>(
+pub async fn with_deadline<T: Send + 'static>(
     deadline: Duration,
     look: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, String> {
