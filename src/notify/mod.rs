@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use k8s::{InvolvedObject, K8sEvent, K8sEventType};
-pub use outbox::{Leftover, Outbox};
+pub use outbox::{Delivery, Leftover, Outbox};
 pub use queue::EventType;
 
 /// virt-handler's socket below `--kubevirt-share-dir`; virt-handler makes it after it first connected to the launcher.

@@ -13,6 +13,42 @@ use super::queue::{DomainQueue, K8sQueue};
 use super::{EventType, K8sEvent, Timings};
 use crate::files::Appearance;
 
+/// One notification on its way to virt-handler.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// Its generation; `None` while there is none, as after the end of a domain that was made anew.
+    pub handed_over: watch::Receiver<Option<u64>>,
+    /// The newest generation that virt-handler has acknowledged.
+    pub acknowledged: watch::Receiver<u64>,
+}
+
+impl Delivery {
+    /// Waits until the outbox has the notification; for ever if its owner ends before.
+    pub async fn handed_over(&mut self) {
+        if self.handed_over.wait_for(Option::is_some).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits until virt-handler has acknowledged the notification; for ever if the outbox ends before.
+    pub async fn acknowledged(&mut self) {
+        let mut has_owner = true;
+        loop {
+            let newest = *self.acknowledged.borrow_and_update();
+            if self.handed_over.borrow_and_update().is_some_and(|generation| newest >= generation) {
+                return;
+            }
+            tokio::select! {
+                // The owner may end first: what it handed over can still be acknowledged.
+                changed = self.handed_over.changed(), if has_owner => has_owner = changed.is_ok(),
+                changed = self.acknowledged.changed() => if changed.is_err() {
+                    return std::future::pending().await;
+                },
+            }
+        }
+    }
+}
+
 /// What virt-handler had not acknowledged when the outbox closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Leftover {
@@ -109,6 +145,11 @@ impl Outbox {
     /// The newest generation that virt-handler has answered, 0 before the first.
     pub fn acknowledged(&self) -> watch::Receiver<u64> {
         self.shared.acknowledged.subscribe()
+    }
+
+    /// The delivery of the notification whose generation `handed_over` shows, once there is one.
+    pub fn delivery(&self, handed_over: watch::Receiver<Option<u64>>) -> Delivery {
+        Delivery { handed_over, acknowledged: self.acknowledged() }
     }
 
     /// Waits until everything is acknowledged, at most for `deadline`, then stops sending. Returns what is left.
@@ -249,5 +290,32 @@ impl Tries {
         if appeared {
             *self = Tries { failures: 1, ..Tries::default() };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_an_earlier_domain_is_not_that_of_its_successor() {
+        let (wanted, acknowledged) = (watch::Sender::new(None), watch::Sender::new(0));
+        let delivery = Delivery { handed_over: wanted.subscribe(), acknowledged: acknowledged.subscribe() };
+        let is_acknowledged =
+            async |within: Duration| tokio::time::timeout(within, delivery.clone().acknowledged()).await.is_ok();
+        const LONG: Duration = Duration::from_secs(20);
+        wanted.send_replace(Some(3));
+        acknowledged.send_replace(3);
+        assert!(is_acknowledged(LONG).await);
+        // A define that failed is begun again.
+        wanted.send_replace(None);
+        acknowledged.send_replace(7);
+        assert!(!is_acknowledged(Duration::ZERO).await);
+        wanted.send_replace(Some(8));
+        assert!(!is_acknowledged(Duration::ZERO).await);
+        // The publisher has ended; what it published can still be acknowledged.
+        drop(wanted);
+        acknowledged.send_replace(8);
+        assert!(is_acknowledged(LONG).await);
     }
 }

@@ -1,4 +1,4 @@
-//! Signals, acknowledgements and the daemon's failure in the form in which the main line watches them.
+//! Signals and the daemon's failure in the form in which the main line watches them.
 
 use std::time::Duration;
 
@@ -49,28 +49,6 @@ pub(crate) fn mark_for_shutdown(
     signalled
 }
 
-/// Whether virt-handler has acknowledged the notification with this generation; false while there is none, as after the end of
-/// a domain that was made anew.
-pub(crate) fn told(
-    mut wanted: watch::Receiver<Option<u64>>,
-    mut acknowledged: watch::Receiver<u64>,
-) -> watch::Receiver<bool> {
-    let (sender, receiver) = watch::channel(false);
-    tokio::spawn(async move {
-        let mut asked = true;
-        loop {
-            let heard = *acknowledged.borrow_and_update();
-            let told = wanted.borrow_and_update().is_some_and(|generation| heard >= generation);
-            sender.send_if_modified(|before| std::mem::replace(before, told) != told);
-            tokio::select! {
-                changed = wanted.changed(), if asked => asked = changed.is_ok(),
-                changed = acknowledged.changed() => if changed.is_err() { return },
-            }
-        }
-    });
-    receiver
-}
-
 /// Why a daemon that the VM needs will not be started any more, once that is so. virtlogd is needed for a start only: a VM that
 /// runs goes on without.
 pub(crate) fn failure(
@@ -103,30 +81,5 @@ async fn failed(mut state: watch::Receiver<DaemonState>) -> Option<String> {
     match &*state.ok()? {
         DaemonState::Failed { reason } => Some(reason.clone()),
         _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn the_end_of_an_earlier_domain_is_not_that_of_its_successor() {
-        let (wanted, acknowledged) = (watch::Sender::new(None), watch::Sender::new(0));
-        let mut deletion_told = told(wanted.subscribe(), acknowledged.subscribe());
-        wanted.send_replace(Some(3));
-        acknowledged.send_replace(3);
-        deletion_told.wait_for(|told| *told).await.unwrap();
-        // A define that failed is begun again.
-        wanted.send_replace(None);
-        deletion_told.wait_for(|told| !*told).await.unwrap();
-        acknowledged.send_replace(7);
-        wanted.send_replace(Some(8));
-        tokio::task::yield_now().await;
-        assert!(!*deletion_told.borrow());
-        // The publisher has ended; what it published can still be acknowledged.
-        drop(wanted);
-        acknowledged.send_replace(8);
-        deletion_told.wait_for(|told| *told).await.unwrap();
     }
 }

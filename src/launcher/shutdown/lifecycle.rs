@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use super::core_tasks::CoreTasks;
 use crate::launcher::timings::Timings;
 use crate::launcher::vm::process::HypervisorProcess;
+use crate::notify::Delivery;
 
 /// How the launcher's process ends (contract/lifecycle.md 2.5). The number is the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +40,8 @@ pub enum Ending {
 pub struct Inputs {
     /// When the first termination signal came. A previous launcher may have heard it.
     pub signalled: watch::Receiver<Option<Instant>>,
-    /// virt-handler has acknowledged that the VM is to shut down.
-    pub mark_told: watch::Receiver<bool>,
+    /// The notification that the VM is to shut down.
+    pub mark: Delivery,
     /// virt-handler has ordered the end of the VM.
     pub end_ordered: watch::Receiver<bool>,
     /// virt-handler told this (target) pod to leave before it had a domain (SignalTargetPodCleanup).
@@ -53,10 +54,8 @@ pub struct Inputs {
     pub defined: watch::Receiver<bool>,
     /// The hypervisor's process.
     pub process: watch::Receiver<HypervisorProcess>,
-    /// The domain was deleted: the number of the notification that says so.
-    pub deletion: watch::Receiver<Option<u64>>,
-    /// virt-handler has acknowledged that the domain was deleted.
-    pub deletion_told: watch::Receiver<bool>,
+    /// The notification that the domain was deleted.
+    pub deletion: Delivery,
     /// Which daemon does not come back, and why, if one does not without which there can be no VM.
     pub daemon_failed: watch::Receiver<Option<String>>,
 }
@@ -163,7 +162,7 @@ async fn without_libvirt(mut watched: Inputs, orders: &impl ShutdownActions, why
     }
     orders.hypervisor_gone().await;
     orders.give_up(why);
-    match timeout(timings.final_notification, is_set(&mut watched.deletion_told)).await {
+    match timeout(timings.final_notification, watched.deletion.acknowledged()).await {
         Ok(()) => orders.last_calls().await,
         Err(_) => tracing::warn!("virt-handler has not acknowledged the end of the domain, leaving all the same"),
     }
@@ -253,9 +252,9 @@ async fn until_gone(watched: &mut Inputs, orders: &impl ShutdownActions, grace: 
     // The original fires when strictly more whole seconds have passed than the grace period has.
     let deadline = since + grace + Duration::from_secs(1);
     let (mut kill_at, mut end) = (deadline, End::VirtHandlers);
-    let mut mark_told = watched.mark_told.clone();
+    let mut mark = watched.mark.clone();
     let mut end_ordered = watched.end_ordered.clone();
-    let idle = virt_handler_is_idle(since, &mut mark_told, &mut end_ordered, orders, timings);
+    let idle = virt_handler_is_idle(since, &mut mark, &mut end_ordered, orders, timings);
     tokio::pin!(idle);
     let mut ask_at = None;
     loop {
@@ -288,7 +287,7 @@ async fn until_gone(watched: &mut Inputs, orders: &impl ShutdownActions, grace: 
 /// Returns, with the reason, when virt-handler does not see to the shutdown.
 async fn virt_handler_is_idle(
     since: Instant,
-    mark_told: &mut watch::Receiver<bool>,
+    mark: &mut Delivery,
     end_ordered: &mut watch::Receiver<bool>,
     orders: &impl ShutdownActions,
     timings: &Timings,
@@ -299,7 +298,7 @@ async fn virt_handler_is_idle(
     tokio::select! {
         biased;
         () = is_set(end_ordered) => return std::future::pending().await,
-        () = is_set(mark_told) => {}
+        () = mark.acknowledged() => {}
         () = sleep_until(since + timings.mark_acknowledged) => return "does not acknowledge the signal",
     }
     tokio::select! {
@@ -319,25 +318,26 @@ async fn final_notification(
     timings: &Timings,
 ) {
     let mut deletion = watched.deletion.clone();
+    let handed_over = deletion.handed_over.clone();
     let deleted_by_another = deleted_without_virt_handler(&mut deletion, orders);
-    let told = async {
+    let known = async {
         tokio::select! {
-            () = is_set(&mut watched.deletion_told) => {}
+            () = watched.deletion.acknowledged() => {}
             () = deleted_by_another => {}
         }
     };
-    tokio::pin!(told);
-    let with_deadline = match leave_at {
-        Some(leave_at) => timeout_at(leave_at, told).await.is_ok(),
-        None if timeout(timings.final_notification, &mut told).await.is_ok() => true,
-        None if watched.deletion.borrow().is_some() => false,
+    tokio::pin!(known);
+    let is_known = match leave_at {
+        Some(leave_at) => timeout_at(leave_at, known).await.is_ok(),
+        None if timeout(timings.final_notification, &mut known).await.is_ok() => true,
+        None if handed_over.borrow().is_some() => false,
         None => {
             tracing::warn!("virt-handler has not acknowledged the end of the domain, ending it");
             orders.kill().await;
-            timeout(timings.final_notification_after_kill, told).await.is_ok()
+            timeout(timings.final_notification_after_kill, known).await.is_ok()
         }
     };
-    if with_deadline {
+    if is_known {
         orders.last_calls().await;
     } else {
         tracing::warn!("virt-handler has not acknowledged the end of the domain, leaving all the same");
@@ -346,8 +346,9 @@ async fn final_notification(
 }
 
 /// Waits for the deletion of the domain where there is no virt-handler that has to hear of it.
-async fn deleted_without_virt_handler(deletion: &mut watch::Receiver<Option<u64>>, orders: &impl ShutdownActions) {
-    if deletion.wait_for(Option::is_some).await.is_err() || orders.virt_handler_may_come() {
+async fn deleted_without_virt_handler(deletion: &mut Delivery, orders: &impl ShutdownActions) {
+    deletion.handed_over().await;
+    if orders.virt_handler_may_come() {
         std::future::pending::<()>().await;
     }
 }

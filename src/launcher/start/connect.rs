@@ -8,7 +8,7 @@ use super::standalone;
 use crate::cmd;
 use crate::daemon::{DaemonError, DaemonState, Supervisor};
 use crate::launcher::driver::fresh_connection::{Connected, FreshConnection};
-use crate::launcher::shutdown::inputs::{failure, mark_for_shutdown, told};
+use crate::launcher::shutdown::inputs::{failure, mark_for_shutdown};
 use crate::launcher::shutdown::lifecycle::Inputs;
 use crate::launcher::shutdown::teardown::Launcher;
 use crate::launcher::timings::Timings;
@@ -68,15 +68,14 @@ impl Serving {
         let FreshConnection { vm, milestones, publications, migrations, .. } = self.fresh;
         let watched = Inputs {
             signalled: mark_for_shutdown(self.signalled, vm.metadata.clone()),
-            mark_told: told(publications.marked.clone(), self.outbox.acknowledged()),
+            mark: self.outbox.delivery(publications.marked.clone()),
             end_ordered: milestones.end_ordered.subscribe(),
             leave_early: milestones.leave_early.subscribe(),
             never_receives: milestones.never_receives.subscribe(),
             prepared: migrations.incoming.prepared(),
             defined: milestones.defined.subscribe(),
             process: vm.tracker.subscribe(),
-            deletion: publications.deletion.clone(),
-            deletion_told: told(publications.deletion.clone(), self.outbox.acknowledged()),
+            deletion: self.outbox.delivery(publications.deletion.clone()),
             daemon_failed: failure(
                 self.daemons.hypervisor_daemon.state(),
                 self.daemons.virtlogd.as_ref().map(Supervisor::state),

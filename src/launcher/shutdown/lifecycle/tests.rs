@@ -6,7 +6,8 @@ use super::*;
 
 struct World {
     signalled: watch::Sender<Option<Instant>>,
-    mark_told: watch::Sender<bool>,
+    /// How far virt-handler has acknowledged the mark, whose generation is 1.
+    mark_acknowledged: watch::Sender<u64>,
     end_ordered: watch::Sender<bool>,
     leave_early: watch::Sender<bool>,
     never_receives: watch::Sender<Option<String>>,
@@ -14,7 +15,8 @@ struct World {
     defined: watch::Sender<bool>,
     process: watch::Sender<HypervisorProcess>,
     deletion: watch::Sender<Option<u64>>,
-    told: watch::Sender<bool>,
+    /// How far virt-handler has acknowledged the deletion, whose generation is 1.
+    deletion_acknowledged: watch::Sender<u64>,
     failed: watch::Sender<Option<String>>,
     given_up: AtomicUsize,
     /// virt-handler's socket is there.
@@ -38,7 +40,7 @@ impl World {
     fn new(dies_at_kill: usize) -> Self {
         World {
             signalled: watch::Sender::new(None),
-            mark_told: watch::Sender::new(false),
+            mark_acknowledged: watch::Sender::new(0),
             end_ordered: watch::Sender::new(false),
             leave_early: watch::Sender::new(false),
             never_receives: watch::Sender::new(None),
@@ -46,7 +48,7 @@ impl World {
             defined: watch::Sender::new(false),
             process: watch::Sender::new(HypervisorProcess::Unknown),
             deletion: watch::Sender::new(None),
-            told: watch::Sender::new(false),
+            deletion_acknowledged: watch::Sender::new(0),
             failed: watch::Sender::new(None),
             given_up: AtomicUsize::new(0),
             virt_handler: true,
@@ -71,6 +73,12 @@ impl World {
         world
     }
 
+    /// The deletion is handed over and acknowledged.
+    fn acknowledge_deletion(&self) {
+        self.deletion_acknowledged.send_replace(1);
+        self.deletion.send_replace(Some(1));
+    }
+
     fn counts(&self) -> (usize, usize) {
         (self.asked.load(Ordering::SeqCst), self.kills.load(Ordering::SeqCst))
     }
@@ -87,15 +95,20 @@ impl World {
     async fn run_with(&self, core: CoreTasks, grace: u64) -> (Ending, Duration) {
         let watched = Inputs {
             signalled: self.signalled.subscribe(),
-            mark_told: self.mark_told.subscribe(),
+            mark: Delivery {
+                handed_over: watch::Sender::new(Some(1)).subscribe(),
+                acknowledged: self.mark_acknowledged.subscribe(),
+            },
             end_ordered: self.end_ordered.subscribe(),
             leave_early: self.leave_early.subscribe(),
             never_receives: self.never_receives.subscribe(),
             prepared: self.prepared.subscribe(),
             defined: self.defined.subscribe(),
             process: self.process.subscribe(),
-            deletion: self.deletion.subscribe(),
-            deletion_told: self.told.subscribe(),
+            deletion: Delivery {
+                handed_over: self.deletion.subscribe(),
+                acknowledged: self.deletion_acknowledged.subscribe(),
+            },
             daemon_failed: self.failed.subscribe(),
         };
         let start = Instant::now();
@@ -157,7 +170,7 @@ impl ShutdownActions for World {
         assert_eq!(why, "virtqemud failed");
         assert_eq!(*self.process.borrow(), HypervisorProcess::Gone, "first the VM, then the words");
         self.given_up.fetch_add(1, Ordering::SeqCst);
-        self.told.send_replace(true);
+        self.acknowledge_deletion();
     }
 }
 
@@ -229,7 +242,7 @@ async fn a_guest_that_powers_off_and_is_told_ends_at_once() {
     let world = World::new(1);
     world.defined.send_replace(true);
     world.process.send_replace(HypervisorProcess::Gone);
-    world.told.send_replace(true);
+    world.acknowledge_deletion();
     assert_eq!(world.run(30).await, (Ending::Orderly, Duration::ZERO));
     assert_eq!((world.kills.load(Ordering::SeqCst), world.hooks.load(Ordering::SeqCst)), (0, 1));
 }
@@ -241,7 +254,7 @@ async fn after_the_grace_period_the_vm_is_killed_until_it_is_gone() {
     world.process.send_replace(HypervisorProcess::Running(4711));
     world.signalled.send_replace(Some(Instant::now()));
     world.end_ordered.send_replace(true);
-    world.told.send_replace(true);
+    world.acknowledge_deletion();
     let (ending, took) = world.run(30).await;
     assert_eq!((ending, took), (Ending::Orderly, Duration::from_secs(33)));
     assert_eq!(world.kills.load(Ordering::SeqCst), 3);
@@ -309,7 +322,7 @@ async fn a_virt_handler_that_comes_back_while_the_pod_may_stay_learns_how_the_vm
         let world = World { virt_handler: false, obeys_request: 3, ..World::stopping() };
         let returns = async {
             tokio::time::sleep(Duration::from_secs(back)).await;
-            world.told.send_replace(true);
+            world.acknowledge_deletion();
         };
         let (ended, ()) = tokio::join!(world.run(60), returns);
         assert_eq!(ended, (Ending::Orderly, Duration::from_secs(back)));
@@ -327,7 +340,7 @@ async fn a_vm_without_virt_handler_has_nobody_to_wait_for() {
 #[tokio::test(start_paused = true)]
 async fn a_virt_handler_that_went_away_after_its_order_is_waited_for_too() {
     let world = World::stopping();
-    world.mark_told.send_replace(true);
+    world.mark_acknowledged.send_replace(1);
     world.end_ordered.send_replace(true);
     let guest = async {
         tokio::time::sleep(Duration::from_secs(8)).await;
@@ -348,8 +361,8 @@ async fn a_virt_handler_that_does_not_acknowledge_is_given_five_seconds() {
 #[tokio::test(start_paused = true)]
 async fn a_virt_handler_that_orders_nothing_is_given_ten_seconds() {
     let world = World { obeys_request: 1, ..World::stopping() };
-    world.mark_told.send_replace(true);
-    world.told.send_replace(true);
+    world.mark_acknowledged.send_replace(1);
+    world.acknowledge_deletion();
     assert_eq!(world.run(60).await, (Ending::Orderly, Duration::from_secs(10)));
     assert_eq!(world.counts(), (1, 0));
 }
@@ -357,9 +370,9 @@ async fn a_virt_handler_that_orders_nothing_is_given_ten_seconds() {
 #[tokio::test(start_paused = true)]
 async fn a_virt_handler_that_orders_the_shutdown_is_left_alone() {
     let world = World::stopping();
-    world.mark_told.send_replace(true);
+    world.mark_acknowledged.send_replace(1);
     world.end_ordered.send_replace(true);
-    world.told.send_replace(true);
+    world.acknowledge_deletion();
     assert_eq!(world.run(60).await, (Ending::Orderly, Duration::from_secs(61)));
     assert_eq!(world.counts(), (0, 1));
 }
@@ -408,7 +421,7 @@ async fn core_task_that_ends_together_with_the_vm_is_not_a_crash() {
     let world = World::new(1);
     world.defined.send_replace(true);
     world.process.send_replace(HypervisorProcess::Gone);
-    world.told.send_replace(true);
+    world.acknowledge_deletion();
     let core = CoreTasks { publisher: tokio::spawn(async {}), ..core() };
     tokio::task::yield_now().await;
     assert_eq!(world.run_with(core, 30).await, (Ending::Orderly, Duration::ZERO));
