@@ -55,6 +55,23 @@ impl Error {
         }
     }
 
+    /// The same failure with what it was part of before its text: `context: text`. Who can mend it does not change.
+    pub fn within(self, context: &str) -> Self {
+        let text = format!("{context}: {}", self.message());
+        match self {
+            Error::Vmi(_) => Error::Vmi(text),
+            Error::Storage(_) => Error::Storage(text),
+            Error::NotNow(_) => Error::NotNow(text),
+            Error::Unsupported(_) => Error::Unsupported(text),
+            // These have a form, or a field of the reply, that a context takes away.
+            Error::Libvirt(_)
+            | Error::During { .. }
+            | Error::DomainNotFound
+            | Error::InvalidCheckpoint(_)
+            | Error::Other(_) => Error::Other(text),
+        }
+    }
+
     /// [`Error::Vmi`] with this text.
     pub fn vmi(text: impl Into<String>) -> Self {
         Error::Vmi(text.into())

@@ -97,11 +97,7 @@ impl Context {
         let (rpc, receives) = (action.rpc(), matches!(action, Action::ReceiveMigration(_)));
         let answer = self.perform(action).await;
         let publications = &self.fresh.publications;
-        // What this hypervisor does not do today it does not do later: the pod ends, and with it the migration.
-        let never_receives = match &answer {
-            Err(Error::Unsupported(why)) if receives => Some(why.clone()),
-            Ok(()) | Err(_) => None,
-        };
+        let never_receives = answer.as_ref().err().filter(|_| receives).and_then(never);
         match &answer {
             Ok(()) => publications.settled().await,
             Err(failure) => {
@@ -177,4 +173,44 @@ fn migrate(migrations: &Migrations, request: MigrateRequest) -> Result<(), Error
         Error::other(format!("no valid migration options object present in command server request: {error}"))
     })?;
     migrations.outgoing.migrate(outgoing::Order { vmi, options })
+}
+
+/// Why this pod never receives a VM, which ends it and with it the migration: what its hypervisor does not do today it does not
+/// do later. After any other error virt-handler asks again.
+fn never(error: &Error) -> Option<String> {
+    match error {
+        Error::Unsupported(why) => Some(why.clone()),
+        Error::Libvirt(_)
+        | Error::During { .. }
+        | Error::Vmi(_)
+        | Error::Storage(_)
+        | Error::NotNow(_)
+        | Error::DomainNotFound
+        | Error::InvalidCheckpoint(_)
+        | Error::Other(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::libvirt::VirError;
+
+    #[test]
+    fn a_target_s_pod_ends_for_what_its_hypervisor_does_not_do_and_for_nothing_else() {
+        let error = VirError { code: 38, domain: 10, message: "m".into() };
+        assert_eq!(never(&Error::Unsupported("no migration".into())).as_deref(), Some("no migration"));
+        for error in [
+            Error::Libvirt(error.clone()),
+            Error::During { context: "c".into(), error },
+            Error::vmi("v"),
+            Error::storage("s"),
+            Error::not_now("later"),
+            Error::DomainNotFound,
+            Error::InvalidCheckpoint("i".into()),
+            Error::other("o"),
+        ] {
+            assert_eq!(never(&error), None, "{error:?}");
+        }
+    }
 }

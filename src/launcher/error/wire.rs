@@ -68,6 +68,26 @@ mod tests {
     }
 
     #[test]
+    fn a_context_leaves_who_can_mend_it_and_the_reply_s_text() {
+        let text = || "why".to_owned();
+        let kept: [fn(String) -> Error; 5] =
+            [Error::Vmi, Error::Storage, Error::NotNow, Error::Unsupported, Error::Other];
+        for kind in kept {
+            assert_eq!(kind(text()).within("setup failed"), kind("setup failed: why".into()));
+        }
+        let libvirt =
+            "LibvirtError(Code=42, Domain=10, Message='Domain not found: no domain with matching name 'a_b'')";
+        assert_eq!(
+            Error::Libvirt(no_domain()).within("setup failed"),
+            Error::Other(format!("setup failed: {libvirt}"))
+        );
+        let during = Error::during("disks", libvirt::Error::Libvirt(no_domain()));
+        assert_eq!(during.clone().within("setup failed").message(), format!("setup failed: {}", during.message()));
+        assert_eq!(Error::InvalidCheckpoint(text()).within("setup failed"), Error::other("setup failed: why"));
+        assert_eq!(Error::DomainNotFound.within("setup failed"), Error::other("setup failed: Domain not found."));
+    }
+
+    #[test]
     fn every_other_text_is_sent_as_it_is() {
         let text = || "what, where, why".to_owned();
         for error in [

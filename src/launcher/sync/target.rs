@@ -36,20 +36,20 @@ impl Boot {
         let facts = self.facts(vm, &own, options).await?;
         let domain = facts::draft(&own, &facts).map_err(|error| Error::vmi(format!("conversion failed: {error}")))?;
         if has_tracking_of_its_own(&vmi) {
-            tracking::make_overlays(self, &own, &facts).await.map_err(|why| {
-                Error::other(format!("failed to create CBT overlays for migration: {}", why.message()))
-            })?;
+            tracking::make_overlays(self, &own, &facts)
+                .await
+                .map_err(|why| why.within("failed to create CBT overlays for migration"))?;
         }
         self.prepare_disks(&own, &facts, &domain, &extensions)
             .await
-            .map_err(|why| Error::other(format!("pre-start pod-setup failed: {}", why.message())))?;
+            .map_err(|why| why.within("pre-start pod-setup failed"))?;
         self.shape_generated(&vmi, domain).await?;
         let defines = Defines::new(&own, &facts).map_err(|error| Error::vmi(format!("conversion failed: {error}")))?;
         // Sidecars get ready for their VM here; the document comes from the source.
         extensions
             .on_define_domain(defines.xml())
             .await
-            .map_err(|why| Error::other(format!("executing custom preStart hooks failed: {}", why.message())))?;
+            .map_err(|why| why.within("executing custom preStart hooks failed"))?;
         if vmi.annotation(BLOCKED).is_some() {
             return Err(Error::other(
                 "Blocking preparation of migration target in order to satisfy a functional test condition",
