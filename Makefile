@@ -94,7 +94,7 @@ faults: images ## kill, stop and starve everything around a VM: [FAULTS=number] 
 	@images/deps.sh test
 	VIRT_LAUNCHER_IMAGE=$(IMAGE_QEMU) VIRT_LAUNCHER_GUEST_IMAGE=$(IMAGE_GUEST) \
 	    FAULTS='$(or $(FAULTS),1000)' ROUNDS='$(or $(ROUNDS),10)' SEED='$(or $(SEED),1)' ONLY='$(ONLY)' cargo test --locked --test it -- --ignored --exact --nocapture \
-	    $(if $(filter migration,$(GROUP)),migration::kills::the_whole_table_of_victims_and_phases_leaves_one_guest,image::faults::whatever_happens_the_vm_goes_on)
+	    $(if $(filter migration,$(GROUP)),migration::kills::whole_table_of_victims_and_phases_leaves_one_guest,image::faults::vm_goes_on_whatever_dies_or_hangs)
 
 .PHONY: conformance
 conformance: ## run the golden cases: [DIR=folder] [ONLY=substring] [SHOW=failures shown in full]

@@ -286,7 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_replaced_whole_and_read_within_its_limit() {
+    fn file_is_replaced_whole_and_read_within_its_limit() {
         let folder = tempfile::tempdir().unwrap();
         let directory = Folder::open(folder.path()).unwrap();
         assert_eq!(directory.read("state", 10).unwrap_err().kind(), io::ErrorKind::NotFound);

@@ -23,9 +23,9 @@ at_least() { # a version of Linux
 [ -d ../shared/conformance ] || leave_out wide_suite "$(realpath -m ../shared/conformance) does not exist"
 [ -n "${VIRT_LAUNCHER_CH_IMAGE:-}" ] || leave_out cloud_hypervisor::under_virtchd "make test-ch builds the image and runs them"
 [ -n "${VIRT_LAUNCHER_LXC_IMAGE:-}" ] || leave_out lxc::its_daemon "make test-ch builds the image and runs it"
-leave_out the_whole_table_of_victims "make faults GROUP=migration goes through it"
-grep -qs '^0*1 ' /proc/net/if_inet6 || leave_out a_solicit_over_udp "there is no IPv6"
-at_least 6.15 || leave_out a_crash_is_told_while_the_daemon_is_deaf "Linux $(uname -r) does not tell how another's child ended"
+leave_out whole_table_of_victims "make faults GROUP=migration goes through it"
+grep -qs '^0*1 ' /proc/net/if_inet6 || leave_out solicit_over_udp "there is no IPv6"
+at_least 6.15 || leave_out crash_is_reported_while_the_daemon_does_not_answer "Linux $(uname -r) does not tell how another's child ended"
 
 status=0
 cargo test --locked --no-fail-fast "$@" -- --include-ignored "${skip[@]}" || status=$?

@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hypervisor_is_the_flag_s_then_the_vmi_s_then_qemu() {
+    fn hypervisor_is_the_flags_then_the_vmis_then_qemu() {
         assert_eq!(checked(&[]).unwrap().hypervisor, "qemu-kvm");
         assert_eq!(checked(&["--hypervisor", "kvm"]).unwrap().refusal(), None);
         let old = checked(&["--hypervisor", "ch", "--libvirt-version", "9.0"]).unwrap();

@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_share_dir_is_accepted() {
+    fn longest_share_dir_is_accepted() {
         let share = |length: usize| format!("{IDENTITY} --kubevirt-share-dir /{}", "d".repeat(length - 1));
         config(&share(SOCKET_PATH_LIMIT - SOCKET_NAME.len() - 1), &[]);
         mistakes(&share(SOCKET_PATH_LIMIT - SOCKET_NAME.len()), &[]);
@@ -472,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_is_read() {
+    fn environment_is_read() {
         let environment = config(
             IDENTITY,
             &[
@@ -516,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn a_standalone_vmi_says_who_it_is() {
+    fn standalone_vmi_says_who_it_is() {
         let config = config("", &[("STANDALONE_VMI", "{}")]);
         assert_eq!((config.name.as_str(), config.environment.standalone_vmi.as_deref()), ("", Some("{}")));
     }

@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_chooses_first_then_the_subcommand() {
+    fn name_chooses_first_then_the_subcommand() {
         let table = [
             ("/usr/bin/virt-launcher-monitor", "--name x", Some((Role::Monitor, 2))),
             ("virt-launcher", "--name x", Some((Role::Launcher, 2))),
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_subcommand_is_told_the_known_ones() {
+    fn unknown_subcommand_is_reported_the_known_ones() {
         let text = unknown_subcommand(&["nonsense".into()]);
         assert!(text.contains("\"nonsense\"") && text.contains("  hypervisors "), "{text}");
     }

@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_is_told() {
+    fn every_mistake_is_reported() {
         let (.., mistakes) = read("--nope --v=x -x3 --count -1 --flag=maybe stray --text");
         assert_eq!(
             mistakes,

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_socket_that_nobody_uses_is_waited_for_a_moment() {
+    async fn socket_that_nobody_uses_is_waited_for_a_moment() {
         assert_eq!(ceased(&Activity::default(), Instant::now()).await, IDLE);
         let activity = Activity::default();
         // It asks who listens and says nothing.
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_deleted_and_closed_is_not_waited_for() {
+    async fn client_that_deleted_and_closed_is_not_waited_for() {
         let activity = Activity::default();
         let (since, client) = (Instant::now(), connection(&activity));
         let works = async {
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_only_asked_does_not_end_the_wait() {
+    async fn client_that_only_asked_does_not_end_the_wait() {
         let activity = Activity::default();
         let (since, probe) = (Instant::now(), connection(&activity));
         let asks = async {
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_that_is_closed_without_another_call_says_nothing() {
+    async fn connection_that_is_closed_without_another_call_says_nothing() {
         let activity = Activity::default();
         let before = connection(&activity);
         before.connect_info().note(true);

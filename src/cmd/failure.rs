@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_never_reads_as_success() {
+    fn failure_never_reads_as_success() {
         let reply = response(Err(Failure::text("")));
         assert!(!reply.success);
         assert!(!reply.message.is_empty());

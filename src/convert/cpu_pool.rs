@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_core_may_come_out_short_only_across_cells() {
+    fn core_may_come_out_short_only_across_cells() {
         let node = node(&[&[&[0, 10], &[1, 11]]]);
         // One thread is missing for the second core: not an error (6.4.2).
         assert_eq!(CpuPool::new(&node, &[0, 10, 1], 2, true).take_cores(2), Ok(vec![0, 10, 1]));
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_single_thread_breaks_a_core_up_only_if_it_must() {
+    fn single_thread_breaks_a_core_up_only_if_it_must() {
         let node = node(&[&[&[0, 10], &[1, 11]]]);
         let mut pool = CpuPool::new(&node, &[0, 10, 1], 2, true);
         assert_eq!(pool.take_thread(), Ok(1));
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cpu_without_siblings_is_a_core() {
+    fn cpu_without_siblings_is_a_core() {
         let cpu = |id| HostCpu { id, siblings: Vec::new() };
         let cells = vec![Cell { cpus: vec![cpu(5), cpu(7)], ..Cell::default() }];
         let mut pool = CpuPool::new(&Topology { numa_cells: cells }, &[7], 1, false);

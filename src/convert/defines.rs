@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_define_is_what_hooks_made_of_the_one_before_with_the_devices_read_back() {
+    fn last_define_is_what_hooks_made_of_the_one_before_with_the_devices_read_back() {
         let mut boot = boot("0");
         hook(&mut boot);
         boot.next(Some(READBACK)).unwrap();
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn the_define_without_placeholders_begins_as_converted() {
+    fn define_without_placeholders_begins_as_converted() {
         let mut boot = boot("1");
         hook(&mut boot);
         boot.next(Some(READBACK)).unwrap();
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_line_that_a_hook_takes_away_stays_away() {
+    fn command_line_that_a_hook_takes_away_stays_away() {
         let mut boot = boot("0");
         let xml = boot.xml();
         let (start, end) = (xml.find("\t<qemu:commandline").unwrap(), xml.find("</qemu:commandline>\n").unwrap());

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_known_text_stays_as_it_is_and_a_person_sees_the_field() {
+    fn known_text_stays_as_it_is_and_a_person_sees_the_field() {
         let error = ConvertError::at("spec.domain.devices.sound", "invalid model: sb16");
         assert_eq!(error.to_string(), "invalid model: sb16");
         assert_eq!(error.with_path(), "spec.domain.devices.sound: invalid model: sb16");

@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_device_or_value_that_a_text_names_is_the_field() {
+    fn device_or_value_that_a_text_names_is_the_field() {
         let vmi = json!({"spec": {"domain": {
             "cpu": {"model": "x", "features": [{"name": "aes"}, {"name": "nonsense"}]},
             "devices": {

@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hole_is_refused_by_the_exact_word_only() {
+    fn hole_is_refused_by_the_exact_word_only() {
         let facts = json!({
             "optionsPresent": true,
             "graceHostDeviceAliases": ["gpu-g"],
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn a_root_that_was_to_have_no_hole_gets_the_gpus() {
+    fn root_that_was_to_have_no_hole_gets_the_gpus() {
         let none = PciHole64 { value: 0, unit: "KiB".into() };
         let mut domain = DomainSpec::default();
         ensure_root(&mut domain);

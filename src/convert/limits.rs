@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_product_is_counted_in_full_and_refused_by_the_machine_s_limit() {
+    fn product_is_counted_in_full_and_refused_by_the_machines_limit() {
         let named = |arch, machine, cpu| counted(arch, machine, cpu, json!({}));
         assert_eq!(named(Arch::Amd64, "q35", json!({"sockets": 2, "cores": 3})), Ok(6));
         assert_eq!(named(Arch::Amd64, "q35", json!({"sockets": 4096})), Ok(4096));

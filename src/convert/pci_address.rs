@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_read_and_named_again() {
+    fn address_is_read_and_named_again() {
         let read = address("0008:af:1f.7").unwrap();
         assert_eq!((read.domain.as_str(), read.function.as_str()), ("0x0008", "0x7"));
         assert_eq!(kernel_name(&read), "0008:af:1f.7");

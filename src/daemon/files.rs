@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_is_made_anew_and_a_file_in_place_grows_once() {
+    fn copy_is_made_anew_and_a_file_in_place_grows_once() {
         let folder = tempfile::tempdir().unwrap();
         let (shipped, copy) = (folder.path().join("a.conf"), folder.path().join("deep/b.conf"));
         std::fs::write(&shipped, "x = 1").unwrap();
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_in_the_target_s_place_is_refused() {
+    fn link_in_the_targets_place_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let (shipped, victim, link) =
             (folder.path().join("a"), folder.path().join("victim"), folder.path().join("link"));

@@ -105,7 +105,7 @@ mod tests {
     const SOON: Duration = Duration::from_secs(10);
 
     #[tokio::test]
-    async fn the_first_of_the_paths_is_enough() {
+    async fn first_of_the_paths_is_enough() {
         let folder = tempfile::tempdir().unwrap();
         let paths = ["one", "two"].map(|name| folder.path().join(name));
         let watcher = Watcher::new();
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_listener_is_known_by_any_way_to_its_directory() {
+    async fn listener_is_known_by_any_way_to_its_directory() {
         let folder = tempfile::tempdir().unwrap();
         let (directory, link) = (folder.path().join("r u n"), folder.path().join("var-run"));
         std::fs::create_dir(&directory).unwrap();
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_that_is_bound_only_or_a_file_is_not_enough() {
+    async fn socket_that_is_bound_only_or_a_file_is_not_enough() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sock");
         let (mut watch, mut obstacle) = (Watcher::new().path(&path), None);

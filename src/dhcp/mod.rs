@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pod_s_resolver_is_read() {
+    fn pods_resolver_is_read() {
         let text = "# made by\nsearch ns.svc.Cluster.local svc.cluster.local\nnameserver 10.96.0.10\nnameserver fd00::a\n\
                     nameserver x\noptions ndots:5\n";
         let found = Resolver::parse(text);
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subdomain_goes_in_front_of_the_longest_service_domain() {
+    fn subdomain_goes_in_front_of_the_longest_service_domain() {
         let search =
             |subdomain| Resolver::parse("search svc.a ns.svc.a.b x.ns.svc.a.b").with_subdomain(subdomain).search;
         assert_eq!(search("")[0], "svc.a");

@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_discover_over_udp_is_offered_the_bridge_s_lease() {
+    async fn discover_over_udp_is_offered_the_bridges_lease() {
         let dhcp = Dhcp::on(Ports { v4: 0, v6: 0 });
         assert!(dhcp.serve_v4("lo", v4::Server::new(&lease()).unwrap()).unwrap());
         assert!(!dhcp.serve_v4("lo", v4::Server::new(&lease()).unwrap()).unwrap());
@@ -260,7 +260,7 @@ mod tests {
 
     #[tokio::test]
     #[ignore = "needs IPv6; make test"]
-    async fn a_solicit_over_udp_is_advertised() {
+    async fn solicit_over_udp_is_advertised() {
         let dhcp = Dhcp::on(Ports { v4: 0, v6: 0 });
         let server =
             v6::Server { client: "fd10:0:2::2".parse().unwrap(), server_mac: [2; 6], name_servers: Vec::new() };
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_bridge_that_is_missing_and_a_port_that_is_taken_are_named() {
+    async fn bridge_that_is_missing_and_a_port_that_is_taken_are_named() {
         let server = v4::Server::new(&lease()).unwrap();
         let text = Dhcp::default().serve_v4("k6t-none", server.clone()).unwrap_err().to_string();
         assert!(text.starts_with("DHCP on k6t-none: cannot find the bridge: "), "{text}");

@@ -343,7 +343,7 @@ mod tests {
     const NOWHERE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 68);
 
     #[test]
-    fn a_discover_is_offered_and_a_request_acknowledged() {
+    fn discover_is_offered_and_a_request_acknowledged() {
         let server = Server::new(&lease()).unwrap();
         for (kind, wanted) in [(message::DISCOVER, message::OFFER), (message::REQUEST, message::ACK)] {
             let answer = server.answer(&request(kind, MAC, &[]), NOWHERE).unwrap();
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_with_an_address_is_answered_there() {
+    fn client_with_an_address_is_answered_there() {
         let server = Server::new(&lease()).unwrap();
         let source = SocketAddrV4::new(Ipv4Addr::new(10, 244, 1, 5), 68);
         assert_eq!(server.answer(&request(message::REQUEST, MAC, &[]), source).unwrap().to, source);
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn the_vmi_s_own_options_are_sent_or_refused_by_field() {
+    fn vmis_own_options_are_sent_or_refused_by_field() {
         let extra = Extra {
             field: "spec.domain.devices.interfaces[0].dhcpOptions".into(),
             boot_file: "pxe".into(),

@@ -171,7 +171,7 @@ mod tests {
     const ADDRESSES: (u16, &[u8]) = (option::ADDRESSES, &[7, 7, 7, 7, 0, 0, 0, 0, 0, 0, 0, 0]);
 
     #[test]
-    fn an_address_is_advertised_given_and_confirmed() {
+    fn address_is_advertised_given_and_confirmed() {
         for (kind, wanted) in [
             (message::SOLICIT, message::ADVERTISE),
             (message::REQUEST, message::REPLY),

@@ -110,7 +110,7 @@ mod tests {
     const INACTIVE: &str = include_str!("at_rest/inactive.xml");
 
     #[test]
-    fn a_running_domain_without_its_live_state_is_the_inactive_one() {
+    fn running_domain_without_its_live_state_is_the_inactive_one() {
         let mut live = DomainSpec::from_xml(LIVE).unwrap();
         let mut inactive = DomainSpec::from_xml(INACTIVE).unwrap();
         assert_eq!(live.devices.channels[0].target.as_ref().unwrap().state, "connected");

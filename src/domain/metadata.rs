@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_migration_runs_from_its_start_to_its_end() {
+    fn migration_runs_from_its_start_to_its_end() {
         let migrating =
             |migration| KubeVirtMetadata { migration, ..KubeVirtMetadata::default() }.migration_under_way().is_some();
         assert!(!migrating(None));

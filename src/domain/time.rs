@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_time_is_named() {
+    fn bad_time_is_named() {
         let error = "yesterday".parse::<Time>().unwrap_err();
         assert_eq!(error.to_string(), "an RFC 3339 time is expected, not \"yesterday\"");
     }

@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn the_user_prefix_of_an_alias_is_taken_off() {
+    fn user_prefix_of_an_alias_is_taken_off() {
         let spec = read("<devices><disk><alias name='ua-root'/></disk><disk><alias name='ide0'/></disk></devices>");
         let aliases: Vec<_> = spec.devices.disks.iter().filter_map(|disk| disk.alias.clone()).collect();
         assert_eq!(aliases, [crate::domain::Alias::user("root"), crate::domain::Alias::bare("ide0")]);
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_of_live_xml_is_not_read_and_that_of_a_define_is() {
+    fn command_line_of_live_xml_is_not_read_and_that_of_a_define_is() {
         let xml = "<domain xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'>\
                    <q:commandline><q:arg value='-S'/></q:commandline></domain>";
         assert_eq!(DomainSpec::from_xml(xml).unwrap().qemu_cmd, None);
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_very_deep_document_is_refused_and_a_deep_unknown_part_skipped() {
+    fn very_deep_document_is_refused_and_a_deep_unknown_part_skipped() {
         let deep = "<dataStore><source>".repeat(1000);
         assert!(error(&format!("<domain><devices><disk><source>{deep}")).contains("nested more than 64"));
         let (open, close) = ("<x>".repeat(5000), "</x>".repeat(5000));

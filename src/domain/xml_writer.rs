@@ -182,28 +182,28 @@ mod tests {
     }
 
     #[test]
-    fn an_absent_pointer_is_left_out_and_a_zero_one_printed() {
+    fn absent_pointer_is_left_out_and_a_zero_one_printed() {
         let model = VideoModel { type_: "vga".to_owned(), heads: Some(0), ..Default::default() };
         assert_eq!(element_to_xml("model", &model), "<model type=\"vga\" heads=\"0\"></model>");
         assert_eq!(element_to_xml("bootmenu", &BootMenu::default()), "<bootmenu enable=\"\"></bootmenu>");
     }
 
     #[test]
-    fn the_parent_of_a_path_list_stands_without_items() {
+    fn parent_of_a_path_list_stands_without_items() {
         let empty = "<sysinfo type=\"\">\n\t<system></system>\n\t<bios></bios>\n\t<baseBoard></baseBoard>\n\t\
                      <chassis></chassis>\n</sysinfo>";
         assert_eq!(element_to_xml("sysinfo", &SysInfo::default()), empty);
     }
 
     #[test]
-    fn an_alias_carries_the_prefix_only_if_the_user_chose_it() {
+    fn alias_carries_the_prefix_only_if_the_user_chose_it() {
         let disk = |alias| element_to_xml("disk", &Disk { alias: Some(alias), ..Default::default() });
         assert!(disk(Alias::user("a")).contains("\n\t<alias name=\"ua-a\"></alias>"));
         assert!(disk(Alias::bare("a")).contains("\n\t<alias name=\"a\"></alias>"));
     }
 
     #[test]
-    fn an_empty_document_has_what_is_always_there() {
+    fn empty_document_has_what_is_always_there() {
         assert_eq!(
             DomainSpec { qemu_cmd: Some(Commandline::default()), ..Default::default() }.to_xml(),
             "<domain type=\"\">\n\t<name></name>\n\t<memory unit=\"\">0</memory>\n\t<os>\n\t\t<type></type>\n\t</os>\n\t\

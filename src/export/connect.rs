@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_named() {
+    fn target_that_cannot_be_used_is_named() {
         let (key, certificate) = pair();
         let authority = certificate.clone();
         let good = Target { address: "[::1]:443".into(), server_name: "export".into(), key, certificate, authority };

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bitmap_is_merged_with_the_zeroes_and_not_with_the_holes() {
+    fn bitmap_is_merged_with_the_zeroes_and_not_with_the_holes() {
         let allocation = parts(&[(100, 0), (100, 3), (50, 1)]);
         let dirty = parts(&[(150, 1), (200, 0)]);
         // The bitmap's status goes further: what only one covers is left out.
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_holds_so_many_extents() {
+    fn message_holds_so_many_extents() {
         let all: Vec<Part> = (0..1030).map(|at| Part { length: 2, flags: at % 2 }).collect();
         let found = messages(Kind::Full, 0, &all);
         let sizes: Vec<_> = found.iter().map(|it| (it.extents.len(), it.next_offset)).collect();

@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_watched_name_is_noticed_and_no_other() {
+    async fn watched_name_is_noticed_and_no_other() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pipe.sock");
         let mut appearance = Appearance::of(&path).unwrap();
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_missing_directory_is_an_error() {
+    async fn missing_directory_is_an_error() {
         assert!(Appearance::of(Path::new("/nonexistent/pipe.sock")).is_err());
     }
 }

@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_path_is_watched_from_before_its_directories_exist() {
+    async fn path_is_watched_from_before_its_directories_exist() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a/b/file");
         let watcher = Watcher::new();

@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_agent_that_tells_of_itself_for_the_first_time_is_news_and_so_is_another_one() {
+    fn agent_that_tells_of_itself_for_the_first_time_is_news_and_so_is_another_one() {
         let nothing = GuestData::default();
         let agent = |version: &str| Some(AgentInfo { version: version.to_owned(), commands: Vec::new() });
         let first = GuestData { agent: agent("7"), ..GuestData::default() };

@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_has_a_code_and_an_output() {
+    fn end_has_a_code_and_an_output() {
         assert_eq!(ended(Some(3), None, "aGk="), Ok(Finished { exit_code: 3, output: "hi".into() }));
         assert_eq!(ended(None, Some(9), ""), Ok(Finished { exit_code: 137, output: String::new() }));
         assert_eq!(ended(Some(0), None, "/w==").unwrap().output, "\u{fffd}");

@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn the_agent_tells_of_itself() {
+    fn agent_tells_of_itself() {
         let text = r#"{"return":{"version":"7.2.22","supported_commands":[
             {"enabled":true,"name":"guest-ping","success-response":true},{"enabled":false,"name":"guest-exec"}]}}"#;
         let info = info(text).unwrap();
@@ -284,14 +284,14 @@ mod tests {
     }
 
     #[test]
-    fn the_freeze_status_is_a_word() {
+    fn freeze_status_is_a_word() {
         assert_eq!(freeze_status(r#"{"return":"frozen"}"#).unwrap().status, "frozen");
         let error = freeze_status(r#"{"return":{}}"#).unwrap_err();
         assert_eq!(error.to_string(), r#"failed to strip FSFreeze status: {"return":{}}"#);
     }
 
     #[test]
-    fn a_process_has_a_pid_and_an_end() {
+    fn process_has_a_pid_and_an_end() {
         assert_eq!(started(r#"{"return":{"pid":937}}"#), Ok(937));
         assert_eq!(
             started(r#"{"return":{}}"#).unwrap_err().to_string(),

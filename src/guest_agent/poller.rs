@@ -259,7 +259,7 @@ mod tests {
     const LAZY: Intervals = Intervals { user: None, fsfreeze_status: None, ..INTERVALS };
 
     #[tokio::test(start_paused = true)]
-    async fn a_thawed_guest_is_left_alone_and_a_frozen_one_is_watched() {
+    async fn thawed_guest_is_left_alone_and_a_frozen_one_is_watched() {
         let world = World::with(LAZY, Scripted::default());
         let status = |status| *world.agent.freeze.lock().unwrap() = Some(status);
         status("thawed");
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_interval_of_a_second_is_a_second() {
+    async fn interval_of_a_second_is_a_second() {
         let often = Some(Duration::from_secs(1));
         let world = World::with(Intervals { fsfreeze_status: often, user: often, ..INTERVALS }, Scripted::default());
         world.presence.send_replace(Some(1));
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_is_asked_for_what_it_says_it_can_answer() {
+    fn agent_is_asked_for_what_it_says_it_can_answer() {
         let command = |name: &str, enabled| AgentCommand { name: name.to_owned(), enabled };
         let commands = [("guest-get-osinfo", true), ("guest-get-users", false), ("guest-ping", true)];
         let with = |commands| GuestData {
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_agent_has_one_question_at_a_time() {
+    async fn slow_agent_has_one_question_at_a_time() {
         let world = World::start(Duration::from_secs(12), true);
         world.presence.send_replace(Some(1));
         world.after(121).await;
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_agent_is_asked_for_itself_before_all_else() {
+    async fn agent_is_asked_for_itself_before_all_else() {
         let world = World::start(Duration::ZERO, false);
         for session in 1..=3 {
             let before = world.count();

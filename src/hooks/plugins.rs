@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_go_s() {
+    fn durations_are_gos() {
         assert_eq!(go_duration("1m30s"), Some(Duration::from_secs(90)));
         assert_eq!(go_duration("1.5s"), Some(Duration::from_millis(1500)));
         assert_eq!(go_duration("250ms"), Some(Duration::from_millis(250)));

@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_goes_to_libvirt_and_a_refusal_does_not() {
+    fn answer_goes_to_libvirt_and_a_refusal_does_not() {
         let (result, asked, out) = answered(b"<domain>x</domain>");
         result.unwrap();
         assert_eq!(asked, format!("{EXPLAIN}<domain/>").as_bytes());

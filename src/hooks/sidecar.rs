@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_common_version_counts() {
+    fn newest_common_version_counts() {
         let points = [("OnDefineDomain", 1), ("PreCloudInitIso", 2), ("Shutdown", 3), ("Later", 4)];
         let at = |sidecar: &Sidecar| {
             [HookPoint::OnDefineDomain, HookPoint::PreCloudInitIso, HookPoint::Shutdown]
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn the_highest_priority_comes_first_then_the_name() {
+    fn highest_priority_comes_first_then_the_name() {
         let one = |name: &str, priority: i32| sidecar(name, &["v1alpha1"], &[("OnDefineDomain", priority)]).unwrap();
         let silent = sidecar("silent", &["v1alpha3"], &[("Shutdown", 99)]).unwrap();
         let sidecars = vec![one("b", 1), one("z", 7), silent, one("a", 1), one("c", -3)];

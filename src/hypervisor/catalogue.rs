@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn the_draft_parses_as_it_is() {
+    fn draft_parses_as_it_is() {
         let draft = Catalogue::parse(DRAFT, Path::new("draft.yaml")).unwrap();
         let builtin = Catalogue::builtin().unwrap();
         let (_, ours) = builtin.get("kvm").unwrap();
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_lists_the_known_ones() {
+    fn unknown_name_lists_the_known_ones() {
         let text = Catalogue::builtin().unwrap().get("xen").unwrap_err().to_string();
         assert!(
             text.contains("\"xen\"") && text.contains("qemu-kvm (or kvm)") && text.contains("cloud-hypervisor"),
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_named_must_be_there() {
+    fn file_that_is_named_must_be_there() {
         let folder = tempfile::tempdir().unwrap();
         let missing = Catalogue::load(Some(&folder.path().join("none.yaml"))).unwrap_err().to_string();
         assert!(missing.contains("none.yaml"), "{missing}");

@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_built_in_entries_do_not_contradict_themselves() {
+    fn built_in_entries_do_not_contradict_themselves() {
         let catalogue = Catalogue::builtin().unwrap();
         for (name, entry) in catalogue.iter() {
             for (root, modular) in [(false, true), (true, true), (false, false), (true, false)] {

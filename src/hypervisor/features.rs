@@ -224,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rule_that_makes_no_sense_is_told() {
+    fn rule_that_makes_no_sense_is_reported() {
         let rule = |yaml: &str| serde_norway::from_str::<Feature>(yaml).unwrap().fault();
         assert_eq!(rule("{path: spec.a, level: ignored}"), None);
         assert!(rule("{level: ignored}").unwrap().contains("either path or operation"));

@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn the_other_mode_and_another_socket_are_named_with_what_works() {
+    fn other_mode_and_another_socket_are_named_with_what_works() {
         let session = format!("qemu+unix:///session?socket={SOCKET}");
         let system = format!("qemu+unix:///system?socket={SOCKET}");
         for (uri, mode, expected) in [

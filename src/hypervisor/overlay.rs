@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn the_draft_keeps_what_it_does_not_know() {
+    fn draft_keeps_what_it_does_not_know() {
         let draft = super::super::catalogue::DRAFT;
         for draft in
             [draft.to_owned(), draft.replace("    aliases: [kvm]\n", ""), draft.replace("  qemu-kvm:", "  kvm:")]

@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_that_needs_a_device_says_so_and_the_others_do_not() {
+    fn daemon_that_needs_a_device_says_so_and_the_others_do_not() {
         let catalogue = Catalogue::builtin().unwrap();
         let needed = |hypervisor: &str| {
             let (name, entry) = catalogue.get(hypervisor).unwrap();
@@ -323,7 +323,7 @@ mod tests {
     const VIRTLOGD: &str = "/usr/sbin/virtlogd";
 
     #[test]
-    fn the_modular_daemon_goes_before_the_monolithic_one() {
+    fn modular_daemon_goes_before_the_monolithic_one() {
         let both = runtime(false, &["/usr/sbin/virtqemud", "/usr/sbin/libvirtd", VIRTLOGD]).unwrap();
         let daemon = both.start_hypervisor_daemon((107, 107));
         assert_eq!((daemon.name.as_str(), daemon.ambient_net_bind_service), ("virtqemud", true));

@@ -222,7 +222,7 @@ spec:
     }
 
     #[test]
-    fn a_field_that_is_off_asks_for_nothing_and_an_absent_one_can_mean_something() {
+    fn field_that_is_off_asks_for_nothing_and_an_absent_one_can_mean_something() {
         let off = VMI
             .replace("tpm: {}", "tpm: {enabled: false}")
             .replace("watchdog: {name: dog, i6300esb: {action: reset}}", "autoattachGraphicsDevice: false")
@@ -237,7 +237,7 @@ spec:
     }
 
     #[test]
-    fn a_version_that_is_too_old_is_refused_and_an_unknown_one_is_not() {
+    fn version_that_is_too_old_is_refused_and_an_unknown_one_is_not() {
         let gpu = VMI.replace("tpm: {}", "gpus: [{name: g, deviceName: nvidia.com/x}]");
         let refused = |version| {
             verdict("cloud-hypervisor", &gpu, version).refused().any(|finding| finding.path.ends_with("gpus[0]"))
@@ -248,7 +248,7 @@ spec:
     }
 
     #[test]
-    fn every_path_of_the_table_is_a_field_of_the_vmi_s_type() {
+    fn every_path_of_the_table_is_a_field_of_the_vmis_type() {
         // A path that the type does not have would never match: every one must be reachable in a VMI that has it.
         let table = FeatureTable::builtin().unwrap();
         for rules in table.features.values() {

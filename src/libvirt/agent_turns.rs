@@ -102,7 +102,7 @@ mod tests {
     const SOON: Duration = Duration::from_secs(10);
 
     #[tokio::test(start_paused = true)]
-    async fn an_order_passes_by_the_questions_that_waited_before_it() {
+    async fn order_passes_by_the_questions_that_waited_before_it() {
         let turns = Arc::new(AgentTurns::default());
         let under_way = turns.take("question", true, SOON).await.unwrap();
         let order_taken = Arc::new(Mutex::new(Vec::new()));
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_order_without_a_turn_names_the_holder_and_leaves_no_trace() {
+    async fn order_without_a_turn_names_the_holder_and_leaves_no_trace() {
         let turns = AgentTurns::default();
         let held = turns.take("virDomainFSFreeze", false, SOON).await.unwrap();
         let busy = turns.take("virDomainShutdownFlags", false, SOON).await.unwrap_err();

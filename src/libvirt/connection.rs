@@ -504,7 +504,7 @@ mod tests {
 
     /// A daemon that was stopped keeps its connection from being closed; when it goes on there are two.
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_connection_that_was_given_up_tells_nothing_beside_its_successor() {
+    async fn connection_that_was_given_up_tells_nothing_beside_its_successor() {
         let _driver = TEST_DRIVER.lock().await;
         let (queue, mut events) = tokio::sync::mpsc::unbounded_channel();
         let connection = Connection::new("test:///default".into(), Deadlines::default(), queue);
@@ -531,7 +531,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_that_is_not_answered_ends_at_its_deadline() {
+    async fn call_that_is_not_answered_ends_at_its_deadline() {
         let (release, wait) = std::sync::mpsc::channel::<()>();
         let (late, is_late) = tokio::sync::oneshot::channel();
         let told = move || late.send(()).unwrap();

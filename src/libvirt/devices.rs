@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cpu_map_has_one_bit_for_each_cpu() {
+    fn cpu_map_has_one_bit_for_each_cpu() {
         assert_eq!(cpu_map([]), Vec::<u8>::new());
         assert_eq!(cpu_map([0]), [1]);
         assert_eq!(cpu_map([9, 0, 7]), [0x81, 0x02]);

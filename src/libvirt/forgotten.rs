@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn the_node_is_that_of_the_device() {
+    fn node_is_that_of_the_device() {
         let block = |qdev: &str, node: &str| json!({"qdev": qdev, "inserted": {"node-name": node}});
         let blocks = json!([
             block("/machine/peripheral/ua-late2/virtio-backend", "other"),

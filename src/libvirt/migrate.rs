@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_may_name_a_parameter_twice() {
+    fn list_may_name_a_parameter_twice() {
         // SAFETY: may be called at any time, and more than once. A connection does it elsewhere.
         assert_eq!(unsafe { virt_sys::virInitialize() }, 0);
         let mut list = Owned::empty();
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_daemon_is_reached_or_the_error_names_its_socket() {
+    async fn daemon_is_reached_or_the_error_names_its_socket() {
         let within = Duration::from_secs(60);
         reach("test:///default".to_owned(), within).await.unwrap();
         let error = reach("qemu+unix:///session?socket=/nowhere/u-source.sock".to_owned(), within).await.unwrap_err();

@@ -228,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_goes_through_libvirts_own_memory() {
+    fn list_goes_through_libvirts_own_memory() {
         // SAFETY: may be called at any time, and more than once. A connection does it elsewhere.
         assert_eq!(unsafe { virt_sys::virInitialize() }, 0);
         let list = Owned::of_texts(&[("sev-secret", "abc"), ("sev-secret-header", "def")]).unwrap();

@@ -136,7 +136,7 @@ mod tests {
 
     /// libvirt returns how many references are left: each callback has one.
     #[test]
-    fn a_connection_with_callbacks_is_closed_for_good() {
+    fn connection_with_callbacks_is_closed_for_good() {
         super::super::events::start_loop().unwrap();
         // A machine of its own: those of `test:///default` share one, whose events would hold references.
         let folder = tempfile::tempdir().unwrap();

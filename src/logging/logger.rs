@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_says_where_it_was_written() {
+    fn line_says_where_it_was_written() {
         let logger = Logger { component: "virt-launcher-monitor", verbosity: 2 };
         let line = logger.record(Level::Warning, "w").line();
         let read: serde_json::Value = serde_json::from_str(&line).unwrap();

@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_environment_overrides_the_flag_when_it_makes_sense() {
+    fn environment_overrides_the_flag_when_it_makes_sense() {
         assert_eq!(in_force(2, None), (2, None));
         assert_eq!(in_force(2, Some("6")), (6, None));
         assert_eq!(in_force(3, Some("-1")), (3, None));

@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_position_names_the_file() {
+    fn position_names_the_file() {
         assert_eq!(position("src/monitor/reaper.rs", 7), "reaper.rs:7");
         assert_eq!(position("src/monitor/mod.rs", 7), "monitor/mod.rs:7");
         assert_eq!(position("main.rs", 7), "main.rs:7");
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_namespace_is_left_out() {
+    fn empty_namespace_is_left_out() {
         let line = Record::new("virt-probe", Level::Info, "m").field("namespace", "").field("name", "").line();
         assert!(!line.contains("namespace"), "{line}");
         assert!(line.contains("\"name\":\"\""), "{line}");

@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn each_wait_is_somebody_s() {
+    async fn each_wait_is_somebodys() {
         let wait = || tokio::time::sleep(Duration::from_millis(5));
         share(Share::Images, wait()).await;
         let (done, shares) = shared_out(async {

@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hypervisor_that_ends_is_waited_for_and_one_that_does_not_is_told() {
+    fn hypervisor_that_ends_is_waited_for_and_one_that_does_not_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let own = std::process::id() as i32;
         // Without a trap the signal itself ends it: one that came just before `read` began to wait would not interrupt it.
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_that_was_left_is_ended_even_if_it_does_not_hear() {
+    fn daemon_that_was_left_is_ended_even_if_it_does_not_hear() {
         let folder = tempfile::tempdir().unwrap();
         let own = std::process::id() as i32;
         let mut willing = process(folder.path(), "logd-willing-x", "");

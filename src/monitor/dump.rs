@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_end_of_a_file_starts_with_a_whole_line() {
+    fn end_of_a_file_starts_with_a_whole_line() {
         let place = tempfile::tempdir().unwrap();
         let folder = Folder::open(place.path()).unwrap();
         let path = place.path().join("a.log");

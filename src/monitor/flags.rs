@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn the_launcher_gets_all_but_the_monitors_own() {
+    fn launcher_gets_all_but_the_monitors_own() {
         let passed = for_launcher(words(
             "--name x --keep-after-failure --no-adopt --uid 1 --keep-after-failure=true --no-adopt=1 --keep-after-failures --v=2",
         ));

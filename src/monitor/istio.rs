@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_is_told_to_quit_until_it_listens() {
+    fn proxy_is_told_to_quit_until_it_listens() {
         let (health, asked) = server(&["", "HTTP/1.1 200 OK\r\nServer: envoy\r\n\r\n"]);
         let (port, told) = server(&["HTTP/1.1 503 Service Unavailable\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n"]);
         quit(&log(), &istio(health, port));
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_believed_at_once() {
+    fn refusal_is_believed_at_once() {
         // A pause would be noticed.
         const LONG: &[Duration] = &[Duration::from_secs(3600)];
         quit(&log(), &Istio { pauses: LONG, ..istio(free_port(), free_port()) });

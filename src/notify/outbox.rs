@@ -298,7 +298,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_end_of_an_earlier_domain_is_not_that_of_its_successor() {
+    async fn end_of_an_earlier_domain_is_not_that_of_its_successor() {
         let (wanted, acknowledged) = (watch::Sender::new(None), watch::Sender::new(0));
         let delivery = Delivery { handed_over: wanted.subscribe(), acknowledged: acknowledged.subscribe() };
         let is_acknowledged =

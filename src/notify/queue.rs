@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unsent_added_stays_added_with_newer_content() {
+    fn unsent_added_stays_added_with_newer_content() {
         let mut queue = DomainQueue::default();
         push(&mut queue, EventType::Added, "defined");
         for n in 0..200 {
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn an_added_that_overtakes_a_modified_in_flight_is_not_swallowed() {
+    fn added_that_overtakes_a_modified_in_flight_is_not_swallowed() {
         let mut queue = DomainQueue::default();
         push(&mut queue, EventType::Modified, "old");
         let sending = queue.next().unwrap();
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_send_is_repeated_with_the_newest_content() {
+    fn failed_send_is_repeated_with_the_newest_content() {
         let mut queue = DomainQueue::default();
         push(&mut queue, EventType::Added, "defined");
         let failed = queue.next().unwrap();
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deletion_keeps_the_state_before_it_and_lets_nothing_follow() {
+    fn deletion_keeps_the_state_before_it_and_lets_nothing_follow() {
         let mut queue = DomainQueue::default();
         push(&mut queue, EventType::Modified, "running");
         push(&mut queue, EventType::Modified, "shutoff");
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unsent_added_survives_a_deletion() {
+    fn unsent_added_survives_a_deletion() {
         let mut queue = DomainQueue::default();
         push(&mut queue, EventType::Added, "defined");
         push(&mut queue, EventType::Deleted, "deleted");
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_life_comes_after_the_deletion() {
+    fn new_life_comes_after_the_deletion() {
         let mut queue = DomainQueue::default();
         push(&mut queue, EventType::Modified, "shutoff");
         push(&mut queue, EventType::Deleted, "deleted");
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_kubernetes_event_gives_way() {
+    fn oldest_kubernetes_event_gives_way() {
         let mut queue = K8sQueue::default();
         for n in 0..MOST_K8S_EVENTS {
             assert_eq!(queue.push(Arc::from(n.to_string())), None);

@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_uid_leads_nowhere_else() {
+    fn uid_leads_nowhere_else() {
         assert_eq!(state_file("u-1").unwrap(), Path::new("/var/run/kubevirt-private/u-1/launcher-state.json"));
         for uid in ["", ".", "..", "../x", "/etc", "a/b", "a\0b"] {
             assert_eq!(state_file(uid), None, "{uid:?}");

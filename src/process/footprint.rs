@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn the_program_is_mapped_in_pieces_and_runs_on() {
+    fn program_is_mapped_in_pieces_and_runs_on() {
         let of_the_program = || {
             let program = std::env::current_exe().unwrap().display().to_string();
             let maps = std::fs::read_to_string("/proc/self/maps").unwrap();

@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_runtime_hears_of_the_end() {
+    async fn runtime_hears_of_the_end() {
         let mut child = cat();
         let pidfd = PidFd::open(child.id() as i32).unwrap();
         let ended = tokio::spawn(pidfd.exited());
@@ -158,7 +158,7 @@ mod tests {
 
     /// An older kernel does not report it, which is not an error.
     #[test]
-    fn the_kernel_tells_how_a_process_ended_once_it_is_reaped() {
+    fn kernel_tells_how_a_process_ended_once_it_is_reaped() {
         let mut child = cat();
         let pidfd = PidFd::open(child.id() as i32).unwrap();
         child.kill().unwrap();

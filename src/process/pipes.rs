@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pipe_is_read_through_the_descriptor_of_its_writer() {
+    fn pipe_is_read_through_the_descriptor_of_its_writer() {
         let own = i32::try_from(std::process::id()).unwrap();
         let (reader, mut writer) = io::pipe().unwrap();
         let (read, written) = (read_pipes(own).unwrap(), written_pipes(own).unwrap());
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_pipe_that_is_held_keeps_what_its_reader_leaves() {
+    async fn pipe_that_is_held_keeps_what_its_reader_leaves() {
         let (mut reader, mut writer) = io::pipe().unwrap();
         let own = i32::try_from(std::process::id()).unwrap();
         let end = PipeEnd { pid: own, descriptor: writer.as_raw_fd() };

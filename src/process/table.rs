@@ -121,7 +121,7 @@ mod tests {
     use crate::process::testing::install;
 
     #[test]
-    fn a_name_in_the_arguments_is_not_the_command() {
+    fn name_in_the_arguments_is_not_the_command() {
         let folder = tempfile::tempdir().unwrap();
         let hypervisor = folder.path().join("qemu-system-test");
         install(Path::new("/bin/sleep"), &hypervisor);
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_family_is_who_descends_from_it_and_who_cannot_be_asked() {
+    fn family_is_who_descends_from_it_and_who_cannot_be_asked() {
         let own = std::process::id() as i32;
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let pid = child.id() as i32;

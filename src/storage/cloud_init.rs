@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn files_have_the_contract_s_names_and_keys() {
+    fn files_have_the_contracts_names_and_keys() {
         let files = data(CloudInitSource::NoCloud).files().unwrap();
         let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
         assert_eq!(names, ["meta-data", "user-data"]);
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_disk_carries_label_and_files_and_no_secret_stays_behind() {
+    async fn disk_carries_label_and_files_and_no_secret_stays_behind() {
         let folder = tempfile::tempdir().unwrap();
         for (source, label) in [(CloudInitSource::NoCloud, "cidata"), (CloudInitSource::ConfigDrive, "config-2")] {
             let data = data(source);

@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_new_attempt_takes_the_new_content() {
+    async fn new_attempt_takes_the_new_content() {
         let root = tempfile::tempdir().unwrap();
         let disk = disk(ConfigSource::Secret, "");
         let directory = disk.directory(root.path()).unwrap();

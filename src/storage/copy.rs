@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn progress_is_told_in_steps() {
+    fn progress_is_reported_in_steps() {
         let mut progress = Progress::default();
         assert_eq!(progress.add(b"    (0.00/100%)\r    (9.99/100%)\r    (10.0"), Vec::<u32>::new());
         assert_eq!(progress.add(b"1/100%)\r    (11.00/100%)\rnonsense\r"), [10]);
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_copy_has_no_backing_file_stays_sparse_and_is_made_once() {
+    async fn copy_has_no_backing_file_stays_sparse_and_is_made_once() {
         use std::os::unix::fs::{FileExt, MetadataExt};
         let folder = tempfile::tempdir().unwrap();
         let (source, copy) = (folder.path().join("disk_0.img"), folder.path().join("disk-data/v/disk.qcow2"));
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_copy_that_fails_names_source_and_cause_and_leaves_nothing() {
+    async fn copy_that_fails_names_source_and_cause_and_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let (source, copy) = (folder.path().join("missing.img"), folder.path().join("d/disk.qcow2"));
         let error =

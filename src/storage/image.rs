@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_disk_is_named_and_leaves_no_half_overlay() {
+    async fn full_disk_is_named_and_leaves_no_half_overlay() {
         // /dev/full's errors cannot be had through a directory; a file size limit stands in for the full disk.
         let folder = tempfile::tempdir().unwrap();
         let script = folder.path().join("qemu-img");

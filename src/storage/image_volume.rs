@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_is_found_by_path_or_as_the_only_file() {
+    fn disk_is_found_by_path_or_as_the_only_file() {
         for (files, path, wanted) in [
             (&["disk/a.img", "disk/b.img"][..], "/disk/b.img", "disk/b.img"),
             (&["only.qcow2"], "", "only.qcow2"),

@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_of_another_file_is_refused_whatever_it_is() {
+    async fn name_of_another_file_is_refused_whatever_it_is() {
         let images = Images::new();
         for name in [
             "/etc/passwd",
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn other_formats_are_refused_by_qemu_s_names() {
+    async fn other_formats_are_refused_by_qemus_names() {
         let images = Images::new();
         let formats = ["qcow", "qed", "vdi", "vhdx", "vpc", "parallels", "vmdk", "vmdk -o subformat=monolithicFlat"];
         for format in formats {
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_image_of_the_launcher_s_own_names_what_it_was_made_with() {
+    async fn image_of_the_launchers_own_names_what_it_was_made_with() {
         let images = Images::new();
         let own = async |names: Names<'_>| {
             let checked = check_own(&Tools::default(), &images.path(), names).await;

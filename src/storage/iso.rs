@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_image_is_taken_when_it_is_whole_and_never_before() {
+    async fn image_is_taken_when_it_is_whole_and_never_before() {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
         std::fs::create_dir(&data).unwrap();

@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_disk_is_whole_unlocked_and_sums_up() {
+    async fn disk_is_whole_unlocked_and_sums_up() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("downwardapi-disks/vhostmd0");
         make_metrics_disk(&path).await.unwrap();

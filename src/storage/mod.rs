@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_link_in_the_place_of_a_file_to_come_is_not_followed() {
+    async fn link_in_the_place_of_a_file_to_come_is_not_followed() {
         let (folder, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (victim, path) = (outside.path().join("victim"), folder.path().join("data.ign"));
         std::fs::write(&victim, "precious").unwrap();

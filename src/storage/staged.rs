@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_file_has_its_name_when_it_is_published_and_leaves_nothing_behind() {
+    async fn file_has_its_name_when_it_is_published_and_leaves_nothing_behind() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("disks/disk.img");
         let names = || std::fs::read_dir(folder.path().join("disks")).unwrap().map(|entry| entry.unwrap().file_name());

@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_tool_has_access_to_files_and_no_other_privilege() {
+    async fn tool_has_access_to_files_and_no_other_privilege() {
         let job = Job {
             tool: "cat",
             what: "read",

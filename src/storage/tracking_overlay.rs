@@ -145,7 +145,7 @@ mod tests {
     use crate::process::testing::write_program;
 
     #[tokio::test]
-    async fn the_overlay_is_made_once_over_data_that_stays() {
+    async fn overlay_is_made_once_over_data_that_stays() {
         let folder = tempfile::tempdir().unwrap();
         // A comma, and a header of another format that a guest wrote.
         let (data, overlay) = (folder.path().join("disk,1.img"), folder.path().join("cbt/v.qcow2"));

@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_line_takes_no_more_memory_than_the_longest() {
+    fn endless_line_takes_no_more_memory_than_the_longest() {
         let mut lines = CompleteLines { unfinished: Vec::new(), begun: false };
         let mut out = Vec::new();
         let count = 3 * MAX_LINE / 1000;

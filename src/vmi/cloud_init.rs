@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_volume_counts_and_text_beats_base64() {
+    fn first_volume_counts_and_text_beats_base64() {
         let found = data(
             r#"{"name":"r","emptyDisk":{}},{"name":"a","cloudInitConfigDrive":{"userData":"x","userDataBase64":"?"}},
                {"name":"b","cloudInitNoCloud":{}}"#,
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vmi_carries_two_kib_at_most() {
+    fn vmi_carries_two_kib_at_most() {
         let check = |source: &str| {
             let text = format!(
                 r#"{{"spec":{{"domain":{{}},"volumes":[{{"name":"seed","cloudInitNoCloud":{{{source}}}}}]}}}}"#

@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_field_is_named() {
+    fn wrong_field_is_named() {
         let error = parse(br#"{"spec":{"domain":{"cpu":{"cores":"two"}}}}"#).unwrap_err().to_string();
         assert!(error.starts_with("spec.domain.cpu.cores: "), "{error}");
         let error = parse(br#"{"spec":{"domain":{"memory":{"guest":"lots"}}}}"#).unwrap_err().to_string();
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_not_an_object() {
+    fn list_is_not_an_object() {
         // Derived deserialisers take a list for a struct, field by field in the order of the source.
         for (json, path) in [
             (r#"{"spec":{"domain":{"cpu":[4,2,1]}}}"#, "spec.domain.cpu"),

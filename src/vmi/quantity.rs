@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quantity_equals_itself_as_it_is_written() {
+    fn quantity_equals_itself_as_it_is_written() {
         for text in [".5Ki", "1.5Gi", "0.001Ki", "128974848000m", "99999999999Ei", "2e3", "-1.5Gi"] {
             let quantity = Quantity::parse(text).unwrap();
             assert_eq!(Quantity::parse(&quantity.to_string()).unwrap(), quantity, "{text}");

@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn the_source_s_migration_uid_goes_first() {
+    fn sources_migration_uid_goes_first() {
         let uid = |text: &str| status(text).migration_uid().to_owned();
         assert_eq!(uid("{}"), "");
         assert_eq!(uid(r#"{"migrationState":{"migrationUid":"a","targetState":{"migrationUID":"c"}}}"#), "a");

@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_there_twice_is_kept_and_the_last_one_counts() {
+    fn key_that_is_there_twice_is_kept_and_the_last_one_counts() {
         for text in ["a: 1\na: 2\n", "{\"a\": 1, \"a\": 2}"] {
             let nodes = documents(text).unwrap();
             let Content::Map(entries) = &nodes[0].content else { panic!("{nodes:?}") };

@@ -64,7 +64,7 @@ fn wait_told(virt_handler: &VirtHandler, status: &str) {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_real_agent_is_asked_and_obeys() {
+fn real_agent_is_asked_and_obeys() {
     let image = image();
     let pod = Pod::start(&image, "demo", &["--qemu-fsfreeze-status-interval", "1s"]);
     pod.wait_ready();

@@ -116,7 +116,7 @@ fn reached(life: &Life) -> Vec<Span> {
 }
 
 #[test]
-fn a_life_that_ends_is_followed_to_the_end_of_pid_1() {
+fn life_that_ends_is_followed_to_the_end_of_pid_1() {
     let mut peer = Peer::start();
     peer.publish(domain("Running", "Unknown"));
     let life = peer.end(SOON, |publish, pid_1| {
@@ -134,7 +134,7 @@ fn a_life_that_ends_is_followed_to_the_end_of_pid_1() {
 }
 
 #[test]
-fn a_launcher_that_ends_before_virt_handler_s_last_word_shows_it() {
+fn launcher_that_ends_before_virt_handlers_last_word_shows_it() {
     let mut peer = Peer::start();
     peer.publish(domain("Running", "Unknown"));
     let life = peer.end(SOON, |publish, pid_1| {
@@ -148,7 +148,7 @@ fn a_launcher_that_ends_before_virt_handler_s_last_word_shows_it() {
 }
 
 #[test]
-fn an_event_from_before_the_kill_is_not_taken_for_the_answer() {
+fn event_from_before_the_kill_is_not_taken_for_the_answer() {
     let mut peer = Peer::start();
     // As a launcher publishes a domain that is defined and not yet started, or one of an earlier try that it undefined.
     peer.publish(domain("Shutoff", "Crashed"));
@@ -160,7 +160,7 @@ fn an_event_from_before_the_kill_is_not_taken_for_the_answer() {
 }
 
 #[test]
-fn an_event_of_the_kill_is_waited_for_behind_the_late_ones_of_before() {
+fn event_of_the_kill_is_waited_for_behind_the_late_ones_of_before() {
     let mut peer = Peer::start();
     peer.publish(domain("Running", "Unknown"));
     let life = peer.end(SHORT, |publish, _| {
@@ -172,7 +172,7 @@ fn an_event_of_the_kill_is_waited_for_behind_the_late_ones_of_before() {
 }
 
 #[test]
-fn a_vm_that_was_never_reported_as_running_is_not_killed() {
+fn vm_that_was_never_reported_as_running_is_not_killed() {
     let mut peer = Peer::start();
     peer.publish(domain("Shutoff", ""));
     let life = peer.end(SHORT, |_, _| {});
@@ -180,7 +180,7 @@ fn a_vm_that_was_never_reported_as_running_is_not_killed() {
 }
 
 #[test]
-fn a_launcher_that_does_not_delete_keeps_what_was_measured_before() {
+fn launcher_that_does_not_delete_keeps_what_was_measured_before() {
     let mut peer = Peer::start();
     peer.publish(domain("Running", "Unknown"));
     let life = peer.end(BOUND, |publish, _| publish(domain("Shutoff", "Crashed")));
@@ -189,7 +189,7 @@ fn a_launcher_that_does_not_delete_keeps_what_was_measured_before() {
 }
 
 #[test]
-fn a_launcher_that_does_not_end_is_written_down_as_such() {
+fn launcher_that_does_not_end_is_written_down_as_such() {
     let mut peer = Peer::start();
     peer.publish(domain("Running", "Unknown"));
     let life = peer.end(BOUND, |publish, _| {
@@ -203,7 +203,7 @@ fn a_launcher_that_does_not_end_is_written_down_as_such() {
 }
 
 #[test]
-fn a_launcher_without_an_answer_to_a_sync_is_given_up_within_the_bound() {
+fn launcher_without_an_answer_to_a_sync_is_given_up_within_the_bound() {
     let share = tempfile::tempdir().unwrap();
     let socket = share.path().join("sock");
     // Takes connections and never answers.
@@ -214,7 +214,7 @@ fn a_launcher_without_an_answer_to_a_sync_is_given_up_within_the_bound() {
 }
 
 #[test]
-fn a_median_is_of_the_lives_that_came_so_far_and_says_how_many() {
+fn median_is_of_the_lives_that_came_so_far_and_says_how_many() {
     let life = |to_end: Option<f64>, missed: Option<&str>| Life {
         spans: to_end.map(|value| (Span::ToEnd, value)).into_iter().collect(),
         missed: missed.map(Missed::because),
@@ -229,7 +229,7 @@ fn a_median_is_of_the_lives_that_came_so_far_and_says_how_many() {
 }
 
 #[test]
-fn the_json_document_keeps_its_form_with_the_peer_s_figures_beside() {
+fn json_document_keeps_its_form_with_the_peers_figures_beside() {
     let figure = |name: &str, value| Figure { name: name.to_owned(), value, unit: "ms", how: "so".to_owned() };
     let figures = [
         ("launcher", figure("exec to socket", Some(50.0))),
@@ -270,7 +270,7 @@ fn what_a_peer_does_not_have_is_not_taken() {
 }
 
 #[test]
-fn a_row_is_one_line() {
+fn row_is_one_line() {
     let row = figure_row("launcher", &Figure::not_taken("peer: a running VM", "the container has ended: a\n  b\n"));
     assert!(row.ends_with("the container has ended: a b"), "{row:?}");
 }
@@ -291,7 +291,7 @@ fn containers(prefix: &str) -> String {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_guard_ends_its_containers_and_no_others() {
+fn guard_ends_its_containers_and_no_others() {
     let image = image();
     let (own, other) =
         (format!("bench-test-{}-own-", std::process::id()), format!("bench-test-{}-other-", std::process::id()));
@@ -325,7 +325,7 @@ fn helper_process_with_a_guard() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_guard_ends_the_containers_of_a_process_that_was_killed() {
+fn guard_ends_the_containers_of_a_process_that_was_killed() {
     // The helper's; without it there is none.
     image();
     let prefix = format!("bench-test-{}-killed-", std::process::id());

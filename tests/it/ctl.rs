@@ -168,7 +168,7 @@ fn answers_come_in_three_forms() {
 }
 
 #[test]
-fn a_file_is_synced_and_the_running_vm_is_found_without_one() {
+fn file_is_synced_and_the_running_vm_is_found_without_one() {
     let launcher = Launcher::start();
     let no_domain = launcher.ctl(&["pause"]);
     assert_exit(&no_domain, 1);
@@ -196,7 +196,7 @@ fn a_file_is_synced_and_the_running_vm_is_found_without_one() {
 }
 
 #[test]
-fn a_bad_file_is_named_and_nothing_is_sent() {
+fn bad_file_is_named_and_nothing_is_sent() {
     let launcher = Launcher::start();
     let bad = launcher.file("bad.yaml", "kind: Pod");
     let output = launcher.ctl(&["sync", &bad]);
@@ -237,7 +237,7 @@ fn events_are_printed_as_they_come() {
 }
 
 #[test]
-fn a_watch_ends_with_a_signal_and_takes_its_socket_along() {
+fn watch_ends_with_a_signal_and_takes_its_socket_along() {
     for signal in [nix::sys::signal::SIGTERM, nix::sys::signal::SIGINT] {
         let share = TempDir::new().unwrap();
         let socket = socket_below(share.path());
@@ -270,7 +270,7 @@ fn events_that_do_not_come_are_a_failure() {
 }
 
 #[test]
-fn the_console_works_in_a_script() {
+fn console_works_in_a_script() {
     let launcher = Launcher::start();
     let serial = launcher.share.path().join("virt-serial0");
     let guest = UnixListener::bind(&serial).unwrap();
@@ -296,7 +296,7 @@ fn the_console_works_in_a_script() {
 }
 
 #[test]
-fn a_console_that_ends_or_is_absent_says_so() {
+fn console_that_ends_or_is_absent_says_so() {
     let share = TempDir::new().unwrap();
     let serial = share.path().join("virt-serial0");
     let run =
@@ -319,7 +319,7 @@ fn a_console_that_ends_or_is_absent_says_so() {
 }
 
 #[test]
-fn the_console_in_a_terminal_is_raw_and_leaves_by_its_escape() {
+fn console_in_a_terminal_is_raw_and_leaves_by_its_escape() {
     use nix::sys::termios::{LocalFlags, tcgetattr};
     let share = TempDir::new().unwrap();
     let serial = share.path().join("virt-serial0");
@@ -345,7 +345,7 @@ fn the_console_in_a_terminal_is_raw_and_leaves_by_its_escape() {
 }
 
 #[test]
-fn the_guest_is_reached_by_its_agent() {
+fn guest_is_reached_by_its_agent() {
     let launcher = Launcher::start();
     launcher.has_domain(DOMAIN);
     let info = stdout(&launcher.ctl(&["guest-info"]));

@@ -75,7 +75,7 @@ async fn gone(pid: i32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_daemon_comes_back_and_a_stopped_one_does_not() {
+async fn killed_daemon_comes_back_and_a_stopped_one_does_not() {
     let folder = tempfile::tempdir().unwrap();
     let spec = support::daemon::spec(folder.path(), PLAY, "");
     let log = Log::default();
@@ -123,7 +123,7 @@ fn next_launchers(spec: &DaemonSpec, halted: Option<Duration>) -> Supervisor {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_that_outlives_its_launcher_is_taken_over_and_looked_after() {
+async fn daemon_that_outlives_its_launcher_is_taken_over_and_looked_after() {
     let folder = tempfile::tempdir().unwrap();
     let spec = outliving(folder.path(), "logd-double-1");
     let first = Supervisor::start(spec.clone(), settings(), &Watcher::new(), Log::default().libvirt());
@@ -153,7 +153,7 @@ async fn a_daemon_that_outlives_its_launcher_is_taken_over_and_looked_after() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_daemons_that_were_left_one_is_taken_over_and_the_other_ended() {
+async fn daemons_of_a_dead_launcher_are_one_taken_over_the_other_ended() {
     let folder = tempfile::tempdir().unwrap();
     let spec = outliving(folder.path(), "logd-double-2");
     let mut pids = Vec::new();
@@ -169,7 +169,7 @@ async fn of_two_daemons_that_were_left_one_is_taken_over_and_the_other_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_that_needs_a_device_is_started_once_there_is_one() {
+async fn daemon_that_needs_a_device_is_started_once_there_is_one() {
     let folder = tempfile::tempdir().unwrap();
     let device = folder.path().join("mshv");
     let needs_one_of = vec![folder.path().join("kvm"), device.clone()];
@@ -201,7 +201,7 @@ async fn a_daemon_that_needs_a_device_is_started_once_there_is_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_that_fails_is_tried_as_often_as_the_policy_says() {
+async fn daemon_that_fails_is_tried_as_often_as_the_policy_says() {
     let folder = tempfile::tempdir().unwrap();
     let count = folder.path().join("count");
     let spec = support::daemon::deaf(folder.path(), &format!("echo x >> '{}'; exit 3", count.display()));
@@ -214,7 +214,7 @@ async fn a_daemon_that_fails_is_tried_as_often_as_the_policy_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_executable_fails_at_once_and_names_path_and_field() {
+async fn missing_executable_fails_at_once_and_names_path_and_field() {
     let folder = tempfile::tempdir().unwrap();
     let mut spec = support::daemon::deaf(folder.path(), "");
     spec.program = folder.path().join("absent");
@@ -232,7 +232,7 @@ async fn a_missing_executable_fails_at_once_and_names_path_and_field() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_that_hangs_at_its_start_is_killed_and_replaced() {
+async fn daemon_that_hangs_at_its_start_is_killed_and_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let once = folder.path().join("once");
     // The first one writes its pid and hangs.
@@ -257,7 +257,7 @@ async fn a_daemon_that_hangs_at_its_start_is_killed_and_replaced() {
 
 /// Where no client would find out: the kernel tells of a stop as of an end.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_that_a_signal_has_stopped_is_killed() {
+async fn daemon_that_a_signal_has_stopped_is_killed() {
     let folder = tempfile::tempdir().unwrap();
     let spec = support::daemon::spec(folder.path(), PLAY, "");
     let restart = RestartPolicy { first: SOON * 60, longest: SOON * 60, ..settings().restart };
@@ -274,7 +274,7 @@ async fn a_daemon_that_a_signal_has_stopped_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_that_was_stopped_in_its_start_is_killed_too() {
+async fn daemon_that_was_stopped_in_its_start_is_killed_too() {
     let folder = tempfile::tempdir().unwrap();
     let restart = RestartPolicy { first: SOON * 60, longest: SOON * 60, ..settings().restart };
     let settings = Settings { halted: Some(Duration::from_millis(10)), restart, ..settings() };
@@ -287,7 +287,7 @@ async fn a_daemon_that_was_stopped_in_its_start_is_killed_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_does_not_wait_for_start_or_pause() {
+async fn stop_does_not_wait_for_start_or_pause() {
     let folder = tempfile::tempdir().unwrap();
     let spec = support::daemon::deaf(folder.path(), "exec sleep 1000");
     let daemon = Supervisor::start(spec, settings(), &Watcher::new(), Log::default().libvirt());
@@ -304,7 +304,7 @@ async fn a_stop_does_not_wait_for_start_or_pause() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stale_socket_is_not_taken_for_a_daemon() {
+async fn stale_socket_is_not_taken_for_a_daemon() {
     let folder = tempfile::tempdir().unwrap();
     // Somebody else still accepts connections at the old socket, as a dying daemon might.
     let old = std::os::unix::net::UnixListener::bind(folder.path().join("sock")).unwrap();
@@ -317,7 +317,7 @@ async fn a_stale_socket_is_not_taken_for_a_daemon() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_line_stops_the_reader() {
+async fn log_reader_goes_on_whatever_a_line_holds() {
     let folder = tempfile::tempdir().unwrap();
     // An endless line, bytes that are no text, a line of four parts, a continuation, and a regular line, far more together
     // than a pipe holds.
@@ -347,7 +347,7 @@ async fn no_line_stops_the_reader() {
 
 /// The launcher dies by SIGKILL: its daemon must not outlive it. The launcher's part is this test binary, once more.
 #[test]
-fn a_daemon_dies_with_the_launcher() {
+fn daemon_dies_with_the_launcher() {
     let folder = tempfile::tempdir().unwrap();
     struct Launcher(std::process::Child);
     impl Drop for Launcher {
@@ -375,7 +375,7 @@ fn a_daemon_dies_with_the_launcher() {
 }
 
 #[test]
-#[ignore = "a helper process that a_daemon_dies_with_the_launcher starts"]
+#[ignore = "a helper process that daemon_dies_with_the_launcher starts"]
 fn helper_process_launcher() {
     let folder = std::path::PathBuf::from(std::env::var_os("TEST_LAUNCHER_FOLDER").unwrap());
     let mut blocked = nix::sys::signal::SigSet::empty();
@@ -411,7 +411,7 @@ fn helper_process_launcher() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_firmware_log_survives_its_writers_and_a_left_over_fifo() {
+async fn firmware_log_survives_its_writers_and_a_left_over_fifo() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("QEMUSeaBiosDebugPipe");
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
@@ -438,7 +438,7 @@ async fn the_firmware_log_survives_its_writers_and_a_left_over_fifo() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_guest_cannot_flood_the_log() {
+async fn guest_cannot_flood_the_log() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("fifo");
     let log = Log::default();
@@ -462,7 +462,7 @@ async fn a_guest_cannot_flood_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_qemu_log_is_followed_through_its_life() {
+async fn qemu_log_is_followed_through_its_life() {
     let folder = tempfile::tempdir().unwrap();
     let directory = folder.path().join("libvirt/qemu/log");
     let path = directory.join("ns_vm.log");
@@ -488,7 +488,7 @@ async fn the_qemu_log_is_followed_through_its_life() {
 
 /// Where the machine has the real thing, it must pass as well.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_real_daemon_is_supervised_where_there_is_one() {
+async fn real_daemon_is_supervised_where_there_is_one() {
     let Some(program) =
         ["/usr/sbin/virtqemud", "/usr/sbin/libvirtd"].map(Path::new).into_iter().find(|path| path.exists())
     else {

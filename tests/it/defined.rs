@@ -135,7 +135,7 @@ fn example(name: &str) -> PathBuf {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn the_demo_is_defined_as_printed() {
+fn demo_is_defined_as_printed() {
     let image = image();
     boots_as_printed(&image, &Path::new(env!("CARGO_MANIFEST_DIR")).join("images/demo/vmi.yaml"), &[]);
 }

@@ -178,7 +178,7 @@ fn guests_of_two_bridges_get_and_renew_their_own_leases() {
 
 #[test]
 #[ignore = "needs root, iproute2 and busybox; make test"]
-fn a_stranger_on_the_bridge_gets_nothing() {
+fn stranger_on_the_bridge_gets_nothing() {
     assert_can_test();
     in_a_namespace(async || {
         let dhcp = Dhcp::default();
@@ -216,7 +216,7 @@ fn multicast_from(guest: &Guest, packet: &[u8]) -> Vec<u8> {
 
 #[test]
 #[ignore = "needs root, iproute2 and busybox; make test"]
-fn a_guest_gets_its_ipv6_address_by_multicast() {
+fn guest_gets_its_ipv6_address_by_multicast() {
     assert_can_test();
     in_a_namespace(async || {
         let dhcp = Dhcp::default();

@@ -124,7 +124,7 @@ fn yaml_json_and_standard_input_are_the_same() {
 }
 
 #[test]
-fn without_a_context_this_machine_is_looked_at_and_its_facts_are_a_context() {
+fn domain_xml_without_a_context_uses_the_facts_of_this_machine() {
     let files = Files::new();
     // A VMI that has its defaults: with a context it is taken as virt-handler sends it.
     let whole = VMI
@@ -144,7 +144,7 @@ fn without_a_context_this_machine_is_looked_at_and_its_facts_are_a_context() {
 }
 
 #[test]
-fn an_explanation_names_steps_and_reads_back() {
+fn explanation_names_steps_and_reads_back() {
     let files = Files::new();
     let (vmi, context) = (files.path("vmi.yaml"), files.path("ctx.json"));
     let words = [vmi.as_str(), "--context", &context, "--explain"];
@@ -173,7 +173,7 @@ fn an_explanation_names_steps_and_reads_back() {
 }
 
 #[test]
-fn the_hypervisor_is_the_flag_s_then_the_vmi_s() {
+fn hypervisor_is_the_flags_then_the_vmis() {
     let files = Files::new();
     let context = CONTEXT.replace("\"allowEmulation\":true", "\"hypervisor\":{\"devicePresent\":true}");
     let context = files.write("device.json", context);
@@ -191,7 +191,7 @@ fn the_hypervisor_is_the_flag_s_then_the_vmi_s() {
 }
 
 #[test]
-fn what_cannot_be_used_is_named() {
+fn domain_xml_names_input_that_it_cannot_use() {
     let files = Files::new();
     let (vmi, context) = (files.path("vmi.yaml"), files.path("ctx.json"));
     files.refused(&["/nonexistent/vmi.yaml", "--context", &context], "/nonexistent/vmi.yaml: No such file");

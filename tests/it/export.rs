@@ -130,7 +130,7 @@ fn extents(messages: &[MapResponse]) -> Vec<(u64, u64, u64, &str)> {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs QEMU's tools; make test"]
-async fn the_server_maps_and_reads_what_qemu_serves() {
+async fn server_maps_and_reads_what_qemu_serves() {
     let served = served();
     let server = ExportServer::start().await;
     let (tunnel, gone) = start(&server, &served);
@@ -170,7 +170,7 @@ async fn the_server_maps_and_reads_what_qemu_serves() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs QEMU's tools; make test"]
-async fn a_lost_connection_is_made_again() {
+async fn lost_connection_is_made_again() {
     let served = served();
     let server = ExportServer::start().await;
     let (tunnel, _gone) = start(&server, &served);
@@ -187,7 +187,7 @@ async fn a_lost_connection_is_made_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs QEMU's tools; make test"]
-async fn a_server_that_has_vanished_is_noticed() {
+async fn server_that_has_vanished_is_noticed() {
     let served = served();
     let server = ExportServer::start().await;
     let instant = Duration::from_millis(50);
@@ -200,7 +200,7 @@ async fn a_server_that_has_vanished_is_noticed() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs QEMU's tools; make test"]
-async fn only_the_server_that_is_meant_is_told_anything() {
+async fn export_speaks_only_to_the_server_that_is_meant() {
     let served = served();
     let other = Authority::new();
     let stranger = other.sign("backup", rcgen::ExtendedKeyUsagePurpose::ClientAuth);
@@ -253,7 +253,7 @@ async fn with_rsa() -> ExportServer {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs openssl; make test"]
-async fn certificates_of_kubevirt_s_kind_will_do() {
+async fn export_accepts_certificates_as_kubevirt_makes_them() {
     let server = with_rsa().await;
     let socket = tempfile::NamedTempFile::new().unwrap();
     let _tunnel = Tunnel::start(target(&server), socket.path(), timings(), std::future::pending()).unwrap();
@@ -261,7 +261,7 @@ async fn certificates_of_kubevirt_s_kind_will_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_exported_where_nothing_is_served_or_to_nobody() {
+async fn export_needs_a_socket_and_a_server() {
     let server = ExportServer::start().await;
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("nbd");
@@ -275,7 +275,7 @@ async fn nothing_is_exported_where_nothing_is_served_or_to_nobody() {
 
 #[tokio::test]
 #[ignore = "needs QEMU's tools; make test"]
-async fn a_real_qemu_tells_what_has_changed_and_what_it_is() {
+async fn real_qemu_tells_what_has_changed_and_what_it_is() {
     let served = served();
     let bitmap = "qemu:dirty-bitmap:changes".to_owned();
     let contexts = ["base:allocation".to_owned(), bitmap];

@@ -43,7 +43,7 @@ fn notified(virt_handler: &VirtHandler, what: &str, fits: impl Fn(&Value) -> boo
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_full_disk_and_a_panic_are_events() {
+fn full_disk_and_a_panic_are_events() {
     let image = image();
     // What the guest writes to its container disk of 16 MiB goes there.
     let pod = Setup::new(&image, "demo").small("ephemeral-disks", 8 << 10).start();

@@ -111,7 +111,7 @@ fn told(events: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 #[test]
-fn a_guest_that_heeds_the_power_button_ends_gracefully() {
+fn guest_that_heeds_the_power_button_ends_gracefully() {
     let (mut calls, heard) = end_of(true);
     // virt-handler deletes once more when it is told of the deletion.
     calls.dedup();
@@ -123,7 +123,7 @@ fn a_guest_that_heeds_the_power_button_ends_gracefully() {
 }
 
 #[test]
-fn a_guest_that_does_not_is_killed_after_its_grace() {
+fn guest_that_does_not_is_killed_after_its_grace() {
     let (mut calls, heard) = end_of(false);
     let shutdowns = calls.iter().take_while(|call| **call == "ShutdownVirtualMachine").count();
     assert!(shutdowns >= 2, "it is asked again and again: {calls:?}");

@@ -84,7 +84,7 @@ async fn late_sidecars_are_waited_for_and_absent_ones_named() {
 }
 
 #[tokio::test]
-async fn a_sidecar_that_cannot_be_used_is_named() {
+async fn sidecar_that_cannot_be_used_is_named() {
     let folder = TempDir::new().unwrap();
     let socket = folder.path().join("a/s.sock");
     Sidecar { name: "new", versions: &["v2"], ..Sidecar::default() }.serve(&socket);
@@ -152,7 +152,7 @@ fn pod_with(sidecar: &Sidecar, image: &str, folder: &TempDir, runtime: &tokio::r
 /// A sidecar beside the real launcher: its mark is in the domain, its line in the guest's user data, its `Shutdown` called.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_sidecar_leaves_its_mark_on_a_real_vm() {
+fn sidecar_leaves_its_mark_on_a_real_vm() {
     let image = image();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let folder = TempDir::new().unwrap();
@@ -185,7 +185,7 @@ fn a_sidecar_leaves_its_mark_on_a_real_vm() {
 /// A define that failed half-way was told and its deletion acknowledged; the VM that the next sync starts has an end of its own.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_define_that_failed_does_not_hide_how_the_vm_ended() {
+fn define_that_failed_does_not_hide_how_the_vm_ended() {
     let image = image();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let folder = TempDir::new().unwrap();

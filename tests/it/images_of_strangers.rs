@@ -115,7 +115,7 @@ fn bytes(path: &Path) -> u64 {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_container_disk_that_names_a_file_of_the_pod_is_refused_and_a_plain_one_boots() {
+fn container_disk_that_names_a_file_of_the_pod_is_refused_and_a_plain_one_boots() {
     let image = image();
     let pod = Setup::new(&image, "demo").disks().start();
     pod.wait_ready();
@@ -156,7 +156,7 @@ const SWAP: &str = "#!/bin/sh\n\
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_container_disk_that_changes_after_its_inspection_is_refused() {
+fn container_disk_that_changes_after_its_inspection_is_refused() {
     let image = image();
     let dir = tempfile::tempdir().unwrap();
     let tool = dir.path().join("qemu-img");
@@ -170,7 +170,7 @@ fn a_container_disk_that_changes_after_its_inspection_is_refused() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn an_image_volume_s_disk_passes_the_same_gate() {
+fn image_volumes_disk_passes_the_same_gate() {
     let image = image();
     let mounted = tempfile::tempdir().unwrap();
     fs::set_permissions(mounted.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();

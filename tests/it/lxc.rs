@@ -10,7 +10,7 @@ use virt_launcher::hypervisor::{Catalogue, Verdict, features_of, host_architectu
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/images/examples/lxc.yaml");
 
 #[test]
-fn the_file_is_a_catalogue_and_refuses_what_it_cannot_do() {
+fn file_is_a_catalogue_and_refuses_what_it_cannot_do() {
     let catalogue = Catalogue::load(Some(Path::new(FILE))).unwrap();
     let (name, entry) = catalogue.get("lxc").unwrap();
     assert!(catalogue.get("kvm").is_ok(), "the built-in ones stay");

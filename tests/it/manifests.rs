@@ -155,7 +155,7 @@ fn every_manifest_comes_out_right_or_with_a_path_and_within_a_second() {
 }
 
 #[test]
-fn the_same_file_gives_the_same_xml_each_time() {
+fn same_file_gives_the_same_xml_each_time() {
     for manifest in manifests().iter().filter(|manifest| manifest.all("error").next().is_none()).take(12) {
         let printed = || text(&manifest.run("domain-xml").0.stdout);
         assert_eq!(printed(), printed());

@@ -56,7 +56,7 @@ async fn acknowledged(outbox: &Outbox, generation: u64) {
 }
 
 #[tokio::test]
-async fn a_handler_that_is_there_hears_everything_in_order() {
+async fn handler_that_is_there_hears_everything_in_order() {
     let share = TempDir::new().unwrap();
     let pipe = NotifyPipe::present(share.path());
     let outbox = start(&share);
@@ -72,7 +72,7 @@ async fn a_handler_that_is_there_hears_everything_in_order() {
 }
 
 #[tokio::test]
-async fn two_hundred_changes_during_an_absence_arrive_as_one_true_state_within_two_seconds() {
+async fn changes_during_virt_handlers_absence_arrive_as_one_true_state() {
     let share = TempDir::new().unwrap();
     let mut pipe = NotifyPipe::absent(share.path());
     let outbox = start(&share);
@@ -90,7 +90,7 @@ async fn two_hundred_changes_during_an_absence_arrive_as_one_true_state_within_t
 }
 
 #[tokio::test]
-async fn a_socket_file_without_a_listener_is_tried_again_until_somebody_listens() {
+async fn socket_file_without_a_listener_is_tried_again_until_somebody_listens() {
     let share = TempDir::new().unwrap();
     let mut pipe = NotifyPipe::present(share.path());
     pipe.crash();
@@ -102,7 +102,7 @@ async fn a_socket_file_without_a_listener_is_tried_again_until_somebody_listens(
 }
 
 #[tokio::test]
-async fn a_missing_directory_is_no_obstacle_later() {
+async fn missing_directory_is_no_obstacle_later() {
     let share = TempDir::new().unwrap();
     let below = share.path().join("later");
     let outbox = Outbox::start(socket_below(&below), Timings::default());
@@ -115,7 +115,7 @@ async fn a_missing_directory_is_no_obstacle_later() {
 }
 
 #[tokio::test]
-async fn transient_errors_are_overcome() {
+async fn outbox_overcomes_transient_errors() {
     let share = TempDir::new().unwrap();
     let pipe = NotifyPipe::present(share.path());
     let outbox = start(&share);
@@ -134,7 +134,7 @@ async fn transient_errors_are_overcome() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_an_answer() {
+async fn refusal_by_virt_handler_counts_as_an_answer() {
     let share = TempDir::new().unwrap();
     let pipe = NotifyPipe::present(share.path());
     let outbox = start(&share);
@@ -151,7 +151,7 @@ async fn a_refusal_is_an_answer() {
 }
 
 #[tokio::test]
-async fn a_handler_that_does_not_answer_in_time_is_asked_again() {
+async fn handler_that_does_not_answer_in_time_is_asked_again() {
     let share = TempDir::new().unwrap();
     let pipe = NotifyPipe::present(share.path());
     let outbox = start(&share);
@@ -170,7 +170,7 @@ async fn a_handler_that_does_not_answer_in_time_is_asked_again() {
 }
 
 #[tokio::test]
-async fn restarts_in_the_middle_lose_nothing_and_turn_nothing_round() {
+async fn restarts_of_virt_handler_lose_and_reorder_nothing() {
     let share = TempDir::new().unwrap();
     let mut pipe = NotifyPipe::present(share.path());
     let outbox = start(&share);
@@ -198,7 +198,7 @@ async fn restarts_in_the_middle_lose_nothing_and_turn_nothing_round() {
 }
 
 #[tokio::test]
-async fn a_deletion_is_the_last_word() {
+async fn deletion_is_the_last_word() {
     let share = TempDir::new().unwrap();
     let mut pipe = NotifyPipe::absent(share.path());
     let outbox = start(&share);
@@ -235,7 +235,7 @@ async fn kubernetes_events_keep_their_order_and_their_bound() {
 }
 
 #[tokio::test]
-async fn a_slow_kubernetes_event_does_not_hold_up_the_state() {
+async fn slow_kubernetes_event_does_not_hold_up_the_state() {
     let share = TempDir::new().unwrap();
     let pipe = NotifyPipe::present(share.path());
     let outbox = Outbox::start(socket_below(share.path()), Timings::default());
@@ -250,7 +250,7 @@ async fn a_slow_kubernetes_event_does_not_hold_up_the_state() {
 }
 
 #[tokio::test]
-async fn closing_says_what_was_not_told() {
+async fn outbox_that_closes_says_what_was_not_acknowledged() {
     let share = TempDir::new().unwrap();
     let outbox = start(&share);
     outbox.domain_event(EventType::Modified, document(1));
@@ -263,7 +263,7 @@ async fn closing_says_what_was_not_told() {
 }
 
 #[tokio::test]
-async fn another_version_of_the_protocol_is_not_spoken() {
+async fn protocol_of_another_version_is_not_spoken() {
     let share = TempDir::new().unwrap();
     let pipe = NotifyPipe::present(share.path());
     pipe.offer_versions(&[2, 3]);
@@ -276,7 +276,7 @@ async fn another_version_of_the_protocol_is_not_spoken() {
 }
 
 #[tokio::test]
-async fn a_process_of_the_pod_is_not_taken_for_virt_handler() {
+async fn process_of_the_pod_is_not_taken_for_virt_handler() {
     let share = TempDir::new().unwrap();
     let impostor = NotifyPipe::present(share.path());
     let own = i32::try_from(std::process::id()).unwrap();

@@ -58,7 +58,7 @@ fn runtime() -> tokio::runtime::Runtime {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_hundred_clients_and_some_rude_ones_do_not_disturb_a_sync() {
+fn hundred_clients_and_some_rude_ones_do_not_disturb_a_sync() {
     let image = image();
     let pod = pod(&image);
     let socket = pod.socket();
@@ -208,7 +208,7 @@ impl Drop for Stopped {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_daemon_that_hangs_fails_its_own_calls_and_nothing_else() {
+fn daemon_that_hangs_fails_its_own_calls_and_nothing_else() {
     let image = image();
     let pod = pod(&image);
     let runtime = runtime();

@@ -11,7 +11,7 @@ use virt_launcher::launcher::statistics::document::{Aliases, document};
 use virt_launcher::libvirt::{StatsRecord, TypedValue};
 
 #[test]
-fn an_interface_has_the_documented_keys_and_the_name_that_the_vmi_gives_it() {
+fn interface_has_the_documented_keys_and_the_name_that_the_vmi_gives_it() {
     let named = |(name, value): (&str, TypedValue)| (name.to_owned(), value);
     let params = [
         ("net.count", TypedValue::Unsigned(1)),
@@ -68,7 +68,7 @@ fn metadata(pod: &Pod) -> Value {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_real_guest_is_measured_pictured_and_dumped() {
+fn real_guest_is_measured_pictured_and_dumped() {
     let image = image();
     let pod = Pod::start(&image, "demo", &["--vm-stats-collector"]);
     pod.wait_ready();

@@ -20,7 +20,7 @@ spec: { domain: { memory: { guest: 64Mi }, devices: {} } }
 "#;
 
 #[test]
-fn test_driver_s_file_refuses_what_its_rules_name() {
+fn test_drivers_file_refuses_what_its_rules_name() {
     let catalogue = Catalogue::load(Some(Path::new(FILE))).unwrap();
     let (name, entry) = catalogue.get("test-driver").unwrap();
     let vmi = virt_launcher::vmi::parse(br#"{"spec":{"domain":{"devices":{"tpm":{}}}}}"#).unwrap();

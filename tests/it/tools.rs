@@ -199,7 +199,7 @@ impl Pod {
 }
 
 #[test]
-fn virt_probe_hands_the_guest_s_exit_code_on() {
+fn virt_probe_hands_the_guests_exit_code_on() {
     let pod = Pod::with(Guest { exec: Some((3, "out")), answers: true, ..Guest::default() });
     let arguments =
         ["--domainName", "ns_vm", "--timeoutSeconds", "7", "--command", "cat", "--", "--v", "a \"b\"", "--command"];

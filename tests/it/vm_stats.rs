@@ -30,14 +30,14 @@ fn some() -> VmStatsRequest {
 }
 
 #[tokio::test]
-async fn without_the_feature_gate_the_call_itself_fails() {
+async fn get_vm_stats_without_the_feature_gate_fails() {
     let refused = ask(Arc::default(), some()).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::Unknown);
     assert_eq!(refused.message(), "VMStatsCollector feature gate is not enabled");
 }
 
 #[tokio::test]
-async fn only_what_is_asked_for_is_measured() {
+async fn get_vm_stats_measures_only_what_is_asked_for() {
     let driver = Arc::new(Scripted { collects_vm_stats: true, ..Scripted::default() });
     let reply = ask(Arc::clone(&driver), some()).await.unwrap();
     assert_eq!(reply.response, Some(Response { success: true, message: String::new() }));

@@ -124,7 +124,7 @@ fn every_module_has_a_layer() {
 }
 
 #[test]
-fn the_test_sees_an_arrow_that_points_up() {
+fn test_sees_an_arrow_that_points_up() {
     let code = code("use crate::{domain::X, cmd::{serve, Driver}}; // crate::cli\nfn f() { crate::launcher::run() }");
     assert_eq!(Vec::from_iter(references(&code)), ["cmd", "domain", "launcher"]);
     assert!(!allowed("domain", "cmd"));
@@ -171,7 +171,7 @@ fn files_import_each_other_in_no_circle() {
 }
 
 #[test]
-fn libvirt_s_numbers_stay_in_its_module() {
+fn libvirts_numbers_stay_in_its_module() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
     sources(&src, &mut files);
@@ -196,7 +196,7 @@ fn is_raw(line: &str) -> bool {
 }
 
 #[test]
-fn the_test_sees_a_raw_number_of_libvirt() {
+fn test_sees_a_raw_number_of_libvirt() {
     assert!(is_raw("/// `VIR_FROM_RPC`: the client speaks."));
     assert!(is_raw("    unsafe { virt_sys::virDomainGetState(domain) }"));
     assert!(is_raw("use virt::domain::Domain;"));
@@ -204,7 +204,7 @@ fn the_test_sees_a_raw_number_of_libvirt() {
 }
 
 #[test]
-fn the_test_sees_a_circle() {
+fn test_sees_a_circle() {
     let house =
         |files: &[(&str, &str)]| House::new(files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())));
     // Through a group, a re-export and a path in the code.

@@ -151,14 +151,14 @@ impl Fate {
 }
 
 #[test]
-fn the_table_s_hypervisors_are_those_of_the_catalogue() {
+fn tables_hypervisors_are_those_of_the_catalogue() {
     let catalogue = virt_launcher::hypervisor::Catalogue::builtin().unwrap();
     let of_catalogue: BTreeSet<&str> = catalogue.iter().map(|(name, _)| name).collect();
     assert_eq!(hypervisors().into_iter().collect::<BTreeSet<_>>(), of_catalogue);
 }
 
 #[test]
-fn the_readme_s_tables_are_those_of_the_feature_table() {
+fn readmes_tables_are_those_of_the_feature_table() {
     let table = FeatureTable::builtin().unwrap();
     let wanted = format!("{}\n{}", operations(&table), fields(&table));
     let readme = std::fs::read_to_string(README).unwrap();
@@ -172,7 +172,7 @@ fn the_readme_s_tables_are_those_of_the_feature_table() {
 }
 
 #[test]
-fn an_operation_that_looks_like_an_rpc_is_one() {
+fn operation_that_looks_like_an_rpc_is_one() {
     let (table, rpcs) = (FeatureTable::builtin().unwrap(), rpcs());
     for hypervisor in hypervisors() {
         for operation in table.of(hypervisor).iter().filter_map(|rule| rule.operation.as_deref()) {

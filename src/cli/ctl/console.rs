@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_is_found_across_pieces() {
+    fn text_is_found_across_pieces() {
         let mut wanted = Wanted::new(b"login:");
         assert!(!wanted.seen(b"welcome\r\nlog"));
         assert!(!wanted.seen(b"i"));

@@ -229,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_says_what_matters() {
+    fn line_says_what_matters() {
         let domain = json!({
             "ObjectMeta": { "name": "vm", "namespace": "ns", "deletionTimestamp": "2026-01-01T00:00:00Z" },
             "Spec": { "Metadata": { "KubeVirt": { "GracePeriod": { "MarkedForGracefulShutdown": true } } } },

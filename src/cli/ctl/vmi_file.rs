@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_without_uid_means_the_running_vm_or_that_of_the_pod() {
+    fn file_without_uid_means_the_running_vm_or_that_of_the_pod() {
         let folder = tempfile::tempdir().unwrap();
         let file = VmFile { file: folder.path().join("vm.yaml"), vm: None };
         let read = |text: &str, running| {
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_tells_which_vmi_it_is() {
+    fn domain_tells_which_vmi_it_is() {
         let domain = json!({
             "ObjectMeta": { "name": "vm", "namespace": "ns" },
             "Spec": {

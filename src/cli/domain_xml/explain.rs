@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_element_is_the_step_s_that_made_it_and_a_change_the_step_s_that_changed_it() {
+    fn element_is_the_steps_that_made_it_and_a_change_the_steps_that_changed_it() {
         let stage = |step: &'static str, xml: &str| Stage {
             step,
             document: DomainSpec::from_xml(&format!("<domain>{xml}</domain>")).unwrap(),

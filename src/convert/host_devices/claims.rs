@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_has_one_file_and_one_device() {
+    fn request_has_one_file_and_one_device() {
         let device = json!({"attributes": {"a": {"string": "text"}, "b": {"int": 3}, "c": {"string": ""}}});
         let claim = json!([{"name": "c", "resourceClaimName": "rc"}]);
         let template = json!([{"name": "c", "resourceClaimTemplateName": "t"}]);

@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_claim_without_metadata_is_told_in_the_known_words() {
+    fn claim_without_metadata_is_reported_in_the_known_words() {
         for (list, what) in [("hostDevices", "dra generic"), ("gpus", "DRA GPU")] {
             let device = json!([{"name": "d", "claimName": "c", "requestName": "r"}]);
             let vmi = json!({"spec": {"domain": {"devices": {list: device}}}});

@@ -43,7 +43,7 @@ fn one(said: Vec<String>, path: &str, reason: &str) {
 const NONE: [String; 0] = [];
 
 #[test]
-fn everything_that_is_wrong_is_told_at_once_with_the_conversion_s_error_in_front() {
+fn everything_that_is_wrong_is_reported_at_once_with_the_conversions_error_in_front() {
     let disks = json!([
         {"name": "a", "cdrom": {"bus": "virtio"}}, {"name": "b", "disk": {"bus": "virtio"}, "bootOrder": 1},
         {"name": "c", "disk": {"bus": "virtio"}, "bootOrder": 1, "errorPolicy": "explode"}, {"name": "d"},
@@ -65,7 +65,7 @@ fn one_problem_keeps_its_text_and_several_are_counted() {
 }
 
 #[test]
-fn a_disk_is_one_thing_on_a_bus_that_has_it() {
+fn disk_is_one_thing_on_a_bus_that_has_it() {
     let disk = |disk: Value| with_disks(json!([disk]));
     let list = "spec.domain.devices.disks[0]";
     assert_eq!(disk(json!({"name": "a", "cdrom": {"bus": "usb"}})), NONE);
@@ -277,7 +277,7 @@ fn what_was_refused_in_vain_is_not() {
 }
 
 #[test]
-fn a_lun_s_volume_that_is_to_be_mounted_yet_is_not_judged() {
+fn luns_volume_that_is_to_be_mounted_yet_is_not_judged() {
     let lun = |status: Value| {
         let spec = json!({
             "domain": {"memory": {"guest": "64Mi"}, "devices": {"disks": [{"name": "late", "lun": {"bus": "scsi"}}]}},
@@ -292,7 +292,7 @@ fn a_lun_s_volume_that_is_to_be_mounted_yet_is_not_judged() {
 }
 
 #[test]
-fn a_running_vm_is_judged_by_the_same_rules_without_what_only_a_define_knows() {
+fn running_vm_is_judged_by_the_same_rules_without_what_only_a_define_knows() {
     let vmi = |disk: Value, options: bool| {
         let vmi = json!({
             "metadata": {"name": "vm", "namespace": "ns"},
@@ -323,7 +323,7 @@ fn a_running_vm_is_judged_by_the_same_rules_without_what_only_a_define_knows() {
 }
 
 #[test]
-fn a_device_that_breaks_a_rule_is_refused_for_every_hypervisor() {
+fn device_that_breaks_a_rule_is_refused_for_every_hypervisor() {
     let disks = json!([
         {"name": "a", "disk": {"bus": "virtio"}}, {"name": "b", "disk": {"bus": "virtio"}, "lun": {"bus": "virtio"}},
         {"name": "c"}, {"name": "a", "disk": {"bus": "virtio"}},

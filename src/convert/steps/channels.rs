@@ -28,7 +28,7 @@ mod tests {
     const AGENT: &str = r#"<channel type="unix"><target name="org.qemu.guest_agent.0" type="virtio"/></channel>"#;
 
     #[test]
-    fn channels_always_hold_the_guest_agent_s() {
+    fn channels_always_hold_the_guest_agents() {
         assert_eq!(written(super::channels, json!({})), AGENT);
     }
 

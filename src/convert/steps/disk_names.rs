@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_running_domain_s_names_stay_and_are_given_to_nobody_else() {
+    fn running_domains_names_stay_and_are_given_to_nobody_else() {
         let live = [disk("virtio", "disk", "vda"), disk("virtio", "disk", "vdc"), disk("scsi", "disk", "sda")];
         let claims = [
             Claim { bus: "virtio", status: "vda", ..Claim::default() },

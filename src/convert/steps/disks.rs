@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_metrics_disk_has_its_io_thread_and_error_policy_and_nothing_else_of_a_driver() {
+    fn metrics_disk_has_its_io_thread_and_error_policy_and_nothing_else_of_a_driver() {
         let disk = json!({"name": "m", "disk": {"bus": "virtio"}, "cache": "none", "io": "threads"});
         let own = json!({"name": "own", "disk": {"bus": "virtio"}, "dedicatedIOThread": true, "errorPolicy": "report"});
         let sata = json!({"name": "sata", "disk": {"bus": "sata"}});

@@ -15,7 +15,7 @@ mod tests {
     use super::super::testing::{run, vmi, written};
 
     #[test]
-    fn host_devices_are_those_of_the_pod_s_environment() {
+    fn host_devices_are_those_of_the_pods_environment() {
         let device = vmi(json!({"devices": {"hostDevices": [{"name": "d", "deviceName": "a.b/c"}]}}));
         let facts = json!({"env": {"PCI_RESOURCE_A_B_C": "0000:01:02.3"}});
         assert_eq!(

@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn hypervisor_of_a_driver_without_devices_has_the_driver_s_type() {
+    fn hypervisor_of_a_driver_without_devices_has_the_drivers_type() {
         let facts = json!({"hypervisor": {"virtType": "lxc"}});
         assert!(run(super::hypervisor, vmi(json!({})), facts).unwrap().contains(r#"<domain type="lxc">"#));
     }

@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn launch_security_is_amd64_s_alone() {
+    fn launch_security_is_amd64s_alone() {
         let vmi = vmi(json!({"launchSecurity": {"sev": {}}}));
         assert_eq!(run(super::launch_security, vmi, json!({"hostArch": "s390x"})).unwrap(), "");
         assert_eq!(written(super::launch_security, json!({})), "");

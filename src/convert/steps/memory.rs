@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_the_guest_s_else_the_request() {
+    fn memory_is_the_guests_else_the_request() {
         let mut domain = memory(json!({"guest": "1Mi"}));
         domain["resources"] = json!({"requests": {"memory": "2Mi"}});
         assert_eq!(written(super::memory, domain.clone()), r#"<memory unit="b">1048576</memory>"#);

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn reboot_policy_is_libvirt_s_action() {
+    fn reboot_policy_is_libvirts_action() {
         let policy = |policy| written(super::reboot_policy, json!({"rebootPolicy": policy}));
         assert_eq!(policy("Terminate"), "<on_reboot>destroy</on_reboot>");
         assert_eq!(policy("Reboot"), "<on_reboot>restart</on_reboot>");

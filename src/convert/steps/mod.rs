@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_component_is_put_beneath() {
+    fn last_component_is_put_beneath() {
         for (path, expected) in [("/a/b", "f/b"), ("b", "f/b"), ("/a/b//", "f/b"), ("/", "f"), ("", "f"), ("./.", "f")]
         {
             assert_eq!(beneath("f", path), expected, "{path}");

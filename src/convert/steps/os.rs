@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn os_has_efi_files_and_variables_of_the_vm_s_own() {
+    fn os_has_efi_files_and_variables_of_the_vms_own() {
         let facts = |auto: bool| {
             let files = ["OVMF_CODE.fd", "OVMF_VARS.fd", "OVMF_CODE.secboot.fd", "OVMF_VARS.secboot.fd"];
             json!({"ovmf": {"path": "/f", "files": files, "firmwareAutoSelection": auto}})

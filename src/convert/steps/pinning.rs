@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn the_spec_counts_what_it_names() {
+    fn spec_counts_what_it_names() {
         let cpu = |cores, sockets, threads| vmi::Cpu { cores, sockets, threads, ..vmi::Cpu::default() };
         assert_eq!(spec_vcpus(&cpu(0, 0, 0)), 0);
         assert_eq!(spec_vcpus(&cpu(3, 0, 2)), 6);

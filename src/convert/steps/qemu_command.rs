@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn qemu_command_reads_the_firmware_s_debug_port_at_a_high_verbosity() {
+    fn qemu_command_reads_the_firmwares_debug_port_at_a_high_verbosity() {
         let at = |facts: Value| run(super::qemu_command, vmi(json!({})), facts).unwrap();
         let verbosity = |verbosity: &str| json!({"VIRT_LAUNCHER_LOG_VERBOSITY": verbosity});
         let debug = at(json!({"env": verbosity("6")}));

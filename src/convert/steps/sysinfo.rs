@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn sysinfo_has_the_vmi_s_texts_before_the_cluster_s() {
+    fn sysinfo_has_the_vmis_texts_before_the_clusters() {
         let smbios = json!({"manufacturer": "m", "family": "f", "product": "p", "sku": "s", "version": "v"});
         let domain = json!({"firmware": {"uuid": "u", "serial": "n"}, "chassis": {"asset": "a"}});
         let entries = |entries: &[(&str, &str)]| {

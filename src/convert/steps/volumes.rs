@@ -180,7 +180,7 @@ mod tests {
 
     /// A disk without a format, or an overlay over one, would have libvirt or QEMU guess: from what a guest wrote there.
     #[test]
-    fn the_format_of_every_disk_is_named() {
+    fn format_of_every_disk_is_named() {
         let volumes = [
             ("pvc", r#""persistentVolumeClaim":{"claimName":"c"}"#),
             ("block", r#""persistentVolumeClaim":{"claimName":"c"}"#),

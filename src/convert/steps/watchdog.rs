@@ -43,7 +43,7 @@ mod tests {
     }
 
     #[test]
-    fn watchdog_is_the_architecture_s() {
+    fn watchdog_is_the_architectures() {
         let both = json!({"name": "w", "i6300esb": {"action": "reset"}, "diag288": {"action": "poweroff"}});
         assert_eq!(
             on("amd64", both.clone()).unwrap(),

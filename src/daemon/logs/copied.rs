@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_file_is_appended_to_and_never_grows_without_bound() {
+    async fn file_is_appended_to_and_never_grows_without_bound() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
         std::fs::write(&path, "before\n").unwrap();

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_link_in_the_fifo_s_place_is_not_followed() {
+    fn link_in_the_fifos_place_is_not_followed() {
         let place = tempfile::tempdir().unwrap();
         let (victim, fifo) = (place.path().join("victim"), place.path().join("fifo"));
         std::fs::write(&victim, "mine").unwrap();

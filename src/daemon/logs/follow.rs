@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_later_reader_repeats_nothing_and_loses_nothing() {
+    async fn later_reader_repeats_nothing_and_loses_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("vm.log");
         let mut log = fs::File::create(&path).unwrap();

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_regular_line_is_taken_apart() {
+    fn regular_line_is_taken_apart() {
         let line = format!("{TIME}: 48: error : virHostCPUGetCPUID:1467 : Unable to open /dev/kvm: Permission denied");
         assert_eq!(
             parsed(&line),

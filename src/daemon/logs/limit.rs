@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_passes_then_the_sustained_rate_and_the_rest_is_counted() {
+    fn burst_passes_then_the_sustained_rate_and_the_rest_is_counted() {
         let start = Instant::now();
         let mut bucket = TokenBucket::new(LinesPerSecond { burst: 10, sustained: 5 }, start);
         assert_eq!((0..100).filter(|_| bucket.admit(start)).count(), 10);
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_stands_still_or_steps_back_admits_nothing_extra() {
+    fn clock_that_stands_still_or_steps_back_admits_nothing_extra() {
         let start = Instant::now() + Duration::from_secs(60);
         let mut bucket = TokenBucket::new(LinesPerSecond { burst: 1, sustained: 1000 }, start);
         assert!(bucket.admit(start));

@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_is_there_for_the_next_launcher_and_not_for_a_first_one() {
+    fn mark_is_there_for_the_next_launcher_and_not_for_a_first_one() {
         let place = tempfile::tempdir().unwrap();
         let folder = Folder::open(place.path()).unwrap();
         let position = Position { device: u64::MAX, inode: 7, offset: 1 << 40 };

@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_came_after_the_mark_is_told() {
+    fn only_what_came_after_the_mark_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("d.log");
         assert_eq!(LogMark::at_end_of(Some(&log)).reason(), None);
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_raw_disk_that_looks_like_an_image_is_refused() {
+    async fn raw_disk_that_looks_like_an_image_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let disk = folder.path().join("disk.img");
         let checked = async |content: &[u8], kind: &str| {
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_disk_that_blocks_whoever_opens_it_is_refused() {
+    async fn disk_that_blocks_whoever_opens_it_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
         nix::unistd::mkfifo(&pipe, Mode::S_IRWXU).unwrap();
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_waiting_daemon_is_released() {
+    fn waiting_daemon_is_released() {
         let folder = tempfile::tempdir().unwrap();
         let fifo = folder.path().join("d-event-monitor-fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();

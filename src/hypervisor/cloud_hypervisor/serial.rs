@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn the_xml_does_not_say_where_the_files_are() {
+    fn xml_does_not_say_where_the_files_are() {
         let xml = |serial: &str| format!("<domain type='kvm'><name>d</name><devices>{serial}</devices></domain>");
         let private = Path::new("/private/u");
         let port = "<serial type='unix'><source mode='bind' path='/private/u/vmm-serial0'/><target port='0'/>";
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn the_log_is_a_file_of_the_vm_s_and_no_link() {
+    fn log_is_a_file_of_the_vms_and_no_link() {
         let folder = tempfile::tempdir().unwrap();
         let (log, victim) = (folder.path().join(LOG), folder.path().join("victim"));
         for text in ["one", " two"] {
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_socket_takes_the_place_of_a_link_and_nothing_else_changes_hands() {
+    async fn socket_takes_the_place_of_a_link_and_nothing_else_changes_hands() {
         let folder = tempfile::tempdir().unwrap();
         let (socket, victim) = (folder.path().join(USERS), folder.path().join("victim"));
         std::fs::write(&victim, "precious").unwrap();

@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_has_libvirt_s_names_and_the_guest_s_view() {
+    fn record_has_libvirts_names_and_the_guests_view() {
         let folder = tempfile::tempdir().unwrap();
         let statistics = folder.path().join("tap0/statistics");
         std::fs::create_dir_all(&statistics).unwrap();

@@ -123,7 +123,7 @@ fn cat() -> Child {
 }
 
 #[tokio::test]
-async fn a_power_off_that_libvirt_cannot_tell_of_is_no_crash() {
+async fn power_off_that_libvirt_cannot_tell_of_is_not_a_crash() {
     for (cleanly, reason) in [(true, StateReason::Shutdown), (false, StateReason::Crashed)] {
         // The daemon is away, or a new one that never knew the VM, which was not noticed yet.
         for vm in [Some(Vm::without_libvirt()), Vm::with_libvirt().await] {
@@ -157,7 +157,7 @@ async fn without_a_serial_port_the_exit_code_tells_a_power_off_where_the_kernel_
 }
 
 #[tokio::test]
-async fn an_end_stays_known_until_libvirt_can_be_told_to_forget_the_vm() {
+async fn end_stays_known_until_libvirt_can_be_told_to_forget_the_vm() {
     let vm = Vm::without_libvirt();
     vm.vmm_ends(true).await;
     assert!(vm.control.undefine().await.is_err());
@@ -187,7 +187,7 @@ async fn make_next_id_nobody_s(connection: &Connection, domain: &str) {
 }
 
 #[tokio::test]
-async fn a_vmm_that_ended_before_it_could_be_watched_is_a_failed_start() {
+async fn vmm_that_ended_before_it_could_be_watched_is_a_failed_start() {
     let Some(mut vm) = Vm::with_libvirt().await else { return };
     let (connection, domain) = (vm.control.0.connection.clone(), vm.control.domain().to_owned());
     connection.define(vm.xml()).await.unwrap();
@@ -213,7 +213,7 @@ async fn wait_text(path: &Path, text: &str) {
 }
 
 #[tokio::test]
-async fn a_launcher_that_follows_takes_no_path_from_what_a_vmm_may_have_changed() {
+async fn launcher_that_follows_takes_no_path_from_what_a_vmm_may_have_changed() {
     let vm = Vm::without_libvirt();
     let (mut vmm, elsewhere) = (vm.start_vmm(), vm.path("elsewhere"));
     let log = format!("<log file='{}' append='on'/></serial>", elsewhere.display());
@@ -230,7 +230,7 @@ async fn a_launcher_that_follows_takes_no_path_from_what_a_vmm_may_have_changed(
 }
 
 #[tokio::test]
-async fn a_launcher_that_follows_reads_no_xml_that_blocks_or_is_another_s() {
+async fn launcher_that_follows_reads_no_xml_that_blocks_or_is_anothers() {
     let vm = Vm::without_libvirt();
     let (kept, other) = (vm.path("vmm-domain.xml"), vm.path("other"));
     std::fs::write(&other, vm.xml()).unwrap();
@@ -254,7 +254,7 @@ async fn a_launcher_that_follows_reads_no_xml_that_blocks_or_is_another_s() {
 }
 
 #[tokio::test]
-async fn a_launcher_that_follows_tells_an_end_that_nobody_saw() {
+async fn launcher_that_follows_tells_an_end_that_nobody_saw() {
     for (cleanly, reason) in [(true, StateReason::Shutdown), (false, StateReason::Crashed)] {
         let mut vm = Vm::without_libvirt();
         vm.control.attach().await.unwrap();

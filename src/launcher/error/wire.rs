@@ -40,7 +40,7 @@ mod tests {
     }
 
     #[test]
-    fn libvirt_s_errors_have_a_form_of_their_own_and_another_one_in_a_context() {
+    fn libvirts_errors_have_a_form_of_their_own_and_another_one_in_a_context() {
         let inside = "Code=42, Domain=10, Message='Domain not found: no domain with matching name 'a_b''";
         let bare = Error::from(libvirt::Error::Libvirt(no_domain()));
         assert_eq!(bare, Error::Libvirt(no_domain()));
@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_is_late_keeps_its_words() {
+    fn call_that_is_late_keeps_its_words() {
         let late = libvirt::Error::Deadline { call: "virDomainSuspend", after: Duration::from_secs(10) };
         assert_eq!(Error::from(late.clone()).message(), "libvirt did not answer virDomainSuspend within 10.0 s");
         let during = Error::during("stopping", late).message();

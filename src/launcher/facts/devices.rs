@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_network_info_file_is_waited_for() {
+    fn empty_network_info_file_is_waited_for() {
         let root = tempfile::tempdir().unwrap();
         assert_eq!(network_info(root.path(), Duration::from_secs(60)), None, "what is not there is not waited for");
         write(root.path(), NETWORK_INFO, "");
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn sysfs_tells_where_the_domain_s_devices_are() {
+    fn sysfs_tells_where_the_domains_devices_are() {
         let root = tempfile::tempdir().unwrap();
         for (path, content) in [
             ("bus/pci/devices/0008:01:00.0/numa_node", "1\n"),

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_system_s_block_is_one_that_qemu_takes() {
+    fn file_systems_block_is_one_that_qemu_takes() {
         for (said, taken) in [(4096, 4096), (512, 512), (1, 512), (0, 512), (1 << 20, 1 << 20), (4 << 20, 2 << 20)] {
             assert_eq!(possible_block(said), taken, "{said}");
         }
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn an_allocated_image_behind_an_overlay_counts() {
+    fn allocated_image_behind_an_overlay_counts() {
         let root = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         let disk = |format: &str, source: &str| {
             format!("<disk type='file'><driver name='qemu' type='{format}'/><source {source}</source></disk>")
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_s_sizes_are_the_device_s_or_its_parent_s() {
+    fn queues_sizes_are_the_devices_or_its_parents() {
         let entry = tempfile::tempdir().unwrap();
         let (disk, partition) = (entry.path().join("sda"), entry.path().join("sda/sda1"));
         std::fs::create_dir_all(disk.join("queue")).unwrap();

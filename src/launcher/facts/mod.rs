@@ -213,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn microsoft_s_hypervisor_does_where_there_is_no_kvm() {
+    fn microsofts_hypervisor_does_where_there_is_no_kvm() {
         let catalogue = crate::hypervisor::Catalogue::builtin().unwrap();
         let (_, entry) = catalogue.get("cloud-hypervisor").unwrap();
         let root = tempfile::tempdir().unwrap();
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pod_s_cpus_are_read_or_refused() {
+    fn pods_cpus_are_read_or_refused() {
         assert!(!cpu_set(Path::new("/")).unwrap().is_empty());
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("sys/fs/cgroup/cpuset/cpuset.cpus");
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_s_facts_are_found_below_its_root() {
+    fn pods_facts_are_found_below_its_root() {
         let root = tempfile::tempdir().unwrap();
         for (path, content) in [
             ("sys/fs/cgroup/cpuset.cpus.effective", "2-3\n"),
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_is_taken_as_far_as_conversion_looks_at_it() {
+    fn environment_is_taken_as_far_as_conversion_looks_at_it() {
         let variables = [("PCI_RESOURCE_X", "a"), ("VIRT_LAUNCHER_LOG_VERBOSITY", "3"), ("HOME", "/")];
         let variables = variables.map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let found = environment(variables.into_iter());

@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn the_state_of_tpms_must_be_there() {
+    fn state_of_tpms_must_be_there() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("tpm2")).unwrap();
         std::fs::write(dir.path().join("tpm2/state"), "x").unwrap();

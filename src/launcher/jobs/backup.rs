@@ -363,7 +363,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_link_in_the_place_of_a_backup_to_come_is_refused() {
+    fn link_in_the_place_of_a_backup_to_come_is_refused() {
         let claim = tempfile::tempdir().unwrap();
         let folder = claim.path().join("vm/backup");
         make_without_links(&folder).unwrap();
@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_is_told_as_documented() {
+    fn end_is_reported_as_documented() {
         let ended = |mode: &str, job_type: JobType, error: Option<&str>| {
             let mut backup = BackupMetadata { name: "b".into(), mode: mode.into(), ..BackupMetadata::default() };
             let error = error.map(str::to_owned);

@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_libvirt_is_no_failure_and_the_guest_does_not_wait_for_it() {
+    async fn slow_libvirt_is_no_failure_and_the_guest_does_not_wait_for_it() {
         let (record, thawed) = record(30, Ok(()), false).await;
         assert!(is_running(&record));
         assert_eq!(record.quiesce_status, "Failed", "the guest wrote before its disks were copied");
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_end_that_comes_before_the_answer_stays() {
+    async fn end_that_comes_before_the_answer_stays() {
         for takes in [0, 30] {
             let (record, thawed) = record(takes, Ok(()), true).await;
             assert_eq!((record.backup_msg.as_str(), record.failed), ("no space", true));

@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_dump_is_made_once_for_each_file_name_and_an_unfinished_one_again() {
+    fn dump_is_made_once_for_each_file_name_and_an_unfinished_one_again() {
         let cache = MetadataCache::default();
         assert!(begin(&cache, "a"));
         let noted = cache.snapshot().memory_dump.unwrap();

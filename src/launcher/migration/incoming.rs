@@ -251,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_guest_is_here_when_it_runs_or_is_held_for_its_own_reasons() {
+    fn guest_is_here_when_it_runs_or_is_held_for_its_own_reasons() {
         let paused = |reason| is_here(DomainState::new(LifeCycle::Paused, reason));
         assert!(is_here(DomainState::RUNNING));
         assert!(paused(StateReason::User) && paused(StateReason::IoError));

@@ -193,14 +193,14 @@ mod tests {
     }
 
     #[test]
-    fn a_block_migration_without_disks_copies_none() {
+    fn block_migration_without_disks_copies_none() {
         let made = with_notes(r#"{"migrationMethod":"BlockMigration"}"#, &eight(), RUNNING, &[]);
         assert_eq!(made.notes, ["no disk is copied: all are shared, or are at the target already"]);
         assert_eq!(made.call, in_parallel(), "libvirt would choose shared disks");
     }
 
     #[test]
-    fn a_paused_guest_gets_no_post_copy() {
+    fn paused_guest_gets_no_post_copy() {
         let options = MigrationOptions { allow_post_copy: true, ..eight() };
         let flags = MigrationFlags { post_copy: true, ..in_parallel().flags };
         assert_eq!(made("{}", &options, RUNNING, &[]), Migration { flags, ..in_parallel() });
@@ -263,14 +263,14 @@ mod tests {
     }
 
     #[test]
-    fn a_vmi_without_root_goes_to_the_session_daemon() {
+    fn vmi_without_root_goes_to_the_session_daemon() {
         let made = made(r#"{"runtimeUser":107}"#, &MigrationOptions::default(), RUNNING, &[]);
         let destination = "qemu+unix:///session?socket=/var/run/kubevirt/migrationproxy/u-1-source.sock";
         assert_eq!(made, Migration { destination: destination.to_owned(), ..plain() });
     }
 
     #[test]
-    fn the_target_s_domain_has_the_name_that_the_target_knows() {
+    fn targets_domain_has_the_name_that_the_target_knows() {
         let name =
             |target: &str| destination_name(&vmi(&format!(r#"{{"migrationState":{{"targetState":{target}}}}}"#)));
         assert_eq!(name(r#"{"domainNamespace":"other","domainName":"new"}"#), "other_new");

@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn info_line_is_the_original_s() {
+    fn info_line_is_the_originals() {
         let line = "Migration info for u: TimeElapsed:4012ms DataProcessed:1000MiB DataRemaining:3000MiB DataTotal:4096MiB \
                     MemoryProcessed:999MiB MemoryRemaining:2999MiB MemoryTotal:4095MiB MemoryBandwidth:1000Mbps \
                     DirtyRate:32Mbps Iteration:3 PostcopyRequests:1 ConstantPages:11 NormalPages:22 NormalData:33MiB \

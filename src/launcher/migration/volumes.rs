@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_without_a_volume_is_copied() {
+    fn disk_without_a_volume_is_copied() {
         let vmi = VirtualMachineInstance::default();
         let xml = "<domain><devices><disk type='file' device='disk'><target dev='sdb'/></disk></devices></domain>";
         let live = DomainSpec::from_xml(xml).unwrap().devices.disks;

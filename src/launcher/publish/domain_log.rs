@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_first_end_of_the_last_life_counts() {
+    async fn first_end_of_the_last_life_counts() {
         let log = tempfile::NamedTempFile::new().unwrap();
         let filler = "x".repeat(300_000);
         let lines = "2026-11-21 08:00:00.000+0000: shutting down, reason=destroyed\n\

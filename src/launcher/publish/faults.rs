@@ -203,7 +203,7 @@ mod tests {
     const STARTED: Lifecycle = Lifecycle::Started { migrated: false };
 
     #[tokio::test]
-    async fn a_panic_is_told_once_until_the_guest_runs_again() {
+    async fn panic_is_reported_once_until_the_guest_runs_again() {
         let log = tempfile::NamedTempFile::new().unwrap();
         let line =
             "2026-11-21 08:00:00.000+0000: panic hyper-v: arg1='0xa', arg2='0x1f', arg3='0x0', arg4='0x3', arg5='0x4'";
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_that_virt_handler_has_not_acknowledged_comes_with_the_end() {
+    fn panic_that_virt_handler_has_not_acknowledged_comes_with_the_end() {
         let panics = Panics { count: 1, ..Panics::default() };
         let mut faults = Faults::new(DomainLog::default(), panics);
         let mut status = DomainStatus { status: LifeCycle::Running, ..DomainStatus::default() };
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_without_details_says_so() {
+    async fn panic_without_details_says_so() {
         let mut faults = Faults::new(DomainLog::new(Some("/nowhere/at/all.log".into())), Panics::default());
         assert_eq!(faults.note(PANIC).await.as_deref(), Some("GuestPanicked (details unavailable)"));
         assert_eq!(panic_in("kernel panic - not syncing: x\npanic s390: core='0' psw").type_, "s390");
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_failing_disk_is_told_once_in_a_pause() {
+    async fn each_failing_disk_is_reported_once_in_a_pause() {
         let seen = |state| DomainSnapshot { state, xml: None };
         let paused = |reason| seen(DomainState::new(LifeCycle::Paused, reason));
         let xml = "<domain><devices><disk><target dev='vdb'/><alias name='ua-data'/></disk></devices></domain>";

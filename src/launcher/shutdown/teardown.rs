@@ -222,7 +222,7 @@ mod tests {
     use crate::domain::{DomainStatus, LifeCycle, StateReason};
 
     #[test]
-    fn an_end_that_nobody_acknowledged_is_named_as_libvirt_names_it() {
+    fn end_that_nobody_acknowledged_is_named_as_libvirt_names_it() {
         let status =
             DomainStatus { status: LifeCycle::Shutoff, reason: StateReason::Destroyed, ..DomainStatus::default() };
         let said = untold(Some(&Domain { status, ..Domain::default() }));

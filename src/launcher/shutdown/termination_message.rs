@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_cut_to_size_and_written_only_where_it_is_wanted() {
+    fn message_is_cut_to_size_and_written_only_where_it_is_wanted() {
         let folder = tempfile::tempdir().unwrap();
         let (log, missing, link) =
             (folder.path().join("log"), folder.path().join("missing"), folder.path().join("link"));

@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_in_the_log_s_place_is_not_followed() {
+    fn link_in_the_logs_place_is_not_followed() {
         let places = Places::new();
         let victim = places.folder.path().join("victim");
         std::fs::write(&victim, "").unwrap();

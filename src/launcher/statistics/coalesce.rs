@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_hundred_callers_share_one_piece_of_work() {
+    async fn hundred_callers_share_one_piece_of_work() {
         let (shared, work) = (Arc::new(Coalesced::new(Duration::ZERO)), Work::new());
         let mut callers = tokio::task::JoinSet::new();
         for _ in 0..100 {
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_result_is_kept_as_long_as_told_and_only_if_it_counts() {
+    async fn result_is_kept_as_long_as_told_and_only_if_it_counts() {
         let (shared, work) = (Arc::new(Coalesced::new(Duration::from_secs(3))), Work::new());
         work.may_end.add_permits(9);
         assert_eq!(shared.get(|_| true, || Arc::clone(&work).run()).await, Some(1));

@@ -183,7 +183,7 @@ mod tests {
     const PLAIN: &str = r#""disk":{"bus":"virtio"}"#;
 
     #[test]
-    fn an_image_of_odd_size_is_rounded_up_for_direct_io_alone() {
+    fn image_of_odd_size_is_rounded_up_for_direct_io_alone() {
         let facts = HostFacts::default();
         let none = r#""disk":{"bus":"virtio"},"cache":"none""#;
         for (fields, bytes, wanted) in [
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_has_whole_blocks_of_those_that_the_guest_is_shown() {
+    fn image_has_whole_blocks_of_those_that_the_guest_is_shown() {
         let mut facts = HostFacts::default();
         facts.file_block_sizes.insert(format!("/{IMAGE}"), 8192);
         let sized = |size: &str| format!(r#"{PLAIN},"cache":"writethrough","blockSize":{size}"#);
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_is_rounded_up_behind_a_link_of_its_volume_and_only_while_it_does_not_change() {
+    fn image_is_rounded_up_behind_a_link_of_its_volume_and_only_while_it_does_not_change() {
         let (root, path) = image(8191);
         std::fs::rename(&path, path.with_file_name("other.img")).unwrap();
         std::os::unix::fs::symlink("other.img", &path).unwrap();
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_that_stays_odd_does_without_direct_io_or_is_refused_by_name() {
+    fn image_that_stays_odd_does_without_direct_io_or_is_refused_by_name() {
         let judged = |fields: &str, block, direct| {
             let odd = Odd { bytes: 7_000_000_001, block, direct, why: "No space left on device".to_owned() };
             let vmi = vmi(&format!("{PLAIN}{fields}"));

@@ -25,7 +25,7 @@ mod tests {
     use crate::libvirt::VirError;
 
     #[test]
-    fn an_error_about_a_field_has_its_path_and_others_stay_as_they_are() {
+    fn error_about_a_field_has_its_path_and_others_stay_as_they_are() {
         let vmi = VirtualMachineInstance::default();
         let error = |message: &str| {
             ControlError::from(libvirt::Error::Libvirt(VirError { code: 1, domain: 31, message: message.into() }))

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_has_what_no_other_call_brings() {
+    fn target_has_what_no_other_call_brings() {
         let own = own_part(&vmi(
             r#"{"spec":{"volumes":[{"name":"a"},{"name":"hot"}],"networks":[{"name":"n"},{"name":"vf"}],"domain":{"devices":{
             "disks":[{"name":"a"},{"name":"hot"}],"hostDevices":[{"name":"usb"}],
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn generated_disks_have_the_source_s_size() {
+    fn generated_disks_have_the_sources_size() {
         let root = tempfile::tempdir().unwrap();
         let vmi = vmi(
             r#"{"spec":{"volumes":[{"name":"s","cloudInitNoCloud":{}},{"name":"c","configMap":{}},{"name":"p","emptyDisk":{}}]},

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_out_of_the_volume_is_refused_whatever_stands_before_it() {
+    fn link_out_of_the_volume_is_refused_whatever_stands_before_it() {
         let root = tempfile::tempdir().unwrap();
         let volumes = root.path().join("var/run/kubevirt-private/vmi-disks");
         let hot = root.path().join("var/run/kubevirt/hotplug-disks");

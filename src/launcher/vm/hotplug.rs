@@ -108,7 +108,7 @@ mod tests {
     use crate::domain::{Alias, DataStore};
 
     #[test]
-    fn the_gate_opens_again_however_the_plug_ends() {
+    fn gate_opens_again_however_the_plug_ends() {
         let gate = Gate::default();
         {
             let _pass = gate.enter();
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_overlay_outlives_its_disk_until_the_guest_has_let_go() {
+    async fn overlay_outlives_its_disk_until_the_guest_has_let_go() {
         let folder = tempfile::tempdir().unwrap();
         let overlay = folder.path().join("v.qcow2");
         std::fs::write(&overlay, "x").unwrap();

@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn only_an_edit_that_changes_something_is_told() {
+    async fn only_an_edit_that_changes_something_is_reported() {
         let cache = MetadataCache::default();
         cache.set(|value| value.uid = "u1".into());
         cache.edit(|value| value.uid = "u1".into());

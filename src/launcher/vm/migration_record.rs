@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_migration_is_begun_once() {
+    fn migration_is_begun_once() {
         let cache = MetadataCache::default();
         assert_eq!(begin(&cache, "m1").unwrap(), Begun::Now);
         let begun = record(&cache);
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_word_of_an_earlier_migration_changes_nothing() {
+    fn late_word_of_an_earlier_migration_changes_nothing() {
         let cache = MetadataCache::default();
         begin(&cache, "m1").unwrap();
         end(&cache, "m1", None);
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn an_abort_is_heard_once_and_again_after_it_failed() {
+    fn abort_is_heard_once_and_again_after_it_failed() {
         let cache = MetadataCache::default();
         assert!(!may_be_aborted(&cache.snapshot()));
         begin(&cache, "m").unwrap();

@@ -131,7 +131,7 @@ mod tests {
     use crate::libvirt::{Error, VirError};
 
     #[tokio::test]
-    async fn a_guest_that_takes_its_time_to_obey_was_asked() {
+    async fn guest_that_takes_its_time_to_obey_was_asked() {
         let (after, call) = (Duration::from_secs(12), "virDomainShutdownFlags");
         let asked_at = |vm: &Vm| vm.metadata.snapshot().grace_period.and_then(|grace| grace.deletion_timestamp);
         let hangs = vm(Error::Deadline { call, after });
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_guest_that_is_being_migrated_is_neither_paused_nor_resumed() {
+    async fn guest_that_is_being_migrated_is_neither_paused_nor_resumed() {
         let migrating = vm(Error::Libvirt(VirError { code: 9, domain: 10, message: "no".into() }));
         record::begin(&migrating.metadata, "m1").unwrap();
         let vmi = VirtualMachineInstance::default();

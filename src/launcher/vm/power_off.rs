@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn an_agent_that_took_the_order_has_time_to_obey_it() {
+    async fn agent_that_took_the_order_has_time_to_obey_it() {
         let asked = AskedAgent::default();
         assert_eq!(asked.next(), Next::Agent);
         asked.note(true);
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_agent_that_did_not_take_the_order_delays_no_other() {
+    async fn agent_that_did_not_take_the_order_delays_no_other() {
         let asked = AskedAgent::default();
         asked.note(false);
         for (after, next) in [(0, Next::PowerButton), (29, Next::PowerButton), (1, Next::Agent)] {

@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_document_is_there_for_the_next_until_there_is_no_domain() {
+    fn last_document_is_there_for_the_next_until_there_is_no_domain() {
         let folder = tempfile::tempdir().unwrap();
         let document: Arc<str> = Arc::from("{}");
         StateFile::open(folder.path(), false).keep_domain(Some(&document));

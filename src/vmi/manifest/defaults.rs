@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_machine_gets_what_the_api_server_gives_it() {
+    fn bare_machine_gets_what_the_api_server_gives_it() {
         let vmi = with_defaults(
             "amd64",
             json!({"domain": {"resources": {"requests": {"memory": "1Gi"}, "limits": {"cpu": "1500m"}},

@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn required_fields_and_keys_that_are_there_twice_are_told() {
+    fn required_fields_and_keys_that_are_there_twice_are_reported() {
         let text = "spec:\n  domain:\n    cpu: {cores: 1, cores: 2}\n    devices:\n      disks:\n      - disk: {}\n  \
                     networks:\n  - name: x\n    multus: {}\nstatus: {volumeStatus: [{name: a}]}\n";
         assert_eq!(

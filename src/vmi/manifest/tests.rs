@@ -21,7 +21,7 @@ fn vmi(name: &str) -> String {
 }
 
 #[test]
-fn a_virtual_machine_gives_its_template_under_its_own_name() {
+fn virtual_machine_gives_its_template_under_its_own_name() {
     let text = "apiVersion: kubevirt.io/v1\nkind: VirtualMachine\nmetadata: {name: harbour, namespace: lab, uid: of-the-vm}\n\
                 spec:\n  runStrategy: Always\n  template:\n    metadata: {name: left, namespace: over, labels: {a: b}}\n    \
                 spec: {domain: {memory: {guest: 1Gi}, devices: {}}}\n";
@@ -80,7 +80,7 @@ fn of_several_machines_one_is_chosen_by_name() {
 }
 
 #[test]
-fn what_is_not_a_machine_is_told() {
+fn what_is_not_a_machine_is_reported() {
     assert!(errors("kind: Pod\n")[0].starts_with("vm.yaml:1: kind: \"Pod\" is neither VirtualMachineInstance nor"));
     let other = "apiVersion: example.org/v1\nkind: VirtualMachine\nmetadata: {name: a}\n";
     assert!(errors(other)[0].contains("\"VirtualMachine\" of example.org/v1 is neither"), "{:?}", errors(other));
@@ -152,14 +152,14 @@ fn names_are_those_that_the_api_server_takes() {
 }
 
 #[test]
-fn the_same_file_is_the_same_machine_each_time() {
+fn same_file_is_the_same_machine_each_time() {
     let uuid = |text: &str| read(text).unwrap().vmi.spec.domain.firmware.unwrap().uuid;
     assert_eq!(uuid(&vmi("a")), uuid(&vmi("a")));
     assert_ne!(uuid(&vmi("a")), uuid(&vmi("b")));
 }
 
 #[test]
-fn an_object_that_is_complete_stays_as_it_is() {
+fn object_that_is_complete_stays_as_it_is() {
     let text = "{\"kind\": \"VirtualMachineInstance\", \"metadata\": {\"name\": \"a\", \"namespace\": \"b\"}, \
                 \"spec\": {\"domain\": {\"devices\": {}}}}";
     let manifest = Manifest::read(text, &Options { is_complete: true, ..options() }).unwrap();
@@ -167,7 +167,7 @@ fn an_object_that_is_complete_stays_as_it_is() {
 }
 
 #[test]
-fn an_instancetype_is_applied_from_the_file_assumed_or_refused() {
+fn instancetype_is_applied_from_the_file_assumed_or_refused() {
     let vm = "kind: VirtualMachine\nmetadata: {name: a}\nspec:\n  instancetype: {name: u1.big}\n  preference: {name: p}\n  \
               template: {spec: {domain: {devices: {}}}}\n";
     assert!(errors(vm)[0].starts_with("vm.yaml:4: spec.instancetype: \"u1.big\" is looked up in the cluster"));

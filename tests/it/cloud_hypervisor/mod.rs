@@ -57,7 +57,7 @@ fn xml(vmi: &str, facts: &HostFacts) -> String {
 }
 
 #[test]
-fn the_document_has_only_what_the_driver_takes() {
+fn document_has_only_what_the_driver_takes() {
     let xml = xml(VMI, &facts());
     for refused in [
         "memballoon",
@@ -117,7 +117,7 @@ fn disks_are_files_in_boot_order_and_seeds_read_only() {
 }
 
 #[test]
-fn a_kernel_of_its_own_boots_without_firmware_and_nothing_else_does() {
+fn kernel_of_its_own_boots_without_firmware_and_nothing_else_does() {
     let without =
         HostFacts { hypervisor: HypervisorFacts { firmware_image: String::new(), ..facts().hypervisor }, ..facts() };
     let error = Defines::new(&document(VMI), &without).unwrap_err().to_string();
@@ -136,7 +136,7 @@ fn a_kernel_of_its_own_boots_without_firmware_and_nothing_else_does() {
 }
 
 #[test]
-fn what_cannot_be_said_to_the_driver_is_an_error_with_its_path() {
+fn field_that_the_driver_cannot_express_is_an_error_with_its_path() {
     let plain = facts();
     let no_device = HostFacts {
         hypervisor: HypervisorFacts { device_present: false, ..plain.hypervisor.clone() },
@@ -157,7 +157,7 @@ fn what_cannot_be_said_to_the_driver_is_an_error_with_its_path() {
 }
 
 #[test]
-fn the_image_s_build_says_which_vmm_is_missing() {
+fn images_build_says_which_vmm_is_missing() {
     let folder = tempfile::tempdir().unwrap();
     // Both end before they change anything.
     for (how, version, said) in [

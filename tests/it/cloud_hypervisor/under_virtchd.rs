@@ -9,11 +9,11 @@ use nix::sys::signal::Signal;
 
 use crate::support::pod::{Pod, text};
 use crate::support::processes::{owner, send, try_owner};
-use crate::support::subject::{Subject, ok, vmi};
+use crate::support::subject::{HypervisorUnderTest, ok, vmi};
 use crate::support::tiny_guest::type_line;
 
 /// A VM that runs, and its pod.
-fn running(subject: &Subject) -> Pod {
+fn running(subject: &HypervisorUnderTest) -> Pod {
     subject.running(subject.setup("demo"), &vmi("demo", ""))
 }
 
@@ -24,8 +24,8 @@ fn uid_of(pod: &Pod, name: &str) -> String {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_CH_IMAGE; make test-ch"]
-fn in_a_root_pod_daemon_and_vmm_run_as_uid_107() {
-    let subject = Subject::cloud_hypervisor();
+fn root_pods_daemon_and_vmm_run_as_uid_107() {
+    let subject = HypervisorUnderTest::cloud_hypervisor();
     let vmi = vmi("demo", "");
     let pod = subject.running(subject.setup("demo").root(true), &vmi);
     for (name, uid) in [("virt-launcher", "0"), ("virtchd", "107"), ("cloud-hyperviso", "107")] {
@@ -43,8 +43,8 @@ fn in_a_root_pod_daemon_and_vmm_run_as_uid_107() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_CH_IMAGE; make test-ch"]
-fn a_daemon_that_has_forgotten_the_vm_stays_without_it_and_get_domain_goes_on() {
-    let subject = Subject::cloud_hypervisor();
+fn daemon_that_has_forgotten_the_vm_stays_without_it_and_get_domain_goes_on() {
+    let subject = HypervisorUnderTest::cloud_hypervisor();
     let pod = running(&subject);
     let before = pod.domain();
     send(subject.daemon(&pod).unwrap(), Signal::SIGKILL);
@@ -65,8 +65,8 @@ fn a_daemon_that_has_forgotten_the_vm_stays_without_it_and_get_domain_goes_on() 
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_CH_IMAGE; make test-ch"]
-fn a_power_off_while_the_daemon_is_down_is_no_crash() {
-    let subject = Subject::cloud_hypervisor();
+fn power_off_while_the_daemon_is_down_is_not_a_crash() {
+    let subject = HypervisorUnderTest::cloud_hypervisor();
     let vmi = vmi("demo", "");
     let pod = running(&subject);
     let mut line = UnixStream::connect(pod.serial_port()).unwrap();
@@ -89,8 +89,8 @@ fn a_power_off_while_the_daemon_is_down_is_no_crash() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_CH_IMAGE; make test-ch"]
-fn a_vm_that_ends_between_two_launchers_is_told_as_ended() {
-    let subject = Subject::cloud_hypervisor();
+fn vm_that_ends_between_two_launchers_is_reported_as_ended() {
+    let subject = HypervisorUnderTest::cloud_hypervisor();
     let vmi = vmi("demo", "");
     let pod = running(&subject);
     let (vmm, launcher) = (subject.process(&pod), owner(&pod));
@@ -111,8 +111,8 @@ fn a_vm_that_ends_between_two_launchers_is_told_as_ended() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_CH_IMAGE; make test-ch"]
-fn a_vmm_that_dies_while_it_starts_does_not_run_for_ever() {
-    let subject = Subject::cloud_hypervisor();
+fn vmm_that_dies_while_it_starts_does_not_run_for_ever() {
+    let subject = HypervisorUnderTest::cloud_hypervisor();
     if !subject.is_a_double() {
         return;
     }
@@ -131,8 +131,8 @@ fn a_vmm_that_dies_while_it_starts_does_not_run_for_ever() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_CH_IMAGE; make test-ch"]
-fn what_it_cannot_do_is_refused_in_one_answer() {
-    let subject = Subject::cloud_hypervisor();
+fn sync_refuses_all_unsupported_fields_in_one_answer() {
+    let subject = HypervisorUnderTest::cloud_hypervisor();
     let pod = subject.ready(subject.setup("demo"));
     let bad = vmi("demo", "")
         .replace("cpu: {cores: 2}", "cpu: {cores: 2, model: Skylake-Client}")
@@ -149,7 +149,7 @@ fn what_it_cannot_do_is_refused_in_one_answer() {
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_CH_IMAGE; make test-ch"]
 fn orders_that_the_driver_has_no_way_for_are_refused_with_their_reason() {
-    let subject = Subject::cloud_hypervisor();
+    let subject = HypervisorUnderTest::cloud_hypervisor();
     let pod = running(&subject);
     for (words, rpc, reason) in [
         (&["soft-reboot"] as &[&str], "SoftRebootVirtualMachine", "there is neither an agent nor an ACPI reboot"),
@@ -181,8 +181,8 @@ fn vmi_with_claim() -> String {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_CH_IMAGE; make test-ch"]
-fn a_guest_may_write_the_first_sector_of_every_disk() {
-    let subject = Subject::cloud_hypervisor();
+fn guest_may_write_the_first_sector_of_every_disk() {
+    let subject = HypervisorUnderTest::cloud_hypervisor();
     let pod = subject.ready(subject.setup("demo"));
     let claim = pod.volume("private").join("vmi-disks/claim");
     std::fs::create_dir_all(&claim).unwrap();
@@ -216,7 +216,7 @@ fn place_of_vcpu(vmm: u32) -> String {
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_CH_IMAGE; make test-ch"]
 fn vcpus_keep_their_places_across_a_reboot() {
-    let subject = Subject::cloud_hypervisor();
+    let subject = HypervisorUnderTest::cloud_hypervisor();
     let pinned = vmi("demo", "")
         .replace("cpu: {cores: 2}", "cpu: {cores: 1, dedicatedCpuPlacement: true, isolateEmulatorThread: true}");
     let pod = subject.ready(subject.setup("demo").podman(&["--cpuset-cpus", "0,1"]));
@@ -259,8 +259,8 @@ fn names_the_devices(said: &str) -> bool {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_CH_IMAGE; make test-ch"]
-fn without_any_device_node_a_vm_is_refused_until_there_is_one() {
-    let subject = Subject::cloud_hypervisor();
+fn sync_without_a_device_node_is_refused_until_there_is_one() {
+    let subject = HypervisorUnderTest::cloud_hypervisor();
     let vmi = vmi("demo", "");
     let (rule, node) = subject.device_node();
     let pod = subject.bare("demo").podman(&["--device-cgroup-rule", &rule]).start();
@@ -300,8 +300,8 @@ fn without_any_device_node_a_vm_is_refused_until_there_is_one() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_CH_IMAGE; make test-ch"]
-fn a_launcher_that_waits_for_a_device_ends_when_it_is_told_to() {
-    let subject = Subject::cloud_hypervisor();
+fn launcher_that_waits_for_a_device_ends_when_it_is_told_to() {
+    let subject = HypervisorUnderTest::cloud_hypervisor();
     let pod = subject.bare("demo").start();
     pod.wait_ready();
     send(pod.pid_1(), Signal::SIGTERM);

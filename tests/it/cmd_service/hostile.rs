@@ -13,7 +13,7 @@ use super::launcher::{Launcher, SOON, VMI, vmi_request};
 use crate::support;
 
 #[tokio::test]
-async fn a_panic_costs_one_caller_an_error() {
+async fn panic_costs_one_caller_an_error() {
     let launcher = Launcher::start(|action| {
         assert!(!matches!(action, Action::Reset(_)), "at once");
         let kill = matches!(action, Action::Kill(_));
@@ -33,7 +33,7 @@ async fn a_panic_costs_one_caller_an_error() {
 }
 
 #[tokio::test]
-async fn a_caller_that_goes_away_drops_its_answer() {
+async fn caller_that_goes_away_drops_its_answer() {
     struct Dropped(watch::Sender<u32>);
     impl Drop for Dropped {
         fn drop(&mut self) {
@@ -68,7 +68,7 @@ async fn a_caller_that_goes_away_drops_its_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn garbage_and_silence_disturb_nobody() {
+async fn connections_with_garbage_or_silence_disturb_nobody() {
     let launcher = Launcher::obliging();
     let idle: Vec<_> = (0..200).map(|_| BlockingStream::connect(&launcher.socket).unwrap()).collect();
     let mut half = BlockingStream::connect(&launcher.socket).unwrap();
@@ -93,7 +93,7 @@ async fn garbage_and_silence_disturb_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_of_a_hundred_mebibytes_is_refused_without_being_read() {
+async fn message_of_a_hundred_mebibytes_is_refused_without_being_read() {
     let launcher = Launcher::obliging();
     let mut client = launcher.client().await;
     let vmi_json = vec![b' '; 100 * 1024 * 1024];

@@ -59,7 +59,7 @@ async fn each_call_becomes_its_action() {
 }
 
 #[tokio::test]
-async fn a_request_without_a_readable_vmi_is_refused_and_nothing_is_done() {
+async fn request_without_a_readable_vmi_is_refused_and_nothing_is_done() {
     let launcher = Launcher::obliging();
     let mut client = launcher.client().await;
     let bad = [
@@ -129,7 +129,7 @@ async fn failures_travel_in_the_reply() {
 }
 
 #[tokio::test]
-async fn the_published_state_is_what_getters_read() {
+async fn published_state_is_what_getters_read() {
     let ok = Some(Response { success: true, message: String::new() });
     let without = Launcher::obliging();
     let reply = without.client().await.get_domain(EmptyRequest {}).await.unwrap().into_inner();
@@ -233,7 +233,7 @@ async fn calls_that_reach_into_the_guest_carry_everything() {
 }
 
 #[tokio::test]
-async fn what_no_version_knows_is_unimplemented() {
+async fn rpc_that_no_version_knows_is_unimplemented() {
     let launcher = Launcher::obliging();
     let channel = unix::dial(&launcher.socket, SOON).await.unwrap();
     for path in ["/kubevirt.cmd.v1.Cmd/MakeCoffee", "/kubevirt.cmd.v2.Cmd/Ping", "/grpc.health.v1.Health/Check", "/"] {
@@ -246,7 +246,7 @@ async fn what_no_version_knows_is_unimplemented() {
 }
 
 #[tokio::test]
-async fn any_authority_is_served() {
+async fn http_authority_of_any_name_is_served() {
     use hyper_util::rt::TokioIo;
     let launcher = Launcher::obliging();
     for authority in ["localhost", "virt-launcher.example:8443", "user@host", "127.0.0.1", "unix"] {
@@ -285,7 +285,7 @@ async fn calls_for_cpus_memory_and_host_devices_reach_the_driver_with_their_opti
 }
 
 #[tokio::test]
-async fn a_memory_dump_needs_a_vmi_and_a_secret_its_two_parts() {
+async fn memory_dump_needs_a_vmi_and_a_secret_its_two_parts() {
     let launcher = Launcher::obliging();
     let mut client = launcher.client().await;
     let vmi = vmi_request().vmi;

@@ -21,7 +21,7 @@ async fn answers(socket: &Path) {
 }
 
 #[tokio::test]
-async fn the_socket_gets_its_name_when_the_launcher_is_ready() {
+async fn socket_gets_its_name_when_the_launcher_is_ready() {
     let share = TempDir::new().unwrap();
     let paths = SocketPaths::below(share.path());
     let listener = bind(&paths.init).unwrap();
@@ -37,7 +37,7 @@ async fn the_socket_gets_its_name_when_the_launcher_is_ready() {
 }
 
 #[tokio::test]
-async fn stopping_cuts_what_does_not_end() {
+async fn server_that_stops_cuts_calls_that_do_not_end() {
     let mut launcher = Launcher::start(|_| Box::pin(std::future::pending()));
     let mut client = launcher.client().await;
     let stuck = tokio::spawn(async move { client.sync_virtual_machine(vmi_request()).await });
@@ -56,7 +56,7 @@ async fn stopping_cuts_what_does_not_end() {
 }
 
 #[tokio::test]
-async fn stopping_an_idle_server_is_immediate() {
+async fn idle_server_stops_at_once() {
     let mut launcher = Launcher::obliging();
     launcher.still_answers().await;
     launcher.stop.take().unwrap().send(()).unwrap();
@@ -64,7 +64,7 @@ async fn stopping_an_idle_server_is_immediate() {
 }
 
 #[tokio::test]
-async fn a_socket_that_cannot_be_is_explained() {
+async fn socket_that_cannot_be_is_explained() {
     let share = TempDir::new().unwrap();
     let long = share.path().join("x".repeat(100)).join("sockets/launcher-init-sock");
     let error = bind(&long).unwrap_err();
@@ -87,7 +87,7 @@ async fn a_socket_that_cannot_be_is_explained() {
 }
 
 #[tokio::test]
-async fn whatever_was_at_the_path_gives_way() {
+async fn socket_replaces_whatever_is_at_its_path() {
     let share = TempDir::new().unwrap();
     let path = share.path().join("sockets/launcher-init-sock");
     std::fs::create_dir_all(path.join("sub")).unwrap();
@@ -96,7 +96,7 @@ async fn whatever_was_at_the_path_gives_way() {
 }
 
 #[tokio::test]
-async fn a_client_is_told_why_it_cannot_connect() {
+async fn client_is_reported_why_it_cannot_connect() {
     let share = TempDir::new().unwrap();
     let error = client::connect(&share.path().join("none"), SOON).await.unwrap_err().to_string();
     assert!(error.contains("none") && error.contains("No such file"), "{error}");

@@ -154,7 +154,7 @@ fn disks_stay_whatever_comes_and_goes_before_them() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_medium_is_the_drive_s_and_a_container_disk_keeps_its_image() {
+fn medium_is_the_drives_and_a_container_disk_keeps_its_image() {
     let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     // The tray's volume stands before the container disk, and its drive before a disk on its bus.
@@ -239,7 +239,7 @@ fn a_medium_is_the_drive_s_and_a_container_disk_keeps_its_image() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_device_that_breaks_a_rule_is_refused_by_its_field_before_anything_changes() {
+fn device_that_breaks_a_rule_is_refused_by_its_field_before_anything_changes() {
     let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     let _guest = boot(&pod, &vmi());

@@ -190,7 +190,7 @@ fn boot_with_late_disk(pod: &Pod) -> (Console, Value, Value) {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_hot_plug_whose_launcher_is_killed_is_completed_by_the_next() {
+fn hot_plug_whose_launcher_is_killed_is_completed_by_the_next() {
     let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     let (mut guest, base, with_disk) = boot_with_late_disk(&pod);
@@ -209,7 +209,7 @@ fn a_hot_plug_whose_launcher_is_killed_is_completed_by_the_next() {
 /// A libvirt daemon that is killed after QEMU has taken a disk and before it has written that down knows nothing of it.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_disk_that_libvirt_has_forgotten_is_plugged_anew() {
+fn disk_that_libvirt_has_forgotten_is_plugged_anew() {
     let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     let (mut guest, base, with_disk) = boot_with_late_disk(&pod);

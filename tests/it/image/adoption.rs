@@ -65,7 +65,7 @@ fn assert_runs_and_ends(pod: &Pod, vmi: &str) {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_launcher_killed_before_the_define_is_followed_by_one_that_starts_the_vm() {
+fn launcher_killed_before_the_define_is_followed_by_one_that_starts_the_vm() {
     let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     pod.wait_ready();
@@ -88,7 +88,7 @@ fn tool_that_waits(dir: &tempfile::TempDir) -> PathBuf {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_launcher_killed_between_define_and_start_is_followed_by_one_that_starts_the_vm() {
+fn launcher_killed_between_define_and_start_is_followed_by_one_that_starts_the_vm() {
     let image = image();
     let dir = tempfile::tempdir().unwrap();
     let pod = Setup::new(&image, "demo").mount(&tool_that_waits(&dir), "/usr/local/bin/xorrisofs").start();
@@ -117,7 +117,7 @@ fn a_launcher_killed_between_define_and_start_is_followed_by_one_that_starts_the
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_launcher_killed_during_the_start_leaves_one_vm_with_an_owner() {
+fn launcher_killed_during_the_start_leaves_one_vm_with_an_owner() {
     let image = image();
     // From the moment the hypervisor's process is there.
     for after in [0, 30, 100, 300] {
@@ -138,7 +138,7 @@ fn a_launcher_killed_during_the_start_leaves_one_vm_with_an_owner() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_paused_vm_stays_paused_under_the_next_launcher() {
+fn paused_vm_stays_paused_under_the_next_launcher() {
     let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     boot(&pod, &vmi("demo"));
@@ -158,7 +158,7 @@ fn a_paused_vm_stays_paused_under_the_next_launcher() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_launcher_killed_during_the_shutdown_is_followed_by_one_that_finishes_it() {
+fn launcher_killed_during_the_shutdown_is_followed_by_one_that_finishes_it() {
     let image = image();
     for pod_is_told in [true, false] {
         let pod = Pod::start(&image, "demo", &[]);
@@ -191,7 +191,7 @@ fn a_launcher_killed_during_the_shutdown_is_followed_by_one_that_finishes_it() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_vm_that_ended_while_nobody_looked_is_told_and_not_started_again() {
+fn vm_that_ended_while_nobody_looked_is_reported_and_not_started_again() {
     let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     boot(&pod, &vmi("demo"));
@@ -209,7 +209,7 @@ fn a_vm_that_ended_while_nobody_looked_is_told_and_not_started_again() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_vm_whose_end_only_the_dead_launcher_saw_is_told_with_its_reason() {
+fn vm_whose_end_only_the_dead_launcher_saw_is_reported_with_its_reason() {
     let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     boot(&pod, &vmi("demo"));
@@ -311,7 +311,7 @@ fn virtlogd_outlives_its_launcher_and_the_logs_of_the_vm_go_on() {
 /// Neither the end of virtlogd nor that of the launcher stops a guest that writes to its console.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_guest_that_writes_to_a_console_log_without_a_reader_goes_on() {
+fn guest_that_writes_to_a_console_log_without_a_reader_goes_on() {
     let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     boot(&pod, &vmi("demo"));
@@ -335,7 +335,7 @@ fn a_guest_that_writes_to_a_console_log_without_a_reader_goes_on() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn after_the_limit_the_vm_is_ended_gracefully() {
+fn vm_is_ended_gracefully_after_the_adopt_limit() {
     let image = image();
     let pod = Pod::start(&image, "demo", &["--adopt-limit=2"]);
     boot(&pod, &vmi("demo"));
@@ -413,18 +413,18 @@ fn survives(victims: Victims) {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn the_vm_survives_fifty_deaths_of_its_launcher() {
+fn vm_survives_fifty_deaths_of_its_launcher() {
     survives(Victims { launcher: true, daemon: false });
 }
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn the_vm_survives_fifty_deaths_of_the_libvirt_daemon() {
+fn vm_survives_fifty_deaths_of_the_libvirt_daemon() {
     survives(Victims { launcher: false, daemon: true });
 }
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn the_vm_survives_fifty_deaths_of_both() {
+fn vm_survives_fifty_deaths_of_both() {
     survives(Victims { launcher: true, daemon: true });
 }

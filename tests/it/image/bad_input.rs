@@ -9,7 +9,7 @@ use crate::support::{expect, wait_for, write_program};
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn what_cannot_start_says_why() {
+fn launcher_that_cannot_start_says_why() {
     let image = image();
     for (flags, why) in [
         (
@@ -34,7 +34,7 @@ fn what_cannot_start_says_why() {
 /// Flags are read before there is a log: the message is the line after the list of flags.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn senseless_flags_are_told_below_the_usage() {
+fn senseless_flags_are_reported_below_the_usage() {
     let image = image();
     let share = format!("/var/run/kubevirt/{}", "x".repeat(100));
     let too_long = format!(
@@ -55,7 +55,7 @@ fn senseless_flags_are_told_below_the_usage() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_vmi_that_cannot_run_is_refused_and_the_launcher_goes_on() {
+fn vmi_that_cannot_run_is_refused_and_the_launcher_goes_on() {
     let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     pod.wait_ready();
@@ -128,7 +128,7 @@ fn a_vmi_that_cannot_run_is_refused_and_the_launcher_goes_on() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn what_needs_a_newer_libvirt_than_the_image_s_is_refused() {
+fn field_that_needs_a_newer_libvirt_is_refused() {
     let image = image();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("hypervisors.yaml");
@@ -158,7 +158,7 @@ fn what_needs_a_newer_libvirt_than_the_image_s_is_refused() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_full_disk_is_told_and_leaves_nothing_half_made() {
+fn full_disk_is_reported_and_leaves_nothing_half_made() {
     let image = image();
     // Room for the launcher's folders, not for an overlay.
     let pod = Setup::new(&image, "demo").small("ephemeral-disks", 64).disks().start();
@@ -179,7 +179,7 @@ fn a_full_disk_is_told_and_leaves_nothing_half_made() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_standalone_vmi_that_cannot_run_ends_the_launcher() {
+fn standalone_vmi_that_cannot_run_ends_the_launcher() {
     let image = image();
     for (document, why) in [
         ("{\"spec\":".to_owned(), "STANDALONE_VMI: line 1, column 8: EOF while parsing a value"),
@@ -215,7 +215,7 @@ const IMPOSTOR: &str = "#!/bin/sh\n\
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_process_of_the_pod_in_virt_handler_s_place_is_told_nothing() {
+fn process_of_the_pod_in_virt_handlers_place_gets_no_event() {
     let image = image();
     let dir = tempfile::tempdir().unwrap();
     let tool = dir.path().join("xorrisofs");

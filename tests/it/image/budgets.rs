@@ -36,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_STATIC; make test"]
-fn the_released_binary_is_small() {
+fn released_binary_is_small() {
     let binary = needed("VIRT_LAUNCHER_STATIC", "make test builds it and sets this");
     let size = std::fs::metadata(&binary).unwrap().len();
     assert!(size <= BINARY, "{binary} has {size} bytes, {} too many", size - BINARY);
@@ -51,7 +51,7 @@ async fn read(mut client: CmdClient<Channel>) {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_running_vm_costs_little_memory_and_no_attention() {
+fn running_vm_costs_little_memory_and_no_attention() {
     let image = image();
     // libvirt writes the domain's state at every change of it, and waits for the disk that holds it.
     let pod = Setup::new(&image, "demo").small("libvirt-runtime", 8192).start();

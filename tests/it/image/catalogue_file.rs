@@ -31,7 +31,7 @@ fn remarks(pod: &Pod, level: &str) -> Vec<String> {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn the_draft_boots_a_vm_and_a_daemon_that_is_not_there_is_named() {
+fn draft_boots_a_vm_and_a_daemon_that_is_not_there_is_named() {
     let image = image();
     let pod = booted(&image, &draft(), false);
     assert_eq!(remarks(&pod, "warning"), [""; 0]);
@@ -65,7 +65,7 @@ fn swapped_uris_are_named_and_a_vm_boots_for_either_user() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_catalogue_that_names_the_built_in_entry_by_its_alias_boots_a_vm() {
+fn catalogue_that_names_the_built_in_entry_by_its_alias_boots_a_vm() {
     let image = image();
     booted(&image, "hypervisors:\n  kvm:\n    virtLauncherOverheads: { virtLauncherOverhead: 64Mi }\n", false);
 }

@@ -17,7 +17,7 @@ use crate::support::{expect, wait_for, write_program};
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_daemon_that_was_stopped_is_replaced_and_operations_end_with_their_cause() {
+fn daemon_that_was_stopped_is_replaced_and_operations_end_with_their_cause() {
     let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     boot(&pod, &vmi("demo"));
@@ -41,7 +41,7 @@ fn a_daemon_that_was_stopped_is_replaced_and_operations_end_with_their_cause() {
 /// beside the connection that is used: each would tell every event once more.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_daemon_that_goes_on_is_left_with_one_connection() {
+fn daemon_that_goes_on_is_left_with_one_connection() {
     let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     boot(&pod, &vmi("demo"));
@@ -74,7 +74,7 @@ fn a_daemon_that_goes_on_is_left_with_one_connection() {
 /// libvirt is not asked about a hypervisor of which the kernel tells that it was killed.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE, and Linux 6.15, which tells how another's child ended; make test"]
-fn a_crash_is_told_while_the_daemon_is_deaf() {
+fn crash_is_reported_while_the_daemon_does_not_answer() {
     let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     boot(&pod, &vmi("demo"));
@@ -107,7 +107,7 @@ fn a_crash_is_told_while_the_daemon_is_deaf() {
 /// the VM would count as ended, and never be started, once it is gone.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn what_only_has_a_hypervisor_s_name_is_not_the_vm_s() {
+fn process_with_a_hypervisors_name_is_not_taken_for_the_vm() {
     let image = image();
     let pod = Setup::new(&image, "demo").disks().start();
     pod.wait_ready();
@@ -186,7 +186,7 @@ const ONCE: &str = "#!/bin/bash\n\
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_daemon_that_cannot_come_back_ends_the_vm_in_an_orderly_way_that_says_why() {
+fn daemon_that_cannot_come_back_ends_the_vm_in_an_orderly_way_that_says_why() {
     let image = image();
     let dir = tempfile::tempdir().unwrap();
     let daemon = dir.path().join("libvirt-once");
@@ -230,7 +230,7 @@ fn a_daemon_that_cannot_come_back_ends_the_vm_in_an_orderly_way_that_says_why() 
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_virtlogd_that_cannot_run_ends_the_launcher_that_could_start_no_vm() {
+fn virtlogd_that_cannot_run_ends_the_launcher_that_could_start_no_vm() {
     let image = image();
     let dir = tempfile::tempdir().unwrap();
     let virtlogd = dir.path().join("virtlogd");
@@ -253,7 +253,7 @@ fn a_virtlogd_that_cannot_run_ends_the_launcher_that_could_start_no_vm() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_pod_that_is_stopped_without_virt_handler_shuts_its_guest_down() {
+fn pod_that_is_stopped_without_virt_handler_shuts_its_guest_down() {
     let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     boot(&pod, &vmi("demo"));
@@ -272,7 +272,7 @@ fn a_pod_that_is_stopped_without_virt_handler_shuts_its_guest_down() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_virt_handler_that_was_there_and_is_gone_is_waited_for_five_seconds() {
+fn virt_handler_that_is_gone_is_waited_for_five_seconds() {
     let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     boot(&pod, &vmi("demo"));

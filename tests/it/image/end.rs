@@ -32,7 +32,7 @@ fn fake_launcher(script: &str) -> (tempfile::TempDir, PathBuf) {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_launcher_killed_in_mid_run_takes_qemu_along_gracefully() {
+fn launcher_killed_in_mid_run_takes_qemu_along_gracefully() {
     let image = image();
     for signal in [Signal::SIGKILL, Signal::SIGSEGV] {
         let pod = Pod::start(&image, "demo", &["--no-adopt"]);
@@ -46,7 +46,7 @@ fn a_launcher_killed_in_mid_run_takes_qemu_along_gracefully() {
 /// The real launcher catches SIGTERM from its first instruction on, so that another one has to be killed by it.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_launcher_killed_by_sigterm_counts_as_killed() {
+fn launcher_killed_by_sigterm_counts_as_killed() {
     let image = image();
     // QEMU is ready to be asked once it catches SIGTERM, the fifteenth of the mask.
     let script = "#!/bin/sh\n\

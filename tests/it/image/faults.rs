@@ -329,7 +329,7 @@ fn note(table: &mut Table, fault: Fault, took: Duration) {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn whatever_happens_the_vm_goes_on() {
+fn vm_goes_on_whatever_dies_or_hangs() {
     let image = image();
     let (total, seed) = (number("FAULTS", FEW), number("SEED", 1));
     let mut chance = Chance::new(seed);

@@ -19,7 +19,7 @@ fn refused(output: &Output, said: &[&str]) {
 /// What the API server would have added is added: the UUID, the buses, the machine.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_vmi_as_people_write_it_runs() {
+fn vmi_as_people_write_it_runs() {
     let image = image();
     let file = |devices: &str, domain: &str| {
         format!(
@@ -97,7 +97,7 @@ spec:
 /// A CD-ROM on the USB bus gets its controller, and QEMU starts with it; beside other USB devices, and two of them.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_usb_cd_rom_starts() {
+fn usb_cd_rom_starts() {
     let image = image();
     let one = "{name: a, cdrom: {bus: usb}}";
     for (devices, drives) in [

@@ -67,7 +67,7 @@ fn assert_whole(domain: &Value, name: &str) {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn virt_handler_finds_its_way_and_a_vm_named_like_a_hypervisor_shuts_down() {
+fn vm_named_like_a_hypervisor_shuts_down_under_virt_handler() {
     let image = image();
     let name = "my-qemu-kvm-and-qemu-system";
     let pod = Pod::start(&image, name, &[]);
@@ -109,7 +109,7 @@ fn virt_handler_finds_its_way_and_a_vm_named_like_a_hypervisor_shuts_down() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_standalone_vmi_boots_without_virt_handler() {
+fn standalone_vmi_boots_without_virt_handler() {
     let image = image();
     // No name, no permission to emulate: the VMI itself says all.
     let flags = ["--name", "", "--namespace", "", "--uid", "", "--allow-emulation=false"];

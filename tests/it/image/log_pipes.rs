@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use super::adoption::{own_lines, the_hypervisor, the_virtlogd};
 use super::{owner, send};
 use crate::support::pod::{Pod, Setup, UID, image};
-use crate::support::subject::{self, Subject};
+use crate::support::subject::{self, HypervisorUnderTest};
 use crate::support::{expect, wait_for};
 
 /// For what the launcher does by itself, on a busy machine.
@@ -80,7 +80,7 @@ fn warn(hypervisor: u32, words: &str) {
     writeln!(opened.expect("nobody reads QEMU's standard error"), "{words}").unwrap();
 }
 
-fn start(subject: &Subject, setup: Setup<'_>) -> Pod {
+fn start(subject: &HypervisorUnderTest, setup: Setup<'_>) -> Pod {
     let pod = subject.ready(setup);
     let vmi = subject::vmi("demo", "");
     let synced = pod.sync(&vmi);
@@ -100,9 +100,9 @@ fn wait_forwarded(pod: &Pod, words: &str) {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn no_line_is_lost_when_virtlogd_is_killed() {
+fn console_log_loses_no_line_when_virtlogd_is_killed() {
     let image = image();
-    let subject = Subject::from_environment();
+    let subject = HypervisorUnderTest::from_environment();
     let pod = start(&subject, Setup::new(&image, "demo").flags(&["--adopt-limit=1000"]));
     let private = pod.volume("private").join(UID);
     let log = private.join("virt-serial0-log");
@@ -170,9 +170,9 @@ impl Drop for SmallDisk {
 /// virtlogd closes the pipe of a log that it cannot write, and never opens it again.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_log_whose_disk_was_full_goes_on_when_there_is_room() {
+fn log_whose_disk_was_full_goes_on_when_there_is_room() {
     let image = image();
-    let subject = Subject::from_environment();
+    let subject = HypervisorUnderTest::from_environment();
     let disk = SmallDisk::new();
     let private = format!("/var/run/kubevirt-private/{UID}");
     let pod = start(&subject, Setup::new(&image, "demo").mount(disk.0.path(), &private));

@@ -19,7 +19,7 @@ const ON_LIBVIRTD: &str = "hypervisors:
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_target_that_can_never_receive_ends_its_pod_and_says_why() {
+fn target_that_can_never_receive_ends_its_pod_and_says_why() {
     let image = image();
     let dir = tempfile::tempdir().unwrap();
     let message = dir.path().join("termination-log");
@@ -50,7 +50,7 @@ fn a_target_that_can_never_receive_ends_its_pod_and_says_why() {
 /// Whatever a launcher with a VM is asked, its VM stays.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_launcher_with_a_vm_does_not_end_for_a_migration() {
+fn launcher_with_a_vm_does_not_end_for_a_migration() {
     let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     boot(&pod, &vmi("demo"));

@@ -85,7 +85,7 @@ fn presses(pod: &Pod) -> bool {
 /// launcher's own questions hold the agent's turn meanwhile.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_guest_whose_agent_hangs_gets_the_power_button_within_seconds() {
+fn guest_whose_agent_hangs_gets_the_power_button_within_seconds() {
     let image = image();
     // With the second set of flags a question of the launcher is under way nearly always.
     let often = ["--qemu-fsfreeze-status-interval", "1s", "--qemu-agent-user-interval", "1s"];
@@ -103,7 +103,7 @@ fn a_guest_whose_agent_hangs_gets_the_power_button_within_seconds() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_guest_whose_agent_was_killed_gets_the_power_button() {
+fn guest_whose_agent_was_killed_gets_the_power_button() {
     let image = image();
     let pod = with_agent(&image, &[]);
     signal_agent(&pod, "KILL");
@@ -116,7 +116,7 @@ fn a_guest_whose_agent_was_killed_gets_the_power_button() {
 /// answered within seconds.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_guest_that_does_not_obey_its_agent_gets_the_power_button_with_a_later_order() {
+fn guest_that_does_not_obey_its_agent_gets_the_power_button_with_a_later_order() {
     let image = image();
     let pod = with_agent(&image, &[]);
     in_guest(&pod, "printf '#!/bin/sh\\nexit 0\\n' >/sbin/shutdown");
@@ -135,7 +135,7 @@ fn a_guest_that_does_not_obey_its_agent_gets_the_power_button_with_a_later_order
 /// The pod is told to stop and there is no virt-handler: the launcher asks the guest itself.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn without_virt_handler_a_hung_agent_costs_only_seconds_as_well() {
+fn hung_agent_without_virt_handler_delays_the_shutdown_by_seconds_only() {
     let image = image();
     let pod = with_agent(&image, &[]);
     signal_agent(&pod, "STOP");
@@ -152,7 +152,7 @@ fn without_virt_handler_a_hung_agent_costs_only_seconds_as_well() {
 /// off.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_soft_reboot_does_not_depend_on_the_agent_and_a_frozen_guest_powers_off() {
+fn soft_reboot_does_not_depend_on_the_agent_and_a_frozen_guest_powers_off() {
     let image = image();
     let pod = with_agent(&image, &[]);
     signal_agent(&pod, "STOP");

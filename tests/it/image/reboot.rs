@@ -43,7 +43,7 @@ fn wait_agent(virt_handler: &VirtHandler) {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_soft_reboot_boots_the_guest_again_in_the_same_qemu_and_is_no_end() {
+fn soft_reboot_boots_the_guest_again_in_the_same_qemu() {
     let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     pod.wait_ready();

@@ -108,7 +108,7 @@ fn told(pipe: &NotifyPipe, since: usize) -> Vec<Value> {
 /// One that needs a while: it is shown when it can be used, and no sooner.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn an_agent_that_is_slow_is_shown_when_it_has_told_of_itself() {
+fn agent_that_is_slow_is_shown_when_it_has_told_of_itself() {
     let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     let mut guest = boot_without_agent(&pod);
@@ -134,7 +134,7 @@ fn an_agent_that_is_slow_is_shown_when_it_has_told_of_itself() {
 /// One that needs longer than it is waited for: virt-handler is told that it is there, and told once more when it has spoken.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn an_agent_that_hangs_is_shown_and_told_of_once_more_when_it_speaks() {
+fn agent_that_hangs_is_shown_and_told_of_once_more_when_it_speaks() {
     let image = image();
     let pod = Pod::start(&image, "demo", &[]);
     let mut guest = boot_without_agent(&pod);

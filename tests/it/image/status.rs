@@ -39,7 +39,7 @@ fn with_agent(image: &str) -> (Pod, VirtHandler) {
 /// gone, if the last document shows one.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_vm_with_an_agent_ends_in_the_phase_that_its_end_says() {
+fn vm_with_an_agent_ends_in_the_phase_that_its_end_says() {
     let image = image();
     /// Ends the VM of a pod.
     type End<'a> = &'a dyn Fn(&Pod);
@@ -93,7 +93,7 @@ exec /usr/bin/qemu-system-x86_64.real \"$@\"
 /// its last word on a start that failed.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_start_that_fails_is_told_as_such_and_a_later_sync_starts_the_vm() {
+fn start_that_fails_is_reported_as_such_and_a_later_sync_starts_the_vm() {
     let image = image();
     let dir = tempfile::tempdir().unwrap();
     let (script, real) = (dir.path().join("qemu"), dir.path().join("qemu.real"));

@@ -13,7 +13,7 @@ use nix::fcntl::OFlag;
 use super::with;
 use crate::support::pod::{Pod, UID};
 use crate::support::processes::owner;
-use crate::support::subject::{Subject, vmi};
+use crate::support::subject::{HypervisorUnderTest, vmi};
 
 /// For one message of the server, on a busy machine.
 const ANSWER: Duration = Duration::from_secs(60);
@@ -104,7 +104,7 @@ impl Client {
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn vnc_serves_several_clients_and_goes_on_when_the_launcher_dies() {
-    let subject = Subject::from_environment();
+    let subject = HypervisorUnderTest::from_environment();
     let vmi = with(&vmi("demo", ""), "autoattachGraphicsDevice: false", "autoattachGraphicsDevice: true");
     let pod = subject.running(subject.setup("demo"), &vmi);
     let mut first = Client::connect(&pod, true);

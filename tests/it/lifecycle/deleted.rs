@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{BACK, reason};
 use crate::support::pod::Pod;
-use crate::support::subject::{Subject, ok, vmi};
+use crate::support::subject::{HypervisorUnderTest, ok, vmi};
 use crate::support::virt_handler::NotifyPipe;
 use crate::support::{expect, wait_for};
 
@@ -18,8 +18,8 @@ fn killed(pod: &Pod) {
 /// Whoever deletes the domain, without a virt-handler that has to hear of it.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn without_virt_handler_the_pod_ends_when_the_domain_was_deleted() {
-    let subject = Subject::from_environment();
+fn pod_without_virt_handler_ends_when_the_domain_was_deleted() {
+    let subject = HypervisorUnderTest::from_environment();
     let pod = subject.running(subject.setup("demo"), &vmi("demo", ""));
     killed(&pod);
     let deleted = Instant::now();
@@ -33,8 +33,8 @@ fn without_virt_handler_the_pod_ends_when_the_domain_was_deleted() {
 /// seconds that the original waits for a deletion are enough; the thirty after them are for a domain that is still there.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_virt_handler_that_goes_away_after_the_deletion_is_waited_for_fifteen_seconds() {
-    let subject = Subject::from_environment();
+fn virt_handler_that_goes_away_after_the_deletion_is_waited_for_fifteen_seconds() {
+    let subject = HypervisorUnderTest::from_environment();
     let pod = subject.ready(subject.setup("demo"));
     let mut pipe = NotifyPipe::present(&pod.volume("public"));
     ok(pod.sync(&vmi("demo", "")));

@@ -10,15 +10,15 @@ use tempfile::NamedTempFile;
 use super::{BACK, reason, wait_lines};
 use crate::support::pod::Pod;
 use crate::support::processes::{owner, send};
-use crate::support::subject::{Subject, ok, vmi};
+use crate::support::subject::{HypervisorUnderTest, ok, vmi};
 use crate::support::tiny_guest::type_line;
 use crate::support::virt_handler::{Received, is_deleted};
 use crate::support::{expect, wait_for};
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_crash_is_told_within_a_second() {
-    let subject = Subject::from_environment();
+fn crash_of_the_hypervisor_is_reported_within_a_second() {
+    let subject = HypervisorUnderTest::from_environment();
     let pod = subject.running(subject.setup("demo"), &vmi("demo", ""));
     let hypervisor = subject.process(&pod);
     let killed = Instant::now();
@@ -32,8 +32,8 @@ fn a_crash_is_told_within_a_second() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_guest_s_own_power_off_is_no_crash() {
-    let subject = Subject::from_environment();
+fn power_off_by_the_guest_is_not_a_crash() {
+    let subject = HypervisorUnderTest::from_environment();
     let vmi = vmi("demo", "");
     let pod = subject.running(subject.setup("demo"), &vmi);
     type_line(&pod.serial_port(), "poweroff");
@@ -45,8 +45,8 @@ fn a_guest_s_own_power_off_is_no_crash() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_vm_that_does_not_listen_is_ended() {
-    let subject = Subject::from_environment();
+fn vm_that_does_not_listen_is_ended() {
+    let subject = HypervisorUnderTest::from_environment();
     let vmi = vmi("demo", "ignore-power-button stubborn");
     let pod = subject.running(subject.setup("demo"), &vmi);
     let handler = pod.virt_handler(&vmi);
@@ -59,8 +59,8 @@ fn a_vm_that_does_not_listen_is_ended() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_paused_vm_can_be_ended() {
-    let subject = Subject::from_environment();
+fn paused_vm_can_be_ended() {
+    let subject = HypervisorUnderTest::from_environment();
     let vmi = vmi("demo", "");
     let pod = subject.running(subject.setup("demo"), &vmi);
     ok(pod.ctl(&["pause"]));
@@ -75,8 +75,8 @@ fn a_paused_vm_can_be_ended() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_launcher_asked_to_end_has_virt_handler_shut_the_guest_down() {
-    let subject = Subject::from_environment();
+fn launcher_asked_to_end_has_virt_handler_shut_the_guest_down() {
+    let subject = HypervisorUnderTest::from_environment();
     let vmi = vmi("demo", "");
     let pod = subject.running(subject.setup("demo"), &vmi);
     let handler = pod.virt_handler(&vmi);
@@ -91,8 +91,8 @@ fn a_launcher_asked_to_end_has_virt_handler_shut_the_guest_down() {
 /// more, and asks what it wants to know.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn the_socket_answers_while_virt_handler_cleans_up() {
-    let subject = Subject::from_environment();
+fn socket_answers_while_virt_handler_cleans_up() {
+    let subject = HypervisorUnderTest::from_environment();
     let vmi = vmi("demo", "");
     let pod = subject.running(subject.setup("demo"), &vmi);
     let handler = pod.virt_handler_that_cleans_up_in(&vmi, Duration::from_secs(1));
@@ -110,7 +110,7 @@ fn the_socket_answers_while_virt_handler_cleans_up() {
 
 /// A pod whose virt-handler has gone and that was told to stop; its guest is down. When that was, and where its termination
 /// message goes.
-fn stopped_without_virt_handler(subject: &Subject) -> (Pod, Instant, NamedTempFile) {
+fn stopped_without_virt_handler(subject: &HypervisorUnderTest) -> (Pod, Instant, NamedTempFile) {
     let message = NamedTempFile::new().unwrap();
     fs::set_permissions(message.path(), fs::Permissions::from_mode(0o666)).unwrap();
     let flags = ["--grace-period-seconds", "20"];
@@ -130,8 +130,8 @@ fn stopped_without_virt_handler(subject: &Subject) -> (Pod, Instant, NamedTempFi
 /// One that is being replaced, such as by an update of its DaemonSet.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_virt_handler_that_comes_back_before_the_pod_must_end_learns_how_the_vm_ended() {
-    let subject = Subject::from_environment();
+fn virt_handler_that_comes_back_before_the_pod_ends_learns_how_the_vm_ended() {
+    let subject = HypervisorUnderTest::from_environment();
     let (pod, stopped, message) = stopped_without_virt_handler(&subject);
     // Longer than for one that is there and does not answer.
     std::thread::sleep(Duration::from_secs(17).saturating_sub(stopped.elapsed()));
@@ -143,8 +143,8 @@ fn a_virt_handler_that_comes_back_before_the_pod_must_end_learns_how_the_vm_ende
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn without_virt_handler_the_termination_message_says_how_the_vm_ended() {
-    let subject = Subject::from_environment();
+fn termination_message_without_virt_handler_says_how_the_vm_ended() {
+    let subject = HypervisorUnderTest::from_environment();
     let (pod, stopped, message) = stopped_without_virt_handler(&subject);
     assert_eq!(pod.wait_exit(), 0, "{}", pod.log());
     // The flag's grace period and ten seconds of the fifteen that the kubelet waits beyond it.

@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use crate::support::beats::Heartbeat;
 use crate::support::pod::{Pod, UID, text};
 use crate::support::processes::{children, comm, owner, parent, send, try_owner};
-use crate::support::subject::{Subject, ok, vmi};
+use crate::support::subject::{HypervisorUnderTest, ok, vmi};
 use crate::support::tiny_guest::type_line;
 use crate::support::{expect, wait_for};
 
@@ -73,7 +73,7 @@ fn migration_without_a_target_is_refused(pod: &Pod) {
 
 /// From first boot to graceful shutdown.
 fn whole_life(root: bool) {
-    let subject = Subject::from_environment();
+    let subject = HypervisorUnderTest::from_environment();
     let vmi = vmi("demo", "");
     let pod = subject.ready(subject.setup("demo").root(root));
     let handler = pod.virt_handler(&vmi);
@@ -105,20 +105,20 @@ fn whole_life(root: bool) {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_vm_lives_and_shuts_down_in_order() {
+fn vm_lives_and_shuts_down_in_order() {
     whole_life(false);
 }
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn in_a_pod_that_runs_as_root_too() {
+fn vm_lives_in_a_pod_that_runs_as_root_too() {
     whole_life(true);
 }
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn the_console_serves_one_client_after_another_and_across_a_reboot() {
-    let subject = Subject::from_environment();
+fn console_serves_one_client_after_another_and_across_a_reboot() {
+    let subject = HypervisorUnderTest::from_environment();
     let pod = subject.running(subject.setup("demo"), &vmi("demo", ""));
     for line in ["one", "two", "reboot"] {
         type_line(&pod.serial_port(), line);
@@ -133,8 +133,8 @@ fn the_console_serves_one_client_after_another_and_across_a_reboot() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_vm_outlives_its_daemon_and_its_launcher_and_stays_under_control() {
-    let subject = Subject::from_environment();
+fn vm_outlives_its_daemon_and_its_launcher_and_stays_under_control() {
+    let subject = HypervisorUnderTest::from_environment();
     let vmi = vmi("demo", "");
     let pod = subject.running(subject.setup("demo"), &vmi);
     let handler = pod.virt_handler(&vmi);
@@ -171,7 +171,7 @@ fn a_vm_outlives_its_daemon_and_its_launcher_and_stays_under_control() {
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn statistics_and_version_are_those_of_the_hypervisor() {
-    let subject = Subject::from_environment();
+    let subject = HypervisorUnderTest::from_environment();
     let pod = subject.running(subject.setup("demo"), &vmi("demo", ""));
     let stats = || -> serde_json::Value {
         let output = pod.ctl(&["-o", "json", "stats"]);

@@ -10,7 +10,7 @@ use virt_launcher::notify::socket_below;
 use super::BACK;
 use crate::support::pod::Pod;
 use crate::support::processes::send;
-use crate::support::subject::{Subject, ok, vmi};
+use crate::support::subject::{HypervisorUnderTest, ok, vmi};
 use crate::support::virt_handler::{Received, VirtHandler};
 use crate::support::{expect, wait_for};
 
@@ -36,8 +36,8 @@ fn assert_listed(pod: &Pod) {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_virt_handler_that_starts_anew_finds_what_was_and_hears_what_comes() {
-    let subject = Subject::from_environment();
+fn virt_handler_that_starts_anew_finds_what_was_and_hears_what_comes() {
+    let subject = HypervisorUnderTest::from_environment();
     let vmi = vmi("demo", "");
     let pod = subject.ready(subject.setup("demo"));
     let first = pod.virt_handler(&vmi);

@@ -8,7 +8,7 @@ use tempfile::NamedTempFile;
 
 use crate::support::pod::{Pod, text};
 use crate::support::processes::{owner, send};
-use crate::support::subject::{Subject, ok, vmi};
+use crate::support::subject::{HypervisorUnderTest, ok, vmi};
 use crate::support::virt_handler::NotifyPipe;
 
 /// An end that waits for nobody, on a busy machine.
@@ -25,8 +25,8 @@ fn assert_ended_in_order(pod: &Pod, code: i32, errors: usize) {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_launcher_that_waits_for_its_vm_ends_when_it_is_told() {
-    let subject = Subject::from_environment();
+fn launcher_that_waits_for_its_vm_ends_when_it_is_reported() {
+    let subject = HypervisorUnderTest::from_environment();
     let message = NamedTempFile::new().unwrap();
     fs::set_permissions(message.path(), std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
     // What the kubelet sends, and what a node that goes down sends; with virt-handler and without.
@@ -51,7 +51,7 @@ fn a_launcher_that_waits_for_its_vm_ends_when_it_is_told() {
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn orders_to_end_a_vm_that_was_never_there_succeed_and_change_nothing() {
-    let subject = Subject::from_environment();
+    let subject = HypervisorUnderTest::from_environment();
     let pod = subject.ready(subject.setup("demo"));
     let launcher = owner(&pod);
     for order in ["shutdown", "kill", "delete"] {
@@ -71,8 +71,8 @@ fn orders_to_end_a_vm_that_was_never_there_succeed_and_change_nothing() {
 /// The pod of a migration that is called off. Only the pod that is named leaves, and one that has a VM does not.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_target_that_is_not_needed_leaves_when_it_is_named() {
-    let subject = Subject::from_environment();
+fn target_that_is_not_needed_leaves_when_it_is_named() {
+    let subject = HypervisorUnderTest::from_environment();
     let of_pod = |name: &str| {
         let status = format!("status: {{migrationState: {{targetPod: {name}}}, ");
         vmi("demo", "").replace("status: {", &status)

@@ -5,12 +5,12 @@ use std::fs;
 use serde_json::json;
 
 use crate::support::pod::text;
-use crate::support::subject::{Subject, ok, vmi};
+use crate::support::subject::{HypervisorUnderTest, ok, vmi};
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
 fn starts_that_fail_say_why_and_leave_nothing() {
-    let subject = Subject::from_environment();
+    let subject = HypervisorUnderTest::from_environment();
     let vmi = vmi("demo", "");
     let pod = subject.ready(subject.setup("demo"));
     let kernel = pod.volume("container-disks").join("kernel-boot/vmlinuz");
@@ -37,8 +37,8 @@ fn starts_that_fail_say_why_and_leave_nothing() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn without_the_device_it_says_so_and_does_not_hang() {
-    let subject = Subject::from_environment();
+fn launcher_without_the_device_says_so_and_does_not_hang() {
+    let subject = HypervisorUnderTest::from_environment();
     let pod = subject.without_device("demo");
     let refused = pod.sync(&vmi("demo", ""));
     let said = subject.on_a_missing_device();
@@ -48,8 +48,8 @@ fn without_the_device_it_says_so_and_does_not_hang() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn the_longest_name_works_and_is_told_in_full() {
-    let subject = Subject::from_environment();
+fn longest_name_works_and_is_reported_in_full() {
+    let subject = HypervisorUnderTest::from_environment();
     let (name, namespace) = ("v".repeat(63), "n".repeat(63));
     let vmi = vmi(&name, "").replace("namespace: default", &format!("namespace: {namespace}"));
     let pod = subject.running(subject.setup(&name).flags(&["--namespace", &namespace]), &vmi);
@@ -60,8 +60,8 @@ fn the_longest_name_works_and_is_told_in_full() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_vm_may_be_named_like_hypervisors_and_daemons() {
-    let subject = Subject::from_environment();
+fn vm_may_be_named_like_hypervisors_and_daemons() {
+    let subject = HypervisorUnderTest::from_environment();
     let name = "my-qemu-kvm-and-qemu-system-and-cloud-hypervisor-and-virtchd";
     let pod = subject.running(subject.setup(name), &vmi(name, ""));
     subject.process(&pod);
@@ -72,8 +72,8 @@ fn a_vm_may_be_named_like_hypervisors_and_daemons() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_nic_is_the_tap_that_virt_handler_prepared() {
-    let subject = Subject::from_environment();
+fn nic_is_the_tap_that_virt_handler_prepared() {
+    let subject = HypervisorUnderTest::from_environment();
     let pod = subject.ready(subject.setup("demo").podman(&["--device", "/dev/net/tun"]));
     // A tap can stand for the pod's link, too.
     for link in ["eth0", "tap0"] {

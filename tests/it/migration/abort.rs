@@ -9,7 +9,7 @@ use crate::support::bridge::{Faults, Line};
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_cancel_during_the_transfer_leaves_the_vm_and_the_next_migration_succeeds() {
+fn cancel_during_the_transfer_leaves_the_vm_and_the_next_migration_succeeds() {
     let vm = Vm::on_a_shared_disk("cancel");
     let source = source(&vm);
     let checksum = Shell::of(&source).fill_memory();
@@ -34,7 +34,7 @@ fn a_cancel_during_the_transfer_leaves_the_vm_and_the_next_migration_succeeds() 
 /// (M12).
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_cancel_right_after_the_order_leaves_the_vm() {
+fn cancel_right_after_the_order_leaves_the_vm() {
     let vm = Vm::on_a_shared_disk("cancel-at-once");
     let (source, target) = (source(&vm), target(&vm));
     let cancelled = Move::prepare(&vm, &source, &target, "m1");
@@ -47,7 +47,7 @@ fn a_cancel_right_after_the_order_leaves_the_vm() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_migration_that_takes_longer_than_its_data_may_is_aborted() {
+fn migration_that_takes_longer_than_its_data_may_is_aborted() {
     let vm = Vm::on_a_shared_disk("too-long");
     let (source, target) = (source(&vm), target(&vm));
     let aborted = Move::prepare(&vm, &source, &target, "m1");
@@ -62,7 +62,7 @@ fn a_migration_that_takes_longer_than_its_data_may_is_aborted() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_migration_over_a_link_that_stalls_is_aborted() {
+fn migration_over_a_link_that_stalls_is_aborted() {
     let vm = Vm::on_a_shared_disk("stalled");
     let (source, target) = (source(&vm), target(&vm));
     let aborted = Move::prepare(&vm, &source, &target, "m1");

@@ -73,7 +73,7 @@ fn auto_converge_slows_a_busy_guest_until_it_can_be_moved() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_busy_guest_is_paused_for_the_rest_of_its_move_if_its_work_may_be_disrupted() {
+fn busy_guest_is_paused_for_the_rest_of_its_move_if_its_work_may_be_disrupted() {
     let (vm, source, target, checksum) = busy("disrupt");
     let moved = Move::prepare(&vm, &source, &target, "m1");
     moved.start(&options(&json!({ "AllowWorkloadDisruption": true, "CompletionTimeoutPerGiB": 15 })));
@@ -89,7 +89,7 @@ fn a_busy_guest_is_paused_for_the_rest_of_its_move_if_its_work_may_be_disrupted(
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_busy_guest_runs_at_the_target_before_its_memory_is_there_if_post_copy_is_allowed() {
+fn busy_guest_runs_at_the_target_before_its_memory_with_post_copy() {
     let (vm, source, target, checksum) = busy("post-copy");
     let moved = Move::prepare(&vm, &source, &target, "m1");
     let allowed = json!({ "AllowPostCopy": true, "AllowWorkloadDisruption": true, "CompletionTimeoutPerGiB": 5 });
@@ -109,7 +109,7 @@ fn a_busy_guest_runs_at_the_target_before_its_memory_is_there_if_post_copy_is_al
 /// The work of a guest that is neither slowed nor disrupted goes on, and it stays.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_busy_guest_whose_work_may_not_be_disrupted_stays() {
+fn busy_guest_whose_work_may_not_be_disrupted_stays() {
     let (vm, source, target, checksum) = busy("busy");
     let aborted = Move::prepare(&vm, &source, &target, "m1");
     aborted.start(&options(&json!({ "CompletionTimeoutPerGiB": 15 })));

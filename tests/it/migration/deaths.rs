@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 /// The original takes its VM along.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_source_launcher_that_dies_during_the_transfer_leaves_the_vm_and_the_next_one_tells_the_end() {
+fn source_launcher_that_dies_during_the_transfer_is_followed_by_one_that_reports_the_end() {
     let vm = Vm::on_a_shared_disk("source-dies");
     let (source, target) = (source(&vm), target(&vm));
     let broken = Move::prepare(&vm, &source, &target, "m1");
@@ -23,7 +23,7 @@ fn a_source_launcher_that_dies_during_the_transfer_leaves_the_vm_and_the_next_on
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_target_launcher_that_dies_during_the_transfer_leaves_the_vm_at_the_source() {
+fn target_launcher_that_dies_during_the_transfer_leaves_the_vm_at_the_source() {
     let vm = Vm::on_a_shared_disk("target-dies");
     let (source, target) = (source(&vm), target(&vm));
     let broken = Move::prepare(&vm, &source, &target, "m1");
@@ -35,7 +35,7 @@ fn a_target_launcher_that_dies_during_the_transfer_leaves_the_vm_at_the_source()
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_source_launcher_that_dies_after_the_move_is_followed_by_one_that_tells_the_same() {
+fn source_launcher_that_dies_after_the_move_is_followed_by_one_that_tells_the_same() {
     let vm = Vm::on_a_shared_disk("dies-late");
     let (source, target) = (source(&vm), target(&vm));
     let moved = Move::prepare(&vm, &source, &target, "m1");

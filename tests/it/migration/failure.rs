@@ -43,7 +43,7 @@ fn has_one_connection(options: &Value) -> bool {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_vm_stays_if_the_connection_for_its_memory_is_refused() {
+fn vm_stays_if_the_connection_for_its_memory_is_refused() {
     let faults = Faults { refuses: vec![1], ..Faults::default() };
     fails("refused", Line::Memory, faults, &json!({ "ParallelMigrationThreads": null }));
 }
@@ -51,7 +51,7 @@ fn a_vm_stays_if_the_connection_for_its_memory_is_refused() {
 /// At times QEMU's threads wait for the target and no error comes: then the missing progress ends it (M42).
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_vm_stays_if_the_main_one_of_several_connections_is_refused() {
+fn vm_stays_if_the_main_one_of_several_connections_is_refused() {
     let vm = Vm::on_a_shared_disk("refused-main");
     let (source, target) = (source(&vm), target(&vm));
     let failed = Move::prepare(&vm, &source, &target, "m1");
@@ -64,20 +64,20 @@ fn a_vm_stays_if_the_main_one_of_several_connections_is_refused() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_vm_stays_if_one_of_the_connections_for_its_memory_is_refused() {
+fn vm_stays_if_one_of_the_connections_for_its_memory_is_refused() {
     fails("refused-thread", Line::Memory, Faults { refuses: vec![5], ..Faults::default() }, &json!({}));
 }
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_vm_stays_if_its_memory_is_cut_in_the_middle() {
+fn vm_stays_if_its_memory_is_cut_in_the_middle() {
     let faults = Faults { cut_after: Some(8 << 20), ..Faults::default() };
     fails("memory-cut", Line::Memory, faults, &json!({ "Bandwidth": "8388608" }));
 }
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_vm_stays_if_the_only_connection_for_its_memory_is_reset_in_the_middle() {
+fn vm_stays_if_the_only_connection_for_its_memory_is_reset_in_the_middle() {
     let faults = Faults { cut_after: Some(8 << 20), resets: true, ..Faults::default() };
     fails("memory-reset", Line::Memory, faults, &json!({ "Bandwidth": "8388608", "ParallelMigrationThreads": null }));
 }
@@ -97,32 +97,32 @@ fn stays_after_a_cut(name: &str, sent: u64, options: &Value) {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_vm_stays_if_the_whole_link_is_cut_in_the_middle() {
+fn vm_stays_if_the_whole_link_is_cut_in_the_middle() {
     stays_after_a_cut("cut", 8 << 20, &json!({ "Bandwidth": "4194304", "ParallelMigrationThreads": null }));
 }
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_vm_stays_if_the_whole_link_of_several_connections_is_cut_in_the_middle() {
+fn vm_stays_if_the_whole_link_of_several_connections_is_cut_in_the_middle() {
     stays_after_a_cut("cut-threads", 8 << 20, &json!({ "Bandwidth": "4194304" }));
 }
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_vm_stays_if_the_whole_link_is_cut_at_once() {
+fn vm_stays_if_the_whole_link_is_cut_at_once() {
     stays_after_a_cut("cut-early", 1, &json!({ "Bandwidth": "4194304", "ParallelMigrationThreads": null }));
 }
 
 /// Here QEMU 10.0.13 itself has ended 3 times of 3 (contract/migration.md 16, M41): its end is told.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn the_end_of_a_vm_is_told_if_its_qemu_does_not_survive_the_cut_of_several_connections() {
+fn end_of_a_vm_is_reported_if_its_qemu_does_not_survive_a_cut() {
     stays_after_a_cut("cut-early-threads", 1, &json!({ "Bandwidth": "4194304" }));
 }
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_migration_that_has_failed_is_not_executed_again_but_another_one_is() {
+fn migration_that_has_failed_is_not_executed_again_but_another_one_is() {
     let vm = Vm::on_a_shared_disk("once");
     let (source, target) = (source(&vm), target(&vm));
     let failed = Move::prepare(&vm, &source, &target, "m1");

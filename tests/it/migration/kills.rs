@@ -225,7 +225,7 @@ fn number(variable: &str, default: u64) -> u64 {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE and hours; make faults GROUP=migration"]
-fn the_whole_table_of_victims_and_phases_leaves_one_guest() {
+fn whole_table_of_victims_and_phases_leaves_one_guest() {
     let (rounds, seed) = (number("ROUNDS", 10), number("SEED", 1));
     let only = std::env::var("ONLY").unwrap_or_default();
     let mut table = String::new();

@@ -37,7 +37,7 @@ fn local_disks_are_copied_with_what_the_guest_has_written() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_vm_stays_if_its_disks_cannot_be_sent() {
+fn vm_stays_if_its_disks_cannot_be_sent() {
     let vm = Vm::on_local_disks("no-disks");
     let (source, target) = (source(&vm), target(&vm));
     let failed = Move::prepare(&vm, &source, &target, "m1");
@@ -49,7 +49,7 @@ fn a_vm_stays_if_its_disks_cannot_be_sent() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_cancel_while_disks_are_copied_leaves_the_vm() {
+fn cancel_while_disks_are_copied_leaves_the_vm() {
     let vm = Vm::on_local_disks("disks-cancel");
     let source = source(&vm);
     Shell::of(&source).run("seq 1 1000000 | dd of=/dev/vdc bs=64k conv=fsync 2>/dev/null");

@@ -33,20 +33,20 @@ fn moves_paused(name: &str, options: &serde_json::Value) {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_vm_that_a_user_has_paused_stays_paused_until_it_is_resumed_at_the_target() {
+fn vm_that_a_user_has_paused_stays_paused_until_it_is_resumed_at_the_target() {
     moves_paused("paused", &json!({}));
 }
 
 /// The original's libvirt refuses it: error 74 (M4).
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_paused_vm_moves_although_post_copy_is_allowed() {
+fn paused_vm_moves_although_post_copy_is_allowed() {
     moves_paused("paused-post-copy", &json!({ "AllowPostCopy": true, "ParallelMigrationThreads": null }));
 }
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_paused_vm_whose_migration_fails_stays_paused_at_the_source() {
+fn paused_vm_whose_migration_fails_stays_paused_at_the_source() {
     let vm = Vm::on_a_shared_disk("paused-cut");
     let source = source(&vm);
     pause(&vm, &source);

@@ -9,7 +9,7 @@ use crate::support::bridge::Line;
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_vm_on_a_shared_disk_moves_with_its_memory_and_its_disk() {
+fn vm_on_a_shared_disk_moves_with_its_memory_and_its_disk() {
     let vm = Vm::on_a_shared_disk("plain");
     let source = source(&vm);
     let mut shell = Shell::of(&source);
@@ -34,7 +34,7 @@ fn a_vm_on_a_shared_disk_moves_with_its_memory_and_its_disk() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_vm_with_a_cpu_limit_moves_over_one_connection() {
+fn vm_with_a_cpu_limit_moves_over_one_connection() {
     let vm = Vm::on_a_shared_disk("one-thread");
     let (source, target) = (source(&vm), target(&vm));
     let moved = Move::prepare(&vm, &source, &target, "m1");
@@ -47,7 +47,7 @@ fn a_vm_with_a_cpu_limit_moves_over_one_connection() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_vm_moves_four_times_in_a_row() {
+fn vm_moves_four_times_in_a_row() {
     let vm = Vm::on_a_shared_disk("nomad");
     let mut here = source(&vm);
     let checksum = Shell::of(&here).fill_memory();
@@ -65,7 +65,7 @@ fn a_vm_moves_four_times_in_a_row() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_disk_that_is_not_known_to_be_shared_is_refused_unless_unsafe_is_allowed() {
+fn disk_that_is_not_known_to_be_shared_is_refused_unless_unsafe_is_allowed() {
     let vm = Vm::on_a_shared_disk("unsafe");
     let unnamed = |image: &str, name| {
         super::side::Side::start_with(image, &vm, name, |setup| setup.env("SHARED_FILESYSTEM_PATHS", "/nowhere"))

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use super::container::{Container, FUNCTIONS};
 
 #[test]
-fn a_launcher_that_dies_is_followed_by_another_while_the_hypervisor_lives() {
+fn launcher_that_dies_is_followed_by_another_while_the_hypervisor_lives() {
     let script = r#"echo "${VIRT_LAUNCHER_ADOPTION:-first}" "$@" >>"$DIR/launchers"
         case "${VIRT_LAUNCHER_ADOPTION:-first}" in
             first) orphan qemu-system-x86_64 vm; kill -KILL $$ ;;
@@ -33,7 +33,7 @@ fn a_launcher_that_dies_is_followed_by_another_while_the_hypervisor_lives() {
 }
 
 #[test]
-fn first_launcher_that_ends_with_101_is_followed_by_one_that_adopts_while_the_hypervisor_lives() {
+fn launcher_that_ends_with_101_is_followed_by_an_adopter() {
     let script = r#"echo "${VIRT_LAUNCHER_ADOPTION:-first}" >>"$DIR/launchers"
         [ "$VIRT_LAUNCHER_ADOPTION" ] || { orphan qemu-system-x86_64 vm; exit 101; }
         kill -0 "$(cat "$DIR/orphan.pid")" && exit 0"#;
@@ -49,7 +49,7 @@ fn first_launcher_that_ends_with_101_is_followed_by_one_that_adopts_while_the_hy
 }
 
 #[test]
-fn a_launcher_that_dies_without_a_hypervisor_gives_255_at_once() {
+fn launcher_that_dies_without_a_hypervisor_gives_255_at_once() {
     let container = Container::new("echo >>$DIR/launchers\nkill -KILL $$");
     assert_eq!(container.run(&[]), 255);
     assert_eq!(container.read("launchers"), "\n");
@@ -68,7 +68,7 @@ fn launchers_that_die_too_often_end_the_vm_gracefully() {
 }
 
 #[test]
-fn a_new_launcher_knows_how_long_ago_the_pod_was_told_to_stop() {
+fn new_launcher_knows_how_long_ago_the_pod_was_told_to_stop() {
     let script = r#"[ "$VIRT_LAUNCHER_ADOPTION" ] || orphan qemu-kvm vm
         [ -z "$VIRT_LAUNCHER_TERMINATING_FOR_MS" ] || { echo "$VIRT_LAUNCHER_TERMINATING_FOR_MS" >$DIR/since; exit 0; }
         patient "$HELPER" ready 7"#;
@@ -87,7 +87,7 @@ fn a_new_launcher_knows_how_long_ago_the_pod_was_told_to_stop() {
 }
 
 #[test]
-fn a_hypervisor_that_its_daemon_kept_is_found_too() {
+fn hypervisor_that_its_daemon_kept_is_found_too() {
     // The daemon is re-parented to the monitor, the hypervisor stays its child.
     let script =
         "(bash -c \"$FUNCTIONS patient $DIR/cloud-hypervisor orphan.ready 0 & wait\" &)\nread -r <$DIR/orphan.ready";
@@ -99,7 +99,7 @@ fn a_hypervisor_that_its_daemon_kept_is_found_too() {
 }
 
 #[test]
-fn a_name_in_the_arguments_is_no_hypervisor() {
+fn name_in_the_arguments_is_no_hypervisor() {
     let container = Container::new(&format!("{FUNCTIONS}\norphan bystander qemu-kvm-vm"));
     container.fifo("orphan.ready");
     container.program("bystander");

@@ -31,7 +31,7 @@ fn every_exit_code_of_the_launcher_comes_through() {
 }
 
 #[test]
-fn a_killed_launcher_gives_255_and_the_hypervisor_ends_gracefully() {
+fn killed_launcher_gives_255_and_the_hypervisor_ends_gracefully() {
     for signal in ["TERM", "KILL", "SEGV", "34"] {
         let container =
             Container::new(&format!("{FUNCTIONS}\norphan qemu-system-x86_64 vm\nkill -{signal} $$\nexit 9"));
@@ -47,7 +47,7 @@ fn a_killed_launcher_gives_255_and_the_hypervisor_ends_gracefully() {
 }
 
 #[test]
-fn the_launcher_starts_clean_and_with_all_but_the_monitors_own_flags() {
+fn launcher_starts_clean_and_with_all_but_the_monitors_own_flags() {
     let script = r#"printf '%s\n' "$@" >"$DIR/arguments"
         readlink /proc/$$/fd/0 >"$DIR/stdin"
         grep -E '^(Name|CapAmb|CapPrm|PPid|NSpgid|Pid):' /proc/$$/status >"$DIR/status"
@@ -106,7 +106,7 @@ fn termination_signals_reach_the_launcher_as_sigterm() {
 }
 
 #[test]
-fn a_signal_at_any_instant_of_the_start_is_not_lost() {
+fn signal_at_any_instant_of_the_start_is_not_lost() {
     // The launcher never ends by itself.
     let container = Container::new(&format!("{FUNCTIONS}\npatient \"$HELPER\" ready 7"));
     for delay in 0..40 {
@@ -130,7 +130,7 @@ fn a_signal_at_any_instant_of_the_start_is_not_lost() {
 
 #[test]
 #[ignore = "needs root, or leave to make PID namespaces; make test"]
-fn it_does_the_same_as_pid_1() {
+fn monitor_does_the_same_as_pid_1() {
     let script = "echo $PPID >$DIR/parent\norphan qemu-kvm vm\npatient \"$HELPER\" ready 7";
     let container = Container::new(&format!("{FUNCTIONS}\n{script}"));
     let ready = container.fifo("ready");
@@ -155,7 +155,7 @@ fn it_does_the_same_as_pid_1() {
 }
 
 #[test]
-fn a_launcher_that_cannot_start_is_told_and_gives_1() {
+fn launcher_that_cannot_start_is_reported_and_gives_1() {
     let container = Container::new("exit 0");
     fs::set_permissions(container.path("virt-launcher"), Permissions::from_mode(0o644)).unwrap();
     fs::write(container.path("disk_0.sock"), "").unwrap();
@@ -215,7 +215,7 @@ fn keep_after_failure_keeps_after_failure_only() {
 }
 
 #[test]
-fn an_idle_monitor_is_small_and_sleeps() {
+fn idle_monitor_is_small_and_sleeps() {
     let container = Container::new("exec 3<>$DIR/hold; echo >$DIR/ready; read -r -u 3");
     let ready = container.fifo("ready");
     let hold = container.fifo("hold");

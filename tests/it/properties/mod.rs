@@ -84,7 +84,7 @@ fn wide_suite_defines_have_no_two_devices_of_one_name_alias_or_address() {
 }
 
 #[test]
-fn the_check_sees_what_two_devices_share() {
+fn check_sees_what_two_devices_share() {
     let disk = "<disk><target dev='vda' bus='virtio'/><alias name='ua-a'/><address type='pci' slot='1'/></disk>";
     let other =
         "<disk><target dev='vda' bus='sata'/><alias name='ua-a'/><address type='pci' bus='0x00' slot='0x1'/></disk>";
@@ -168,7 +168,7 @@ fn check(cases: u32, wild: bool, property: impl Fn(&[DomainSpec])) -> (u32, BTre
 }
 
 #[test]
-fn a_generated_vmi_converts_with_unique_names_aliases_and_addresses() {
+fn generated_vmi_converts_with_unique_names_aliases_and_addresses() {
     let (converted, errors) = check(600, false, |defines| {
         for (index, define) in defines.iter().enumerate() {
             let found = shared(define);
@@ -179,7 +179,7 @@ fn a_generated_vmi_converts_with_unique_names_aliases_and_addresses() {
 }
 
 #[test]
-fn whatever_a_vmi_says_it_converts_or_errors() {
+fn conversion_ends_in_a_document_or_an_error_whatever_the_vmi_says() {
     let (converted, errors) = check(600, true, |_| {});
     assert!(converted > 20 && errors.len() > 20, "{converted} converted; the others: {errors:#?}");
 }

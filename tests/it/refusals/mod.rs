@@ -30,7 +30,7 @@ const MOST_VCPUS: u32 = 288;
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn what_libvirt_and_qemu_refuse_is_refused_by_field_first_and_nothing_else() {
+fn refusals_of_libvirt_and_qemu_come_by_field_first() {
     let image = support::pod::image();
     let all = std::env::var("REFUSALS").is_ok_and(|form| form == "all");
     let facts: HostFacts = serde_json::from_value(cases::facts()).unwrap();

@@ -16,7 +16,7 @@ use super::{expect, wait_for};
 const SETTLED: Duration = Duration::from_secs(60);
 
 /// An image, and the hypervisor in it.
-pub struct Subject {
+pub struct HypervisorUnderTest {
     image: String,
     hypervisor: Hypervisor,
 }
@@ -27,22 +27,22 @@ enum Hypervisor {
     CloudHypervisor(PathBuf),
 }
 
-impl Subject {
+impl HypervisorUnderTest {
     /// The image that VIRT_LAUNCHER_IMAGE names with the hypervisor that VIRT_LAUNCHER_HYPERVISOR names, without: `kvm`.
-    pub fn from_environment() -> Subject {
+    pub fn from_environment() -> HypervisorUnderTest {
         let image = super::pod::image();
         let hypervisor = match std::env::var("VIRT_LAUNCHER_HYPERVISOR").as_deref() {
             Err(_) | Ok("kvm" | "qemu-kvm") => Hypervisor::Qemu,
             Ok("ch" | "cloud-hypervisor") => Hypervisor::CloudHypervisor(vmm()),
             Ok(other) => panic!("VIRT_LAUNCHER_HYPERVISOR={other}: kvm or cloud-hypervisor"),
         };
-        Subject { image, hypervisor }
+        HypervisorUnderTest { image, hypervisor }
     }
 
     /// Cloud Hypervisor in the image that VIRT_LAUNCHER_CH_IMAGE names.
-    pub fn cloud_hypervisor() -> Subject {
+    pub fn cloud_hypervisor() -> HypervisorUnderTest {
         let image = super::needed("VIRT_LAUNCHER_CH_IMAGE", "make test-ch builds the image and sets it");
-        Subject { image, hypervisor: Hypervisor::CloudHypervisor(vmm()) }
+        HypervisorUnderTest { image, hypervisor: Hypervisor::CloudHypervisor(vmm()) }
     }
 
     /// A pod for the VM `default_<vm>`, without the hypervisor's device.

@@ -36,7 +36,7 @@ fn every_define_is_read_and_written_again_byte_for_byte() {
 
 #[test]
 #[ignore = "needs the wide suite, ../shared/conformance; make test"]
-fn a_round_trip_loses_only_the_namespace_declaration() {
+fn round_trip_loses_only_the_namespace_declaration() {
     let folder = wide_suite("domain-xml");
     for path in files(&folder, ".define1.xml") {
         let recorded = std::fs::read_to_string(&path).unwrap();

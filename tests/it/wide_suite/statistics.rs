@@ -87,7 +87,7 @@ fn params(recorded: &Value) -> Params {
 
 #[test]
 #[ignore = "needs the wide suite, ../shared/conformance; make test"]
-fn the_document_is_the_recorded_one_key_for_key() {
+fn document_is_the_recorded_one_key_for_key() {
     let recorded = recorded();
     let record = StatsRecord {
         name: recorded["Name"].as_str().unwrap().to_owned(),

@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn options_are_virt_handler_s_with_the_flags_in_front() {
+    fn options_are_virt_handlers_with_the_flags_in_front() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("options.json");
         std::fs::write(&path, r#"{"Bandwidth":"1Mi","ProgressTimeout":7}"#).unwrap();

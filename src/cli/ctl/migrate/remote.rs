@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connections_reach_the_target_s_sockets_until_the_end() {
+    async fn connections_reach_the_targets_sockets_until_the_end() {
         let folder = tempfile::tempdir().unwrap();
         let [server, client, _] = files(folder.path());
         for (server, client) in [(server, client), (in_clear(), in_clear())] {

@@ -68,7 +68,7 @@ fn host_devices_are_pci_devices() {
 }
 
 #[test]
-fn serial_port_is_the_vmm_s_own_socket() {
+fn serial_port_is_the_vmms_own_socket() {
     let folder = "/var/run/kubevirt-private/1-2";
     assert_eq!(
         written(super::serial, json!({})),

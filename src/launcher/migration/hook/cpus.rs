@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn vcpus_are_pinned_to_the_target_s_cpus_and_nothing_else_changes() {
+    fn vcpus_are_pinned_to_the_targets_cpus_and_nothing_else_changes() {
         let tune = |first: &str, second: &str| {
             format!(
                 "\n  <cputune>\n    <shares>7</shares>\n    <vcpupin vcpu='0' cpuset='{first}'/>\n    <vcpupin  \
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn the_guest_s_cells_are_on_the_nodes_of_their_vcpus() {
+    fn guests_cells_are_on_the_nodes_of_their_vcpus() {
         for (cpus, cells_of, old, new) in [
             ([4, 5], &["0-1"][..], numa_tune([0, 1], "0", &["0"]), numa_tune([4, 5], "1", &["1"])),
             ([3, 4], &["0", "1"], numa_tune([0, 5], "0-1", &["1", "0"]), numa_tune([3, 4], "0-1", &["0", "1"])),
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_whose_cpus_do_not_do_is_told() {
+    fn pod_whose_cpus_do_not_do_is_reported() {
         let error = |incoming: &Incoming| incoming.adapt(&document(2, "", "")).unwrap_err().to_string();
         let begin = "failed to generate domain for target CPU set and topology: ";
         let few = incoming(&dedicated(2, &json!({})), &json!({}), &[5]);

@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_is_there_when_its_outermost_element_is_closed() {
+    fn document_is_there_when_its_outermost_element_is_closed() {
         for text in
             ["<domain/>", "<a x='/>' y=\"'>\">t<b/><!-- </a> --><![CDATA[</a>]]><?p </a>?><c>></c></a >", "<a></a>"]
         {
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_document_is_told() {
+    fn what_is_no_document_is_reported() {
         assert_eq!(found("hello"), Err("not an XML document"));
         assert_eq!(found("  x<a/>"), Err("not an XML document"));
         let endless = format!("<a b='{}", "x".repeat(LONGEST_TOKEN));

@@ -66,7 +66,7 @@ mod tests {
     const MEDIATED: &str = "MDEV_PCI_RESOURCE_V_G";
 
     #[test]
-    fn the_one_vgpu_is_replaced_by_the_target_s() {
+    fn one_vgpu_is_replaced_by_the_targets() {
         let one = incoming(1, MEDIATED, NEW);
         let (old, new) = (document(&mediated(OLD)), document(&mediated(NEW)));
         assert_eq!(one.adapt(&old).unwrap(), new);
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vgpu_that_cannot_be_replaced_is_told() {
+    fn vgpu_that_cannot_be_replaced_is_reported() {
         let error = |incoming: &Incoming, devices: &str| incoming.adapt(&document(devices)).unwrap_err().to_string();
         let one = incoming(1, MEDIATED, NEW);
         let only = "the migrating vmi should only have one vGPU";

@@ -53,7 +53,7 @@ mod tests {
     const RED: &str = "tapb1f51a511f1";
 
     #[test]
-    fn numbered_taps_get_their_network_s_name() {
+    fn numbered_taps_get_their_networks_name() {
         let red = "<alias name='ua-red'/>";
         assert_eq!(adapted(&interface("tap1", red), true).unwrap(), interface(RED, red));
         let default = "<alias name='ua-default'/>";
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tap_whose_network_is_not_known_is_refused() {
+    fn tap_whose_network_is_not_known_is_refused() {
         for (alias, expected) in [
             ("", "alias cannot be nil: interface on tap1"),
             ("<alias name='net1'/>", "invalid alias format: interface on tap1"),

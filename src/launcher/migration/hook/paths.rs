@@ -118,7 +118,7 @@ mod tests {
     const ISO: &str = "/var/run/kubevirt-ephemeral-disks/cloud-init-data/ns/vm/noCloud.iso";
 
     #[test]
-    fn files_are_found_in_the_target_s_namespace() {
+    fn files_are_found_in_the_targets_namespace() {
         let target = r#"{"domainNamespace":"other"}"#;
         assert_eq!(file("null", target, ISO), ISO.replace("/ns/", "/other/"));
         assert_eq!(file(r#"{"domainNamespace":"ns"}"#, target, ISO), ISO.replace("/ns/", "/other/"));

@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hook_gets_the_adapted_document_and_may_come_again() {
+    fn hook_gets_the_adapted_document_and_may_come_again() {
         with_server(|server, path| {
             server.expect(incoming("other")).unwrap();
             assert_eq!(asked(path, XML).unwrap(), XML.replace("/ns/", "/other/"));
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stray_connection_is_in_nobody_s_way() {
+    fn stray_connection_is_in_nobodys_way() {
         with_server(|server, path| {
             server.expect(incoming("other")).unwrap();
             let silent = Client::connect(path).unwrap();
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_may_come_in_pieces_and_the_hook_stays_open() {
+    fn document_may_come_in_pieces_and_the_hook_stays_open() {
         with_server(|server, path| {
             server.expect(incoming("other")).unwrap();
             let mut client = Client::connect(path).unwrap();
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_its_reason() {
+    fn refusal_names_its_reason() {
         with_server(|server, path| {
             server.listen().unwrap();
             let unknown = "the launcher refused the migration: no virtual machine was announced to this launcher";
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_ends_with_its_deadline() {
+    fn connection_ends_with_its_deadline() {
         with_server(|server, path| {
             server.deadline = Duration::from_millis(50);
             server.expect(incoming("other")).unwrap();
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_was_left_is_replaced_and_anything_else_is_told() {
+    fn socket_that_was_left_is_replaced_and_anything_else_is_reported() {
         with_server(|server, path| {
             drop(std::os::unix::net::UnixListener::bind(path).unwrap());
             server.expect(incoming("other")).unwrap();

@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_guest_took_over_if_it_runs_or_has_run() {
+    fn guest_took_over_if_it_runs_or_has_run() {
         let of = |status, reason| AtTarget::of(Some(DomainState::new(status, reason)));
         assert_eq!(AtTarget::of(None), AtTarget::Never);
         assert_eq!(of(LifeCycle::Running, StateReason::Unknown), AtTarget::TookOver);

@@ -6,7 +6,7 @@ use crate::launcher::vm::vm_double;
 use crate::libvirt::VirError;
 
 #[test]
-fn a_reason_says_which_volume_kind_is_too_small_and_leaves_others_alone() {
+fn reason_says_which_volume_kind_is_too_small_and_leaves_others_alone() {
     let error = |message: &str| {
         let error = VirError { code: 9, domain: 10, message: message.to_owned() };
         ControlError::from(libvirt::Error::Libvirt(error))
@@ -54,7 +54,7 @@ async fn ended(outgoing: &Outgoing) -> MigrationMetadata {
 }
 
 #[tokio::test]
-async fn a_task_that_panics_leaves_a_record_with_an_end() {
+async fn task_that_panics_leaves_a_record_with_an_end() {
     let outgoing = without_libvirt();
     record::begin(&outgoing.vm.metadata, "m1").unwrap();
     outgoing.spawn("m1".into(), SavedOutgoing::default(), Started::now(), |_, _| async { panic!("a fault") });
@@ -65,7 +65,7 @@ async fn a_task_that_panics_leaves_a_record_with_an_end() {
 }
 
 #[tokio::test]
-async fn a_record_whose_order_was_lost_gets_its_end() {
+async fn record_whose_order_was_lost_gets_its_end() {
     let outgoing = without_libvirt();
     outgoing.go_on(None);
     assert_eq!(outgoing.vm.metadata.snapshot().migration, None, "without a record there is nothing to go on with");

@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_the_guest_s_else_what_is_requested() {
+    fn memory_is_the_guests_else_what_is_requested() {
         let guest = r#"{"spec":{"domain":{"memory":{"guest":"64Mi"},"resources":{"requests":{"memory":"1Gi"}}}}}"#;
         assert_eq!(DataSize::of(&vmi(guest), 0).memory, 64 << 20);
         let request = r#"{"spec":{"domain":{"resources":{"requests":{"memory":"1Gi"}}}}}"#;

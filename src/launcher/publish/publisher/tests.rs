@@ -77,7 +77,7 @@ fn told() -> DomainStatus {
 
 /// The poller asks nothing of a guest that is paused, and virt-handler takes what is not told for gone.
 #[tokio::test]
-async fn the_next_launcher_tells_what_the_agent_and_the_panics_have_told_before() {
+async fn next_launcher_tells_what_the_agent_and_the_panics_have_told_before() {
     let folder = tempfile::tempdir().unwrap();
     let mut first = World::new(folder.path(), false);
     let own = identify(i32::try_from(std::process::id()).unwrap()).unwrap();
@@ -177,7 +177,7 @@ const PAUSED: DomainState = DomainState::new(LifeCycle::Paused, StateReason::Use
 const DEFINED: Cause = Cause::Lifecycle(Lifecycle::Defined { added: true });
 
 #[tokio::test(start_paused = true)]
-async fn an_operation_s_end_is_looked_at_whatever_came_of_it() {
+async fn operations_end_is_looked_at_whatever_came_of_it() {
     let folder = tempfile::tempdir().unwrap();
     let mut world = World::new(folder.path(), false);
     let mut last = world.publisher.as_ref().unwrap().last.subscribe();
@@ -211,7 +211,7 @@ async fn an_operation_s_end_is_looked_at_whatever_came_of_it() {
 
 /// A start whose caller was told of a time-out goes on in libvirt, and may fail there.
 #[tokio::test(start_paused = true)]
-async fn a_start_that_nobody_waits_for_is_looked_at_until_it_is_over() {
+async fn start_that_nobody_waits_for_is_looked_at_until_it_is_over() {
     let folder = tempfile::tempdir().unwrap();
     let mut world = World::new(folder.path(), false);
     let mut last = world.publisher.as_ref().unwrap().last.subscribe();
@@ -231,7 +231,7 @@ async fn a_start_that_nobody_waits_for_is_looked_at_until_it_is_over() {
 }
 
 #[tokio::test]
-async fn a_document_that_says_the_domain_is_down_shows_nothing_live() {
+async fn document_that_says_the_domain_is_down_shows_nothing_live() {
     let folder = tempfile::tempdir().unwrap();
     for state in [
         DomainState::CRASHED,
@@ -266,7 +266,7 @@ fn known() -> Introduction {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_agent_is_shown_once_it_has_told_of_itself() {
+async fn agent_is_shown_once_it_has_told_of_itself() {
     let folder = tempfile::tempdir().unwrap();
     let mut world = World::new(folder.path(), false);
     let last = world.publisher.as_ref().unwrap().last.subscribe();
@@ -290,7 +290,7 @@ async fn an_agent_is_shown_once_it_has_told_of_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_agent_that_says_nothing_is_shown_after_a_while() {
+async fn agent_that_says_nothing_is_shown_after_a_while() {
     let folder = tempfile::tempdir().unwrap();
     let mut world = World::new(folder.path(), false);
     let last = world.publisher.as_ref().unwrap().last.subscribe();
@@ -312,7 +312,7 @@ async fn an_agent_that_says_nothing_is_shown_after_a_while() {
 
 /// Of a VM whose daemon ended during its migration libvirt was told to destroy what was left.
 #[tokio::test]
-async fn a_vm_that_has_left_is_told_as_migrated() {
+async fn vm_that_has_left_is_reported_as_migrated() {
     let folder = tempfile::tempdir().unwrap();
     let mut world = World::new(folder.path(), false);
     world.run();
@@ -327,7 +327,7 @@ async fn a_vm_that_has_left_is_told_as_migrated() {
 
 /// virt-handler would end the pod of the target, where the guest may run.
 #[tokio::test]
-async fn a_vm_that_ended_in_its_migration_stands_still_until_the_record_has_its_end() {
+async fn vm_that_ended_in_its_migration_stands_still_until_the_record_has_its_end() {
     let folder = tempfile::tempdir().unwrap();
     let mut world = World::new(folder.path(), false);
     let metadata = world.publisher.as_ref().unwrap().metadata.clone();

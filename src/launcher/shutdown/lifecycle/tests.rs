@@ -180,7 +180,7 @@ async fn no_domain_within_the_timeout_fails() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_target_s_time_begins_anew_with_each_preparation() {
+async fn targets_time_begins_anew_with_each_preparation() {
     let world = World::new(1);
     let prepare = async {
         for _ in 0..2 {
@@ -193,7 +193,7 @@ async fn a_target_s_time_begins_anew_with_each_preparation() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_target_that_can_never_receive_ends_at_once_and_a_launcher_with_a_domain_does_not() {
+async fn target_that_can_never_receive_ends_at_once_and_a_launcher_with_a_domain_does_not() {
     let world = World::new(1);
     world.never_receives.send_replace(Some("no migration".into()));
     assert_eq!(world.run(30).await, (Ending::Failed, Duration::ZERO));
@@ -209,7 +209,7 @@ async fn a_target_that_can_never_receive_ends_at_once_and_a_launcher_with_a_doma
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_signal_without_a_domain_ends_at_once() {
+async fn signal_without_a_domain_ends_at_once() {
     let world = World::new(1);
     world.signalled.send_replace(Some(Instant::now()));
     assert_eq!(world.run(30).await, (Ending::Orderly, Duration::ZERO));
@@ -217,7 +217,7 @@ async fn a_signal_without_a_domain_ends_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_vm_that_was_being_started_when_the_signal_came_is_asked_as_every_other() {
+async fn vm_that_was_being_started_when_the_signal_came_is_asked_as_every_other() {
     let world = World { virt_handler: false, obeys_request: 2, ..World::new(1) };
     world.defined.send_replace(true);
     world.signalled.send_replace(Some(Instant::now()));
@@ -231,14 +231,14 @@ async fn a_vm_that_was_being_started_when_the_signal_came_is_asked_as_every_othe
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unused_target_leaves_early_with_failure() {
+async fn unused_target_leaves_early_with_failure() {
     let world = World::new(1);
     world.leave_early.send_replace(true);
     assert_eq!(world.run(30).await.0, Ending::Failed);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_guest_that_powers_off_and_is_told_ends_at_once() {
+async fn guest_that_powers_off_and_is_reported_ends_at_once() {
     let world = World::new(1);
     world.defined.send_replace(true);
     world.process.send_replace(HypervisorProcess::Gone);
@@ -271,7 +271,7 @@ async fn without_a_daemon_the_vm_is_ended_and_the_reason_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_absent_virt_handler_cannot_hold_the_pod_for_ever() {
+async fn absent_virt_handler_cannot_hold_the_pod_for_ever() {
     let world = World::new(9);
     world.defined.send_replace(true);
     world.process.send_replace(HypervisorProcess::Gone);
@@ -280,7 +280,7 @@ async fn an_absent_virt_handler_cannot_hold_the_pod_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_absent_virt_handler_is_not_waited_for_once_more_after_the_domain_was_deleted() {
+async fn absent_virt_handler_is_not_waited_for_once_more_after_the_domain_was_deleted() {
     for deleted_after in [0, 10, 14] {
         let world = World::new(9);
         world.defined.send_replace(true);
@@ -317,7 +317,7 @@ async fn without_virt_handler_the_guest_is_asked_at_once_and_the_pod_stays_as_lo
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_virt_handler_that_comes_back_while_the_pod_may_stay_learns_how_the_vm_ended() {
+async fn virt_handler_that_comes_back_while_the_pod_may_stay_learns_how_the_vm_ended() {
     for back in [11, 40, 69] {
         let world = World { virt_handler: false, obeys_request: 3, ..World::stopping() };
         let returns = async {
@@ -331,14 +331,14 @@ async fn a_virt_handler_that_comes_back_while_the_pod_may_stay_learns_how_the_vm
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_vm_without_virt_handler_has_nobody_to_wait_for() {
+async fn vm_without_virt_handler_has_nobody_to_wait_for() {
     let world = World { virt_handler: false, nobody: true, obeys_request: 3, ..World::stopping() };
     assert_eq!(world.run(60).await, (Ending::Orderly, Duration::from_secs(10)));
     assert_eq!(world.counts(), (3, 0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_virt_handler_that_went_away_after_its_order_is_waited_for_too() {
+async fn virt_handler_that_went_away_after_its_order_is_waited_for_too() {
     let world = World::stopping();
     world.mark_acknowledged.send_replace(1);
     world.end_ordered.send_replace(true);
@@ -352,14 +352,14 @@ async fn a_virt_handler_that_went_away_after_its_order_is_waited_for_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_virt_handler_that_does_not_acknowledge_is_given_five_seconds() {
+async fn virt_handler_that_does_not_acknowledge_is_given_five_seconds() {
     let world = World { obeys_request: 1, ..World::stopping() };
     assert_eq!(world.run(60).await, (Ending::Orderly, Duration::from_secs(60 + 10)));
     assert_eq!((world.counts(), world.told()), ((1, 0), (0, 1)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_virt_handler_that_orders_nothing_is_given_ten_seconds() {
+async fn virt_handler_that_orders_nothing_is_given_ten_seconds() {
     let world = World { obeys_request: 1, ..World::stopping() };
     world.mark_acknowledged.send_replace(1);
     world.acknowledge_deletion();
@@ -368,7 +368,7 @@ async fn a_virt_handler_that_orders_nothing_is_given_ten_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_virt_handler_that_orders_the_shutdown_is_left_alone() {
+async fn virt_handler_that_orders_the_shutdown_is_left_alone() {
     let world = World::stopping();
     world.mark_acknowledged.send_replace(1);
     world.end_ordered.send_replace(true);
@@ -378,7 +378,7 @@ async fn a_virt_handler_that_orders_the_shutdown_is_left_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deaf_guest_is_killed_when_its_own_grace_period_is_over() {
+async fn deaf_guest_is_killed_when_its_own_grace_period_is_over() {
     let own_grace = Some(Duration::from_secs(30));
     let world = World { virt_handler: false, nobody: true, own_grace, ..World::stopping() };
     assert_eq!(world.run(45).await, (Ending::Orderly, Duration::from_secs(30)));
@@ -386,7 +386,7 @@ async fn a_deaf_guest_is_killed_when_its_own_grace_period_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_grace_period_began_with_the_signal_whoever_heard_it() {
+async fn grace_period_began_with_the_signal_whoever_heard_it() {
     let world = World { virt_handler: false, ..World::stopping() };
     tokio::time::advance(Duration::from_secs(40)).await;
     assert_eq!(world.run(45).await, (Ending::Orderly, Duration::from_secs(45 + 10 - 40)));

@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_behind_an_overlay_is_known_by_its_data() {
+    fn disk_behind_an_overlay_is_known_by_its_data() {
         let mut tracked = disk("disk", "virtio", "vdb", "/var/lib/libvirt/qemu/cbt/v.qcow2");
         tracked.source.data_store = Some(DataStore {
             source: Some(Box::new(DiskSource { file: format!("{HOTPLUG}v.img"), ..DiskSource::default() })),
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_medium_is_inserted_changed_and_ejected() {
+    fn medium_is_inserted_changed_and_ejected() {
         let empty = named("iso", disk("cdrom", "sata", "sda", ""));
         // The names of the wanted disks are those of another order.
         let full = named("iso", disk("cdrom", "sata", "sdc", &format!("{HOTPLUG}iso.img")));
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_medium_that_was_there_at_boot_stays() {
+    fn medium_that_was_there_at_boot_stays() {
         let boot = named("iso", disk("cdrom", "sata", "sda", "/var/run/kubevirt-private/vmi-disks/iso/disk.img"));
         let full = named("iso", disk("cdrom", "sata", "sda", &format!("{HOTPLUG}iso.img")));
         assert_eq!(changes(std::slice::from_ref(&boot), std::slice::from_ref(&full)), []);

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_function_that_the_domain_has_under_another_alias_is_refused_by_name() {
+    fn function_that_the_domain_has_under_another_alias_is_refused_by_name() {
         let at = |alias: &str, bus: &str| HostDevice {
             type_: "pci".into(),
             source: HostDeviceSource {

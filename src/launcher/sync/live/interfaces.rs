@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_is_put_in_once_its_network_is_in_the_pod() {
+    fn interface_is_put_in_once_its_network_is_in_the_pod() {
         let blue = r#"{"name":"blue","bridge":{}}"#;
         let status = |source: &str| format!(r#"{{"name":"blue","infoSource":"{source}"}}"#);
         let plugged = [InterfaceChange::Attach("blue".into())];
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absent_interface_goes_if_its_tap_is_named_for_it() {
+    fn absent_interface_goes_if_its_tap_is_named_for_it() {
         let absent = vmi(r#"{"name":"blue","state":"absent"},{"name":"default","state":"absent"}"#, "");
         let (blue, primary) = (device("blue", BLUE_TAP, None), device("default", "tap0", None));
         let gone = [InterfaceChange::Detach(blue.clone())];
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_changed_only_if_it_differs() {
+    fn link_is_changed_only_if_it_differs() {
         let vmi = vmi(r#"{"name":"blue"}"#, "");
         let with = |link| device("blue", BLUE_TAP, link);
         let none: [InterfaceChange; 0] = [];

@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_device_spans_what_may_be_plugged() {
+    fn first_device_spans_what_may_be_plugged() {
         let Ok(MemoryChange::Attach(device)) = change(&vmi("256Mi", "1Gi", ""), &DomainSpec::default()) else {
             panic!()
         };
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_is_there_only_asks_for_another_amount() {
+    fn device_that_is_there_only_asks_for_another_amount() {
         let xml = "<domain type='kvm'><devices><memory model='virtio-mem'><target><size unit='KiB'>917504</size>\
                    <node>0</node><block unit='KiB'>2048</block><requested unit='KiB'>131072</requested>\
                    <current unit='KiB'>131072</current></target><alias name='virtiomem0'/></memory></devices></domain>";
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_is_there_is_not_asked_for_more_than_it_has() {
+    fn device_that_is_there_is_not_asked_for_more_than_it_has() {
         let xml = "<domain type='kvm'><devices><memory model='virtio-mem'><target><size unit='KiB'>917504</size>\
                    <node>0</node><block unit='KiB'>2048</block><requested unit='KiB'>131072</requested>\
                    </target></memory></devices></domain>";

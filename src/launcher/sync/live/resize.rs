@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_may_fill_the_claim_or_the_room_less_the_overhead() {
+    fn file_may_fill_the_claim_or_the_room_less_the_overhead() {
         let file = |actual, free| Backend::File { actual, free };
         let size = |overhead, backend| wanted_size(&disk(Some(overhead), Some(10 << 30)), backend).map(|size| size.0);
         assert_eq!(size("0", file(GIB, 100 * GIB)), Some(10 * GIB));
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_is_as_large_as_itself() {
+    fn device_is_as_large_as_itself() {
         let mut disk = disk(None, Some(5));
         assert_eq!(wanted_size(&disk, Backend::Device(7)), Some((5, BlockSize::Device)));
         disk.source.data_store = Some(DataStore::default());
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn only_growth_is_told_and_until_it_is_done() {
+    fn only_growth_is_reported_and_until_it_is_done() {
         let mut seen = BTreeMap::new();
         let now = |bytes| vec![("/a".to_owned(), bytes, BlockSize::Bytes(bytes))];
         assert_eq!(resizes(&mut seen, now(10)), []);
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_measured_with_its_room() {
+    fn file_is_measured_with_its_room() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("v.img");
         assert_eq!(measure(&path), None);

@@ -214,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_volume_is_ready_once_it_can_be_opened() {
+    fn volume_is_ready_once_it_can_be_opened() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("v.img");
         let why = readiness(&path, true).unwrap().unwrap_err();

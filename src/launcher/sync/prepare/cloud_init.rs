@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_s_name_leads_nowhere_else() {
+    fn secrets_name_leads_nowhere_else() {
         let root = tempfile::tempdir().unwrap();
         let secrets = below(root.path(), SECRETS);
         for folder in ["mine-access-cred", "../elsewhere-access-cred"] {

@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failure_says_for_which_kind() {
+    async fn failure_says_for_which_kind() {
         let root = tempfile::tempdir().unwrap();
         let text = prepare(root.path(), &vmi("s", r#"{"name":"s","secret":{}}"#)).await.unwrap_err();
         assert!(text.contains("creating secret disks failed: spec.volumes[0] (s): "), "{text}");

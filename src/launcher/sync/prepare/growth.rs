@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_image_grows_with_its_claim_and_stays_as_it_was_allocated() {
+    async fn image_grows_with_its_claim_and_stays_as_it_was_allocated() {
         let root = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         // What a guest writes into its disk is no image format to believe.
         let sparse = image(root.path(), "sparse", b"QFI\xfb\0\0\0\x03", 2 * MIB);

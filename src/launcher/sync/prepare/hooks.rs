@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn the_question_is_the_original_s() {
+    fn question_is_the_originals() {
         let asked = question(&data(CloudInitSource::NoCloud), b"{}".to_vec()).unwrap();
         assert_eq!(String::from_utf8(asked.no_cloud_source).unwrap(), "{\"userData\":\"#!x\u{fffd}\"}");
         assert_eq!(
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unchanged_answer_changes_nothing() {
+    fn unchanged_answer_changes_nothing() {
         for source in [CloudInitSource::NoCloud, CloudInitSource::ConfigDrive] {
             let asked = question(&data(source), Vec::new()).unwrap();
             let back =

@@ -93,7 +93,7 @@ mod tests {
     const SOON: Duration = Duration::from_millis(50);
 
     #[test]
-    fn the_descriptor_is_received_once_and_acknowledged() {
+    fn descriptor_is_received_once_and_acknowledged() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("iommufd.sock");
         let iommufd = Iommufd::default();
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_that_sends_nothing_is_an_error_in_time() {
+    fn plugin_that_sends_nothing_is_an_error_in_time() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("iommufd.sock");
         let listener = UnixListener::bind(&path).unwrap();

@@ -95,7 +95,7 @@ mod tests {
     use crate::vmi;
 
     #[test]
-    fn the_volume_of_a_missing_file_is_named() {
+    fn volume_of_a_missing_file_is_named() {
         let text = r#"{"metadata":{"name":"vm","namespace":"ns"},"spec":{
             "volumes":[{"name":"seed","cloudInitNoCloud":{"userData":"x"}},
                 {"name":"data","persistentVolumeClaim":{"claimName":"c"}}],

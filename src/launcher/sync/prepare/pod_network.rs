@@ -403,7 +403,7 @@ mod tests {
     const FIELD: &str = "spec.domain.devices.interfaces[0].dhcpOptions";
 
     #[test]
-    fn a_masqueraded_guest_has_the_second_address_of_its_network() {
+    fn masqueraded_guest_has_the_second_address_of_its_network() {
         let root = pod(RESOLVER, None);
         let facts = facts(&[("eth0", 1450), ("k6t-eth0", 1450), ("tap0", 1450)]);
         let interface = r#""masquerade":{},"dhcpOptions":{"bootFileName":"pxe"}"#;
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bridged_guest_takes_over_the_pod_s_lease() {
+    fn bridged_guest_takes_over_the_pods_lease() {
         let cached = r#"{"Name":"","IP":{"IP":"10.244.1.5","Mask":"///+AA==","Label":"","Peer":null},"IPv6":{"Label":""},
             "MAC":"AgAAAAAB","AdvertisingIPAddr":"","Routes":[{"LinkIndex":0,"Dst":null,"Src":"","Gw":"10.244.0.1"},
             {"Dst":{"IP":"10.244.0.0","Mask":"//8AAA=="},"Gw":""}],"Mtu":0,"IPAMDisabled":false,"Gateway":"10.244.0.1"}"#;
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bridged_guest_without_a_lease_is_not_served_and_a_missing_file_is_named() {
+    fn bridged_guest_without_a_lease_is_not_served_and_a_missing_file_is_named() {
         let vmi = vmi(r#""bridge":{}"#, r#""multus":{"networkName":"n"}"#);
         let hash = "pod37a8eec1ce1";
         let root = pod(RESOLVER, None);

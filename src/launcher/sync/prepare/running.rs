@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn images_of_a_running_vm_are_the_domain_s_wherever_their_volumes_are_by_now() {
+    fn images_of_a_running_vm_are_the_domains_wherever_their_volumes_are_by_now() {
         let vmi = crate::vmi::parse(
             br#"{"spec":{"volumes":[{"name":"os","containerDisk":{"image":"i"}},{"name":"late","containerDisk":{"image":"j"}},
                 {"name":"data","emptyDisk":{"capacity":"1Mi"}}]}}"#,

@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn devices_with_tags_are_told_with_their_addresses() {
+    fn devices_with_tags_are_reported_with_their_addresses() {
         assert!(has_tags(&vmi("null")));
         assert!(!has_tags(&VirtualMachineInstance::default()));
         let [nic, gpu, sriov] = [

@@ -11,15 +11,15 @@ use super::super::adoption::the_daemon;
 use super::super::{owner, send};
 use super::{KNOWN, Order, State, boot, running, start, state, vmi};
 use crate::support::pod::{Setup, copy_out, image, text};
-use crate::support::subject::Subject;
+use crate::support::subject::HypervisorUnderTest;
 use crate::support::{expect, wait_for, write_program};
 
 /// The daemon is stopped, so that it has the order and does nothing, and then killed.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn an_order_whose_daemon_goes_in_the_middle_is_followed_by_a_look() {
+fn order_whose_daemon_goes_in_the_middle_is_followed_by_a_refresh() {
     let image = image();
-    let subject = Subject::from_environment();
+    let subject = HypervisorUnderTest::from_environment();
     let watched = start(Setup::new(&image, "demo"), &subject);
     boot(&watched);
     let pod = &watched.pod;
@@ -89,14 +89,14 @@ fn slow_qemu(image: &str, dir: &TempDir) -> (PathBuf, PathBuf) {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_start_whose_daemon_goes_in_the_middle_is_not_left_starting() {
+fn start_whose_daemon_goes_in_the_middle_is_not_left_starting() {
     let image = image();
     let dir = tempfile::tempdir().unwrap();
     let (script, real) = slow_qemu(&image, &dir);
     let setup = Setup::new(&image, "demo")
         .mount(&script, "/usr/bin/qemu-system-x86_64")
         .mount(&real, "/usr/bin/qemu-system-x86_64.real");
-    let subject = Subject::from_environment();
+    let subject = HypervisorUnderTest::from_environment();
     let watched = start(setup, &subject);
     let pod = &watched.pod;
     let (waits, starting) = (pod.volume("public").join("qemu-waits"), pod.volume("public").join("starting"));

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::super::send;
 use super::{KNOWN, Order, State, assert_refused, push, running, start, vmi};
 use crate::support::pod::{Setup, image, text};
-use crate::support::subject::{Subject, ok};
+use crate::support::subject::{HypervisorUnderTest, ok};
 use crate::support::{expect, wait_for};
 
 /// From the moment at which libvirt is done: not at a later order's or event's look.
@@ -33,9 +33,9 @@ fn with_medium() -> Value {
 /// libvirt sends no event of a medium that was changed; QEMU, which is stopped, changes it when it goes on.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn an_order_that_takes_effect_after_its_deadline_is_followed_by_a_look() {
+fn order_that_takes_effect_after_its_deadline_is_followed_by_a_refresh() {
     let image = image();
-    let subject = Subject::from_environment();
+    let subject = HypervisorUnderTest::from_environment();
     let watched = start(Setup::new(&image, "demo"), &subject);
     let pod = &watched.pod;
     ok(pod.sync(&with_drive(vmi()).to_string()));

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{KNOWN, State, Watched, boot, start};
 use crate::support::pod::{Setup, image};
-use crate::support::subject::{Subject, ok};
+use crate::support::subject::{HypervisorUnderTest, ok};
 use crate::support::{expect, wait_for};
 
 /// What is known of a dump that failed: GetDomain and the last event say the same.
@@ -24,9 +24,9 @@ fn assert_failed(watched: &Watched, path: &str, said: &str, wanted: &State) {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_memory_dump_that_fails_is_followed_by_a_look() {
+fn memory_dump_that_fails_is_followed_by_a_refresh() {
     let image = image();
-    let subject = Subject::from_environment();
+    let subject = HypervisorUnderTest::from_environment();
     let room = ["--tmpfs", "/small:size=1m,mode=1777", "--tmpfs", "/shut:size=1m,mode=0555"];
     let watched = start(Setup::new(&image, "demo").podman(&room), &subject);
     boot(&watched);

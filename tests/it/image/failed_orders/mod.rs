@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::pod::{Pod, Setup, image, text};
-use crate::support::subject::{self, Subject};
+use crate::support::subject::{self, HypervisorUnderTest};
 use crate::support::virt_handler::{NotifyPipe, Received};
 use crate::support::{expect, wait_for};
 
@@ -136,14 +136,14 @@ const NETWORK_INFO: &str = r#"{"interfaces": [{"network": "red",
     "deviceInfo": {"type": "pci", "version": "1.0.0", "pci": {"pci-address": "00ff:ff:1f.7"}}}]}"#;
 
 /// A pod whose tiny guest runs; the folder holds what is mounted.
-fn start(setup: Setup<'_>, subject: &Subject) -> Watched {
+fn start(setup: Setup<'_>, subject: &HypervisorUnderTest) -> Watched {
     let pod = subject.ready(setup);
     let pipe = NotifyPipe::present(&pod.volume("public"));
     Watched { pod, pipe, pin: Cell::new(0) }
 }
 
 /// The same with the network-info of a device plugin, in a folder that has to outlive the pod.
-fn start_with_network_info(dir: &TempDir, subject: &Subject) -> Watched {
+fn start_with_network_info(dir: &TempDir, subject: &HypervisorUnderTest) -> Watched {
     fs::write(dir.path().join("network-info"), NETWORK_INFO).unwrap();
     start(Setup::new(&image(), "demo").mount(dir.path(), "/etc/podinfo"), subject)
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::{Order, State, assert_refused, boot, running, start_with_network_info, with_virtual_function};
-use crate::support::subject::Subject;
+use crate::support::subject::HypervisorUnderTest;
 
 /// Orders that a running VM refuses; with files that the test provides.
 fn refused_orders(dir: &TempDir) -> Vec<Order> {
@@ -39,9 +39,9 @@ fn refused_orders(dir: &TempDir) -> Vec<Order> {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn what_is_refused_is_followed_by_a_look() {
+fn refused_order_is_followed_by_a_refresh() {
     let dir = tempfile::tempdir().unwrap();
-    let subject = Subject::from_environment();
+    let subject = HypervisorUnderTest::from_environment();
     let watched = start_with_network_info(&dir, &subject);
     boot(&watched);
     let pod = &watched.pod;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{KNOWN, Order, State, Watched, assert_refused, boot, push, running, start, state, vmi};
 use crate::support::pod::{Pod, Setup, image, text};
-use crate::support::subject::{Subject, ok};
+use crate::support::subject::{HypervisorUnderTest, ok};
 use crate::support::virt_handler::is_deleted;
 use crate::support::{expect, wait_for};
 
@@ -77,9 +77,9 @@ fn assert_no_start(watched: &Watched, field: &str) {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_first_sync_with_a_file_that_cannot_be_read_names_it() {
+fn first_sync_with_a_file_that_cannot_be_read_names_it() {
     let image = image();
-    let subject = Subject::from_environment();
+    let subject = HypervisorUnderTest::from_environment();
     let watched = start(Setup::new(&image, "demo"), &subject);
     let pod = &watched.pod;
     let mut wrong = Vec::new();
@@ -113,9 +113,9 @@ fn with_late_volume() -> Value {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_hot_plugged_volume_that_cannot_be_read_is_named() {
+fn hot_plugged_volume_that_cannot_be_read_is_named() {
     let image = image();
-    let subject = Subject::from_environment();
+    let subject = HypervisorUnderTest::from_environment();
     let watched = start(Setup::new(&image, "demo"), &subject);
     boot(&watched);
     let folder = watched.pod.volume("public").join("hotplug-disks");

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{KNOWN, Order, State, Watched, boot, running, start_with_network_info, vmi, with_virtual_function};
 use crate::support::pod::text;
-use crate::support::subject::{Subject, ok};
+use crate::support::subject::{HypervisorUnderTest, ok};
 use crate::support::virt_handler::is_deleted;
 use crate::support::{expect, wait_for};
 
@@ -115,9 +115,9 @@ impl Watched {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn orders_to_a_vm_whose_start_failed_or_that_was_deleted_are_followed_by_a_look() {
+fn orders_to_a_vm_whose_start_failed_or_that_was_deleted_are_followed_by_a_refresh() {
     let dir = tempfile::tempdir().unwrap();
-    let subject = Subject::from_environment();
+    let subject = HypervisorUnderTest::from_environment();
     let watched = start_with_network_info(&dir, &subject);
     fail_to_start(&watched);
     let failed = |trace: String| State("Shutoff".into(), "Failed".into(), trace);
@@ -140,9 +140,9 @@ fn orders_to_a_vm_whose_start_failed_or_that_was_deleted_are_followed_by_a_look(
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn orders_to_a_vm_that_was_killed_are_followed_by_a_look() {
+fn orders_to_a_vm_that_was_killed_are_followed_by_a_refresh() {
     let dir = tempfile::tempdir().unwrap();
-    let subject = Subject::from_environment();
+    let subject = HypervisorUnderTest::from_environment();
     let watched = start_with_network_info(&dir, &subject);
     boot(&watched);
     ok(watched.pod.ctl(&["kill"]));

@@ -85,7 +85,7 @@ fn is_static(image: &str) -> bool {
 /// In a mount at another path an absolute link leads to whatever the other image has there.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn no_link_to_a_file_of_ours_is_absolute() {
+fn links_to_our_files_are_relative() {
     let image = image();
     let links = "for link in /usr/bin/* /etc/libvirt/hooks/*; do
         target=$(readlink $link) || continue
@@ -115,7 +115,7 @@ fn copied_binary(image: &str, root: bool) -> TempDir {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn what_each_vm_copies_is_small_and_executable_for_all() {
+fn container_disk_binary_is_small_and_executable_for_all() {
     let image = image();
     for root in [false, true] {
         let share = copied_binary(&image, root);
@@ -171,7 +171,7 @@ fn container_disk_serves_a_disk_until_its_socket_goes() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn a_hot_plug_container_ends_within_a_second_of_sigterm() {
+fn hot_plug_container_ends_within_a_second_of_sigterm() {
     let image = image();
     let volume = empty_dir();
     let command = ["/bin/sh", "-c", "/usr/bin/container-disk --copy-path /path/hp"];
@@ -205,7 +205,7 @@ fn pods_that_bind_claims_succeed() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn the_job_that_recovers_a_backend_claim_runs_as_the_image_s_user() {
+fn job_that_recovers_a_backend_claim_runs_as_the_images_user() {
     let image = image();
     let claim = empty_dir();
     // As the hook of a finished migration leaves it, on a claim whose files are the VM's user's alone.
@@ -225,7 +225,7 @@ fn the_job_that_recovers_a_backend_claim_runs_as_the_image_s_user() {
 /// In virt-handler's pod, which shares the node's process table, where images are pulled with a secret.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn the_image_holder_waits_and_ends_when_it_is_told() {
+fn image_holder_waits_and_ends_when_it_is_reported() {
     let image = image();
     let holder = Rendered::new(&image, &["/bin/sh", "-c"], &["sleep infinity"]).host_pids().limits(0.1, 20).start();
     let comm = || fs::read_to_string(format!("/proc/{}/comm", holder.pid())).unwrap_or_default();
@@ -235,7 +235,7 @@ fn the_image_holder_waits_and_ends_when_it_is_told() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn the_console_log_container_prints_lines_and_ends_when_it_is_told() {
+fn console_log_container_prints_lines_and_ends_when_it_is_reported() {
     let image = image();
     let private = empty_dir();
     let logs = private.path().join("5a9c1f0e-7d0b-4a53-9c5e-0f4d9f6b2a11");
@@ -307,7 +307,7 @@ fn probes_and_backup_hooks_run_in_the_compute_container() {
 /// Which image a node runs is seen by its `/.version`, as with every image of KubeVirt's.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn the_image_says_what_it_was_made_of() {
+fn image_says_what_it_was_made_of() {
     let image = image();
     let (code, version) = Rendered::new(&image, &["/bin/sh", "-c", "cat /.version"], &[]).run();
     assert!(code == 0 && version.trim().len() >= 7, "{version:?}");

@@ -18,7 +18,7 @@ fn labeller(image: &str, files: &Path) -> Rendered {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn it_writes_what_virt_handler_reads() {
+fn node_labeller_writes_what_virt_handler_reads() {
     let image = image();
     let files = empty_dir();
     // Left by an image that could emulate the other architecture.
@@ -76,7 +76,7 @@ fn asked(image: &str, architecture: &str, environment: &[(&str, &str)], fails: &
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn the_hypervisor_s_device_and_domain_type_come_from_the_environment() {
+fn hypervisors_device_and_domain_type_come_from_the_environment() {
     let image = image();
     // /dev/zero is there and stands for the device; nothing else is asked of it.
     let mshv = [("HYPERVISOR_DEVICE", "zero"), ("PREFERRED_VIRTTYPE", "hyperv")];

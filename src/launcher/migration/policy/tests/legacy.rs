@@ -145,7 +145,7 @@ fn legacy_strategy_takes_over_where_there_are_no_iteration_events() {
 }
 
 #[test]
-fn pause_that_nobody_asked_for_is_not_the_legacy_strategy_s() {
+fn pause_that_nobody_asked_for_is_not_the_legacy_strategys() {
     let mut policy = policy(DISRUPTION, facts());
     follow(&mut policy, Look { state: Some(PAUSED_BY_MIGRATION), ..moving(50) });
     assert_eq!(policy.mode(), Mode::PreCopy);

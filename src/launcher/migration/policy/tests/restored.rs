@@ -41,7 +41,7 @@ fn time_outs_go_on_from_the_first_start() {
 }
 
 #[test]
-fn progress_is_counted_from_the_later_launcher_s_first_look() {
+fn progress_is_counted_from_the_later_launchers_first_look() {
     let options = options(r#"{"ProgressTimeout":20}"#);
     let mut policy = Policy::new(&options, &facts());
     follow(&mut policy, moving(0));

@@ -28,7 +28,7 @@ const POST_COPY_ALLOWED: &str = r#","AllowPostCopy":true,"AllowWorkloadDisruptio
 const POST_COPY_ALONE: &str = r#","AllowPostCopy":true,"AllowWorkloadDisruption":false"#;
 
 #[test]
-fn first_downtime_is_at_most_qemu_s_default_and_tried_until_it_is_set() {
+fn first_downtime_is_at_most_qemus_default_and_tried_until_it_is_set() {
     for (extra, first) in [("", 300), (r#","MaxDowntimeMs":200"#, 200), (r#","MaxDowntimeMs":5000"#, 300)] {
         let mut policy = policy(extra, facts());
         for _ in 0..2 {
@@ -43,7 +43,7 @@ fn first_downtime_is_at_most_qemu_s_default_and_tried_until_it_is_set() {
 }
 
 #[test]
-fn pause_by_qemu_s_switch_over_is_the_mode() {
+fn pause_by_qemus_switch_over_is_the_mode() {
     for (paused_before, state, mode) in [
         (false, PAUSED_BY_MIGRATION, Mode::Paused),
         (false, DomainState::new(LifeCycle::Paused, StateReason::User), Mode::PreCopy),
@@ -205,7 +205,7 @@ fn completion_time_out_judges_by_the_last_iteration() {
 }
 
 #[test]
-fn paused_guest_s_polls_tell_what_remains_but_not_the_speed() {
+fn paused_guests_polls_tell_what_remains_but_not_the_speed() {
     let mut policy = policy(DISRUPTION, facts());
     follow(&mut policy, poll(0, 1000));
     // Far too much, when it was seen.

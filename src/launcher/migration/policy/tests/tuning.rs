@@ -75,7 +75,7 @@ fn tuning_rises_by_a_millisecond_at_least() {
 }
 
 #[test]
-fn tuning_step_that_failed_is_told_and_tried_again() {
+fn tuning_step_that_failed_is_reported_and_tried_again() {
     let mut policy = policy(r#"{"initialMs":10}"#, 900);
     let steps = policy.look(&at(0, 0));
     let warning = "downtime tuning: failed to set max_downtime to 10ms".to_owned();
