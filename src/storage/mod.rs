@@ -4,7 +4,7 @@
 //! deadline and its output is in the error; nothing that exists is touched again; a volume's name cannot leave its folder.
 #![allow(
     clippy::disallowed_methods,
-    reason = "the pod's own ephemeral folders; what a claim holds is read within `files::with_deadline`"
+    reason = "emptyDirs and projected volumes, which the kubelet has on its own disk; claims go through `files::with_deadline`"
 )]
 
 mod cloud_init;

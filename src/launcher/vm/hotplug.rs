@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 
 use super::state_file::{Restored, StateFile};
 use crate::domain::Disk;
@@ -23,6 +23,8 @@ pub struct Hotplug {
     pub host_devices: Gate,
     /// Word that the guest has let go of a device.
     pub removals: Arc<Notify>,
+    /// Held while an overlay is deleted.
+    deleting: Arc<Mutex<()>>,
 }
 
 impl Hotplug {
@@ -40,30 +42,40 @@ impl Hotplug {
         }
     }
 
-    /// The guest has let go of a device: its overlay goes too.
+    /// The guest has let go of a device: its overlay goes too. An event of libvirt must not wait for the claim that the overlay
+    /// is on.
     pub fn device_removed(&self, alias: &str) {
         self.removals.notify_waiters();
-        let Some(overlay) = self.state_file.state().leaving_overlays.get(alias).cloned() else { return };
-        let (state_file, alias) = (self.state_file.clone(), alias.to_owned());
-        // This is called for an event of libvirt, which must not wait for the claim that the overlay is on.
-        tokio::spawn(async move {
-            match delete(overlay.clone()).await {
-                Ok(()) => {
-                    tracing::info!("deleted the overlay {}", overlay.display());
-                    state_file.change(|state| state.leaving_overlays.remove(&alias));
-                }
-                // It stays in the state file: the next change of disks tries again.
-                Err(why) => tracing::warn!("failed to delete QCOW2 overlay {} of {alias}: {why}", overlay.display()),
-            }
-        });
+        if self.state_file.state().leaving_overlays.contains_key(alias) {
+            let (hotplug, alias) = (self.clone(), alias.to_owned());
+            tokio::spawn(async move { hotplug.delete_overlay(&alias).await });
+        }
     }
 
-    /// Overlays of disks that went without an event, as after a lost connection.
-    pub(crate) fn forget_overlays_of_absent(&self, live: &[Disk]) {
+    /// Returns when the overlay is deleted, or not within [`DELETION`]. An event and a sync may ask for the same one: the second
+    /// must not delete what a new disk has got under the same name since.
+    async fn delete_overlay(&self, alias: &str) {
+        let _deleting = self.deleting.lock().await;
+        let Some(overlay) = self.state_file.state().leaving_overlays.get(alias).cloned() else { return };
+        match delete(overlay.clone()).await {
+            Ok(()) => {
+                tracing::info!("deleted the overlay {}", overlay.display());
+                self.state_file.change(|state| state.leaving_overlays.remove(alias));
+            }
+            // It stays in the state file: the next change of disks tries again.
+            Err(why) => tracing::warn!("failed to delete QCOW2 overlay {} of {alias}: {why}", overlay.display()),
+        }
+    }
+
+    /// Deletes the overlays of disks that went without an event, as after a lost connection, before new disks are made.
+    pub(crate) async fn forget_overlays_of_absent(&self, live: &[Disk]) {
         let there =
             |alias: &str| live.iter().any(|disk| disk.alias.as_ref().is_some_and(|known| known.xml_name() == alias));
         let leaving = self.state_file.state().leaving_overlays;
-        leaving.keys().filter(|alias| !there(alias)).for_each(|alias| self.device_removed(alias));
+        for alias in leaving.keys().filter(|alias| !there(alias)) {
+            self.removals.notify_waiters();
+            self.delete_overlay(alias).await;
+        }
     }
 }
 
@@ -134,16 +146,17 @@ mod tests {
         drop(hotplug);
         // The next launcher adopts the VM.
         let hotplug = Hotplug::restored(&Restored::open(state.path(), true));
-        hotplug.forget_overlays_of_absent(std::slice::from_ref(&disk));
+        hotplug.forget_overlays_of_absent(std::slice::from_ref(&disk)).await;
         hotplug.device_removed("ua-other");
         assert!(overlay.exists());
-        hotplug.forget_overlays_of_absent(&[]);
-        let forgotten = async {
-            while !hotplug.state_file.state().leaving_overlays.is_empty() {
-                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-            }
-        };
-        tokio::time::timeout(DELETION, forgotten).await.unwrap();
+        // The event is here, and its deletion has not begun, when the sync deletes.
+        hotplug.device_removed("ua-v");
+        hotplug.forget_overlays_of_absent(&[]).await;
         assert!(!overlay.exists());
+        std::fs::write(&overlay, "that of the next disk").unwrap();
+        // In the order of arrival: the event's deletion has ended when this one begins.
+        tokio::task::yield_now().await;
+        hotplug.delete_overlay("ua-v").await;
+        assert!(overlay.exists());
     }
 }

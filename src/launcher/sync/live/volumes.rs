@@ -30,11 +30,11 @@ pub(super) async fn bring_in_line(
     mut devices: Devices,
     failures: &mut Failures<'_>,
 ) -> Result<Devices, Error> {
-    vm.hotplug.forget_overlays_of_absent(&devices.live.devices.disks);
+    vm.hotplug.forget_overlays_of_absent(&devices.live.devices.disks).await;
     if take_out(vm, vmi, &devices, failures).await? {
         devices = Devices::read(vm, vmi, facts).await?;
         // Now, since the event may come when another disk has the alias and the overlay.
-        vm.hotplug.forget_overlays_of_absent(&devices.live.devices.disks);
+        vm.hotplug.forget_overlays_of_absent(&devices.live.devices.disks).await;
     }
     for change in disks::changes(&devices.live.devices.disks, &devices.wanted.devices.disks) {
         match change {
