@@ -10,7 +10,7 @@ use crate::domain::{DomainState, LifeCycle};
 use crate::hypervisor::ControlError;
 use crate::launcher::jobs::Jobs;
 use crate::launcher::migration::Migrations;
-use crate::launcher::publish::publisher::{Cause, Publications};
+use crate::launcher::publish::publisher::{Publications, Trigger};
 use crate::launcher::timings::Timings;
 use crate::launcher::vm::Vm;
 use crate::launcher::vm::milestones::Milestones;
@@ -60,10 +60,10 @@ impl FreshConnection {
         if kind == Connected::Adopted {
             self.migrations.go_on();
         }
-        self.publications.look(match kind {
-            Connected::FirstStart => Cause::Changed,
+        self.publications.request_refresh(match kind {
+            Connected::FirstStart => Trigger::Changed,
             // Whatever happened meanwhile has to be told now.
-            Connected::Adopted | Connected::Reconnected => Cause::Reconnected,
+            Connected::Adopted | Connected::Reconnected => Trigger::Reconnected,
         });
     }
 
@@ -74,8 +74,8 @@ impl FreshConnection {
             None => (self.jobs.backup_may_have_ended().await, false),
         };
         match (ended, is_news) {
-            (true, _) => self.publications.look(Cause::BackupEnded),
-            (false, true) => self.publications.look(Cause::Changed),
+            (true, _) => self.publications.request_refresh(Trigger::BackupEnded),
+            (false, true) => self.publications.request_refresh(Trigger::Changed),
             (false, false) => {}
         }
     }

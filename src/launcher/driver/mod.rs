@@ -2,14 +2,14 @@
 //!
 //! What the reader can rely on: at most one of Sync, Pause, Unpause and Shutdown runs at a time, in the order of arrival
 //! (contract/cmd-server.md 3.4); Reset, SoftReboot, Kill and Delete pass them by, so that a stuck operation cannot block
-//! a stop. Work that has begun goes on when its caller has gone; work that has not begun is then left, and who waits too
-//! long for its turn is told for whom.
+//! a stop. A started operation always completes. A queued one is dropped if its caller has gone; after 18 s it is refused,
+//! naming the operation ahead of it.
 
 pub(crate) mod fresh_connection;
 mod handle;
 mod measures;
 mod orders;
-pub mod turns;
+pub mod queue;
 
 pub use handle::DriverHandle;
 
@@ -22,7 +22,7 @@ use tokio::task::{self, JoinSet};
 use crate::cmd::Action;
 use crate::daemon::Watchdog;
 use crate::launcher::error::Error;
-use crate::launcher::publish::publisher::Cause;
+use crate::launcher::publish::publisher::Trigger;
 use crate::launcher::statistics::{self, Statistics};
 use crate::launcher::sync::live;
 use crate::launcher::sync::means::Boot;
@@ -32,12 +32,12 @@ use crate::libvirt::{self, AgentChange, DomainEvent, Event, JobOperation, Lifecy
 use fresh_connection::{Connected, FreshConnection};
 use handle::{Request, answer};
 use orders::{Context, Lane};
-use turns::Turns;
+use queue::ExclusiveQueue;
 
 /// Requests that may wait for the driver before callers are refused.
 const WAITING: usize = 64;
-/// How long a request may wait for its turn: below the client's 20 s, so that it learns why.
-const TURN: Duration = Duration::from_secs(18);
+/// How long a request may wait in the queue: below the client's 20 s, so that it learns why.
+const QUEUE_LIMIT: Duration = Duration::from_secs(18);
 
 /// What has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,9 +56,9 @@ pub struct Driver {
     requests: mpsc::Receiver<Request>,
     events: mpsc::UnboundedReceiver<Event>,
     running: JoinSet<Finished>,
-    /// The operation that has the turn, while it runs.
+    /// The exclusive operation, while it runs.
     exclusive: Option<task::Id>,
-    turns: Turns<Request>,
+    queue: ExclusiveQueue<Request>,
 }
 
 impl Driver {
@@ -89,7 +89,7 @@ impl Driver {
             events,
             running: JoinSet::new(),
             exclusive: None,
-            turns: Turns::new(TURN),
+            queue: ExclusiveQueue::new(QUEUE_LIMIT),
         };
         (driver, handle)
     }
@@ -98,8 +98,8 @@ impl Driver {
         &self.context.fresh.vm
     }
 
-    fn look(&self, cause: Cause) {
-        self.context.fresh.publications.look(cause);
+    fn request_refresh(&self, trigger: Trigger) {
+        self.context.fresh.publications.request_refresh(trigger);
     }
 
     /// Runs until every door is gone. Orders wait for the word to `begin`, or the end of who would give it.
@@ -114,7 +114,7 @@ impl Driver {
                 },
                 Some(event) = self.events.recv() => self.on_event(event),
                 Some(ended) = self.running.join_next_with_id() => self.on_end(ended),
-                (late, why) = self.turns.late() => {
+                (late, why) = self.queue.expired() => {
                     tracing::warn!("{why}");
                     answer(late.reply, Err(Error::not_now(why)));
                 }
@@ -138,7 +138,7 @@ impl Driver {
         }
         let lane = Lane::of(&request.action);
         let admitted = match lane {
-            Lane::Exclusive => self.turns.ask(request.action.rpc(), request),
+            Lane::Exclusive => self.queue.enter(request.action.rpc(), request),
             Lane::Concurrent => Some(request),
         };
         if let Some(request) = admitted {
@@ -149,7 +149,7 @@ impl Driver {
     /// Whether a plug of host devices runs or waits for its turn.
     fn is_plugging(&self) -> bool {
         self.vm().hotplug.host_devices.is_closed()
-            || self.turns.waiting().any(|request| matches!(request.action, Action::HotplugHostDevices(_)))
+            || self.queue.waiting().any(|request| matches!(request.action, Action::HotplugHostDevices(_)))
     }
 
     fn start(&mut self, lane: Lane, request: Request) {
@@ -186,7 +186,7 @@ impl Driver {
             Err(error) => {
                 tracing::error!(reason = %error, "an operation on the VM ended unexpectedly");
                 // Nobody waits for the look.
-                self.look(Cause::Settled(oneshot::channel().0));
+                self.request_refresh(Trigger::Settled(oneshot::channel().0));
                 error.id()
             }
         };
@@ -194,7 +194,7 @@ impl Driver {
             return;
         }
         self.exclusive = None;
-        while let Some(next) = self.turns.pass_on() {
+        while let Some(next) = self.queue.start_next() {
             if !next.reply.is_closed() {
                 return self.start(Lane::Exclusive, next);
             }
@@ -219,7 +219,7 @@ impl Driver {
             Event::Late(call) => {
                 tracing::info!("{call} has ended after all, which was given up at its deadline");
                 // The look at the end of its order saw a moment in the middle. Nobody waits for this one.
-                self.look(Cause::Settled(oneshot::channel().0));
+                self.request_refresh(Trigger::Settled(oneshot::channel().0));
             }
         }
     }
@@ -243,7 +243,7 @@ impl Driver {
             | DomainEvent::MemoryDeviceSize => {}
             DomainEvent::MigrationIteration => return self.context.fresh.migrations.outgoing.iteration_begins(),
         }
-        self.look(Cause::Changed);
+        self.request_refresh(Trigger::Changed);
     }
 
     fn on_lifecycle(&mut self, lifecycle: Lifecycle) {
@@ -262,7 +262,7 @@ impl Driver {
             }
             _ => vm.tracker.note_end(),
         }
-        self.look(Cause::Lifecycle(lifecycle));
+        self.request_refresh(Trigger::Lifecycle(lifecycle));
     }
 
     fn reconnect(&mut self) {

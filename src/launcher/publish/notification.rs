@@ -6,17 +6,17 @@ use crate::libvirt::Lifecycle;
 /// What the causes gathered since the last notification ask of the next one. Causes add up: an unsent ADDED stays an
 /// ADDED, a possible deletion stays possible.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct NotificationKind {
     /// The event's type is ADDED instead of MODIFIED.
     pub added: bool,
     /// If libvirt does not know the domain any more, it was deleted.
     pub deletion_if_gone: bool,
 }
 
-impl Wanted {
+impl NotificationKind {
     /// What one lifecycle event asks for.
     pub fn from_lifecycle(lifecycle: Lifecycle) -> Self {
-        Wanted {
+        NotificationKind {
             added: matches!(lifecycle, Lifecycle::Defined { added: true } | Lifecycle::Started { migrated: true }),
             deletion_if_gone: match lifecycle {
                 Lifecycle::Undefined => true,
@@ -28,7 +28,10 @@ impl Wanted {
 
     /// Both causes in one notification.
     pub fn and(self, later: Self) -> Self {
-        Wanted { added: self.added || later.added, deletion_if_gone: self.deletion_if_gone || later.deletion_if_gone }
+        NotificationKind {
+            added: self.added || later.added,
+            deletion_if_gone: self.deletion_if_gone || later.deletion_if_gone,
+        }
     }
 }
 
@@ -48,15 +51,19 @@ mod tests {
             (Lifecycle::Undefined, false, true),
             (Lifecycle::Suspended, false, false),
         ] {
-            assert_eq!(Wanted::from_lifecycle(lifecycle), Wanted { added, deletion_if_gone }, "{lifecycle:?}");
+            assert_eq!(
+                NotificationKind::from_lifecycle(lifecycle),
+                NotificationKind { added, deletion_if_gone },
+                "{lifecycle:?}"
+            );
         }
     }
 
     #[test]
     fn causes_add_up() {
-        let added = Wanted { added: true, deletion_if_gone: false };
-        let gone = Wanted { added: false, deletion_if_gone: true };
-        assert_eq!(added.and(gone), Wanted { added: true, deletion_if_gone: true });
-        assert_eq!(Wanted::default().and(Wanted::default()), Wanted::default());
+        let added = NotificationKind { added: true, deletion_if_gone: false };
+        let gone = NotificationKind { added: false, deletion_if_gone: true };
+        assert_eq!(added.and(gone), NotificationKind { added: true, deletion_if_gone: true });
+        assert_eq!(NotificationKind::default().and(NotificationKind::default()), NotificationKind::default());
     }
 }

@@ -1,10 +1,10 @@
-//! The one writer of the published state: it looks at the domain whenever there is a cause, publishes what GetDomain
-//! answers and hands virt-handler's next notification to the outbox (contract/notify.md 5.1).
+//! The one writer of the published state: on each trigger it reads the domain, publishes what GetDomain answers and hands
+//! virt-handler's next notification to the outbox (contract/notify.md 5.1).
 //!
-//! What the reader can rely on: causes are never dropped. While libvirt cannot be asked they are kept and added up, and
-//! the look happens when the connection is back. Many causes at once make one look. Every operation ends with a look, and a
-//! domain that is seen in the middle of its start is looked at again, so that such a moment is never the last that
-//! virt-handler is told of.
+//! What the reader can rely on: triggers are never dropped. While libvirt cannot be asked they are kept and added up, and
+//! the refresh happens when the connection is back. Many triggers at once make one refresh. Every operation ends with a
+//! refresh, and a domain that is seen in the middle of its start is read again, so that virt-handler's last event never
+//! shows such a moment.
 
 mod introduction;
 
@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::domain_log::DomainLog;
 use super::faults::Faults;
-use super::notification::Wanted;
+use super::notification::NotificationKind;
 use crate::domain::{
     Domain, DomainSpec, DomainState, DomainStatus, GracePeriodMetadata, KubeVirtMetadata, LifeCycle, ObjectMeta,
     StateReason, Time,
@@ -35,21 +35,21 @@ use crate::notify::{EventType, Outbox};
 /// What libvirt says of a domain that ended before its daemon was started.
 const ENDED_WITHOUT_REASON: DomainState = DomainState::new(LifeCycle::Shutoff, StateReason::Unknown);
 
-/// Why the publisher should look.
+/// Why the publisher reads the domain.
 #[derive(Debug)]
-pub enum Cause {
+pub enum Trigger {
     /// A lifecycle event of libvirt.
     Lifecycle(Lifecycle),
     /// Anything else that may have changed the live XML: device and agent events, the end of an operation.
     Changed,
     /// A backup has ended, which the metadata shows.
     BackupEnded,
-    /// A reader wants to see the present state; nobody else is told. The sender is dropped when it is published.
+    /// A reader wants to see the present state; virt-handler is not notified. The sender is dropped when it is published.
     Refresh(oneshot::Sender<()>),
-    /// An operation on the VM has ended, well or not; virt-handler is told if that leaves the domain other than it was told
-    /// last. libvirt sends no event of a start that fails. The sender is dropped after the look.
+    /// An operation on the VM has ended, well or not; virt-handler is notified if the domain is not as in its last event.
+    /// libvirt sends no event of a start that fails. The sender is dropped after the refresh.
     Settled(oneshot::Sender<()>),
-    /// libvirt does not come back, and the VM has been ended: virt-handler is told so without asking.
+    /// libvirt does not come back, and the VM has been ended: virt-handler is notified without asking libvirt.
     Lost,
     /// The connection to libvirt is new; whatever happened meanwhile has to be seen now.
     Reconnected,
@@ -77,11 +77,11 @@ pub struct Publisher {
     metadata: MetadataCache,
     outbox: Outbox,
     guest: Guest,
-    /// What the guest's agent has told, with word of changes.
+    /// What the guest's agent has answered; it announces changes.
     guest_data: watch::Receiver<GuestData>,
-    /// The same when virt-handler was to be told of it last.
-    guest_told: GuestData,
-    /// Agents that are connected and have not told of themselves.
+    /// The same as of the last notification for its sake.
+    guest_notified: GuestData,
+    /// Agents that are connected and have not introduced themselves.
     introductions: Introductions,
     /// The document that was handed to the outbox last.
     last: watch::Sender<Option<Arc<str>>>,
@@ -89,31 +89,31 @@ pub struct Publisher {
     acknowledged: watch::Receiver<u64>,
     /// Where the document is kept for the next launcher.
     state_file: StateFile,
-    causes: mpsc::UnboundedReceiver<Cause>,
+    triggers: mpsc::UnboundedReceiver<Trigger>,
     published: watch::Sender<Published>,
     faults: Faults,
     /// Whether the VM has been running.
     tracker: Tracker,
-    /// Its hypervisor, with word of its end.
+    /// Its hypervisor's process.
     process: watch::Receiver<HypervisorProcess>,
-    /// virt-handler was told that the VM has crashed, whatever libvirt, which takes its time to see it, says.
+    /// The crash was published before libvirt, which takes its time to see it, reported it.
     crashed: bool,
     /// libvirt's log of the domain.
     domain_log: DomainLog,
-    /// Generation of the notification that told the deletion.
+    /// Generation of the notification of the deletion.
     deletion: watch::Sender<Option<u64>>,
-    /// Generation of the notification that told that the VM is to shut down.
+    /// Generation of the notification that asks for the VM's shutdown.
     marked: watch::Sender<Option<u64>>,
-    /// How long to wait before a look that failed is repeated, unless the connection comes back before.
+    /// How long to wait before a refresh that failed is repeated, unless the connection comes back before.
     retry: Duration,
-    /// Whether libvirt has ever shown a domain: before that there is nothing to tell.
+    /// Whether libvirt has ever shown a domain: before that there is nothing to publish.
     seen: bool,
 }
 
 /// The publisher's end that others hold.
 #[derive(Clone)]
 pub struct Publications {
-    causes: mpsc::UnboundedSender<Cause>,
+    triggers: mpsc::UnboundedSender<Trigger>,
     /// What readers see.
     pub published: watch::Receiver<Published>,
     /// The generation under which the deletion was handed to the outbox.
@@ -123,121 +123,121 @@ pub struct Publications {
 }
 
 impl Publications {
-    /// Asks for a look. Never blocks.
-    pub fn look(&self, cause: Cause) {
-        // A publisher that has ended has nobody left to tell.
-        let _ = self.causes.send(cause);
+    /// Asks for a refresh. Never blocks.
+    pub fn request_refresh(&self, trigger: Trigger) {
+        // A publisher that has ended publishes no more.
+        let _ = self.triggers.send(trigger);
     }
 
     /// Waits until the published state is not older than this call, as far as libvirt answers.
     pub async fn refreshed(&self) {
-        self.looked(Cause::Refresh).await;
+        self.wait(Trigger::Refresh).await;
     }
 
     /// The same after an operation.
     pub async fn settled(&self) {
-        self.looked(Cause::Settled).await;
+        self.wait(Trigger::Settled).await;
     }
 
-    async fn looked(&self, cause: fn(oneshot::Sender<()>) -> Cause) {
+    async fn wait(&self, trigger: fn(oneshot::Sender<()>) -> Trigger) {
         let (sender, published) = oneshot::channel();
-        self.look(cause(sender));
+        self.request_refresh(trigger(sender));
         // Ends with the sender; it is never used to send.
         let _ = published.await;
     }
 }
 
-/// What is due at the next look.
+/// What the next refresh is for.
 #[derive(Default)]
-struct Due {
-    /// What virt-handler is to be told, if anything.
-    told: Option<Wanted>,
-    /// Whether virt-handler is to be told of what it does not know yet.
+struct Pending {
+    /// The notification that virt-handler gets in any case.
+    notification: Option<NotificationKind>,
+    /// Whether virt-handler is notified of what it does not know yet.
     news: bool,
-    /// Lifecycle events since the last look.
+    /// Lifecycle events since the last refresh.
     lifecycle: Vec<Lifecycle>,
-    /// Readers that wait for it.
+    /// Readers that wait for the refresh.
     readers: Vec<oneshot::Sender<()>>,
-    /// Nobody is left to ask.
+    /// libvirt does not come back.
     lost: bool,
 }
 
-impl Due {
-    fn tell(&mut self, wanted: Wanted) {
-        self.told = Some(self.told.unwrap_or_default().and(wanted));
+impl Pending {
+    fn request(&mut self, kind: NotificationKind) {
+        self.notification = Some(self.notification.unwrap_or_default().and(kind));
     }
 
-    fn add(&mut self, cause: Cause) {
-        match cause {
-            Cause::Lifecycle(lifecycle) => {
+    fn add(&mut self, trigger: Trigger) {
+        match trigger {
+            Trigger::Lifecycle(lifecycle) => {
                 self.lifecycle.push(lifecycle);
-                self.tell(Wanted::from_lifecycle(lifecycle));
+                self.request(NotificationKind::from_lifecycle(lifecycle));
             }
-            Cause::Changed => self.tell(Wanted::default()),
+            Trigger::Changed => self.request(NotificationKind::default()),
             // virt-handler looks at backups when a domain is new to it (contract/notify.md 5.4).
-            Cause::BackupEnded => self.tell(Wanted { added: true, deletion_if_gone: false }),
+            Trigger::BackupEnded => self.request(NotificationKind { added: true, deletion_if_gone: false }),
             // An UNDEFINED or STOPPED may have been missed; if the domain is gone now, it was deleted.
-            Cause::Reconnected => self.tell(Wanted { added: false, deletion_if_gone: true }),
-            Cause::Lost => {
+            Trigger::Reconnected => self.request(NotificationKind { added: false, deletion_if_gone: true }),
+            Trigger::Lost => {
                 self.lost = true;
-                self.tell(Wanted { added: false, deletion_if_gone: true });
+                self.request(NotificationKind { added: false, deletion_if_gone: true });
             }
-            Cause::Refresh(reader) => self.readers.push(reader),
-            Cause::Settled(reader) => {
+            Trigger::Refresh(reader) => self.readers.push(reader),
+            Trigger::Settled(reader) => {
                 self.news = true;
                 self.readers.push(reader);
             }
         }
     }
 
-    /// Whether somebody waits for a look that has not succeeded yet.
-    fn is_pending(&self) -> bool {
-        self.told.is_some() || self.news
+    /// Whether a refresh has not succeeded yet.
+    fn needs_refresh(&self) -> bool {
+        self.notification.is_some() || self.news
     }
 
-    /// What the look that has succeeded is published for.
-    fn take(&mut self) -> Told {
-        match (self.told.take(), std::mem::take(&mut self.news)) {
-            (Some(wanted), _) => Told::Always(wanted),
-            (None, true) => Told::News,
-            (None, false) => Told::Nobody,
+    /// Who is to hear of the refresh that has succeeded.
+    fn take(&mut self) -> Audience {
+        match (self.notification.take(), std::mem::take(&mut self.news)) {
+            (Some(kind), _) => Audience::Always(kind),
+            (None, true) => Audience::News,
+            (None, false) => Audience::Nobody,
         }
     }
 }
 
-/// Whether virt-handler is told of a look.
+/// Whether virt-handler is notified of an observation.
 #[derive(Debug, Clone, Copy)]
-enum Told {
+enum Audience {
     /// In any case.
-    Always(Wanted),
-    /// If it shows what virt-handler was not told last: not a moment in the middle of a start, nor that the domain is gone,
-    /// which libvirt sends an event of.
+    Always(NotificationKind),
+    /// If it is not what virt-handler's last event shows: not a moment in the middle of a start, nor that the domain is gone,
+    /// for which libvirt sends an event.
     News,
     /// Not at all.
     Nobody,
 }
 
 /// A domain at one moment.
-struct Look {
+struct Observation {
     state: DomainState,
     /// Absent where there was none to be had.
     spec: Option<DomainSpec>,
 }
 
-impl From<DomainSnapshot> for Look {
+impl From<DomainSnapshot> for Observation {
     fn from(snapshot: DomainSnapshot) -> Self {
         let DomainSnapshot { state, xml } = snapshot;
         let spec = xml.and_then(|xml| {
             let read = DomainSpec::from_xml(&xml);
             read.inspect_err(|error| tracing::error!(reason = %error, "libvirt's domain XML cannot be read")).ok()
         });
-        Look { state, spec }
+        Observation { state, spec }
     }
 }
 
 impl Publisher {
-    /// A publisher of `vm` and the handle by which it is asked. libvirt's `domain_log` tells how a VM ended that nobody saw
-    /// end, and the details of guest panics.
+    /// A publisher of `vm` and its handle. libvirt's `domain_log` has the reason of an end that nobody saw, and the details of
+    /// guest panics.
     pub fn new(
         identity: Identity,
         vm: &Vm,
@@ -246,20 +246,20 @@ impl Publisher {
         retry: Duration,
         restored: &Restored,
     ) -> (Self, Publications) {
-        let (sender, causes) = mpsc::unbounded_channel();
+        let (sender, triggers) = mpsc::unbounded_channel();
         // While its hypervisor lives it is true but for what has happened since, and known before there is a libvirt to ask.
         let document = restored.document.clone().filter(|_| restored.hypervisor_lives);
         let shown = document.map(Published::from).unwrap_or_default();
         let (published, deletion) = (watch::Sender::new(shown), watch::Sender::new(None));
         let marked = watch::Sender::new(None);
         let publications = Publications {
-            causes: sender,
+            triggers: sender,
             published: published.subscribe(),
             deletion: deletion.subscribe(),
             marked: marked.subscribe(),
         };
         let guest_data = vm.guest.data();
-        let guest_told = guest_data.borrow().clone();
+        let guest_notified = guest_data.borrow().clone();
         let publisher = Publisher {
             identity,
             control: Arc::clone(&vm.control),
@@ -269,7 +269,7 @@ impl Publisher {
             introductions: Introductions::default(),
             last: watch::Sender::new(None),
             guest_data,
-            guest_told,
+            guest_notified,
             guest: vm.guest.clone(),
             faults: Faults::new(domain_log.clone(), restored.state.panics.clone()),
             tracker: vm.tracker.clone(),
@@ -277,7 +277,7 @@ impl Publisher {
             crashed: false,
             domain_log,
             state_file: restored.file.clone(),
-            causes,
+            triggers,
             published,
             deletion,
             marked,
@@ -290,44 +290,44 @@ impl Publisher {
 
     /// Runs until every `Publications` is gone.
     pub async fn run(mut self) {
-        let mut due = Due::default();
+        let mut pending = Pending::default();
         loop {
             tokio::select! {
-                cause = self.causes.recv() => match cause {
-                    Some(cause) => due.add(cause),
+                trigger = self.triggers.recv() => match trigger {
+                    Some(trigger) => pending.add(trigger),
                     None => return,
                 },
                 Ok(()) = self.guest_data.changed() => {
                     let now = self.guest_data.borrow_and_update().clone();
                     self.state_file.change(|state| (state.freeze, state.agent) = (now.freeze.clone(), now.introduction()));
-                    if !now.tells_more_than(&self.guest_told) {
+                    if !now.tells_more_than(&self.guest_notified) {
                         continue;
                     }
-                    self.guest_told = now;
-                    due.tell(Wanted::default());
+                    self.guest_notified = now;
+                    pending.request(NotificationKind::default());
                 }
-                () = self.introductions.overdue() => due.news = true,
-                () = self.metadata.changed() => due.tell(Wanted::default()),
+                () = self.introductions.overdue() => pending.news = true,
+                () = self.metadata.changed() => pending.request(NotificationKind::default()),
                 Ok(()) = self.process.changed() => {
-                    self.foretell_crash();
+                    self.announce_crash();
                     continue;
                 }
                 // A daemon that hung and woke up again gives no sign of it.
-                () = tokio::time::sleep(self.retry), if due.is_pending() || self.faults.unasked() => {}
+                () = tokio::time::sleep(self.retry), if pending.needs_refresh() || self.faults.unasked() => {}
             }
-            while let Ok(cause) = self.causes.try_recv() {
-                due.add(cause);
+            while let Ok(trigger) = self.triggers.try_recv() {
+                pending.add(trigger);
             }
-            for lifecycle in due.lifecycle.drain(..) {
+            for lifecycle in pending.lifecycle.drain(..) {
                 if let Some(message) = self.faults.note(lifecycle).await {
                     self.state_file.change(|state| state.panics.clone_from(self.faults.panics()));
                     self.guest.warning("GuestPanicked", message);
                 }
             }
-            if due.lost {
+            if pending.lost {
                 self.faults.spare_disks();
-                self.publish(due.take(), None);
-                due.readers.clear();
+                self.publish(pending.take(), None);
+                pending.readers.clear();
                 continue;
             }
             match self.control.snapshot().await {
@@ -335,24 +335,24 @@ impl Publisher {
                     self.explain_end(&mut snapshot).await;
                     let failing = self.faults.concern_disks(&snapshot);
                     let starting = snapshot.state.is_starting();
-                    self.publish(due.take(), Some(snapshot.into()));
-                    // Whatever becomes of the start: nobody may be left to say that it has ended.
-                    due.news = starting;
+                    self.publish(pending.take(), Some(snapshot.into()));
+                    // Whatever becomes of the start: there may be no event of its end.
+                    pending.news = starting;
                     if failing {
-                        self.tell_disk_errors().await;
+                        self.report_disk_errors().await;
                     }
                 }
                 Err(error) if error.is_no_domain() => {
                     self.faults.spare_disks();
-                    self.publish(due.take(), None);
+                    self.publish(pending.take(), None);
                 }
                 Err(error) => tracing::warn!("the domain's state cannot be read now, its notification waits: {error}"),
             }
-            due.readers.clear();
+            pending.readers.clear();
         }
     }
 
-    /// What virt-handler is told of the VM's end. A hypervisor that was killed does not run, even where libvirt has not seen that
+    /// Sets the reason of the VM's end. A hypervisor that was killed does not run, even where libvirt has not seen that
     /// yet. A VM that ended in a migration without libvirt knowing how may run at the target: until the migration's end, which
     /// has a deadline, it stands still, for virt-handler would give up the whole VM.
     async fn explain_end(&self, snapshot: &mut DomainSnapshot) {
@@ -391,10 +391,10 @@ impl Publisher {
         })
     }
 
-    /// Tells of a VM whose hypervisor was killed without asking libvirt, which comes to know it when it has cleaned up
-    /// after it: some 50 ms later, and 250 ms where it looks for the process before that was reaped. The end of one that
+    /// Publishes that the VM has crashed when its hypervisor was killed, without asking libvirt, which reports it when it has
+    /// cleaned up: some 50 ms later, and 250 ms where it looks for the process before that was reaped. The end of one that
     /// was not seen running is a failed start, which libvirt explains.
-    fn foretell_crash(&mut self) {
+    fn announce_crash(&mut self) {
         if *self.process.borrow_and_update() != HypervisorProcess::Killed {
             return;
         }
@@ -404,14 +404,14 @@ impl Publisher {
         };
         if let Some(domain) = shown.filter(runs) {
             self.crashed = true;
-            let look = Look { state: DomainState::CRASHED, spec: Some(domain.spec.clone()) };
-            self.publish(Told::Always(Wanted::default()), Some(look));
+            let observation = Observation { state: DomainState::CRASHED, spec: Some(domain.spec.clone()) };
+            self.publish(Audience::Always(NotificationKind::default()), Some(observation));
         }
     }
 
     /// Which disks paused the VM. libvirt is asked again while it does not answer; where it answers that it cannot tell, at
     /// the next look.
-    async fn tell_disk_errors(&mut self) {
+    async fn report_disk_errors(&mut self) {
         match self.control.disk_errors().await {
             Ok(errors) => {
                 for message in self.faults.disk_errors(errors, self.published.borrow().domain.as_deref()) {
@@ -427,26 +427,26 @@ impl Publisher {
         }
     }
 
-    /// Publishes one look; none means that libvirt knows no domain.
-    fn publish(&mut self, told: Told, look: Option<Look>) {
-        if look.is_none() && !self.seen {
+    /// Publishes one observation; `None`: libvirt knows no domain.
+    fn publish(&mut self, audience: Audience, observation: Option<Observation>) {
+        if observation.is_none() && !self.seen {
             return;
         }
         self.seen = true;
-        let gone = look.is_none();
+        let gone = observation.is_none();
         let metadata = self.metadata.snapshot();
         let marked = metadata.grace_period.as_ref().and_then(|grace| grace.marked_for_graceful_shutdown) == Some(true);
-        let document = self.show(look, metadata);
-        let wanted = match told {
-            Told::Always(wanted) => wanted,
-            Told::News if !gone && document.status.reason != StateReason::StartingUp => Wanted::default(),
-            Told::News | Told::Nobody => return,
+        let document = self.show(observation, metadata);
+        let requested = match audience {
+            Audience::Always(requested) => requested,
+            Audience::News if !gone && document.status.reason != StateReason::StartingUp => NotificationKind::default(),
+            Audience::News | Audience::Nobody => return,
         };
-        self.notify(told, wanted, document, gone, marked);
+        self.notify(audience, requested, document, gone, marked);
     }
 
-    /// Shows readers what was looked at; returns virt-handler's document of it.
-    fn show(&mut self, look: Option<Look>, metadata: KubeVirtMetadata) -> Domain {
+    /// Shows readers the observation; returns virt-handler's document of it.
+    fn show(&mut self, observation: Option<Observation>, metadata: KubeVirtMetadata) -> Domain {
         let (interfaces, os_info, freeze, introduced) = {
             let guest = self.guest_data.borrow();
             (guest.interfaces.clone(), guest.os.clone(), guest.freeze.clone(), guest.is_introduced())
@@ -460,8 +460,8 @@ impl Publisher {
             status: DomainStatus { interfaces, os_info, ..DomainStatus::default() },
             ..Domain::default()
         };
-        let mut told_uid = self.identity.uid.clone();
-        match look {
+        let mut uid = self.identity.uid.clone();
+        match observation {
             None => {
                 document.status.status = LifeCycle::NoState;
                 document.status.reason = StateReason::NonExistent;
@@ -470,8 +470,8 @@ impl Publisher {
                 self.state_file.keep_domain(None);
                 self.published.send_replace(Published::default());
             }
-            Some(Look { state: DomainState { status, reason }, spec }) => {
-                // Whatever was told of an earlier one, this domain's deletion is still to come.
+            Some(Observation { state: DomainState { status, reason }, spec }) => {
+                // Whatever was reported of an earlier one, this domain's deletion is still to come.
                 self.deletion.send_if_modified(|deletion| deletion.take().is_some());
                 document.status.status = status;
                 document.status.reason = reason;
@@ -479,15 +479,15 @@ impl Publisher {
                     document.spec = spec;
                     // libvirt's may be a shorter one.
                     document.spec.name.clone_from(&self.identity.domain);
-                    told_uid.clone_from(&metadata.uid);
+                    uid.clone_from(&metadata.uid);
                 } else if let Some(shown) = &self.published.borrow().domain {
-                    // Nobody may take what cannot be read now for gone: the agent, for one, is in there.
+                    // What cannot be read now is not gone: the agent, for one, is in there.
                     document.spec.clone_from(&shown.spec);
                     self.introductions.restore(&mut document.spec);
                 }
                 document.spec.metadata.kubevirt = metadata;
                 if status.is_down() {
-                    // By whatever road it came: virt-handler asks for what is live when the launcher may be gone.
+                    // virt-handler would ask the socket about what is live, when the launcher may be gone.
                     document.spec.remove_live_state();
                 }
                 self.guest.seen(Some(&document));
@@ -495,13 +495,20 @@ impl Publisher {
                 self.publish_document(&document);
             }
         }
-        document.object_meta.uid = told_uid;
+        document.object_meta.uid = uid;
         document.status.fs_freeze_status = freeze;
         document
     }
 
-    /// Hands the outbox virt-handler's notification of `document`, unless it was told the same last and wants news only.
-    fn notify(&mut self, told: Told, wanted: Wanted, mut document: Domain, gone: bool, marked: bool) {
+    /// Hands the outbox virt-handler's notification of `document`, unless only news count and its last event shows the same.
+    fn notify(
+        &mut self,
+        audience: Audience,
+        requested: NotificationKind,
+        mut document: Domain,
+        gone: bool,
+        marked: bool,
+    ) {
         let acknowledged = *self.acknowledged.borrow();
         let news = self.faults.acknowledged(acknowledged);
         self.state_file.change(|state| {
@@ -511,18 +518,18 @@ impl Publisher {
             }
         });
         self.faults.show(&mut document.status);
-        let deleted = gone && (wanted.deletion_if_gone || self.deletion.borrow().is_some());
+        let deleted = gone && (requested.deletion_if_gone || self.deletion.borrow().is_some());
         if deleted {
             document.object_meta.deletion_timestamp = Some(Time::now());
         }
-        let kind = match (deleted, wanted.added) {
+        let kind = match (deleted, requested.added) {
             (true, _) => EventType::Deleted,
             (false, true) => EventType::Added,
             (false, false) => EventType::Modified,
         };
         let Some(json) = as_json(&document) else { return };
         let known = self.last.send_replace(Some(Arc::clone(&json)));
-        if matches!(told, Told::News) && known.as_ref() == Some(&json) {
+        if matches!(audience, Audience::News) && known.as_ref() == Some(&json) {
             return;
         }
         let generation = self.outbox.domain_event(kind, json);

@@ -19,7 +19,7 @@ use crate::cmd::{Activity, SocketPaths};
 use crate::domain::Domain;
 use crate::hooks::Hooks;
 use crate::launcher::config::Config;
-use crate::launcher::publish::publisher::{Cause, Publications};
+use crate::launcher::publish::publisher::{Publications, Trigger};
 use crate::launcher::start::daemons::RunningDaemons;
 use crate::launcher::timings::Timings;
 use crate::launcher::vm::Vm;
@@ -185,7 +185,7 @@ impl ShutdownActions for VmShutdownActions {
     }
 
     fn give_up(&self, why: &str) {
-        self.publications.look(Cause::Lost);
+        self.publications.request_refresh(Trigger::Lost);
         self.say_why("LibvirtDaemonFailed", format!("the VM was ended because {why}"));
     }
 

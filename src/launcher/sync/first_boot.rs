@@ -54,7 +54,7 @@ impl Boot {
     /// One sync. `defined` is set as soon as libvirt knows the domain.
     pub async fn sync(&self, vm: &Vm, request: SyncRequest, defined: &watch::Sender<bool>) -> Result<(), Error> {
         let begun = Instant::now();
-        let (synced, shares) = shared_out(self.bring_about(vm, request, defined)).await;
+        let (synced, shares) = shared_out(self.reconcile(vm, request, defined)).await;
         if synced.is_err() && !*defined.borrow() {
             // Nothing holds the container disks yet: the next attempt may find others.
             self.inspected().clear();
@@ -66,12 +66,7 @@ impl Boot {
         Ok(())
     }
 
-    async fn bring_about(
-        &self,
-        vm: &Vm,
-        request: SyncRequest,
-        defined: &watch::Sender<bool>,
-    ) -> Result<Started, Error> {
+    async fn reconcile(&self, vm: &Vm, request: SyncRequest, defined: &watch::Sender<bool>) -> Result<Started, Error> {
         match (vm.metadata.snapshot().migration_under_way(), vm.is_incoming()) {
             (Some(migration), true) => {
                 let uid = &migration.uid;
@@ -138,7 +133,7 @@ impl Boot {
             vm.control.resume().await?;
         }
         if hot_plugs {
-            live::bring_in_line(vm, &vmi, &facts).await?;
+            live::reconcile(vm, &vmi, &facts).await?;
         }
         Ok(started)
     }

@@ -86,7 +86,7 @@ async fn next_launcher_tells_what_the_agent_and_the_panics_have_told_before() {
     let shown = Domain { status: told(), ..Domain::default() };
     let agent = Introduction { agent: Some(AgentInfo::default()), hostname: "guest".into(), ..Introduction::default() };
     first.guest.restore(Some(&shown), FsFreeze { status: "frozen".into() }, agent);
-    first.publications.look(Cause::Lifecycle(Lifecycle::Crashed { panicked: false }));
+    first.publications.request_refresh(Trigger::Lifecycle(Lifecycle::Crashed { panicked: false }));
     first.shown.set(PAUSED, Some(XML));
     timeout(WAIT, async {
         let mut published = first.publications.published.clone();
@@ -174,7 +174,7 @@ fn says(state: &str, reason: &str, agent: bool) -> (String, String, bool) {
 const FAILED: DomainState = DomainState::new(LifeCycle::Shutoff, StateReason::Failed);
 const STARTING: DomainState = DomainState::new(LifeCycle::Paused, StateReason::StartingUp);
 const PAUSED: DomainState = DomainState::new(LifeCycle::Paused, StateReason::User);
-const DEFINED: Cause = Cause::Lifecycle(Lifecycle::Defined { added: true });
+const DEFINED: Trigger = Trigger::Lifecycle(Lifecycle::Defined { added: true });
 
 #[tokio::test(start_paused = true)]
 async fn operations_end_is_looked_at_whatever_came_of_it() {
@@ -184,7 +184,7 @@ async fn operations_end_is_looked_at_whatever_came_of_it() {
     world.run();
     // libvirt tells of the define; by the time of the look the start is under way.
     world.shown.set(STARTING, Some(XML));
-    world.publications.look(DEFINED);
+    world.publications.request_refresh(DEFINED);
     world.publications.refreshed().await;
     assert_eq!(told_by(&last), says("Paused", "StartingUp", false));
     // The start fails, and libvirt sends no event.
@@ -217,7 +217,7 @@ async fn start_that_nobody_waits_for_is_looked_at_until_it_is_over() {
     let mut last = world.publisher.as_ref().unwrap().last.subscribe();
     world.run();
     world.shown.set(ENDED_WITHOUT_REASON, Some(XML));
-    world.publications.look(DEFINED);
+    world.publications.request_refresh(DEFINED);
     world.publications.refreshed().await;
     world.shown.set(STARTING, Some(XML));
     world.publications.settled().await;
@@ -246,7 +246,7 @@ async fn document_that_says_the_domain_is_down_shows_nothing_live() {
             let mut publisher = world.publisher.unwrap();
             let last = publisher.last.subscribe();
             let mut show = |state, spec| {
-                publisher.publish(Told::Always(Wanted::default()), Some(Look { state, spec }));
+                publisher.publish(Audience::Always(NotificationKind::default()), Some(Observation { state, spec }));
             };
             world.guest.restore(None, FsFreeze::default(), known());
             show(DomainState::RUNNING, Some(DomainSpec::from_xml(XML).unwrap()));
@@ -271,12 +271,12 @@ async fn agent_is_shown_once_it_has_told_of_itself() {
     let mut world = World::new(folder.path(), false);
     let last = world.publisher.as_ref().unwrap().last.subscribe();
     world.run();
-    world.publications.look(Cause::Changed);
+    world.publications.request_refresh(Trigger::Changed);
     world.publications.refreshed().await;
     assert_eq!(told_by(&last), says("Running", "Unknown", false));
     // What cannot be read now neither shows nor loses it.
     world.shown.set(DomainState::RUNNING, None);
-    world.publications.look(Cause::Changed);
+    world.publications.request_refresh(Trigger::Changed);
     world.publications.refreshed().await;
     assert!(!told_by(&last).2);
     world.shown.set(DomainState::RUNNING, Some(XML));
@@ -295,17 +295,17 @@ async fn agent_that_says_nothing_is_shown_after_a_while() {
     let mut world = World::new(folder.path(), false);
     let last = world.publisher.as_ref().unwrap().last.subscribe();
     world.run();
-    world.publications.look(Cause::Changed);
+    world.publications.request_refresh(Trigger::Changed);
     tokio::time::sleep(introduction::PATIENCE - Duration::from_millis(100)).await;
     assert_eq!(told_by(&last), says("Running", "Unknown", false));
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(told_by(&last), says("Running", "Unknown", true));
     // One that comes back is a new one.
     world.shown.set(DomainState::RUNNING, Some(&XML.replace("'connected'", "'disconnected'")));
-    world.publications.look(Cause::Changed);
+    world.publications.request_refresh(Trigger::Changed);
     world.publications.refreshed().await;
     world.shown.set(DomainState::RUNNING, Some(XML));
-    world.publications.look(Cause::Changed);
+    world.publications.request_refresh(Trigger::Changed);
     world.publications.refreshed().await;
     assert!(!told_by(&last).2);
 }

@@ -43,23 +43,23 @@ impl Devices {
 }
 
 /// Brings the devices and the metadata of a defined domain in line with the VMI; `facts` are this sync's.
-pub async fn bring_in_line(vm: &Vm, vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<(), Error> {
+pub async fn reconcile(vm: &Vm, vmi: &VirtualMachineInstance, facts: &HostFacts) -> Result<(), Error> {
     let mut failures = Failures::new(vmi);
     let snapshot = vm.control.snapshot().await?;
     if let Some(xml) = snapshot.xml.filter(|_| !snapshot.state.may_be_started()) {
         let devices = Devices::new(vmi, facts, &xml)?;
-        let mut devices = volumes::bring_in_line(vm, vmi, facts, devices, &mut failures).await?;
+        let mut devices = volumes::reconcile(vm, vmi, facts, devices, &mut failures).await?;
         if vmi.status.phase == "Running" {
             let changes =
                 interfaces::changes(vmi, &devices.live.devices.interfaces, &devices.wanted.devices.interfaces);
-            carry_out(vm, vmi, facts, &mut devices.wanted, changes, &mut failures).await?;
+            apply(vm, vmi, facts, &mut devices.wanted, changes, &mut failures).await?;
         }
     }
     remember(vm, vmi);
     failures.outcome()
 }
 
-async fn carry_out(
+async fn apply(
     vm: &Vm,
     vmi: &VirtualMachineInstance,
     facts: &HostFacts,

@@ -23,7 +23,7 @@ const LOOKING: &str = "looking at the VM's volumes";
 
 /// Takes out what is not wanted, then puts in what is missing: the names of disks that are still there, if only because
 /// the guest has not let go of them yet, are given to no other.
-pub(super) async fn bring_in_line(
+pub(super) async fn reconcile(
     vm: &Vm,
     vmi: &VirtualMachineInstance,
     facts: &HostFacts,

@@ -1,16 +1,16 @@
-//! Who may change the VM: one at a time, in order of arrival, and nobody waits without an answer.
+//! The queue of exclusive operations: one runs at a time, in order of arrival, and none waits longer than a limit.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// One turn and those who wait for it. `R` is a request.
+/// The operation that runs and those that wait. `R` is a request.
 #[derive(Debug)]
-pub struct Turns<R> {
-    /// How long one may wait.
+pub struct ExclusiveQueue<R> {
+    /// How long a request may wait.
     limit: Duration,
-    /// The operation that has the turn, and since when.
+    /// The operation that runs, and since when.
     holder: Option<(&'static str, Instant)>,
     waiting: VecDeque<Waiting<R>>,
 }
@@ -22,14 +22,14 @@ struct Waiting<R> {
     request: R,
 }
 
-impl<R> Turns<R> {
-    /// Nobody has the turn; a request waits for `limit` at most.
+impl<R> ExclusiveQueue<R> {
+    /// An empty queue; a request waits for `limit` at most.
     pub fn new(limit: Duration) -> Self {
-        Turns { limit, holder: None, waiting: VecDeque::new() }
+        ExclusiveQueue { limit, holder: None, waiting: VecDeque::new() }
     }
 
-    /// Gives the request back if it has the turn now; keeps it otherwise.
-    pub fn ask(&mut self, rpc: &'static str, request: R) -> Option<R> {
+    /// Returns the request if it may run now; keeps it otherwise.
+    pub fn enter(&mut self, rpc: &'static str, request: R) -> Option<R> {
         let now = Instant::now();
         if self.holder.is_some() {
             self.waiting.push_back(Waiting { rpc, since: now, request });
@@ -39,20 +39,20 @@ impl<R> Turns<R> {
         Some(request)
     }
 
-    /// The turn is over: whose is it now?
-    pub fn pass_on(&mut self) -> Option<R> {
+    /// The operation has ended: returns the request that may run now.
+    pub fn start_next(&mut self) -> Option<R> {
         let next = self.waiting.pop_front();
         self.holder = next.as_ref().map(|next| (next.rpc, Instant::now()));
         next.map(|next| next.request)
     }
 
-    /// Those who wait, in order.
+    /// Requests that wait, in order.
     pub fn waiting(&self) -> impl Iterator<Item = &R> {
         self.waiting.iter().map(|waiting| &waiting.request)
     }
 
-    /// Waits until somebody has waited too long, and takes them out, with what to tell them; for ever if nobody waits.
-    pub async fn late(&mut self) -> (R, String) {
+    /// Waits until a request has waited too long, and takes it out, with the reason for its caller; for ever if none waits.
+    pub async fn expired(&mut self) -> (R, String) {
         match self.waiting.front() {
             Some(first) => tokio::time::sleep_until(first.since + self.limit).await,
             None => std::future::pending().await,
@@ -82,35 +82,35 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(18);
 
     #[tokio::test(start_paused = true)]
-    async fn turns_go_in_order_of_arrival() {
-        let mut turns = Turns::new(LIMIT);
-        assert_eq!(turns.ask("a", 1), Some(1));
-        assert_eq!(turns.ask("b", 2), None);
-        assert_eq!(turns.ask("c", 3), None);
-        assert_eq!(turns.waiting().collect::<Vec<_>>(), [&2, &3]);
-        assert_eq!(turns.pass_on(), Some(2));
-        assert_eq!(turns.pass_on(), Some(3));
-        assert_eq!(turns.pass_on(), None);
-        assert_eq!(turns.ask("d", 4), Some(4));
+    async fn requests_run_in_order_of_arrival() {
+        let mut queue = ExclusiveQueue::new(LIMIT);
+        assert_eq!(queue.enter("a", 1), Some(1));
+        assert_eq!(queue.enter("b", 2), None);
+        assert_eq!(queue.enter("c", 3), None);
+        assert_eq!(queue.waiting().collect::<Vec<_>>(), [&2, &3]);
+        assert_eq!(queue.start_next(), Some(2));
+        assert_eq!(queue.start_next(), Some(3));
+        assert_eq!(queue.start_next(), None);
+        assert_eq!(queue.enter("d", 4), Some(4));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waits_too_long_is_told_for_whom() {
-        let mut turns = Turns::new(LIMIT);
-        turns.ask("SyncVirtualMachine", 1);
+    async fn request_that_waits_too_long_is_refused_with_the_operation_ahead() {
+        let mut queue = ExclusiveQueue::new(LIMIT);
+        queue.enter("SyncVirtualMachine", 1);
         tokio::time::sleep(Duration::from_secs(5)).await;
-        turns.ask("PauseVirtualMachine", 2);
-        turns.ask("UnpauseVirtualMachine", 3);
+        queue.enter("PauseVirtualMachine", 2);
+        queue.enter("UnpauseVirtualMachine", 3);
         // Somebody else's news may cut the wait short.
-        assert!(tokio::time::timeout(LIMIT / 2, turns.late()).await.is_err());
-        let (late, why) = turns.late().await;
+        assert!(tokio::time::timeout(LIMIT / 2, queue.expired()).await.is_err());
+        let (late, why) = queue.expired().await;
         assert_eq!(late, 2);
         assert_eq!(
             why,
             "PauseVirtualMachine did not get its turn within 18.0 s: SyncVirtualMachine is under way for 23.0 s"
         );
-        assert_eq!(turns.late().await.0, 3);
-        assert!(tokio::time::timeout(LIMIT * 2, turns.late()).await.is_err(), "nobody waits");
-        assert_eq!(turns.pass_on(), None);
+        assert_eq!(queue.expired().await.0, 3);
+        assert!(tokio::time::timeout(LIMIT * 2, queue.expired()).await.is_err(), "nobody waits");
+        assert_eq!(queue.start_next(), None);
     }
 }
