@@ -4,15 +4,21 @@
 
 mod abort;
 mod by_ctl;
+mod compression;
 mod convergence;
 mod deaths;
+mod dedicated_cpus;
 mod failure;
+mod generated_disks;
+mod guest_clock_and_agent;
+mod huge_pages;
 mod kills;
 mod local_disks;
 mod pair;
 mod paused;
 mod shared_disk;
 mod side;
+mod tpm_and_nvram;
 mod vm;
 
 use side::Side;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use virt_launcher::proto::cmd_v1::VirtualMachineOptions;
 
 use super::side::{Record, Seen, Side};
 use super::vm::{Order, VMI, Vm, options, paused};
@@ -61,6 +62,8 @@ pub struct Move<'a> {
     pub bridge: Bridge,
     /// Whether a user has paused the VM.
     paused: bool,
+    /// What virt-handler tells of the target's node with each sync there, if a test needs it.
+    options: Option<VirtualMachineOptions>,
     /// The heartbeats that the target's console has from an earlier stay of the guest in that pod.
     beats_before: usize,
 }
@@ -68,24 +71,43 @@ pub struct Move<'a> {
 impl<'a> Move<'a> {
     /// `SyncMigrationTarget`, then the sockets.
     pub fn prepare(vm: &'a Vm, source: &'a Side, target: &'a Side, uid: &str) -> Move<'a> {
-        Move::prepare_with(vm, source, target, uid, false)
+        Move::prepare_changed(vm, source, target, uid, |_, _| {})
     }
 
     /// [`Move::prepare`] for a VM that a user has paused.
     pub fn prepare_paused(vm: &'a Vm, source: &'a Side, target: &'a Side, uid: &str) -> Move<'a> {
-        Move::prepare_with(vm, source, target, uid, true)
+        Move::prepare_with(vm, source, target, uid, (true, |_, _| {}))
     }
 
-    fn prepare_with(vm: &'a Vm, source: &'a Side, target: &'a Side, uid: &str, paused: bool) -> Move<'a> {
+    /// [`Move::prepare`] after a change of what the target is shown.
+    pub fn prepare_changed(
+        vm: &'a Vm,
+        source: &'a Side,
+        target: &'a Side,
+        uid: &str,
+        change: impl FnOnce(&mut Value, &mut VirtualMachineOptions),
+    ) -> Move<'a> {
+        Move::prepare_with(vm, source, target, uid, (false, change))
+    }
+
+    fn prepare_with(
+        vm: &'a Vm,
+        source: &'a Side,
+        target: &'a Side,
+        uid: &str,
+        (paused, change): (bool, impl FnOnce(&mut Value, &mut VirtualMachineOptions)),
+    ) -> Move<'a> {
         let order = Order { uid: uid.to_owned(), pod: target.name.clone() };
         let lines = if vm.is_copied() { &Line::BLOCK[..] } else { &Line::PLAIN };
         let (from, to) = (source.pod.pid_1(), target.pod.pid_1());
         let beats_before = target.beats().len();
-        let document = state(vm, source, &order, paused);
-        let prepared = target.prepare(&document);
+        let (mut document, mut options) = (state(vm, source, &order, paused), VirtualMachineOptions::default());
+        change(&mut document, &mut options);
+        let prepared = target.prepare_with(&document, options.clone());
         assert!(prepared.success, "SyncMigrationTarget: {}\n{}", prepared.message, target.story());
         let bridge = Bridge::between(from, to, VMI, lines);
-        Move { vm, source, target, order, bridge, paused, beats_before }
+        let options = (options != VirtualMachineOptions::default()).then_some(options);
+        Move { vm, source, target, order, bridge, paused, options, beats_before }
     }
 
     /// The VMI as both launchers are shown it during this migration.
@@ -310,7 +332,7 @@ impl<'a> Move<'a> {
         }
         let mut after = document;
         after["status"]["migrationState"]["completed"] = json!(true);
-        self.target.sync(&after);
+        self.target.sync_with(&after, self.options.clone());
         let state = if self.paused { "Paused" } else { "Running" };
         assert_eq!(self.target.seen().status, state, "{}", self.story());
         self.end_source();

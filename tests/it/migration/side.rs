@@ -10,7 +10,9 @@ use tokio::sync::watch;
 use tonic::transport::Channel;
 use virt_launcher::cmd::client;
 use virt_launcher::proto::cmd_v1::cmd_client::CmdClient;
-use virt_launcher::proto::cmd_v1::{EmptyRequest, MigrationRequest, Response, VirtualMachineOptions, Vmi, VmiRequest};
+use virt_launcher::proto::cmd_v1::{
+    EmptyRequest, GuestPingRequest, MigrationRequest, Response, VirtualMachineOptions, Vmi, VmiRequest,
+};
 
 use super::vm::{SHARED, Vm};
 use crate::support::pod::{Pod, Setup, text};
@@ -127,13 +129,23 @@ impl Side {
 
     /// `SyncVirtualMachine`.
     pub fn sync(&self, document: &Value) {
-        let request = request(document, None);
+        self.sync_with(document, None);
+    }
+
+    /// [`Side::sync`] with options.
+    pub fn sync_with(&self, document: &Value, options: Option<VirtualMachineOptions>) {
+        let request = request(document, options);
         self.succeed("SyncVirtualMachine", async |mut client| client.sync_virtual_machine(request).await);
     }
 
     /// `SyncMigrationTarget`.
     pub fn prepare(&self, document: &Value) -> Response {
-        let request = request(document, Some(VirtualMachineOptions::default()));
+        self.prepare_with(document, VirtualMachineOptions::default())
+    }
+
+    /// [`Side::prepare`] with options.
+    pub fn prepare_with(&self, document: &Value, options: VirtualMachineOptions) -> Response {
+        let request = request(document, Some(options));
         self.call(async |mut client| client.sync_migration_target(request).await)
     }
 
@@ -180,6 +192,21 @@ impl Side {
     pub fn delete(&self, document: &Value) {
         let request = request(document, None);
         self.succeed("DeleteVirtualMachine", async |mut client| client.delete_virtual_machine(request).await);
+    }
+
+    /// `GuestPing`; the error is why the agent did not answer.
+    pub fn guest_ping(&self, domain: &str) -> Result<(), String> {
+        let ping = GuestPingRequest { domain_name: domain.to_owned(), timeout_seconds: 10 };
+        let answered = self.ask(async |mut client| client.guest_ping(ping).await)?;
+        let response = answered.response.unwrap_or_default();
+        if response.success { Ok(()) } else { Err(response.message) }
+    }
+
+    /// `GetGuestInfo`.
+    pub fn guest_info(&self) -> Value {
+        let answered = self.ask(async |mut client| client.get_guest_info(EmptyRequest {}).await);
+        let answered = answered.unwrap_or_else(|error| panic!("{error}\n{}", self.story()));
+        serde_json::from_str(&answered.guest_info_response).unwrap_or_default()
     }
 
     /// `GetDomain`; none if the launcher knows of no domain.

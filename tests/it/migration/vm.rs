@@ -78,6 +78,12 @@ impl Vm {
         self
     }
 
+    /// With a change of its specification.
+    pub fn with(mut self, change: impl FnOnce(&mut Value)) -> Vm {
+        change(&mut self.document["spec"]["domain"]);
+        self
+    }
+
     pub fn name(&self) -> &str {
         self.document["metadata"]["name"].as_str().unwrap()
     }
