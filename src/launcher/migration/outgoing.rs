@@ -280,7 +280,7 @@ impl Outgoing {
         }
         match &outcome {
             Ok(()) => tracing::info!("migration {uid}: the guest runs at the target"),
-            Err(reason) => tracing::error!(reason, "migration {uid}: failed, the guest stays here"),
+            Err(reason) => tracing::error!(reason, "migration {uid}: failed"),
         }
         record::end(&vm.metadata, uid, outcome.err());
         vm.migration_progress.set(None);

@@ -13,6 +13,7 @@ mod generated_disks;
 mod guest_clock_and_agent;
 mod huge_pages;
 mod kills;
+mod live_update;
 mod local_disks;
 mod pair;
 mod paused;
@@ -20,6 +21,7 @@ mod shared_disk;
 mod side;
 mod tpm_and_nvram;
 mod vm;
+mod weight;
 
 use side::Side;
 

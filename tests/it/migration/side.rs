@@ -194,6 +194,18 @@ impl Side {
         self.succeed("DeleteVirtualMachine", async |mut client| client.delete_virtual_machine(request).await);
     }
 
+    /// `SyncVirtualMachineCPUs`.
+    pub fn sync_cpus(&self, document: &Value) -> Response {
+        let request = request(document, Some(VirtualMachineOptions::default()));
+        self.call(async |mut client| client.sync_virtual_machine_cp_us(request).await)
+    }
+
+    /// `SyncVirtualMachineMemory`.
+    pub fn sync_memory(&self, document: &Value) -> Response {
+        let request = request(document, Some(VirtualMachineOptions::default()));
+        self.call(async |mut client| client.sync_virtual_machine_memory(request).await)
+    }
+
     /// `GuestPing`; the error is why the agent did not answer.
     pub fn guest_ping(&self, domain: &str) -> Result<(), String> {
         let ping = GuestPingRequest { domain_name: domain.to_owned(), timeout_seconds: 10 };
