@@ -15,6 +15,9 @@ pub struct Timings {
     pub reconnect_pause: Duration,
     /// How long the final notification may take before the VM is killed (contract/lifecycle.md 8.3).
     pub final_notification: Duration,
+    /// The same for a target that was told to leave while its hypervisor lives: libvirt may need 15 s to end that, and
+    /// virt-controller wants the pod gone within 30 s.
+    pub final_notification_of_target: Duration,
     /// How long it may take after that.
     pub final_notification_after_kill: Duration,
     /// How long an absent virt-handler is waited for beyond `--grace-period-seconds`, once the pod was told to stop. The
@@ -45,6 +48,7 @@ impl Default for Timings {
             connect: Duration::from_secs(15),
             reconnect_pause: Duration::from_millis(200),
             final_notification: Duration::from_secs(15),
+            final_notification_of_target: Duration::from_secs(5),
             final_notification_after_kill: Duration::from_secs(30),
             leave_after_grace: Duration::from_secs(10),
             last_calls_idle: Duration::from_secs(2),

@@ -327,9 +327,13 @@ async fn final_notification(
         }
     };
     tokio::pin!(known);
+    let patience = match *watched.leave_early.borrow() && !watched.process.borrow().has_ended() {
+        true => timings.final_notification_of_target,
+        false => timings.final_notification,
+    };
     let is_known = match leave_at {
         Some(leave_at) => timeout_at(leave_at, known).await.is_ok(),
-        None if timeout(timings.final_notification, &mut known).await.is_ok() => true,
+        None if timeout(patience, &mut known).await.is_ok() => true,
         None if handed_over.borrow().is_some() => false,
         None => {
             tracing::warn!("virt-handler has not acknowledged the end of the domain, ending it");

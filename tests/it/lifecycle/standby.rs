@@ -25,7 +25,7 @@ fn assert_ended_in_order(pod: &Pod, code: i32, errors: usize) {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn launcher_that_waits_for_its_vm_ends_when_it_is_reported() {
+fn launcher_that_waits_for_its_vm_ends_when_it_is_asked_to() {
     let subject = HypervisorUnderTest::from_environment();
     let message = NamedTempFile::new().unwrap();
     fs::set_permissions(message.path(), std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();

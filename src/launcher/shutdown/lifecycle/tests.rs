@@ -238,6 +238,22 @@ async fn unused_target_leaves_early_with_failure() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn target_that_is_told_to_leave_ends_its_hypervisor_after_five_seconds() {
+    let world = World::new(1);
+    world.defined.send_replace(true);
+    world.process.send_replace(HypervisorProcess::Running(4711));
+    world.leave_early.send_replace(true);
+    let killed = async {
+        let mut process = world.process.subscribe();
+        process.wait_for(HypervisorProcess::has_ended).await.unwrap();
+        world.acknowledge_deletion();
+    };
+    let (ended, ()) = tokio::join!(world.run(60), killed);
+    assert_eq!(ended, (Ending::Orderly, Duration::from_secs(5)));
+    assert_eq!(world.counts(), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn guest_that_powers_off_and_is_reported_ends_at_once() {
     let world = World::new(1);
     world.defined.send_replace(true);

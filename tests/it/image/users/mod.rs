@@ -225,7 +225,7 @@ fn job_that_recovers_a_backend_claim_runs_as_the_images_user() {
 /// In virt-handler's pod, which shares the node's process table, where images are pulled with a secret.
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn image_holder_waits_and_ends_when_it_is_reported() {
+fn image_holder_waits_and_ends_when_it_is_asked_to() {
     let image = image();
     let holder = Rendered::new(&image, &["/bin/sh", "-c"], &["sleep infinity"]).host_pids().limits(0.1, 20).start();
     let comm = || fs::read_to_string(format!("/proc/{}/comm", holder.pid())).unwrap_or_default();
@@ -235,7 +235,7 @@ fn image_holder_waits_and_ends_when_it_is_reported() {
 
 #[test]
 #[ignore = "needs VIRT_LAUNCHER_IMAGE; make test"]
-fn console_log_container_prints_lines_and_ends_when_it_is_reported() {
+fn console_log_container_prints_lines_and_ends_when_it_is_asked_to() {
     let image = image();
     let private = empty_dir();
     let logs = private.path().join("5a9c1f0e-7d0b-4a53-9c5e-0f4d9f6b2a11");
